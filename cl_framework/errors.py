@@ -1,0 +1,24 @@
+"""What a user is told when something is wrong: one sentence that says what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The command line prints the sentence and exits with code 2."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return a hint that ends a sentence: the closest option, or all of them.
+
+    >>> did_you_mean("EASY", ["EASE", "Joint"])
+    "Did you mean 'EASE'?"
+    >>> did_you_mean("x", ["EASE", "Joint"])
+    'Choose one of: EASE, Joint.'
+    """
+    known = sorted(options)
+    folded = {o.lower(): o for o in known}
+    close = get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    return f"Did you mean {folded[close[0]]!r}?" if close else f"Choose one of: {', '.join(known)}."
