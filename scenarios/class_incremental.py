@@ -1,0 +1,138 @@
+"""Class-incremental streams: every experience brings classes that were never there before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from torch import Tensor
+
+from cl_framework.errors import UserError
+from cl_framework.stream import Experience, Scenario, Step
+from scenarios.data.decode import decode
+from scenarios.data.open import open_source
+from scenarios.data.source import Source, View
+from scenarios.transform import Plain, Transform
+
+
+@final
+class ClassIncremental(Scenario):
+    """Deals the classes of a data source into experiences ``task-0``, ``task-1``, ...
+
+    The protocol of PILOT (Sun et al., 2023): "B-m Inc-n" has m classes first, then n at a time, the remainder last.
+    Class ids stay the source's own. Nothing is loaded before the stream is first used.
+
+    Args:
+        dataset: A data source: digits, glyphs, torchvision:NAME, imagefolder:PATH or csv:FILE.
+        base: Classes of the first experience; ``increment`` if None or 0.
+        increment: Classes of each experience after it.
+        order_seed: Seed of the class order (numpy's legacy generator; 1993 in the literature); None for natural order.
+        order: The class order itself, in place of a seed; classes left out do not appear in the stream.
+        sizes: How many classes each experience brings, in place of ``base`` and ``increment``.
+        transform: How pictures become inputs; ``Plain()`` if None.
+        validation: Share of the training pictures to be examined on in place of the test split, for choosing settings.
+        classes: Stop after this many classes of the order; None for all.
+
+    Raises:
+        UserError: If the arguments contradict each other or, on first use, the data.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        base: int | None = None,
+        increment: int = 2,
+        order_seed: int | None = 1993,
+        order: list[int] | None = None,
+        sizes: list[int] | None = None,
+        transform: Transform | None = None,
+        validation: float = 0.0,
+        classes: int | None = None,
+    ) -> None:
+        """Keep the settings."""
+        self.dataset, self.increment, self.order_seed = dataset, increment, order_seed
+        self.base, self.order, self.sizes = base or increment, order, sizes
+        self.transform, self.validation, self.classes = transform or Plain(), validation, classes
+        if self.base < 1 or increment < 1 or min(sizes or [1]) < 1 or (classes is not None and classes < 1):
+            raise UserError("Every experience needs a class; give base, increment, sizes and classes of 1 or more.")
+        if order is not None and len(set(order)) < len(order):
+            raise UserError(f"The class order {order} names a class twice; name each once.")
+        if not 0 <= validation < 1:
+            raise UserError(f"validation is a share of the training images, from 0 to below 1; found {validation}.")
+
+    @cached_property
+    def source(self) -> Source:
+        """The data, loaded on first use."""
+        source = open_source(self.dataset)
+        return source.validating(self.validation) if self.validation else source
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:  # type: ignore[override]  # read from the data, on first use
+        """What each class id is called."""
+        return self.source.class_names
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """Return the class ids of every experience.
+
+        Raises:
+            UserError: If order, sizes, base or classes do not fit the number of classes.
+        """
+        n = len(self.class_names)
+        order = class_order(n, self.order_seed) if self.order is None else self.order
+        if strange := sorted(set(order) - set(range(n))):
+            raise UserError(f"The class order names class {strange[0]}, but {self.dataset} has classes 0 to {n - 1}.")
+        if self.classes is not None and self.classes > len(order):
+            raise UserError(f"classes is {self.classes}, but there are only {len(order)}; choose at most that many.")
+        order = order[: self.classes]
+        sizes = task_sizes(len(order), self.base, self.increment) if self.sizes is None else self.sizes
+        if sum(sizes) != len(order):
+            found = f"The sizes {sizes} sum to {sum(sizes)}, but there are {len(order)} classes"
+            raise UserError(f"{found}; make them sum to {len(order)}.")
+        return [tuple(order[a:b]) for a, b in pairwise(accumulate(sizes, initial=0))]
+
+    def steps(self) -> Iterator[Step]:
+        """Yield one experience after another, with the test samples of its classes as its exam."""
+        source, how = self.source, self.transform
+        data = View(source.train, how.train())
+        reference = View(source.train, how.test(), f"{source.name}/{source.train.split}/{how.name}")
+        exam = View(source.test, how.test(), f"{source.name}/{source.test.split}/{how.name}")
+        for i, classes in enumerate(self.groups()):
+            yield Step(Experience(f"task-{i}", classes, data.of(classes), reference.of(classes)), exam.of(classes))
+
+    def read(self, files: Sequence[str]) -> Tensor:
+        """Read image files as the exams are read: ``(n, 3, side, side)``."""
+        return self.transform.test()([decode(Path(f)) for f in files])
+
+    def fingerprint(self) -> str:
+        """Return a hash of the data."""
+        return self.source.fingerprint
+
+
+def class_order(n: int, seed: int | None) -> list[int]:
+    """Return the order of ``n`` classes, as PILOT draws it.
+
+    >>> class_order(100, 1993)[:5]
+    [68, 56, 78, 8, 23]
+    """
+    # The literature's orders come from numpy's legacy generator; the new one would give others.
+    order: list[int] = list(range(n)) if seed is None else np.random.RandomState(seed).permutation(n).tolist()
+    return order
+
+
+def task_sizes(n: int, base: int, increment: int) -> list[int]:
+    """Return how many classes each experience brings: base, then increments, the remainder last.
+
+    >>> task_sizes(10, 5, 2)
+    [5, 2, 2, 1]
+
+    Raises:
+        UserError: If ``base`` exceeds the number of classes.
+    """
+    if base > n:
+        raise UserError(f"The first experience takes {base} classes, but there are only {n}; lower base or increment.")
+    full, rest = divmod(n - base, increment)
+    return [base, *[increment] * full, *[rest] * (rest > 0)]

@@ -1,0 +1,38 @@
+"""Image files to tensors; a file that cannot be read is named."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cl_framework.errors import UserError
+
+WHITE = {"I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "I": 65535.0, "F": 1.0}  # grey modes wider than a byte
+
+
+def decode(path: Path) -> Tensor:
+    """Read an image as ``(3, H, W)`` uint8; grey becomes three equal channels and transparency is dropped.
+
+    Raises:
+        UserError: If the file is missing, cannot be decoded, or holds NaN.
+    """
+    try:
+        with Image.open(path) as image:
+            white = WHITE.get(image.mode)
+            if white is None:
+                # Palettes with transparency go through RGBA, as Pillow asks.
+                whole = image.convert("RGBA") if "transparency" in image.info else image
+                return torch.from_numpy(np.array(whole.convert("RGB"))).movedim(-1, 0)
+            grey = np.array(image, dtype=np.float32) / white
+    except FileNotFoundError as e:
+        raise UserError(f"The image {path} does not exist; restore it or take it out of the data.") from e
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as e:
+        raise UserError(f"Cannot read the image {path} ({e}); replace it or take it out of the data.") from e
+    if not np.isfinite(grey).all():
+        raise UserError(f"The image {path} holds NaN or infinity; replace it or take it out of the data.")
+    return torch.from_numpy((grey.clip(0, 1) * 255).round().astype(np.uint8)).expand(3, -1, -1)

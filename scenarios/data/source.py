@@ -1,0 +1,176 @@
+"""Where pictures come from: two labelled splits, and views of them through a transform."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from cl_framework.errors import UserError
+from cl_framework.stream import Batch, Samples
+from scenarios.data.decode import decode
+from scenarios.transform import Pipeline
+
+
+@final
+class Pictures:
+    """Labelled pictures of one split, held in memory or read from files when asked for.
+
+    Attributes:
+        images: ``(n, C, H, W)`` with one or three channels, uint8 or floats in [0, 1]; or the path of each file.
+        labels: ``(n,)`` int64 indices into the source's class names.
+        ids: ``(n,)`` int64, the row in the split as the source first listed it.
+        split: The split these rows come from, such as ``train``.
+    """
+
+    def __init__(
+        self, split: str, images: Tensor | Sequence[Path], labels: Tensor | Sequence[int], ids: Tensor | None = None
+    ) -> None:
+        """Keep the pictures; ids count up unless given."""
+        self.split = split
+        self.images = images if isinstance(images, Tensor) else tuple(images)
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.ids = torch.arange(len(self.labels)) if ids is None else ids
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> Pictures:
+        """Return the pictures at ``rows``; they keep their ids."""
+        images = self.images[rows] if isinstance(self.images, Tensor) else [self.images[i] for i in rows.tolist()]
+        return Pictures(self.split, images, self.labels[rows], self.ids[rows])
+
+    def read(self, rows: Tensor) -> Tensor | list[Tensor]:
+        """Return pictures with three channels: one tensor from memory, a list of tensors from files.
+
+        Raises:
+            UserError: If a file is missing or cannot be decoded; it is named.
+        """
+        if not isinstance(self.images, Tensor):
+            return [decode(self.images[i]) for i in rows.tolist()]
+        held = self.images[rows]
+        return held if held.shape[1] == 3 else held.expand(-1, 3, -1, -1)
+
+    def digest(self) -> str:
+        """Return a sha256: of the bytes in memory; of relative paths and sizes for files, which are not opened."""
+        h = sha256(self.labels.numpy().tobytes() + self.ids.numpy().tobytes())
+        if isinstance(self.images, Tensor):
+            h.update(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
+            h.update(self.images.contiguous().numpy().data)
+        elif self.images:
+            root = os.path.commonpath(self.images)
+            for path in self.images:
+                h.update(f"{Path(os.path.relpath(path, root)).as_posix()}\0{path.stat().st_size}\0".encode())
+        return h.hexdigest()
+
+    def describe(self, rows: Tensor) -> str:
+        """Name the samples at ``rows``, at most five of them, for a message."""
+        known: Sequence[object] = self.images if isinstance(self.images, tuple) else self.ids.tolist()
+        return ", ".join(str(known[i]) for i in rows[:5].tolist()) + (", ..." if len(rows) > 5 else "")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Pictures to learn from and pictures to be examined on; every class has both.
+
+    Attributes:
+        name: How the source was asked for; part of the key under which features are remembered.
+        train: Pictures to learn from.
+        test: Pictures that only the evaluator sees.
+        class_names: What each label is called.
+    """
+
+    name: str
+    train: Pictures
+    test: Pictures
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check every label.
+
+        Raises:
+            UserError: If a label lies outside the declared classes, or a class has no pictures in a split.
+        """
+        n = len(self.class_names)
+        for part in (self.train, self.test):
+            if len(bad := ((part.labels < 0) | (part.labels >= n)).nonzero()[:, 0]):
+                found = ", ".join(map(str, sorted(set(part.labels[bad].tolist()))[:5]))
+                raise UserError(
+                    f"{self.name} declares classes 0 to {n - 1}, but {part.split} samples {part.describe(bad)} "
+                    f"are labelled {found}; mend the labels or declare the classes."
+                )
+            empty = (torch.bincount(part.labels, minlength=n) == 0).nonzero()[:, 0].tolist()
+            if empty:
+                names = ", ".join(repr(self.class_names[c]) for c in empty[:5]) + (", ..." if len(empty) > 5 else "")
+                raise UserError(f"Class {names} of {self.name} has no {part.split} images; add some or remove it.")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 over class names, labels, and pictures (for files: their relative paths and sizes)."""
+        parts = (*self.class_names, self.train.digest(), self.test.digest())
+        return sha256("\0".join(parts).encode()).hexdigest()
+
+    def validating(self, share: float, seed: int = 0) -> Source:
+        """Return a source examined on a held-out ``share`` of the training pictures; the test split is out of reach."""
+        kept, held = stratified(self.train.labels, share, seed, self.class_names)
+        return replace(self, train=self.train.take(kept), test=self.train.take(held))
+
+
+def stratified(labels: Tensor, share: float, seed: int, class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Split rows so that every class, however small, gives its ``share`` and at least one row, and keeps one.
+
+    Returns:
+        The rows kept and the rows held out, each in ascending order.
+
+    Raises:
+        UserError: If ``share`` is not between 0 and 1, or a class has a single row.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"The held-out share must lie between 0 and 1, found {share}; 0.2 holds out a fifth.")
+    g = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for c in sorted(set(labels.tolist())):
+        rows = (labels == c).nonzero()[:, 0]
+        if len(rows) < 2:
+            raise UserError(f"Class {class_names[c]!r} has a single image, which cannot be split; add images to it.")
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held[rows[torch.randperm(len(rows), generator=g)[:count]]] = True
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+@final
+class View(Samples):
+    """Pictures through a transform; each batch has x ``(n, 3, S, S)`` float32 in [0, 1]."""
+
+    def __init__(self, pictures: Pictures, pipeline: Pipeline, key: str | None = None) -> None:
+        """Look at ``pictures`` through ``pipeline``; give a ``key`` only if the pipeline has no randomness."""
+        self.pictures, self.pipeline, self.key = pictures, pipeline, key
+        self.labels, self.ids = pictures.labels, pictures.ids
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        """Read and transform the samples at ``rows``.
+
+        Raises:
+            UserError: If a file cannot be read, or a picture holds NaN or infinity; the sample is named.
+        """
+        at = torch.as_tensor(rows, dtype=torch.int64)
+        images = self.pictures.read(at)
+        if isinstance(images, Tensor):
+            self._check(images, at)
+        x = self.pipeline(images)
+        self._check(x, at)
+        return Batch(x, self.labels[at], self.ids[at])
+
+    def _check(self, x: Tensor, at: Tensor) -> None:
+        if x.is_floating_point() and not bool((fine := x.isfinite().flatten(1).all(1)).all()):
+            where = self.pictures.describe(at[~fine])
+            raise UserError(f"NaN or infinity in {self.pictures.split} samples {where}; mend or remove these images.")
