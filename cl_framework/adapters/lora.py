@@ -1,0 +1,46 @@
+"""Low-rank adaptation of linear maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.adapter import Adapter, Rewrite
+from cl_framework.backbone import Role, Site
+
+
+@final
+class LoRA(Adapter):
+    """``out = W x + (alpha / rank) B A x`` on chosen linear maps (Hu et al., ICLR 2022, Sec. 4.1).
+
+    Roles name the maps, also inside a fused query-key-value projection: ``roles: [key, value]`` leaves queries alone.
+
+    Args:
+        rank: Rank of the correction.
+        alpha: Numerator of the scale; None means ``rank``, a scale of one.
+        roles: Which maps to correct.
+    """
+
+    def __init__(self, rank: int = 8, alpha: float | None = None, roles: Sequence[Role] = ("query", "value")) -> None:
+        """Keep rank, scale and roles."""
+        self.rank, self.scale, self.roles = rank, (rank if alpha is None else alpha) / rank, tuple(roles)
+
+    def build(self, site: Site) -> Rewrite | None:
+        """Correct a map whose role was chosen; it must be linear, so a block's branch is none."""
+        return _LowRank(site, self.rank, self.scale) if site.role in self.roles and site.role != "block_mlp" else None
+
+
+@final
+class _LowRank(Rewrite):
+    def __init__(self, site: Site, rank: int, scale: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(rank, site.width_in))
+        self.b = nn.Parameter(torch.zeros(site.width_out, rank))
+        nn.init.kaiming_uniform_(self.a, a=5**0.5)
+        self.scale = scale
+
+    def forward(self, given: Tensor, out: Tensor) -> Tensor:
+        return out + self.scale * (given @ self.a.T @ self.b.T)

@@ -1,0 +1,66 @@
+"""Frozen feature extractors, and the named places where adapters may attach."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+Role: TypeAlias = Literal["query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A named place where an adapter may rewrite what passes through.
+
+    Attributes:
+        role: What the place does in a transformer block; adapters choose by role, never by name patterns.
+        module: The module whose output is rewritten.
+        width_in: Width of what the rewrite is given.
+        width_out: Width of what it returns.
+        reads: The module whose input the rewrite is given, when that is not ``module`` itself.
+        columns: The part of the output that belongs to this site, as in a fused query-key-value map.
+    """
+
+    role: Role
+    module: nn.Module
+    width_in: int
+    width_out: int
+    reads: nn.Module | None = None
+    columns: slice | None = None
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen network: features out, sites where adapters may attach.
+
+    Attributes:
+        width: Size of a feature.
+        name: What manifests call it.
+    """
+
+    width: int
+    name: str
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs to features ``(n, width)``."""
+
+    @abstractmethod
+    def sites(self) -> Mapping[str, Site]:
+        """Name the places an adapter may rewrite; names hold no dots."""
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: frozen means dropout and running statistics too."""
+        return super().train(False)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all weights, by name."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()

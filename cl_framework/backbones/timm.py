@@ -1,0 +1,110 @@
+"""Any timm vision transformer, frozen, with its sites resolved by role."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+import timm
+from torch import Tensor, nn
+
+from cl_framework.backbone import Backbone, Site
+from cl_framework.errors import UserError, did_you_mean
+
+
+@final
+class Timm(Backbone):
+    """A timm vision transformer without its classifier.
+
+    Args:
+        name: Architecture and weight tag, such as ``vit_base_patch16_224.augreg_in21k``.
+        pretrained: Load the weights of the tag; without them the network is random, good for trying things only.
+        weights: A checkpoint file to load instead, through timm's own loader.
+        image_size: Side of the input in pixels, when it differs from the architecture's own.
+        download: Allow timm to fetch weights that are not on this machine.
+
+    Raises:
+        UserError: If the name is unknown, has no tag although weights are asked for, or the weights are not here.
+    """
+
+    def __init__(
+        self, name: str, pretrained: bool = True, weights: str | None = None, image_size: int | None = None,
+        download: bool = False,
+    ) -> None:  # fmt: skip
+        """Build the network and freeze it."""
+        super().__init__()
+        _check_name(name, pretrained and weights is None)
+        options = {"img_size": image_size} if image_size else {}
+        try:
+            with _network(download):
+                self.body: nn.Module = timm.create_model(
+                    name, pretrained=pretrained and weights is None, num_classes=0, checkpoint_path=weights or "", **options
+                )
+        except (OSError, RuntimeError, ConnectionError) as error:
+            place = f"{weights} cannot be read" if weights else f"the weights of {name} are not on this machine"
+            raise UserError(
+                f"Cannot load the backbone: {place} ({type(error).__name__}). Give `weights: FILE`, or `download: true`."
+            ) from error
+        self.name = name if weights is None else f"{name}@{Path(weights).name}"
+        self.body.requires_grad_(False).eval()
+        self.width = int(self.body.num_features)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return pooled features ``(n, width)`` of images ``(n, 3, side, side)``."""
+        features: Tensor = self.body(x)
+        return features
+
+    def sites(self) -> Mapping[str, Site]:
+        """Return the sites of every block."""
+        return transformer_sites(self.body)
+
+
+def transformer_sites(body: nn.Module) -> dict[str, Site]:
+    """Find the sites of a timm transformer by what its modules are, fused or separate projections alike."""
+    found: dict[str, Site] = {}
+    for path, block in body.named_modules():
+        at = path.replace(".", "/")
+        if isinstance(qkv := getattr(block, "qkv", None), nn.Linear):
+            width = qkv.out_features // 3
+            for i, role in enumerate(("query", "key", "value")):
+                part = slice(i * width, (i + 1) * width)
+                found[f"{at}/{role}"] = Site(role, qkv, qkv.in_features, width, columns=part)  # type: ignore[arg-type]
+        for short, role in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
+            if isinstance(m := getattr(block, short, None), nn.Linear):
+                found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
+        attention = hasattr(block, "qkv") or hasattr(block, "q_proj")
+        for short, role, here in (("proj", "attention_out", attention), ("fc1", "mlp_in", True), ("fc2", "mlp_out", True)):
+            if here and isinstance(m := getattr(block, short, None), nn.Linear):
+                found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
+        norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
+        if isinstance(norm, nn.Module) and isinstance(mlp, nn.Module) and hasattr(norm, "normalized_shape"):
+            width = int(norm.normalized_shape[-1])
+            last = getattr(block, "ls2", mlp)  # layer scale belongs to the MLP branch, so the adapter joins after it
+            found[f"{at}/block_mlp"] = Site("block_mlp", last, width, width, reads=norm)
+    return found
+
+
+def _check_name(name: str, needs_tag: bool) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise UserError(f"timm has no model {architecture!r}. {did_you_mean(architecture, timm.list_models('*vit*'))[:200]}")
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if needs_tag and name not in tags:
+        what = f"has no weights tagged {tag!r}" if tag else "names no weights: the same bare name has meant different ones"
+        raise UserError(f"{name!r} {what}. Name them with their tag: {', '.join(tags) or 'none exist; set pretrained: false'}.")
+
+
+@contextmanager
+def _network(allowed: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """Keep the hub client off the network unless the user asked for it."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "0" if allowed else "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
