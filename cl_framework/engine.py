@@ -1,0 +1,131 @@
+"""The loop. Read this file first.
+
+A scenario yields steps. Each step holds an event for the learner (learn these classes, forget those) and an exam that
+only the evaluator opens. The strategy, or the unlearner, answers an event with plans; each plan is trained by a fresh
+Lightning trainer. After each event the learner is examined on everything so far, and a journal keeps what happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+from cl_framework.errors import UserError
+from cl_framework.evaluator import Evaluator
+from cl_framework.learner import Learner, parameters
+from cl_framework.marks import Marks
+from cl_framework.memory import Memory
+from cl_framework.state import size_of
+from cl_framework.stream import Batch, Event, Experience, Samples, Scenario, Step
+from cl_framework.training import MakeTrainer, peak_memory, quiet
+
+@dataclass(slots=True)
+class Cost:
+    """What an event took: seconds, optimiser steps, trainable parameters, images through the backbone, bytes."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    trainable_parameters: int = 0
+    passes: dict[str, int] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    stored_bytes: int = 0
+
+
+class Journal(Protocol):
+    """Whoever wants to know: a run directory, a screen, a test."""
+
+    def starts(self, step: Step) -> None:
+        """Hear that an event begins."""
+
+    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
+        """Hear what came of it."""
+
+
+def run(
+    learner: Learner, scenario: Scenario, make_trainer: MakeTrainer, evaluator: Evaluator, journal: Journal,
+    batch_size: int = 48, done: Sequence[Marks] = (),
+) -> None:  # fmt: skip
+    """Meet every step of ``scenario`` in order, examining the learner after each.
+
+    Args:
+        learner: The model and its strategies, already in the state after ``done``.
+        scenario: The stream.
+        make_trainer: Builds a fresh trainer for a number of epochs; None means the configured number.
+        evaluator: Opens the exams.
+        journal: Told about every event.
+        batch_size: Samples per training step.
+        done: Marks of the events of an earlier process, which are not repeated.
+    """
+    past: list[Experience] = []
+    for i, step in enumerate(scenario.steps()):
+        if i < len(done):
+            evaluator.restore(step, done[i])
+        else:
+            remember(learner, past)
+            journal.starts(step)
+            marks, cost = take(learner, step, make_trainer, evaluator, batch_size)
+            journal.ends(step, marks, cost)
+        past = [*past, step.event] if isinstance(step.event, Experience) else list(step.event.remaining)
+
+
+def take(
+    learner: Learner, step: Step, make_trainer: MakeTrainer, evaluator: Evaluator, batch_size: int
+) -> tuple[Marks, Cost]:
+    """Carry out one event and examine what came of it."""
+    before, began = learner.model.passes.copy(), time.perf_counter()
+    evaluator.before(step, learner.answer)
+    cost = carry_out(learner, step.event, make_trainer, batch_size)
+    tidy(learner, step)
+    marks = evaluator.examine(step, learner.answer, learner.model.classes, learner.model.known)
+    cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
+    cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
+    cost.stored_bytes = size_of(learner)
+    return marks, cost
+
+
+def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int) -> Cost:
+    """Train each plan that ``event`` calls for, with a fresh trainer: a used one trains zero steps, silently."""
+    cost = Cost()
+    for plan in learner.plans(event):
+        device = learner.model.device
+        learner.begin(plan)
+        cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in parameters(plan)))
+        trainer = make_trainer(plan.epochs)
+        with quiet():
+            try:
+                trainer.fit(learner, loader(plan.data, batch_size))
+            except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
+                raise KeyboardInterrupt from stopped
+        if trainer.global_step == 0:
+            raise UserError(
+                f"Nothing was trained for {event.name!r}: the trainer took no step. Check trainer.max_epochs and its limits."
+            )
+        cost.steps += trainer.global_step
+        learner.to(device)  # Lightning leaves a fitted module on the CPU
+        learner.end()
+    return cost
+
+
+def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
+    """Read whole batches at once, in an order drawn anew each epoch."""
+    return DataLoader(samples, sampler=BatchSampler(RandomSampler(samples), batch_size, drop_last=False), batch_size=None)
+
+
+def tidy(learner: Learner, step: Step) -> None:
+    """Drop stored features of adapters that changed or are gone, and of samples that must be forgotten."""
+    model = learner.model
+    model.store.keep_only([*model.digests(model.adapters), "bare"])
+    if not isinstance(step.event, Experience):
+        for samples in (step.event.reference, step.exam):
+            model.store.drop(samples.key, samples.ids)
+
+
+def remember(learner: Learner, past: Sequence[Experience]) -> None:
+    """Give memories access to the data of past experiences, which they keep by id."""
+    for part in learner.strategy.modules():
+        if isinstance(part, Memory):
+            part.attach(past)

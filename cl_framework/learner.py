@@ -1,0 +1,143 @@
+"""The Lightning side: a thin, final shell around a model, a way to learn and a way to forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, final
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor
+
+from cl_framework.adapter import Adapter
+from cl_framework.backbone import Backbone
+from cl_framework.errors import UserError
+from cl_framework.model import Model, inputs
+from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
+from cl_framework.stream import Batch, Event, Experience, Inputs, Samples
+
+
+@final
+class Learner(LightningModule):
+    """The ``model:`` section of a config.
+
+    Args:
+        backbone: Frozen feature extractor.
+        adapter: What each adapter of the bank is made of.
+        strategy: How to learn.
+        unlearner: How to forget.
+        optimizer: How to minimise, unless a plan says otherwise.
+        schedule: ``cosine`` lets the learning rate of each plan fall to zero, once per epoch; ``constant`` keeps it.
+        head: What the shared head computes, for strategies that use it.
+    """
+
+    def __init__(
+        self, backbone: Backbone, adapter: Adapter, strategy: Strategy, unlearner: Unlearner | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=5e-4),
+        schedule: Literal["cosine", "constant"] = "cosine", head: Literal["linear", "cosine"] = "linear",
+    ) -> None:  # fmt: skip
+        """Assemble the parts."""
+        super().__init__()
+        self.model = Model(backbone, adapter, head)
+        self.strategy, self.unlearner = strategy, unlearner
+        self.optimizer, self.schedule = optimizer, schedule
+        self.plan: Plan | None = None
+        self.steps = 0
+
+    def plans(self, event: Event) -> Iterable[Plan]:
+        """Ask the strategy, or the unlearner, what ``event`` calls for.
+
+        Raises:
+            UserError: If the request cannot be honoured; nothing has changed then.
+        """
+        if isinstance(event, Experience):
+            return lesson(self.model, self.strategy, event)
+        if missing := [c for c in event.classes if c not in self.model.known]:
+            raise UserError(f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {self.model.classes}.")
+        if self.unlearner is None:
+            raise UserError(f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`.")
+        if objection := self.unlearner.objection(self.model, self.strategy, event):
+            able = [c.__name__ for c in Unlearner.__subclasses__() if c().objection(self.model, self.strategy, event) is None]
+            raise UserError(
+                f"{type(self.unlearner).__name__} cannot honour {event.name!r}: {objection}. "
+                f"Use one that can: {', '.join(sorted(able)) or 'none is installed'}."
+            )
+        return self.unlearner.forget(self.model, self.strategy, event)
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Answer as the strategy would: scores over the classes alive now."""
+        scores: Tensor = self.strategy.predict(self.model, x)
+        return scores
+
+    @torch.no_grad()
+    def answer(self, samples: Samples, batch: int = 256) -> Tensor:
+        """Return the predicted class id ``(n,)`` of each sample."""
+        self.eval()
+        self.model.phase = "evaluate"
+        alive = torch.tensor(self.model.classes)
+        best = [self(x).argmax(1).cpu() for x in inputs(samples, batch)]
+        self.model.phase = "statistics"
+        return alive[torch.cat(best)] if best else alive.new_empty(0)
+
+    def begin(self, plan: Plan) -> None:
+        """Let exactly what ``plan`` names change."""
+        self.plan = plan
+        self.requires_grad_(False)
+        for p in parameters(plan):
+            p.requires_grad_(True)
+        self.model.phase = "train"
+
+    def end(self) -> None:
+        """Freeze everything again."""
+        self.plan = None
+        self.requires_grad_(False)
+        self.eval()
+        self.model.phase = "statistics"
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the current plan's loss."""
+        plan, given = self._plan(), Batch(*batch)
+        loss = plan.loss(self.model, given)
+        if not bool(torch.isfinite(loss)):
+            self._explain(given, float(loss))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the plan rewrite the gradients."""
+        if (edit := self._plan().edit_gradients) is not None:
+            edit(self.model)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Let the plan act after a step, and log on an axis that goes on from plan to plan."""
+        if (act := self._plan().after_step) is not None:
+            act(self.model)
+        self.steps += 1
+        if self.trainer.loggers and self.steps % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"loss": float(outputs["loss"])}, step=self.steps)
+
+    def configure_optimizers(self) -> Any:
+        """Optimise exactly what the current plan names."""
+        plan = self._plan()
+        optimizer = (plan.optimizer or self.optimizer)(plan.params)  # type: ignore[arg-type]
+        if self.schedule == "constant":
+            return optimizer
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)]
+
+    def _plan(self) -> Plan:
+        if self.plan is None:
+            raise RuntimeError("The learner trains plans only; call `engine.carry_out` instead of `fit`.")
+        return self.plan
+
+    def _explain(self, batch: Batch, loss: float) -> None:
+        bad = ~torch.isfinite(batch.x.flatten(1)).all(1)
+        what = f"samples {batch.ids[bad].tolist()} hold NaN or infinity" if bool(bad.any()) else (
+            "the inputs are finite, so the learning rate is probably too high")  # fmt: skip
+        raise UserError(f"The loss is {loss} on the batch of samples {batch.ids.tolist()[:16]}: {what}.")
+
+
+def parameters(plan: Plan) -> list[torch.nn.Parameter]:
+    """Return the parameters a plan names, whether listed or grouped."""
+    return [p for g in plan.params for p in (g["params"] if isinstance(g, dict) else [g])]

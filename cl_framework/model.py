@@ -1,0 +1,136 @@
+"""A frozen backbone, its adapters and a head: everything a strategy may touch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.adapter import Adapter, AdapterBank
+from cl_framework.backbone import Backbone
+from cl_framework.erasure import Erasure
+from cl_framework.features import CHUNK, FeatureStore, digest
+from cl_framework.head import Head
+from cl_framework.stream import Experience, Inputs, Samples
+
+Using: TypeAlias = str | Sequence[str] | None
+
+
+@final
+class Model(nn.Module):
+    """What a strategy acts on. Knows nothing of Lightning, tasks to come, or test data.
+
+    Attributes:
+        known: The experience each live class came with, in order of arrival.
+        seed: The run's seed, from which the seed of each experience is derived.
+        passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
+    """
+
+    def __init__(self, backbone: Backbone, adapter: Adapter, head: Literal["linear", "cosine"] = "linear") -> None:
+        """Assemble the parts."""
+        super().__init__()
+        self.backbone = backbone
+        self.adapters = AdapterBank(backbone, adapter)
+        self.head = Head(backbone.width, head)
+        self.store = FeatureStore()
+        self.known: dict[int, str] = {}
+        self.seed = 0
+        self.passes: Counter[str] = Counter()
+        self.phase: Literal["train", "statistics", "evaluate"] = "statistics"
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Classes alive now, in order of arrival: the columns of every prediction."""
+        return tuple(self.known)
+
+    @property
+    def experiences(self) -> tuple[str, ...]:
+        """Experiences with a live class, in order of arrival."""
+        return tuple(dict.fromkeys(self.known.values()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.backbone.parameters()).device
+
+    def meet(self, event: Experience) -> None:
+        """Note which classes an experience brings."""
+        for c in event.classes:
+            self.known.setdefault(c, event.name)
+
+    def erase(self, what: Erasure) -> None:
+        """Let go of erased classes; experiences without live classes go with them."""
+        self.known = {c: e for c, e in self.known.items() if not what.hits(c, e)}
+
+    def ready(self, adapter: str, classes: Iterable[int]) -> list[nn.Parameter]:
+        """Put ``adapter`` in use (created if new), give ``classes`` head rows, and return what to train."""
+        if adapter not in self.adapters:
+            self.adapters.add(adapter)
+        self.adapters.active = (adapter,)
+        self.head.grow(classes)
+        self.head.to(self.device)
+        return [*self.adapters.params(adapter), *self.head.parameters()]
+
+    def features(self, x: Tensor | Inputs, using: Using = None) -> Tensor:
+        """Return features ``(n, width)`` under the adapters ``using``: a name, names, ``()`` for none, None for those in use.
+
+        A tensor is a training pass, with gradients. ``Inputs`` are a frozen pass, read from the store where known.
+        """
+        names = self.adapters.active if using is None else (using,) if isinstance(using, str) else tuple(using)
+        with self.adapters.using(*names):
+            if isinstance(x, Inputs):
+                return self._frozen(x, names)
+            self.passes[self.phase] += len(x)
+            z: Tensor = self.backbone(x)
+            return z
+
+    def forward(self, x: Tensor | Inputs) -> Tensor:
+        """Return the head's scores ``(n, rows)`` under the adapters in use."""
+        z: Tensor = self.head(self.features(x))
+        return z
+
+    def embed(self, samples: Samples, using: Using = None, batch: int = 256) -> tuple[Tensor, Tensor]:
+        """Return features ``(n, width)`` and labels ``(n,)`` of samples with the test transform, in order."""
+        pieces = [self.features(x, using) for x in inputs(samples, batch)]
+        return torch.cat(pieces), samples.labels.to(self.device)
+
+    @torch.no_grad()
+    def _frozen(self, x: Inputs, names: Sequence[str]) -> Tensor:
+        key = None if x.key is None else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
+        known = torch.zeros(len(x), dtype=torch.bool) if key is None else self.store.known(key, x.ids)
+        if bool(known.all()) and key is not None:
+            return self.store.read(key, x.ids).to(self.device)
+        fresh = self._in_chunks(x.tensor if not bool(known.any()) else x.tensor[~known])
+        if key is None:
+            return fresh
+        self.store.write(key, x.ids[~known], fresh.cpu())
+        if not bool(known.any()):
+            return fresh
+        out = fresh.new_empty(len(x), fresh.shape[1])
+        out[~known], out[known] = fresh, self.store.read(key, x.ids[known]).to(fresh.device)
+        return out
+
+    def _in_chunks(self, x: Tensor) -> Tensor:
+        """Pass ``x`` through the backbone in chunks of one size: a row's bits then depend on that row alone."""
+        self.passes[self.phase] += len(x)
+        training = self.adapters.training
+        self.adapters.eval()
+        pieces = []
+        for part in x.to(self.device).split(CHUNK):
+            padded = torch.cat([part, part.new_zeros(CHUNK - len(part), *part.shape[1:])])
+            pieces.append(self.backbone(padded)[: len(part)])
+        self.adapters.train(training)
+        return torch.cat(pieces)
+
+    def digests(self, names: Iterable[str]) -> list[str]:
+        """Return a hash of each named adapter's weights."""
+        return [digest(self.adapters.rewrites[n]) for n in names]
+
+
+def inputs(samples: Samples, batch: int) -> list[Inputs]:
+    """Cut samples into inputs of at most ``batch`` that are read only if somebody looks at them."""
+    rows = torch.arange(len(samples)).split(batch)
+    return [Inputs(lambda r=r: samples[r.tolist()].x, samples.ids[r], samples.key) for r in rows]  # type: ignore[misc]

@@ -1,0 +1,69 @@
+"""Statistics of features that can be added and subtracted, hence also forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+def class_means(z: Tensor, y: Tensor, classes: Iterable[int]) -> dict[int, Tensor]:
+    """Return the mean feature of each class, summed in double precision.
+
+    Args:
+        z: ``(n, width)`` features.
+        y: ``(n,)`` class ids.
+        classes: Which means to return; each must occur in ``y``.
+
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([7, 7, 8]), [7])[7]
+    tensor([2.])
+    """
+    return {c: z[y == c].double().mean(0).to(z.dtype) for c in classes}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, sum and sum of outer products of features, in double precision: all that a Gaussian needs.
+
+    >>> a, b = Moments.of(torch.randn(4, 2)), Moments.of(torch.randn(3, 2))
+    >>> torch.allclose((a + b - b).covariance(), a.covariance())
+    True
+
+    Attributes:
+        count: Number of samples.
+        total: ``(width,)`` sum.
+        outer: ``(width, width)`` sum of outer products.
+    """
+
+    count: int
+    total: Tensor
+    outer: Tensor
+
+    @classmethod
+    def of(cls, z: Tensor) -> Moments:
+        """Measure features ``(n, width)``."""
+        wide = z.double()
+        return cls(len(z), wide.sum(0), wide.T @ wide)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Pool with other samples."""
+        return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    def __sub__(self, other: Moments) -> Moments:
+        """Take samples out again; they must have been put in."""
+        return Moments(self.count - other.count, self.total - other.total, self.outer - other.outer)
+
+    def mean(self) -> Tensor:
+        """Return the mean ``(width,)``."""
+        return self.total / self.count
+
+    def covariance(self) -> Tensor:
+        """Return the unbiased covariance ``(width, width)``; zeros for a single sample."""
+        if self.count < 2:
+            return torch.zeros_like(self.outer)
+        mean = self.mean()
+        return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)

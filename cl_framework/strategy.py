@@ -1,0 +1,107 @@
+"""The interface a method implements: say what to train, then carry on."""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from cl_framework.model import Model
+from cl_framework.stream import Batch, Experience, ForgetRequest, Inputs, Samples
+
+Loss: TypeAlias = Callable[[Model, Batch], Tensor]
+Params: TypeAlias = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
+
+
+def classify(model: Model, batch: Batch) -> Tensor:
+    """Return the cross-entropy of the model's head on a batch, over every class that has a row."""
+    return cross_entropy(model(batch.x), model.head.index(batch.y))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A stretch of training, described instead of hooked into.
+
+    Attributes:
+        data: What to iterate over; replay is a concatenation.
+        params: What may change, as parameters or optimiser groups; nothing else will.
+        loss: What to minimise on each batch.
+        epochs: Passes over the data; None defers to the trainer section.
+        optimizer: How to minimise; None defers to the model section.
+        edit_gradients: Called between backward and step.
+        after_step: Called after each step: merging, averages, proximal steps.
+    """
+
+    data: Samples
+    params: Params
+    loss: Loss = classify
+    epochs: int | None = None
+    optimizer: Callable[[Params], Optimizer] | None = None
+    edit_gradients: Callable[[Model], None] | None = None
+    after_step: Callable[[Model], None] | None = None
+
+
+class Strategy(nn.Module, ABC):
+    """How to learn an experience, and how to answer afterwards.
+
+    State lives in parts (`Ledger`, `Head`, the model's adapters) that are saved, moved and erased with it.
+
+    Attributes:
+        isolates: What has its state to itself: each ``class``, each ``experience``, or None when all is shared.
+            Where it is not None, ``learn`` fills in only what is missing, so that a part can be learned again.
+    """
+
+    isolates: ClassVar[Literal["class", "experience"] | None] = None
+
+    @abstractmethod
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Yield each stretch of training that ``event`` calls for.
+
+        Usually a generator: what stands before a ``yield`` prepares, the yielded plan is trained, what stands after
+        consolidates. Two yields make two phases; none is closed form.
+        """
+
+    @abstractmethod
+    def predict(self, model: Model, x: Inputs) -> Tensor:
+        """Return scores ``(n, len(model.classes))``, columns as in ``model.classes``; no task label is given."""
+
+
+class Unlearner(nn.Module, ABC):
+    """How to carry out a forget request. Works like ``Strategy.learn``.
+
+    Attributes:
+        exact: Whether what comes out equals, bit for bit, the learner that never met what was forgotten.
+    """
+
+    exact: ClassVar[bool] = False
+
+    @abstractmethod
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Return why the request cannot be honoured, before anything changes; None when it can."""
+
+    @abstractmethod
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Yield each stretch of training that ``event`` calls for."""
+
+
+def seed_for(name: str, seed: int) -> int:
+    """Derive a seed from an event's name alone, so that history leaves no mark on the dice.
+
+    >>> seed_for("task-0", 1) == seed_for("task-0", 1) != seed_for("task-1", 1)
+    True
+    """
+    return zlib.crc32(f"{seed}/{name}".encode())
+
+
+def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan]:
+    """Learn ``event`` as it is learned the first time and every time: same seed, same plans."""
+    torch.manual_seed(seed_for(event.name, model.seed))
+    model.meet(event)
+    yield from strategy.learn(model, event)

@@ -1,0 +1,105 @@
+"""Lightning around the loop: fresh trainers, one progress bar per request, no chatter."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import resource
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias, final
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+MakeTrainer: TypeAlias = Callable[[int | None], Trainer]
+
+def fresh_trainers(build: Callable[..., Trainer], bar: RequestBar | None, **fixed: Any) -> MakeTrainer:
+    """Return a maker of trainers from a configured ``build``.
+
+    Args:
+        build: Instantiates a trainer from the configuration, accepting overrides.
+        bar: Shown while each plan trains.
+        fixed: Overrides for every trainer, such as the one logger of a run.
+    """
+
+    def make(epochs: int | None) -> Trainer:
+        with quiet():
+            trainer = build(**fixed, **({} if epochs is None else {"max_epochs": epochs}))
+        # Lightning hands every trainer the same callback objects; their state must not leak from plan to plan.
+        trainer.callbacks[:] = [copy.deepcopy(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
+        if bar is not None:
+            trainer.callbacks.append(bar)  # type: ignore[attr-defined]
+        return trainer
+
+    return make
+
+
+@final
+class RequestBar(Callback):
+    """A progress bar for each stretch of training, labelled with the request it belongs to.
+
+    Attributes:
+        label: What is being done.
+    """
+
+    def __init__(self, console: Console) -> None:
+        """Draw on ``console``."""
+        self.console, self.label = console, ""
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a bar."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
+                   TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
+        self._bar = Progress(*columns, console=self.console)
+        self._bar.start()
+        self._task = self._bar.add_task(self.label, total=int(trainer.estimated_stepping_batches), loss="")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Advance by a step."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, loss=f"loss {float(outputs['loss']):.3f}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish the bar."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal in order."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Lightning says at every fit and what does not apply to a stream of short ones."""
+    logs = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", message=".*torch.utils._pytree.*|.*LeafSpec.*")
+        try:
+            yield
+        finally:
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)
+
+
+def peak_memory() -> int:
+    """Return the most memory used so far, in bytes: of the GPU if there is one in use, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    scale = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

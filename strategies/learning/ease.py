@@ -1,0 +1,118 @@
+"""EASE: a subspace of its own for every experience, prototypes in all of them, missing ones completed.
+
+Zhou et al., "Expandable subspace ensemble for pre-trained model-based class-incremental learning", CVPR 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from cl_framework.head import Head
+from cl_framework.ledger import Entry, Ledger
+from cl_framework.model import Model
+from cl_framework.statistics import class_means
+from cl_framework.strategy import Plan, Strategy
+from cl_framework.stream import Batch, Experience, Inputs
+
+PRISTINE = ""  # the space of the backbone without adapters
+
+
+@final
+class EASE(Strategy):
+    """One adapter per experience; a class is scored in its own space and, with weight ``alpha``, in all others.
+
+    The published tables come from ``complement="all_later"``. Adapters of AdaptFormer type with width 64 are the
+    released setting.
+
+    Args:
+        alpha: Weight of the other subspaces, shared evenly among them.
+        complement: How a class gets prototypes in the spaces that came after it: from all classes of that space and
+            later ones (``all_later``, as released), or from the classes of that space only (``newest``, Eq. 7).
+        use_init_ptm: Score in the pristine backbone's space too.
+        beta: Weight of that score.
+    """
+
+    isolates = "experience"
+
+    def __init__(
+        self, alpha: float = 0.1, complement: Literal["all_later", "newest"] = "all_later",
+        use_init_ptm: bool = False, beta: float = 1.0,
+    ) -> None:  # fmt: skip
+        """Start with no subspaces."""
+        super().__init__()
+        self.alpha, self.beta, self.complement, self.use_init_ptm = alpha, beta, complement, use_init_ptm
+        self.prototypes = Ledger()
+        self._completed: tuple[tuple[object, ...], Tensor, Tensor] | None = None
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Train a fresh adapter under a throw-away head, then measure what is missing in the spaces up to now."""
+        if event.name not in model.adapters:
+            proxy = Head(model.backbone.width, "cosine", event.classes).to(model.device)
+            own = model.adapters.add(event.name)
+
+            def loss(model: Model, batch: Batch) -> Tensor:
+                return cross_entropy(proxy(model.features(batch.x, event.name)), proxy.index(batch.y))
+
+            yield Plan(event.data, [*own, *proxy.parameters()], loss)
+        spaces = list(model.experiences[: model.experiences.index(event.name) + 1])
+        for space in [*([PRISTINE] if self.use_init_ptm else []), *spaces]:
+            if missing := [c for c in event.classes if Entry(c, space or None) not in self.prototypes]:
+                z, y = model.embed(event.reference.of(missing), using=space or ())
+                for c, mean in class_means(z, y, missing).items():
+                    self.prototypes[Entry(c, space or None)] = mean
+
+    def predict(self, model: Model, x: Inputs) -> Tensor:
+        """Sum the cosines of a class over subspaces: its own, the others weighted by ``alpha``, the pristine by ``beta``."""
+        prototypes, owner = self._subspaces(model)
+        z = torch.stack([model.features(x, space) for space in model.experiences])
+        cosines = normalize(z, dim=-1) @ normalize(prototypes, dim=-1).transpose(1, 2)  # (spaces, n, classes)
+        others = max(len(cosines) - 1, 1)
+        own = torch.nn.functional.one_hot(owner, len(cosines)).T[:, None].to(z.dtype)
+        scores = (cosines * (own + self.alpha / others * (1 - own))).sum(0)
+        if self.use_init_ptm:
+            means = torch.stack([self.prototypes[Entry(c)] for c in model.classes])
+            scores = scores + self.beta * normalize(model.features(x, ()), dim=-1) @ normalize(means, dim=-1).T
+        return scores
+
+    def _subspaces(self, model: Model) -> tuple[Tensor, Tensor]:
+        """Return prototypes ``(spaces, classes, width)``, completed, and the space of each class."""
+        state = (self.prototypes.version, model.classes, model.experiences)
+        if self._completed is None or self._completed[0] != state:
+            spaces = {name: i for i, name in enumerate(model.experiences)}
+            owner = torch.tensor([spaces[model.known[c]] for c in model.classes], device=model.device)
+            table = torch.zeros(len(spaces), len(owner), model.backbone.width, device=model.device)
+            for i, c in enumerate(model.classes):
+                for name, s in spaces.items():
+                    if s <= owner[i]:
+                        table[s, i] = self.prototypes[Entry(c, name)]
+            self._completed = (state, complete(table, owner, self.complement == "newest"), owner)
+        return self._completed[1], self._completed[2]
+
+
+def complete(prototypes: Tensor, owner: Tensor, newest: bool = False) -> Tensor:
+    """Fill in the prototypes of old classes in later subspaces (Eqs. 6-7; no temperature, on purpose).
+
+    A class resembles later classes as it does in its own subspace; the same mixture of their prototypes stands for it.
+
+    Args:
+        prototypes: ``(spaces, classes, width)``; row ``[s, i]`` is true where ``owner[i] >= s``, ignored elsewhere.
+        owner: ``(classes,)`` the subspace each class came with.
+        newest: Mix only the classes that came with the subspace, instead of those and all later ones.
+
+    Returns:
+        ``(spaces, classes, width)`` with every row filled.
+    """
+    everyone = torch.arange(len(owner), device=owner.device)
+    unit = normalize(prototypes, dim=-1)[owner]  # (classes, classes, width): all classes, seen in each one's own space
+    likeness = (unit * unit[everyone, everyone][:, None]).sum(-1)
+    filled = prototypes.clone()
+    for s in range(1, len(prototypes)):
+        old, source = owner < s, (owner == s) if newest else (owner >= s)
+        mixture = likeness[old][:, source].softmax(-1)
+        filled[s, old] = mixture @ prototypes[s, source]
+    return filled

@@ -1,0 +1,26 @@
+"""Train one shared adapter and head on each experience in turn: the floor every method must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from torch import Tensor
+
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy
+from cl_framework.stream import Experience, Inputs
+
+
+@final
+class Finetune(Strategy):
+    """Plain sequential training of what is shared, with nothing done against forgetting."""
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Train, and keep nothing else."""
+        yield Plan(event.data, model.ready("shared", event.classes))
+
+    def predict(self, model: Model, x: Inputs) -> Tensor:
+        """Score with the shared adapter and head."""
+        scores: Tensor = model.head(model.features(x, "shared"))
+        return scores

@@ -1,0 +1,1 @@
+"""How to forget: one file per method."""

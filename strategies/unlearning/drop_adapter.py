@@ -1,0 +1,39 @@
+"""Forget exactly, by deleting everything that saw what must go and learning again what shared it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from cl_framework.erasure import Erasure, erase
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
+from cl_framework.stream import ForgetRequest
+
+
+@final
+class DropAdapter(Unlearner):
+    """Exact removal for strategies that isolate experiences or classes: the result never met what was forgotten.
+
+    Whole experiences need no data: their adapters, prototypes and rows are deleted. When part of an experience goes,
+    its adapter is trained again from the rest with the same seed, and the statistics of later classes in that adapter's
+    space are measured again; this needs the training data of what remains.
+    """
+
+    exact = True
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object where state is shared: deleting could not separate what one class or experience put into it."""
+        if strategy.isolates is None:
+            return f"{type(strategy).__name__} shares its trained state among experiences, so nothing can be dropped exactly"
+        return None
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Delete, then fill in what survives and is missing."""
+        hit = frozenset(event.classes) | frozenset(event.data.labels.tolist())
+        shared = frozenset(event.experiences) if strategy.isolates == "experience" else frozenset()
+        what = Erasure(hit, shared, frozenset(event.data.ids.tolist()))
+        erase(what, model.adapters, model.head, strategy)
+        model.erase(Erasure(frozenset(event.classes)))  # classes that stay keep their place in the order of arrival
+        for experience in event.remaining:
+            yield from lesson(model, strategy, experience)

@@ -1,0 +1,31 @@
+"""Forget by starting over: the reference every other way of forgetting is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from cl_framework.erasure import Erasure, erase
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
+from cl_framework.stream import ForgetRequest
+
+
+@final
+class Retrain(Unlearner):
+    """Erase everything and learn the remaining experiences again, in order, with their own seeds and full budget.
+
+    Exact for every strategy, and as expensive as the stream so far. Needs the training data of all that remains.
+    """
+
+    exact = True
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Never object."""
+        return None
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Return to the first state and learn what remains."""
+        erase(Erasure(everything=True), model, strategy)
+        for experience in event.remaining:
+            yield from lesson(model, strategy, experience)
