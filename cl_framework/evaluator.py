@@ -1,0 +1,141 @@
+"""Exams: after every request, every exam so far, over the classes alive now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from cl_framework.marks import Forgotten, Marks
+from cl_framework.metrics.continual import Hits, micro_accuracy
+from cl_framework.stream import Experience, ForgetRequest, Samples, Step, Subset
+
+Answer: TypeAlias = Callable[[Samples], Tensor]
+"""Predicts the class id ``(n,)`` of each sample, among the classes alive now."""
+
+Outcomes: TypeAlias = Counter[tuple[int, int]]
+"""How often each ``(true class, predicted class)`` occurred."""
+
+
+@final
+class Evaluator:
+    """Holds the test samples that no learner may see, and what has been forgotten.
+
+    An exam loses a class for good when the class dies; a class that is learned again comes back with its new exam.
+    `answer` is handed the same samples every time as long as no class dies, so that their features are found again.
+    """
+
+    def __init__(self, selection: bool = False) -> None:
+        """Start without exams.
+
+        Args:
+            selection: Also count how often the predicted class belongs to the right experience, for strategies that
+                choose an adapter per experience.
+        """
+        self._selection = selection
+        self._exams: dict[str, Samples] = {}
+        self._forgotten: list[tuple[ForgetRequest, Samples]] = []
+        self._before: tuple[str, float | None] | None = None
+
+    def before(self, step: Step, answer: Answer) -> None:
+        """Measure what is about to be forgotten; nothing is to be done before learning."""
+        if isinstance(step.event, ForgetRequest):
+            self._before = step.event.name, _accuracy([step.exam], answer)
+
+    def examine(self, step: Step, answer: Answer, live: Sequence[int], owner: Mapping[int, str]) -> Marks:
+        """Open every exam so far, after ``step`` was carried out.
+
+        Args:
+            step: What was just carried out; its exam joins the others.
+            answer: Predicts the class ids of samples.
+            live: Classes that can be predicted now.
+            owner: The experience that each live class belongs to.
+
+        Raises:
+            RuntimeError: If ``step`` forgets and `before` was not called for it.
+        """
+        old = [exam for _, exam in self._forgotten]
+        self._admit(step, live)
+        outcomes = {name: _outcomes(exam, answer) for name, exam in self._exams.items()}
+        event = step.event
+        return Marks(
+            event=event.name,
+            kind="learn" if isinstance(event, Experience) else "forget",
+            classes=event.classes,
+            exams={name: _hits(o) for name, o in outcomes.items()},
+            selected=_selected(outcomes.values(), owner) if self._selection else None,
+            forget=None if isinstance(event, Experience) else self._forget(event.name, step.exam, old, answer, live),
+        )
+
+    def hits(self, answer: Answer) -> dict[int, Hits]:
+        """Return right answers and samples of every live class, all exams together, as `Marks.hits` does."""
+        pooled = sum((_outcomes(exam, answer) for exam in self._exams.values()), Counter[tuple[int, int]]())
+        return _hits(pooled)
+
+    def restore(self, step: Step, marks: Marks) -> None:
+        """Take ``step`` up as if it had just been examined with the result ``marks``."""
+        self._admit(step, marks.hits)
+        self._before = None
+
+    def _admit(self, step: Step, live: Iterable[int]) -> None:
+        if isinstance(step.event, Experience):
+            self._exams[step.event.name] = step.exam
+            self._forgotten = [(e, _recalled(e, exam, step.event)) for e, exam in self._forgotten]
+        else:
+            self._forgotten.append((step.event, _unremembered(step.exam)))
+        kept = {name: _only(exam, set(live)) for name, exam in self._exams.items()}
+        self._exams = {name: exam for name, exam in kept.items() if len(exam)}
+
+    def _forget(
+        self, name: str, exam: Samples, old: Sequence[Samples], answer: Answer, live: Sequence[int]
+    ) -> Forgotten:
+        if self._before is None or self._before[0] != name:
+            raise RuntimeError(f"Nothing was measured before {name!r}: call before(step, answer) first.")
+        (_, accuracy_before), self._before = self._before, None
+        ask = answer if live else _nothing
+        return Forgotten(accuracy_before, _accuracy([_unremembered(exam)], ask), _accuracy(old, ask))
+
+
+def _only(exam: Samples, classes: set[int]) -> Samples:
+    """Return the samples of ``classes``: the very same object when that is all of them."""
+    return exam if set(exam.labels.tolist()) <= classes else exam.of(classes)
+
+
+def _unremembered(exam: Samples) -> Samples:
+    """Return the same samples without a name: asking about what was forgotten must not store its features again."""
+    copy = Subset(exam, torch.arange(len(exam)))
+    copy.key = None
+    return copy
+
+
+def _recalled(request: ForgetRequest, exam: Samples, event: Experience) -> Samples:
+    """Return what is still forgotten of ``exam``: classes that vanished and are learned again no longer are."""
+    return _only(exam, set(exam.labels.tolist()) - set(event.classes)) if request.classes else exam
+
+
+def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
+    return Counter(zip(exam.labels.tolist(), answer(exam).tolist(), strict=True)) if len(exam) else Counter()
+
+
+def _hits(outcomes: Outcomes) -> dict[int, Hits]:
+    total = Counter[int]()
+    for (true, _), n in outcomes.items():
+        total[true] += n
+    return {c: (outcomes[c, c], total[c]) for c in sorted(total)}
+
+
+def _selected(outcomes: Iterable[Outcomes], owner: Mapping[int, str]) -> Hits:
+    pooled = sum(outcomes, Counter[tuple[int, int]]())
+    return sum(n for (true, said), n in pooled.items() if owner[true] == owner[said]), pooled.total()
+
+
+def _accuracy(exams: Iterable[Samples], answer: Answer) -> float | None:
+    return micro_accuracy(hits for exam in exams for hits in _hits(_outcomes(exam, answer)).values())
+
+
+def _nothing(samples: Samples) -> Tensor:
+    """Answer for a learner that knows no class at all: no class id is -1."""
+    return samples.labels.new_full((len(samples),), -1)

@@ -1,0 +1,84 @@
+"""What an exam day showed, as plain numbers: reading it needs no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, final
+
+from cl_framework.metrics.continual import Hits
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What a forget request did to what had to go; None where there was no sample to ask about.
+
+    Attributes:
+        accuracy_before: On the step's exam, just before the request.
+        accuracy_after: On the same, after it.
+        accuracy_old: On the exams of all earlier forget requests, pooled, after it.
+    """
+
+    accuracy_before: float | None
+    accuracy_after: float | None
+    accuracy_old: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Everything one exam day showed.
+
+    Attributes:
+        event: Name of the event just carried out.
+        kind: Whether it was learned or forgotten.
+        classes: Classes that it brought or took; none when only samples were forgotten.
+        exams: Experience name -> class -> ``(right, total)`` over its test samples, live classes only.
+        selected: Test samples whose prediction is a class of the right experience, out of how many; None unless asked.
+        forget: Only for forget requests.
+    """
+
+    event: str
+    kind: Literal["learn", "forget"]
+    classes: tuple[int, ...]
+    exams: dict[str, dict[int, Hits]]
+    selected: Hits | None = None
+    forget: Forgotten | None = None
+
+    @property
+    def hits(self) -> dict[int, Hits]:
+        """Class -> ``(right, total)`` over the test samples of all exams."""
+        right, total = Counter[int](), Counter[int]()
+        for exam in self.exams.values():
+            right.update({c: r for c, (r, _) in exam.items()})
+            total.update({c: t for c, (_, t) in exam.items()})
+        return {c: (right[c], total[c]) for c in sorted(total)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; class ids become strings, as JSON's keys are."""
+        return {
+            "event": self.event,
+            "kind": self.kind,
+            "classes": list(self.classes),
+            "exams": {name: {str(c): list(h) for c, h in exam.items()} for name, exam in self.exams.items()},
+            "selected": None if self.selected is None else list(self.selected),
+            "forget": None if self.forget is None else asdict(self.forget),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Marks:
+        """Undo `to_dict`.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
+        return cls(
+            event=data["event"],
+            kind=data["kind"],
+            classes=tuple(data["classes"]),
+            exams={name: {int(c): (r, t) for c, (r, t) in exam.items()} for name, exam in data["exams"].items()},
+            selected=None if data["selected"] is None else (data["selected"][0], data["selected"][1]),
+            forget=None if data["forget"] is None else Forgotten(**data["forget"]),
+        )

@@ -1,0 +1,165 @@
+"""Results as a value: the dictionary that docs/results.md documents, and its files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cl_framework import sealed
+from cl_framework.marks import Forgotten, Marks
+from cl_framework.metrics import continual
+from cl_framework.metrics.cost import total_cost
+from cl_framework.metrics.unlearning import h_mean
+from cl_framework.screen import headline as headline
+from cl_framework.screen import table as table
+
+SCHEMA = 1
+MEASURED = ("seconds", "peak_memory_bytes")
+"""What no seed decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One event of a run: what the exams showed, and what it cost.
+
+    Attributes:
+        marks: What the exams showed after it.
+        seconds: Wall time of carrying it out and examining it.
+        trainable_parameters: Most parameters that were trained at once.
+        steps: Optimiser steps.
+        passes_train: Images sent through the backbone while training.
+        passes_statistics: The same, for prototypes and other statistics.
+        passes_evaluate: The same, for exams.
+        peak_memory_bytes: Highest memory in use.
+        stored_bytes: What the learner holds beyond the frozen backbone after it.
+    """
+
+    marks: Marks
+    seconds: float
+    trainable_parameters: int
+    steps: int
+    passes_train: int
+    passes_statistics: int
+    passes_evaluate: int
+    peak_memory_bytes: int
+    stored_bytes: int
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Every number but the marks, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "marks"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {"marks": self.marks.to_dict(), **self.cost}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EventRecord:
+        """Undo `to_dict`."""
+        return cls(**{**data, "marks": Marks.from_dict(data["marks"])})
+
+
+def results(
+    strategy: str,
+    exams: Sequence[tuple[str, Sequence[int]]],
+    records: Sequence[EventRecord],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Work out everything that `docs/results.md` lists.
+
+    Args:
+        strategy: Name of the method.
+        exams: Name and classes of each experience learned so far, in order.
+        records: One per event, in order.
+        class_names: What each class id is called.
+    """
+    days = [r.marks for r in records]
+    matrix = [[continual.micro_accuracy(d.exams.get(name, {}).values()) for name, _ in exams] for d in days]
+    curve = [continual.micro_accuracy(d.hits.values()) for d in days]
+    hits = days[-1].hits if days else {}
+    selection = [d.selected and continual.micro_accuracy([d.selected]) for d in days]
+    return {
+        "schema": SCHEMA,
+        "strategy": strategy,
+        "events": [
+            {"name": r.marks.event, "kind": r.marks.kind, "classes": list(r.marks.classes), **r.cost} for r in records
+        ],
+        "exams": [{"name": name, "classes": list(classes)} for name, classes in exams],
+        "class_names": {str(c): class_names[c] for c in sorted({c for _, classes in exams for c in classes})},
+        "accuracy_matrix": matrix,
+        "curve": curve,
+        "average_incremental_accuracy": continual.average_incremental_accuracy(curve),
+        "final_accuracy": continual.final_accuracy(curve),
+        "mean_class_accuracy": continual.mean_class_accuracy(hits.values()),
+        "forgetting_max_past": continual.forgetting_max_past(matrix),
+        "forgetting_diag": continual.forgetting_diag(matrix),
+        "backward_transfer": continual.backward_transfer(matrix),
+        "plasticity": continual.plasticity(matrix),
+        "per_class_accuracy": {str(c): continual.micro_accuracy([h]) for c, h in hits.items()},
+        "adapter_selection_accuracy": selection if any(d.selected for d in days) else None,
+        "forget": [_forget(d.event, d.forget, retain) for d, retain in zip(days, curve, strict=True) if d.forget],
+        "cost": total_cost([r.cost for r in records]),
+    }
+
+
+def _forget(event: str, forgotten: Forgotten, retain: float | None) -> dict[str, Any]:
+    before, after = forgotten.accuracy_before, forgotten.accuracy_after
+    return {
+        "event": event,
+        "accuracy_forget": after,
+        "accuracy_forget_before": before,
+        "accuracy_retain": retain,
+        "accuracy_old": forgotten.accuracy_old,
+        "h_mean": None if retain is None or before is None or after is None else h_mean(retain, before, after),
+    }
+
+
+def timeless(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``results`` without measured seconds and memory: what two runs of one seed share bit for bit."""
+    events = [{k: v for k, v in e.items() if k not in MEASURED} for e in results["events"]]
+    return {**results, "events": events, "cost": {k: v for k, v in results["cost"].items() if k not in MEASURED}}
+
+
+def write(results: Mapping[str, Any], directory: Path) -> Path:
+    """Write results.json, results.csv and the figure, each there whole or not at all; return the figure's path.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    from cl_framework.figure import draw  # matplotlib takes a second to import
+
+    figure = directory / "figures" / "accuracy.png"
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    sealed.replace(directory / "results.json", as_json(results).encode())
+    sealed.replace(directory / "results.csv", as_csv(results).encode())
+    sealed.replace(figure, draw(results))
+    return figure
+
+
+def as_json(results: Mapping[str, Any]) -> str:
+    """Return valid JSON, laid out for reading: one line for each event, exam and row of the matrix."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    def rows(value: Any) -> str:
+        nested = isinstance(value, list) and value and isinstance(value[0], list | dict)
+        return "[\n    " + ",\n    ".join(map(text, value)) + "\n  ]" if nested else text(value)
+
+    return "{\n" + ",\n".join(f"  {text(key)}: {rows(value)}" for key, value in results.items()) + "\n}\n"
+
+
+def as_csv(results: Mapping[str, Any]) -> str:
+    """Return one line per event and exam; the accuracy is empty where the matrix holds None."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["event", "kind", "exam", "accuracy", "curve"])
+    for event, row, overall in zip(results["events"], results["accuracy_matrix"], results["curve"], strict=True):
+        for exam, accuracy in zip(results["exams"], row, strict=True):
+            writer.writerow([event["name"], event["kind"], exam["name"], accuracy, overall])
+    return out.getvalue()

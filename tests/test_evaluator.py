@@ -1,0 +1,236 @@
+"""The evaluator against slow loops, with fake samples and fake learners."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from cl_framework.evaluator import Evaluator
+from cl_framework.marks import Forgotten, Marks
+from cl_framework.stream import Experience, ForgetRequest, Rows, Samples, Step
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def rows(*classes: int, per_class: int = 7, start: int = 0, key: str = "test") -> Rows:
+    labels = torch.tensor(classes).repeat(per_class)
+    return Rows(torch.rand(len(labels), 2, generator=GENERATOR), labels, start + torch.arange(len(labels)), key)
+
+
+def learn(name: str, *classes: int, start: int = 0) -> Step:
+    data = rows(*classes, start=start, key="train")
+    return Step(Experience(name, classes, data, data), rows(*classes, start=start))
+
+
+def forget(name: str, *classes: int, exam: Samples | None = None) -> Step:
+    samples = exam if exam is not None else rows(*classes, start=900)
+    return Step(ForgetRequest(name, classes, (), samples, samples, ()), samples)
+
+
+def guess(live: list[int]) -> Callable[[Samples], Tensor]:
+    """A fixed, mediocre answer for each sample among ``live``: right about half the time where that is possible."""
+
+    def answer(samples: Samples) -> Tensor:
+        said = [live[int(i) % len(live)] for i in samples.ids]
+        right = [int(i) % 2 == 0 and int(y) in live for i, y in zip(samples.ids, samples.labels, strict=True)]
+        return torch.tensor([int(y) if ok else s for ok, y, s in zip(right, samples.labels, said, strict=True)])
+
+    return answer
+
+
+STREAM: list[tuple[Step, dict[int, str]]] = [
+    (learn("a", 4, 2), {4: "a", 2: "a"}),
+    (learn("b", 7, 9, start=100), {4: "a", 2: "a", 7: "b", 9: "b"}),
+    (forget("f", 2), {4: "a", 7: "b", 9: "b"}),
+    (forget("g", exam=rows(4, per_class=3, start=50, key="train")), {4: "a", 7: "b", 9: "b"}),
+    (forget("h", 7, 9), {4: "a"}),
+    (learn("c", 9, 5, start=300), {4: "a", 9: "c", 5: "c"}),
+    (forget("i", 4), {9: "c", 5: "c"}),
+]
+
+
+def walk(evaluator: Evaluator, stream: list[tuple[Step, dict[int, str]]] = STREAM) -> list[Marks]:
+    marks, live = [], [0]
+    for step, owner in stream:
+        evaluator.before(step, guess(live))
+        live = list(owner)
+        marks.append(evaluator.examine(step, guess(live), live, owner))
+    return marks
+
+
+def test_hits_equal_a_slow_loop_over_every_live_test_sample() -> None:
+    exams = {"a": STREAM[0][0].exam, "b": STREAM[1][0].exam, "c": STREAM[5][0].exam}
+    for (step, owner), marks in zip(STREAM, walk(Evaluator(selection=True)), strict=True):
+        expected: dict[str, dict[int, tuple[int, int]]] = {}
+        chosen = []
+        for name, exam in exams.items():
+            said = guess(list(owner))(exam)
+            for y, p in zip(exam.labels.tolist(), said.tolist(), strict=True):
+                if owner.get(y) == name:  # alive, and not the copy that an earlier exam had of a class learned again
+                    right, total = expected.setdefault(name, {}).get(y, (0, 0))
+                    expected[name][y] = (right + (y == p), total + 1)
+                    chosen.append(owner[p] == owner[y])
+        assert marks.exams == expected
+        assert marks.selected == (sum(chosen), len(chosen))
+        assert (marks.event, marks.classes) == (step.event.name, step.event.classes)
+
+
+def test_a_forgotten_class_is_measured_before_and_after_and_stays_remembered() -> None:
+    marks = {m.event: m for m in walk(Evaluator())}
+
+    def half(exam: Samples) -> float:
+        return sum(int(i) % 2 == 0 for i in exam.ids) / len(exam)
+
+    f, g, h, i = (STREAM[at][0].exam for at in (2, 3, 4, 6))
+    assert marks["a"].forget is None
+    forgotten = marks["f"].forget
+    assert forgotten is not None
+    assert forgotten.accuracy_before is not None
+    assert forgotten.accuracy_before >= half(f) > 0  # 2 was alive then
+    assert forgotten.accuracy_after == 0.0
+    assert forgotten.accuracy_old is None
+    single = marks["g"].forget
+    assert single is not None
+    assert single.accuracy_after is not None
+    assert single.accuracy_after >= half(g) > 0  # the class of the samples is still alive
+    assert single.accuracy_old == 0.0
+    both = marks["h"].forget
+    assert both is not None
+    # f gives 0 of 7; of g's three samples all are right, since 4 is all that is left to say
+    assert both == Forgotten(both.accuracy_before, 0.0, 3 / 10)
+    last = marks["i"].forget
+    assert last is not None
+    # 9 was learned again, so that of h only the seven samples of 7 are still forgotten: 7 + 3 + 7, none right
+    assert last.accuracy_after == last.accuracy_old == 0.0
+    assert len(h) == 14
+    assert len(i) == 7
+
+
+def test_old_leaves_out_classes_that_were_learned_again() -> None:
+    evaluator = Evaluator()
+    asked: list[set[int]] = []
+
+    def spy(samples: Samples) -> Tensor:
+        asked.append(set(samples.labels.tolist()))
+        return torch.full((len(samples),), 5)
+
+    for step, owner in STREAM[:6]:
+        evaluator.before(step, guess([4]))
+        evaluator.examine(step, guess(list(owner)), list(owner), owner)
+    step, owner = STREAM[6]
+    evaluator.before(step, spy)
+    evaluator.examine(step, spy, list(owner), owner)
+    assert asked == [{4}, {9, 5}, {4}, {2}, {4}, {7}]  # before; exam c; after; then old: f, g and what is left of h
+
+
+@pytest.mark.parametrize("killed_after", range(1, len(STREAM)))
+def test_restoring_leads_to_the_same_marks_as_never_having_stopped(killed_after: int) -> None:
+    whole = walk(Evaluator(selection=True))
+    resumed = Evaluator(selection=True)
+    for (step, _), marks in zip(STREAM[:killed_after], whole, strict=False):
+        resumed.restore(step, Marks.from_dict(json.loads(json.dumps(marks.to_dict()))))
+    live = list(STREAM[killed_after - 1][1])
+    rest = []
+    for step, owner in STREAM[killed_after:]:
+        resumed.before(step, guess(live))
+        live = list(owner)
+        rest.append(resumed.examine(step, guess(live), live, owner))
+    assert rest == whole[killed_after:]
+
+
+def test_marks_survive_json() -> None:
+    for marks in walk(Evaluator(selection=True)):
+        told = marks.to_dict()
+        assert json.loads(json.dumps(told, allow_nan=False)) == told
+        assert Marks.from_dict(told) == marks
+
+
+def test_hits_pool_a_class_over_exams() -> None:
+    marks = Marks("e", "learn", (1,), {"a": {1: (1, 2), 3: (4, 4)}, "b": {1: (3, 5)}})
+    assert marks.hits == {1: (4, 7), 3: (4, 4)}
+
+
+def test_an_exam_is_the_same_object_until_one_of_its_classes_dies() -> None:
+    seen: list[Samples] = []
+
+    def spy(samples: Samples) -> Tensor:
+        seen.append(samples)
+        return samples.labels
+
+    evaluator = Evaluator()
+    (a, live_a), (b, live_b), (f, live_f) = STREAM[:3]
+    evaluator.examine(a, spy, list(live_a), live_a)
+    evaluator.examine(b, spy, list(live_b), live_b)
+    assert seen[0] is seen[1] is a.exam
+    evaluator.before(f, spy)
+    del seen[:]
+    evaluator.examine(f, spy, list(live_f), live_f)
+    assert set(seen[0].labels.tolist()) == {4}
+    assert seen[0].key == "test"
+    assert torch.equal(seen[0].ids, a.exam.ids[a.exam.labels == 4])
+    assert seen[1] is b.exam
+
+
+def test_what_was_forgotten_is_asked_about_without_a_name_to_remember_it_by() -> None:
+    keys: list[str | None] = []
+
+    def spy(samples: Samples) -> Tensor:
+        keys.append(samples.key)
+        return samples.labels
+
+    evaluator = Evaluator()
+    for step, owner in (STREAM[0], STREAM[3], (forget("x", exam=rows(2, key="train")), STREAM[0][1])):
+        evaluator.before(step, spy)
+        evaluator.examine(step, spy, [4, 2], owner | {2: "a"})
+    assert keys == ["test", "train", "test", None, "train", "test", None, None]
+
+
+def test_selection_is_counted_only_when_asked_for() -> None:
+    assert all(m.selected is None for m in walk(Evaluator()))
+
+
+def test_a_learner_that_has_lost_every_class_is_not_asked() -> None:
+    evaluator = Evaluator()
+    evaluator.examine(*everything(STREAM[0]))
+    request = forget("all", 4, 2)
+    evaluator.before(request, guess([4, 2]))
+
+    def never(samples: Samples) -> Tensor:
+        raise AssertionError
+
+    marks = evaluator.examine(request, never, [], {})
+    assert marks.exams == {}
+    assert marks.forget is not None
+    assert marks.forget.accuracy_after == 0.0
+
+
+def test_a_forget_request_without_test_samples_has_no_accuracy() -> None:
+    evaluator = Evaluator()
+    evaluator.examine(*everything(STREAM[0]))
+    request = forget("f", 2, exam=rows(2, per_class=0))
+    evaluator.before(request, guess([4, 2]))
+    assert evaluator.examine(request, guess([4]), [4], {4: "a"}).forget == Forgotten(None, None, None)
+
+
+def test_forgetting_unmeasured_before_is_an_error() -> None:
+    evaluator = Evaluator()
+    evaluator.examine(*everything(STREAM[0]))
+    with pytest.raises(RuntimeError, match="before 'f'"):
+        evaluator.examine(*everything(STREAM[2]))
+
+
+def test_an_answer_of_the_wrong_length_is_an_error() -> None:
+    step, owner = STREAM[0]
+    with pytest.raises(ValueError, match="zip"):
+        Evaluator().examine(step, lambda samples: samples.labels[1:], list(owner), owner)
+
+
+def everything(
+    entry: tuple[Step, dict[int, str]],
+) -> tuple[Step, Callable[[Samples], Tensor], list[int], dict[int, str]]:
+    step, owner = entry
+    return step, guess(list(owner)), list(owner), owner

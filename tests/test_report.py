@@ -1,0 +1,212 @@
+"""Results: the documented dictionary by hand, its files, the screen and the figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from cl_framework.marks import Forgotten, Marks
+from cl_framework.report import EventRecord, as_csv, as_json, headline, results, table, timeless, write
+
+EXAMS = [("a", (0, 1)), ("b", (2, 3))]
+NAMES = ["zero", "one", "two", "three", "four"]
+
+
+def record(marks: Marks, seconds: float = 1.5, memory: int = 7) -> EventRecord:
+    return EventRecord(marks, seconds, 10, 3, 100, 20, 40, memory, 50)
+
+
+RECORDS = [
+    record(Marks("a", "learn", (0, 1), {"a": {0: (8, 10), 1: (10, 10)}}, (19, 20))),
+    record(Marks("b", "learn", (2, 3), {"a": {0: (6, 10), 1: (8, 10)}, "b": {2: (5, 5), 3: (4, 5)}}, (24, 30))),
+    record(
+        Marks(
+            "forget-1",
+            "forget",
+            (1,),
+            {"a": {0: (9, 10)}, "b": {2: (5, 5), 3: (3, 5)}},
+            (20, 20),
+            Forgotten(0.8, 0.1, None),
+        ),
+        memory=9,
+    ),
+]
+
+
+@pytest.fixture
+def found() -> dict[str, Any]:
+    return results("EASE", EXAMS, RECORDS, NAMES)
+
+
+def long(tasks: int) -> dict[str, Any]:
+    """Results of a long stream with a forget request after every fifth task."""
+    records, exams = [], []
+    for t in range(tasks):
+        exams.append((f"task-{t}", (t,)))
+        hits = {f"task-{i}": {i: (90 - (t - i), 100)} for i in range(t + 1)}
+        records.append(record(Marks(f"task-{t}", "learn", (t,), hits)))
+        if t % 5 == 4:
+            records.append(record(Marks(f"forget-{t}", "forget", (), hits, None, Forgotten(1.0, 0.5, 0.25))))
+    return results("Finetune", exams, records, [str(t) for t in range(tasks)])
+
+
+def text(thing: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(thing)
+    return console.export_text()
+
+
+def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
+    assert (found["schema"], found["strategy"]) == (1, "EASE")
+    assert found["exams"] == [{"name": "a", "classes": [0, 1]}, {"name": "b", "classes": [2, 3]}]
+    assert found["class_names"] == {"0": "zero", "1": "one", "2": "two", "3": "three"}
+    assert found["accuracy_matrix"] == [[0.9, None], [0.7, 0.9], [0.9, 0.8]]
+    assert found["curve"] == [18 / 20, 23 / 30, 17 / 20]  # over samples, not over exams
+    assert found["average_incremental_accuracy"] == pytest.approx((0.9 + 23 / 30 + 0.85) / 3)
+    assert found["final_accuracy"] == 0.85
+    assert found["mean_class_accuracy"] == pytest.approx((0.9 + 1.0 + 0.6) / 3)
+    assert found["forgetting_max_past"] == found["forgetting_diag"] == found["backward_transfer"] == 0.0
+    assert found["plasticity"] == pytest.approx(0.9)
+    assert found["per_class_accuracy"] == {"0": 0.9, "2": 1.0, "3": 0.6}
+    assert found["adapter_selection_accuracy"] == [0.95, 0.8, 1.0]
+    assert found["events"][2] == {
+        "name": "forget-1",
+        "kind": "forget",
+        "classes": [1],
+        "seconds": 1.5,
+        "trainable_parameters": 10,
+        "steps": 3,
+        "passes_train": 100,
+        "passes_statistics": 20,
+        "passes_evaluate": 40,
+        "peak_memory_bytes": 9,
+        "stored_bytes": 50,
+    }
+    assert found["forget"] == [
+        {
+            "event": "forget-1",
+            "accuracy_forget": 0.1,
+            "accuracy_forget_before": 0.8,
+            "accuracy_retain": 0.85,
+            "accuracy_old": None,
+            "h_mean": pytest.approx(2 * 0.85 * 0.7 / (0.85 + 0.7)),
+        }
+    ]
+    assert found["cost"] == {
+        "passes_train": 300,
+        "passes_statistics": 60,
+        "passes_evaluate": 120,
+        "seconds": 4.5,
+        "peak_memory_bytes": 9,
+        "stored_bytes": 50,
+    }
+
+
+def test_without_selection_there_is_none_and_without_forgetting_no_entry() -> None:
+    found = results("Finetune", EXAMS[:1], [record(Marks("a", "learn", (0, 1), {"a": {0: (1, 2)}}))], NAMES)
+    assert found["adapter_selection_accuracy"] is None
+    assert found["forget"] == []
+
+
+def test_an_exam_whose_classes_are_all_gone_is_none_and_so_is_a_day_without_classes() -> None:
+    gone = Marks("forget-all", "forget", (0, 1), {}, None, Forgotten(None, None, None))
+    found = results("EASE", EXAMS[:1], [RECORDS[0], record(gone)], NAMES)
+    assert found["accuracy_matrix"] == [[0.9], [None]]
+    assert found["curve"] == [0.9, None]
+    assert found["final_accuracy"] is None
+    assert found["average_incremental_accuracy"] == 0.9
+    assert found["forget"][0]["h_mean"] is None
+
+
+def test_records_survive_json() -> None:
+    for r in RECORDS:
+        told = r.to_dict()
+        assert json.loads(json.dumps(told, allow_nan=False)) == told
+        assert EventRecord.from_dict(told) == r
+
+
+def test_results_are_valid_json_that_reads_back_equal(found: dict[str, Any]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    assert json.loads(as_json(found), parse_constant=refuse) == found
+    assert "[0.9, null],\n    [0.7, 0.9]," in as_json(found)  # a matrix is read row by row
+    with pytest.raises(ValueError, match="JSON"):
+        as_json({**found, "final_accuracy": float("nan")})
+
+
+def test_two_runs_that_differ_in_time_and_memory_are_the_same_without_them(found: dict[str, Any]) -> None:
+    slower = results("EASE", EXAMS, [record(r.marks, seconds=99.0, memory=12345) for r in RECORDS], NAMES)
+    assert slower != found
+    assert timeless(slower) == timeless(found)
+    other = results("EASE", EXAMS, [*RECORDS[:2], RECORDS[1]], NAMES)
+    assert timeless(other) != timeless(found)
+    assert found["cost"]["seconds"] == 4.5  # untouched
+
+
+def test_the_csv_has_a_line_for_every_event_and_exam(found: dict[str, Any]) -> None:
+    lines = list(csv.DictReader(as_csv(found).splitlines()))
+    assert len(lines) == 3 * 2
+    assert lines[1] == {"event": "a", "kind": "learn", "exam": "b", "accuracy": "", "curve": "0.9"}
+    assert lines[4] == {"event": "forget-1", "kind": "forget", "exam": "a", "accuracy": "0.9", "curve": "0.85"}
+
+
+def test_writing_leaves_three_whole_files_and_writing_again_replaces_them(
+    found: dict[str, Any], tmp_path: Path
+) -> None:
+    write(long(2), tmp_path)
+    figure = write(found, tmp_path)
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert files == ["figures/accuracy.png", "results.csv", "results.json"]
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    assert figure == tmp_path / "figures" / "accuracy.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 5, 6, 22])
+def test_streams_of_any_length_can_be_written_and_shown(tasks: int, tmp_path: Path) -> None:
+    found = long(tasks)
+    assert write(found, tmp_path).stat().st_size > 5000
+    shown = text(table(found))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    assert len(shown.splitlines()) == 1 + len(found["events"])
+    assert "final_accuracy" in text(headline(found))
+
+
+def test_the_table_shows_each_exam_and_what_was_forgotten(found: dict[str, Any]) -> None:
+    shown = [line.split() for line in text(table(found)).splitlines()]
+    assert shown[0] == ["request", "a", "b", "all", "forgotten", "old", "H"]
+    assert shown[1] == ["+", "a", "90.0", "90.0"]
+    assert shown[2] == ["+", "b", "70.0", "90.0", "76.7"]
+    assert shown[3] == ["-", "forget-1", "90.0", "80.0", "85.0", "80.0→10.0", "-", "76.8"]
+
+
+def test_a_long_table_shows_the_newest_exam_and_the_mean_and_worst_of_the_others() -> None:
+    shown = [line.split() for line in text(table(long(12))).splitlines()]
+    assert shown[0][:5] == ["request", "newest", "earlier", "worst", "all"]
+    assert shown[1][:4] == ["+", "task-0", "90.0", "90.0"]
+    assert shown[3][:6] == ["+", "task-2", "90.0", "88.5", "88.0", "89.0"]
+
+
+def test_the_headline_names_its_formulas(found: dict[str, Any]) -> None:
+    shown = text(headline(found))
+    for line in (
+        "final_accuracy 85.0 %",
+        "forgetting_max_past 0.0 %",
+        "forget-1 forgotten 80.0 → 10.0 %, retained 85.0 %",
+    ):
+        assert line in " ".join(shown.split())
+
+
+def test_reading_results_needs_no_torch_and_drawing_only_on_demand() -> None:
+    code = "import sys, cl_framework.report; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
