@@ -1,0 +1,256 @@
+"""The run directory: what happened, event by event, each there whole or not at all and checked before it is believed.
+
+An event is written under a temporary name, flushed and renamed. It stores only the tensors that are new or changed;
+the state is what all events say together. A forget event also takes what it replaced or removed out of the events
+before it, so that nothing forgotten stays behind in an old file. torch is imported when tensors are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from cl_framework import archive, receipts, sealed, upkeep
+from cl_framework import events as journal
+from cl_framework.errors import UserError
+from cl_framework.events import EVENTS, FEATURES, Event
+from cl_framework.sealed import read_listed, sibling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+CONFIG, MANIFEST = "config.yaml", "manifest.json"
+
+
+@final
+class Run:
+    """A run directory; `create` starts one, `open` finds one.
+
+    Attributes:
+        path: Where it is.
+        manifest: Versions, hashes and seeds it was started with.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        """Use `create` or `open` instead."""
+        self.path, self.manifest = path, manifest
+        self._known: dict[str, set[int]] | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any]) -> Run:
+        """Start a run in a new or empty directory.
+
+        Raises:
+            UserError: If something is there already, or the disk refuses.
+        """
+        path, text = Path(path), config.encode()
+        if (path / MANIFEST).exists():
+            raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
+        if path.exists() and not _vacant(path):
+            raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
+        record = {"schema": SCHEMA, **manifest, "config": sealed.entry(text)}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            sealed.write(sibling(path / MANIFEST), sealed.seal(record))
+            sealed.replace(path / CONFIG, text)
+            sibling(path / MANIFEST).replace(path / MANIFEST)  # from here on it is a run
+            sealed.sync(path)
+        except OSError as error:
+            raise UserError(f"Could not start a run in {path} ({error.strerror}); choose another --run_dir.") from error
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run that exists.
+
+        Raises:
+            UserError: If it is no run, its manifest is not JSON, or a newer version wrote it.
+        """
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            what = f"{path} is not a run: it has no {MANIFEST}" if path.exists() else f"There is no run at {path}"
+            raise UserError(f"{what}; `clf run --config FILE --run_dir DIR` starts one.")
+        try:
+            manifest = json.loads((path / MANIFEST).read_bytes())
+            schema = int(manifest["schema"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(f"{path / MANIFEST} cannot be read as a manifest; restore it from a copy.") from error
+        if schema > SCHEMA:
+            raise UserError(f"{path} has schema {schema} and this version knows {SCHEMA}; upgrade cl-framework.")
+        return cls(path, manifest)
+
+    @property
+    def config(self) -> str:
+        """The resolved configuration it was started with.
+
+        Raises:
+            UserError: If it or the manifest was edited.
+        """
+        manifest = sealed.unseal(self.path / MANIFEST)
+        return read_listed(self.path / CONFIG, manifest["config"]).decode()
+
+    def events(self) -> list[Event]:
+        """Return the committed events in order; what a killed write left behind is not among them.
+
+        Raises:
+            UserError: If the manifest, the config or a record was edited, or an event is missing in between.
+        """
+        _ = self.config
+        if problems := journal.gaps(self.path):
+            raise UserError(f"{problems[0]}; restore it from a copy.")
+        return [journal.read_event(self.path, self.manifest["sha256"], f) for f in journal.committed(self.path)]
+
+    def metrics(self, event: Event) -> dict[str, Any]:
+        """Return what was measured after ``event``."""
+        found: dict[str, Any] = json.loads(self._read(event, event.metrics))
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor as the last event left it, on the CPU.
+
+        Raises:
+            UserError: If a file is missing, truncated or edited; nothing of it is loaded.
+        """
+        found: dict[str, Tensor] = {}
+        for event in self.events():
+            found |= archive.unpack(self._read(event, event.data))
+            for name in event.removed:
+                found.pop(name, None)
+        return found
+
+    def features(self) -> dict[str, Tensor]:
+        """Return all stored features as pairs ``<key>/ids`` ``(n,)`` int64 and ``<key>/rows`` ``(n, width)``."""
+        found: dict[str, Tensor] = {}
+        for event in journal.feature_events(self.events()):
+            found = archive.join_rows(found, archive.unpack(self._read(event, event.features)))
+        return found
+
+    def _read(self, event: Event, place: str) -> bytes:
+        return read_listed(self.path / place, event.files[place])
+
+    def commit(
+        self,
+        name: str,
+        kind: str,
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+        features: Mapping[str, Tensor] | None = None,
+        receipt: Mapping[str, Any] | None = None,
+    ) -> Event:
+        """Add an event, whole or not at all.
+
+        Args:
+            name: The event's name, unique in the run.
+            kind: ``learn`` or ``forget``.
+            tensors: The full state now; only what differs from the events so far is stored.
+            state: JSON values to have back on resume.
+            metrics: JSON values that were measured; None where undefined.
+            features: All features held now, as pairs ``<key>/ids`` and ``<key>/rows``. Only new rows are stored; if
+                any are gone, one file of what is left replaces all earlier ones. None leaves them as they are.
+            receipt: What `receipts.draft` returned; hashes of what changed are added.
+
+        Raises:
+            UserError: If the name is taken, the run is damaged, or the disk refuses; the run is then as it was.
+        """
+        events = self.events()
+        receipts.read(self.path)
+        if name in {e.name for e in events}:
+            raise UserError(f"{self.path} already holds an event named {name!r}; choose another name.")
+        before, after = journal.overlay(events), {n: archive.fingerprint(t) for n, t in tensors.items()}
+        changed = {n: after[n] for n in sorted(after) if before.get(n) != after[n]}
+        removed = sorted(before.keys() - after.keys())
+        if receipt is not None:
+            artifacts = {n: [before.get(n), after.get(n)] for n in [*changed, *removed]}
+            receipt = {**receipt, "artifacts": artifacts}
+        rows, fresh, known = self._new_features(features)
+        event = Event(
+            self.manifest["sha256"], journal.folder_name(len(events), kind, name), name, kind, dict(state),
+            changed, removed, {}, fresh, receipt and dict(receipt),
+        )  # fmt: skip
+        blobs = {event.data: archive.pack({n: tensors[n] for n in changed}), event.metrics: sealed.encode(metrics)}
+        if rows:
+            blobs[event.features] = archive.pack(rows)
+        event = replace(event, files={place: sealed.entry(data) for place, data in blobs.items()})
+        try:
+            self._write(event, blobs)
+        except OSError as error:
+            shutil.rmtree(self.path / EVENTS / event.folder, ignore_errors=True)
+            upkeep.remove_leftovers(self.path, events)
+            raise UserError(
+                f"Could not write event {name!r} ({error.strerror}); the run is as it was before: "
+                f"make room, then `clf resume {self.path}`."
+            ) from error
+        self._known = known
+        self.sweep()
+        return event
+
+    def _new_features(
+        self, features: Mapping[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], bool, dict[str, set[int]] | None]:
+        """Return the rows to store, whether they replace all earlier ones, and which rows are then known."""
+        if features is None:
+            return {}, False, self._known
+        known = archive.known_rows(self.features()) if self._known is None else self._known
+        now = archive.known_rows(features)
+        gone = any(ids - now.get(key, set()) for key, ids in known.items())
+        return archive.new_rows(features, {} if gone else known), gone, now
+
+    def _write(self, event: Event, blobs: Mapping[str, bytes]) -> None:
+        final = self.path / EVENTS / event.folder
+        shutil.rmtree(sibling(final), ignore_errors=True)
+        sibling(final).mkdir(parents=True)
+        (self.path / FEATURES).mkdir(exist_ok=True)
+        for place, data in blobs.items():
+            sealed.write(self.path / place if place == event.features else sibling(final) / Path(place).name, data)
+        sealed.write(sibling(final) / "state.json", event.record)
+        for folder in (sibling(final), self.path / FEATURES, self.path):
+            sealed.sync(folder)
+        sibling(final).rename(final)  # from here on it has happened
+        sealed.sync(final.parent)
+
+    def sweep(self) -> None:
+        """Finish or undo what a killed process left half done; a second time changes nothing.
+
+        Raises:
+            UserError: If the run is damaged, or the disk refuses.
+        """
+        upkeep.sweep(self.path, self.events())
+
+    def verify(self) -> list[str]:
+        """Return every problem, each naming a file or a receipt's line; nothing when all hashes match."""
+        try:
+            _ = self.config
+        except UserError as error:
+            return [str(error)]  # without its origin nothing else can be judged
+        return upkeep.problems(self.path, self.manifest["sha256"])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing while the block runs.
+
+        Raises:
+            UserError: If one is writing now.
+        """
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"Another process is working on this run ({self.path}); wait for it to end.") from error
+            yield
+
+
+def _vacant(path: Path) -> bool:
+    """Tell whether nothing is there but what a killed `Run.create` leaves."""
+    if not path.is_dir():
+        return False
+    names, waiting = {p.name for p in path.iterdir()}, sibling(path / MANIFEST).name
+    return names <= {waiting, sibling(path / CONFIG).name} or names == {waiting, CONFIG}

@@ -1,0 +1,123 @@
+"""Files that outlive a kill and notice an edit: flushed before they count, hashed before they are believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_framework.errors import UserError
+
+TEMPORARY = ".tmp-"  # what a killed write leaves behind begins like this, and nothing else does
+EDITED = "was edited or damaged: it no longer has the hash it was written with"
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
+    """Return ``record`` as JSON that ends in a newline.
+
+    Raises:
+        ValueError: If a number is not finite (JSON has no NaN; say None).
+    """
+    return json.dumps(record, indent=indent, allow_nan=False).encode() + b"\n"
+
+
+def seal(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
+    """Encode ``record`` together with the hash of its own encoding, so that every later edit shows.
+
+    >>> broken_seal(seal({"a": 1})), broken_seal(seal({"a": 1}).replace(b"1", b"2", 1))
+    (None, 'was edited or damaged: it no longer has the hash it was written with')
+    """
+    return encode({**record, "sha256": sha256(encode(record, indent))}, indent)
+
+
+def broken_seal(raw: bytes, indent: int | None = 1) -> str | None:
+    """Say what is wrong with bytes that `seal` made; None when nothing is."""
+    try:
+        record = json.loads(raw)
+    except ValueError:
+        return "is not valid JSON"
+    if not isinstance(record, dict):
+        return "is not a JSON object"
+    record.pop("sha256", None)
+    return None if seal(record, indent) == raw else EDITED
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Read a sealed file.
+
+    Raises:
+        UserError: If it is missing, unreadable or not exactly what was written.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); restore it from a copy.") from error
+    if fault := broken_seal(raw):
+        raise UserError(f"{path} {fault}; restore it from a copy.")
+    record: dict[str, Any] = json.loads(raw)
+    del record["sha256"]
+    return record
+
+
+def entry(data: bytes) -> dict[str, Any]:
+    """Return what is written down about a file, so that `read_listed` can check it."""
+    return {"sha256": sha256(data), "bytes": len(data)}
+
+
+def read_listed(path: Path, listed: Mapping[str, Any]) -> bytes:
+    """Read a file that `entry` described. A replacement that a kill kept from being renamed counts as the file.
+
+    Raises:
+        UserError: If it is missing, truncated or edited.
+    """
+    for candidate in (path, sibling(path)):
+        try:
+            data = candidate.read_bytes()
+        except OSError:
+            continue
+        if entry(data) == listed:
+            return data
+    if not path.is_file():
+        fault = "is missing"
+    elif (size := path.stat().st_size) != listed["bytes"]:
+        fault = f"has {size} bytes where {listed['bytes']} were written"
+    else:
+        fault = EDITED
+    raise UserError(f"{path} {fault}; restore it from a copy.")
+
+
+def sibling(path: Path) -> Path:
+    """Return the temporary name beside ``path``."""
+    return path.with_name(TEMPORARY + path.name)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file that nobody relies on yet, down to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Give a file new content, whole or not at all."""
+    write(sibling(path), data)
+    sibling(path).replace(path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Make renames in ``folder`` outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

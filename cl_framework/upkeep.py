@@ -1,0 +1,96 @@
+"""Finish what a kill interrupted in a run directory, take forgotten tensors out of old files, find damage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cl_framework import archive, receipts, sealed
+from cl_framework.errors import UserError
+from cl_framework.events import FEATURES, Event, committed, gaps, listed, outdated, read_event, strays
+from cl_framework.sealed import TEMPORARY, read_listed, sibling
+
+
+def sweep(path: Path, events: Sequence[Event]) -> None:
+    """Bring the run at ``path`` to the state its events describe; a second time changes nothing.
+
+    Raises:
+        UserError: If a file was edited, or the disk refuses.
+    """
+    told = {r["event"] for r in receipts.read(path)}
+    try:
+        for place, entry in listed(events).items():
+            waiting = sibling(path / place)
+            if waiting.exists() and sealed.entry(waiting.read_bytes()) == entry:
+                waiting.replace(path / place)
+        remove_leftovers(path, events)
+        for event, dead in outdated(events):
+            take_out(path, event, dead)
+        for event in events:
+            if event.receipt is not None and event.folder not in told:
+                receipts.append(path, {"event": event.folder, **event.receipt})
+    except OSError as error:
+        raise UserError(
+            f"Every event is complete, but tidying up {path} stopped ({error.strerror}); "
+            f"make room, then `clf resume {path}`."
+        ) from error
+
+
+def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
+    """Remove temporary files and features that no event lists; files that are not ours stay."""
+    for stray in strays(path, events):
+        ours = stray.name.startswith(TEMPORARY) or (stray.parent.name == FEATURES and stray.suffix == ".safetensors")
+        if ours and stray.is_dir():
+            shutil.rmtree(stray)
+        elif ours:
+            stray.unlink()
+
+
+def take_out(path: Path, event: Event, dead: set[str]) -> None:
+    """Rewrite an event's file without the tensors ``dead``.
+
+    The new file waits under its temporary name, the record changes, the file is renamed. Between any two steps
+    `read_listed` finds the file that the record speaks of.
+    """
+    file = path / event.data
+    tensors = archive.unpack(read_listed(file, event.files[event.data]))
+    data = archive.pack({n: t for n, t in tensors.items() if n not in dead})
+    kept = {n: d for n, d in event.tensors.items() if n not in dead}
+    event = replace(event, tensors=kept, files={**event.files, event.data: sealed.entry(data)})
+    sealed.write(sibling(file), data)
+    sealed.sync(file.parent)
+    sealed.replace(file.with_name("state.json"), event.record)
+    sibling(file).replace(file)
+    sealed.sync(file.parent)
+
+
+def problems(path: Path, run: str) -> list[str]:
+    """Return every problem of the run at ``path`` whose manifest has the hash ``run``, each naming a file."""
+    found, events = gaps(path), list[Event]()
+    for folder in committed(path):
+        try:
+            events.append(read_event(path, run, folder))
+        except UserError as error:
+            found.append(str(error))
+    complete = not found
+    for place, entry in listed(events).items():
+        try:
+            read_listed(path / place, entry)
+        except UserError as error:
+            found.append(str(error))
+    if complete:  # otherwise what looks foreign may belong to an event that cannot be read
+        hint = f"`clf resume {path}` removes what a killed process left"
+        found += [f"{stray} does not belong to the run; {hint}." for stray in strays(path, events)]
+    return found + (receipts.check(path) or unmatched_receipts(path, events, complete))
+
+
+def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> list[str]:
+    """Compare the receipts with what the events say; ``complete`` tells whether all events could be read."""
+    told, file = receipts.read(path), path / receipts.FILE
+    due = [{"event": e.folder, **e.receipt} for e in events if e.receipt is not None]
+    found = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in told]
+    if complete:
+        found += [f"{file} line {i} tells of no event of this run." for i, r in enumerate(told, 1) if r not in due]
+    return found
