@@ -1,0 +1,132 @@
+"""The command ``clf``: one verb, then what it needs. Imports nothing heavy until a verb asks for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+
+from cl_framework.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What follows ``clf``.
+
+    Attributes:
+        says: What it does.
+        example: What may follow it.
+        where: Module and function that carry it out; by default the function of its name in `commands`.
+    """
+
+    says: str
+    example: str
+    where: str = ""
+
+
+QUICK = "--config configs/quickstart.yaml"
+VERBS = {
+    "run": Verb("Meet a stream of requests from a config, and measure after each.", QUICK),
+    "resume": Verb("Continue a run that was stopped.", "runs/quickstart"),
+    "learn": Verb("Teach a finished run another experience.", "runs/quickstart --help"),
+    "forget": Verb("Make a finished run forget, and write a receipt.", "runs/quickstart --classes 3 7"),
+    "evaluate": Verb("Examine a run again.", "runs/quickstart"),
+    "predict": Verb("Name the most likely classes of images.", "runs/quickstart image.png"),
+    "plan": Verb("Show what a config would do, and do nothing.", QUICK),
+    "report": Verb("Compare runs side by side.", "runs/ease runs/simplecil", "light.report"),
+    "verify": Verb("Check every file and receipt of a run against its hash.", "runs/quickstart", "light.verify"),
+    "list": Verb("Show strategies, unlearners, scenarios, backbones or adapters.", "strategies", "light.catalogue"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command line; return the exit code.
+
+    0 is success, 1 a problem that was looked for and found, 2 a mistake the user can mend, 130 stopped by Ctrl-C.
+    """
+    try:
+        code = attempt(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def attempt(args: Sequence[str]) -> int:
+    """Carry out one command line, turning what stops it into a line and an exit code."""
+    try:
+        return dispatch(args)
+    except UserError as error:
+        print(f"clf: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:  # argument parsers leave like this
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else 2 if stop.code else 0
+    except KeyboardInterrupt:
+        print(stopped(args), file=sys.stderr)
+        return 130
+
+
+def dispatch(args: Sequence[str]) -> int:
+    """Find the verb and hand it the rest.
+
+    Raises:
+        UserError: If there is no such verb.
+    """
+    verb, *rest = args or ["--help"]
+    if verb in {"-h", "--help", "help"}:
+        print(guide())
+        return 0
+    if verb == "--version":
+        from importlib.metadata import PackageNotFoundError, version
+
+        with suppress(PackageNotFoundError):  # run from a source tree
+            print(version("cl-framework"))
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"There is no command {verb!r}. {did_you_mean(verb, VERBS)}")
+    module, _, function = (VERBS[verb].where or f"commands.{verb}").partition(".")
+    code = getattr(import_module(f"cl_framework.{module}"), function)(rest)
+    return code if isinstance(code, int) else 0
+
+
+def guide() -> str:
+    """Return what ``clf --help`` prints."""
+    width = max(len(name) for name in VERBS)
+    lines = [f"  {n:<{width}}  {v.says}\n  {'':<{width}}  $ clf {n} {v.example}" for n, v in VERBS.items()]
+    return "\n".join([
+        "usage: clf VERB ...",
+        "",
+        "A stream of requests for a frozen pre-trained model: learn these classes, forget those, learn more.",
+        "After each request it is measured what is known, what was lost, and what is really gone.",
+        "",
+        *lines,
+        "",
+        "clf VERB --help tells more about one of them.",
+    ])  # fmt: skip
+
+
+def stopped(args: Sequence[str]) -> str:
+    """Return the line that follows Ctrl-C, naming the run where the arguments do.
+
+    >>> stopped(["run", "--config", "a.yaml", "--run_dir", "runs/a"])
+    'stopped; `clf resume runs/a` continues'
+    """
+    verb, *rest = args or [""]
+    if verb not in {"run", "resume", "learn", "forget"}:
+        return "stopped"
+    words = [part for word in rest for part in word.split("=", 1)]
+    if "--run_dir" in words[:-1]:
+        where = words[words.index("--run_dir") + 1]
+    else:
+        where = rest[0] if verb != "run" and rest and not rest[0].startswith("-") else "DIR"
+    return f"stopped; `clf resume {where}` continues"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

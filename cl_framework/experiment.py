@@ -1,0 +1,125 @@
+"""From a config to its parts, with stock LightningCLI: ``model:``, ``data:`` and ``trainer:`` sections."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import jsonargparse
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+
+from cl_framework import plugins
+from cl_framework.errors import UserError
+from cl_framework.explain import explain
+from cl_framework.learner import Learner
+from cl_framework.stream import Scenario
+from cl_framework.training import MakeTrainer, RequestBar, fresh_trainers, quiet
+
+DESCRIPTION = """Run a stream of learn and forget requests from config files and flags.
+
+Files given by --config merge, later ones win, flags win over files; --print_config shows the result.
+`clf list strategies` names what can stand in model.strategy, and likewise for the other parts;
+--model.strategy.help EASE explains one of them."""
+TRAINER_DEFAULTS = {
+    "max_epochs": 10, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+    "enable_model_summary": False, "deterministic": True,
+}  # fmt: skip
+
+
+def _sections() -> dict[str, list[str]]:
+    made_of = {"model": Learner, "data": Data, "trainer": Trainer}
+    return {k: [p for p in inspect.signature(c).parameters if p != "self"] for k, c in made_of.items()}
+
+
+@final
+class Data(LightningDataModule):
+    """The ``data:`` section of a config.
+
+    Args:
+        scenario: The stream of requests, and the data in it.
+        batch_size: Samples per training step.
+    """
+
+    def __init__(self, scenario: Scenario, batch_size: int = 48) -> None:
+        """Keep both."""
+        super().__init__()
+        self.scenario, self.batch_size = scenario, batch_size
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Everything a config asks for, built.
+
+    Attributes:
+        config: What really runs, as YAML with every default filled in.
+        run_dir: Where the user wants the run, if said.
+        seed: From which every event's seed is derived.
+    """
+
+    learner: Learner
+    scenario: Scenario
+    make_trainer: MakeTrainer
+    bar: RequestBar
+    batch_size: int
+    config: str
+    run_dir: str | None
+    seed: int
+
+
+class _CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Directory of the run; runs/NAME when not given.")
+        parser.set_defaults({
+            "model.backbone": {"class_path": "cl_framework.backbones.glyph.GlyphViT"},
+            "model.adapter": {"class_path": "cl_framework.adapters.bottleneck.Bottleneck"},
+            "model.strategy": {"class_path": "strategies.learning.ease.EASE"},
+        })  # fmt: skip
+
+
+def build(args: Sequence[str], console: Console) -> Experiment:
+    """Parse arguments and config files, and build what they describe.
+
+    Raises:
+        UserError: If a key, class or value is wrong, saying which and what would be right.
+    """
+    plugins.discover()
+    try:
+        with quiet():
+            cli = _CLI(
+                Learner, Data, args=list(args), run=False, auto_configure_optimizers=False, save_config_callback=None,
+                seed_everything_default=1993, trainer_defaults=TRAINER_DEFAULTS,
+                parser_kwargs={"exit_on_error": False, "prog": "clf run", "description": DESCRIPTION},
+            )  # fmt: skip
+    except jsonargparse.ArgumentError as error:
+        raise UserError(explain(str(error), _sections())) from error
+    config: Any = cli.config
+    bar = RequestBar(console)
+    logger = cli.trainer.logger
+    make = fresh_trainers(cli.instantiate_trainer, bar, **({"logger": cli.trainer.loggers} if logger else {}))
+    seed = config.seed_everything
+    cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+    return Experiment(
+        cli.model, cli.datamodule.scenario, make, bar, cli.datamodule.batch_size,
+        cli.parser.dump(config, skip_none=False), config.run_dir, cli.model.model.seed,
+    )  # fmt: skip
+
+
+def scenario_of(args: Sequence[str]) -> Scenario:
+    """Build the scenario that arguments such as ``--data.scenario ClassIncremental`` describe.
+
+    Raises:
+        UserError: If they describe none.
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Scenario, "data.scenario", required=True)
+    try:
+        built = parser.instantiate_classes(parser.parse_args(list(args)))
+    except jsonargparse.ArgumentError as error:
+        raise UserError(explain(str(error), _sections())) from error
+    scenario: Scenario = built.data.scenario
+    return scenario

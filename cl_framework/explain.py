@@ -1,0 +1,74 @@
+"""One sentence about what is wrong with a config, from what the argument parser said."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+
+from cl_framework.errors import did_you_mean
+from cl_framework.plugins import KINDS, catalogue
+
+# The parser nests its causes, the innermost last; each pattern is one kind of mistake.
+NO_CLASS = re.compile(r"Expected a dot import path string: (?P<found>\S+)")
+NO_OPTION = re.compile(r"Option '(?P<found>[^']+)' is not accepted")
+NO_KEY = re.compile(r"(?:unrecognized arguments: --(?P<flag>[^\s=]+))|(?:Group '(?P<group>\w+)' does not accept option '(?P<key>[^']+)')")
+MISSING = re.compile(r"the following arguments are required: (?P<found>.+)")
+NO_FILE = re.compile(r"File does not exist: '?(?P<found>[^']+)'?")
+NO_YAML = re.compile(r"Problems parsing config: (?P<cause>.+?)\s+in .*?line (?P<line>\d+)", re.DOTALL)
+KEY, CLASS = re.compile(r'Parser key "([^"]+)"'), re.compile(r"given class_path '([^']+)'")
+EXPECTED = re.compile(r"Expected an? <class '(?P<type>[^']+)'>")
+GIVEN = re.compile(r"(?:Got value|Given value): (?P<found>.+)")
+ROLES = {**{base.lower(): kind for kind, base in KINDS.items()}, "stream": "scenarios"}
+
+
+def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
+    """Return the cause in one sentence, with the closest name that would be right.
+
+    Args:
+        message: What the parser said.
+        sections: The keys of each section of a config.
+    """
+    where = ".".join(KEY.findall(message))
+    if m := NO_CLASS.search(message):
+        return _no_class(where, m["found"])
+    if m := NO_OPTION.search(message):
+        owner = CLASS.findall(message)[-1] if CLASS.search(message) else ""
+        return f"{owner.rpartition('.')[2] or where} has no setting {m['found']!r}. {did_you_mean(m['found'], _settings(owner))}"
+    if m := NO_KEY.search(message):
+        return _no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)
+    if m := MISSING.search(message):
+        return f"{where}: {CLASS.findall(message)[-1].rpartition('.')[2] if CLASS.search(message) else 'it'} needs {m['found']}; set it."
+    if m := NO_FILE.search(message):
+        return f"There is no file {m['found']}; give the path of a config that exists."
+    if m := NO_YAML.search(message):
+        return f"A config is not valid YAML near line {m['line']}: {' '.join(m['cause'].split())}."
+    if (types := EXPECTED.findall(message)) and (given := GIVEN.findall(message)):
+        right = " or ".join(dict.fromkeys("nothing" if t == "NoneType" else t for t in types))
+        return f"{where} must be {right}; found {given[-1]!r}."
+    return " ".join(message.split())
+
+
+def _no_class(where: str, found: str) -> str:
+    role = where.rpartition(".")[2]
+    if role in ROLES:
+        names = [entry.name for entry in catalogue(ROLES[role])]
+        return f"There is no {role} {found!r}. {did_you_mean(found, names)}"
+    return f"{where}: there is no class {found!r}; give its import path, such as torch.optim.SGD."
+
+
+def _no_key(key: str, sections: Mapping[str, Sequence[str]]) -> str:
+    known = [f"{section}.{name}" for section, names in sections.items() for name in names]
+    known += [*sections, "run_dir", "config", "seed_everything", "print_config"]
+    hint = did_you_mean(key, known)
+    return f"There is no setting {key!r}. " + (hint if hint.startswith("Did") else "`clf run --help` lists them.")
+
+
+def _settings(path: str) -> list[str]:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError):
+        return []
+    return [p for p in inspect.signature(found).parameters if p != "self"]

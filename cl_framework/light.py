@@ -1,0 +1,110 @@
+"""Commands that need no model: they answer at once, because they import no torch."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cl_framework import plugins
+from cl_framework.errors import UserError
+
+COLUMNS = {
+    "strategy": ("strategy",),
+    "average incremental": ("average_incremental_accuracy",),
+    "final": ("final_accuracy",),
+    "forgetting": ("forgetting_max_past",),
+    "plasticity": ("plasticity",),
+    "seconds": ("cost", "seconds"),
+}
+"""What `report` compares, and where ``results.json`` holds it."""
+
+
+def catalogue(argv: Sequence[str]) -> int:
+    """``clf list``: print the classes of a kind, one line each."""
+    parser = ArgumentParser("clf list", description="Show what a config may name, with a line about each.")
+    parser.add_argument("kind", nargs="?", help=f"one of {', '.join(plugins.KINDS)}; all of them if left out")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    args = parser.parse_args(argv)
+    found = {kind: plugins.catalogue(kind) for kind in ([args.kind] if args.kind else plugins.KINDS)}
+    if args.json:
+        rows = {kind: [asdict(entry) for entry in entries] for kind, entries in found.items()}
+        print(json.dumps(rows[args.kind] if args.kind else rows, indent=1))
+        return 0
+    width = max((len(entry.name) for entries in found.values() for entry in entries), default=0)
+    for kind, entries in found.items():
+        if len(found) > 1:
+            print(f"{kind}:")
+        for entry in entries:
+            print(f"  {entry.name:<{width}}  {entry.summary}")
+        if not entries:
+            print(f"  no {kind} are installed")
+    return 0
+
+
+def verify(argv: Sequence[str]) -> int:
+    """``clf verify``: print every problem of a run; return 1 if there is one."""
+    from cl_framework import receipts
+    from cl_framework.run import Run
+
+    parser = ArgumentParser("clf verify", description="Check every file and receipt of a run against its hash.")
+    parser.add_argument("dir", type=Path, help="the run directory")
+    run = Run.open(parser.parse_args(argv).dir)
+    if problems := run.verify():
+        print("\n".join(problems))
+        return 1
+    print(f"{_count(len(run.events()), 'event')}, {_count(len(receipts.read(run.path)), 'receipt')}, all hashes match")
+    return 0
+
+
+def report(argv: Sequence[str]) -> int:
+    """``clf report``: print a table with a row for each run."""
+    parser = ArgumentParser("clf report", description="Compare the results of runs; accuracies are in percent.")
+    parser.add_argument("dir", type=Path, nargs="+", help="run directories")
+    found = {path: _results(path) for path in parser.parse_args(argv).dir}
+    rows = [["run", *COLUMNS], *([str(p), *(_cell(r or {}, at) for at in COLUMNS.values())] for p, r in found.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # words to the left, numbers to the right
+        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells))
+    for path in [path for path, results in found.items() if results is None]:
+        print(f"{path} has no results yet; `clf resume {path}` finishes it.")
+    return 0
+
+
+def _results(path: Path) -> dict[str, Any] | None:
+    """Read the results of a run; None when it has none yet."""
+    if not path.is_dir():
+        raise UserError(f"There is no run at {path}; `clf run --config FILE --run_dir {path}` makes one.")
+    file = path / "results.json"
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is damaged; `clf evaluate {path}` writes it again.")
+    return found
+
+
+def _cell(results: Mapping[str, Any], place: Sequence[str]) -> str:
+    """Return one value as text: accuracies in percent, seconds as they are, a dash for what is not there."""
+    value: Any = results
+    for key in place:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, int | float):
+        return f"{value:.1f}" if place[-1] == "seconds" else f"{100 * value:.1f}"
+    return value if isinstance(value, str) else "-"
+
+
+def _count(n: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> _count(1, "event"), _count(2, "event")
+    ('1 event', '2 events')
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,151 @@
+"""The command line finds its verbs, answers without torch where it can, and says plainly what was wrong."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cl_framework import cli
+from cl_framework.errors import UserError
+from cl_framework.run import Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run.create(tmp_path / "run", "seed: 0\n", {})
+    run.commit("task-0", "learn", {"w": torch.ones(2)}, {}, {})
+    run.commit("forget-0", "forget", {}, {}, {}, receipt={"request": "forget-0"})
+    return run
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Let the verb ``run`` do what a test wants."""
+
+    def stand_in(function):
+        monkeypatch.setitem(sys.modules, "cl_framework.commands", SimpleNamespace(run=function))
+
+    return stand_in
+
+
+def test_light_verbs_import_no_torch(run):
+    code = f"""
+import sys
+from cl_framework.cli import main
+for line in (["--help"], ["list"], ["list", "strategies", "--json"], ["verify", {str(run.path)!r}],
+             ["report", {str(run.path)!r}], ["list", "--help"], ["report", "--help"], ["nonsense"]):
+    main(line)
+heavy = {{"torch", "timm", "pytorch_lightning", "jsonargparse", "matplotlib", "numpy"}} & set(sys.modules)
+sys.exit(", ".join(heavy) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 events, 1 receipt, all hashes match" in done.stdout
+
+
+def test_help_teaches_every_verb_with_an_example(capsys):
+    assert cli.main(["--help"]) == cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"$ clf {name} " in text for name in cli.VERBS)
+    assert set(cli.VERBS) == {
+        "run", "resume", "learn", "forget", "evaluate", "predict", "plan", "report", "verify", "list"
+    }  # fmt: skip
+
+
+def test_an_unknown_verb_gets_a_hint(capsys):
+    assert cli.main(["forgt"]) == 2
+    assert capsys.readouterr().err == "clf: There is no command 'forgt'. Did you mean 'forget'?\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (UserError("Mend it."), 2, "clf: Mend it.\n"),
+        (KeyboardInterrupt(), 130, "stopped; `clf resume runs/a` continues\n"),
+        (SystemExit(2), 2, ""),
+        (SystemExit(), 0, ""),
+        (SystemExit("why"), 2, "why\n"),
+    ],
+)
+def test_what_stops_a_verb_becomes_one_line_and_an_exit_code(verb, capsys, raised, code, said):
+    def stop(_):
+        raise raised
+
+    verb(stop)
+    assert cli.main(["run", "--config", "x.yaml", "--run_dir=runs/a"]) == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_verb_is_given_the_rest_and_its_number_is_the_exit_code(verb):
+    heard = []
+    verb(heard.append)
+    assert cli.main(["run", "--config", "x.yaml"]) == 0
+    assert heard == [["--config", "x.yaml"]]
+    verb(lambda argv: 1)
+    assert cli.main(["run"]) == 1
+
+
+def test_stopping_a_verb_on_a_run_names_the_run():
+    assert cli.stopped(["forget", "runs/a", "--classes", "3"]) == "stopped; `clf resume runs/a` continues"
+    assert cli.stopped(["run", "--config", "x.yaml"]) == "stopped; `clf resume DIR` continues"
+    assert cli.stopped(["predict", "runs/a"]) == "stopped"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    code = "import sys; from cl_framework.cli import main; sys.exit(main(['--help']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode in {0, 141}
+
+
+def test_list_shows_names_and_summaries(capsys):
+    assert cli.main(["list", "strategies"]) == 0
+    assert any(line.split()[0] == "EASE" and len(line) > 20 for line in capsys.readouterr().out.splitlines())
+    assert cli.main(["list", "adapters", "--json"]) == 0
+    assert {"LoRA"} <= {entry["name"] for entry in json.loads(capsys.readouterr().out)}
+    assert cli.main(["list", "--json"]) == 0
+    assert "backbones" in json.loads(capsys.readouterr().out)
+
+
+def test_list_of_something_else_gets_a_hint(capsys):
+    assert cli.main(["list", "strategy"]) == 2
+    assert "Did you mean 'strategies'?" in capsys.readouterr().err
+
+
+def test_verify_counts_what_is_whole_and_names_what_is_not(run, capsys):
+    assert cli.main(["verify", str(run.path)]) == 0
+    assert capsys.readouterr().out == "2 events, 1 receipt, all hashes match\n"
+    with (run.path / "events/000-learn-task-0/state.safetensors").open("ab") as file:
+        file.write(b"!")
+    assert cli.main(["verify", str(run.path)]) == 1
+    assert "000-learn-task-0/state.safetensors has" in capsys.readouterr().out
+    assert cli.main(["verify", str(run.path / "nowhere")]) == 2
+
+
+def test_report_compares_runs_and_bears_missing_numbers(tmp_path, capsys):
+    results = {
+        "ease": {"strategy": "EASE", "average_incremental_accuracy": 0.9512, "final_accuracy": 0.93, "plasticity": 0.97,
+                 "forgetting_max_past": 0.021, "cost": {"seconds": 12.34}},
+        "simplecil": {"strategy": "SimpleCIL", "final_accuracy": None},
+    }  # fmt: skip
+    for name in ("ease", "simplecil", "unfinished"):
+        (tmp_path / name).mkdir()
+        if name in results:
+            (tmp_path / name / "results.json").write_text(json.dumps(results[name]))
+    assert cli.main(["report", *(str(tmp_path / name) for name in ("ease", "simplecil", "unfinished"))]) == 0
+    text = capsys.readouterr().out
+    rows = {words[0].rpartition("/")[2]: words[1:] for line in text.splitlines() if (words := line.split())}
+    assert rows["ease"] == ["EASE", "95.1", "93.0", "2.1", "97.0", "12.3"]
+    assert rows["simplecil"] == ["SimpleCIL", "-", "-", "-", "-", "-"]
+    assert "unfinished has no results yet" in text
+
+
+def test_report_of_a_damaged_or_missing_run_says_so(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "results.json").write_text("{")
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "results.json is damaged" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""A method is a file: listed without being imported, loaded by name, missed loudly when something hides it."""
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from cl_framework import plugins
+from cl_framework.errors import UserError
+
+SOURCE = '''
+"""A module."""
+raise RuntimeError("listing must not import")
+class Quiet(Strategy): ...
+class Loud(strategy.Strategy[int]):
+    """Learns loudly with ``volume``.
+
+    More.
+    """
+class Half(Strategy, ABC): ...
+class _Private(Strategy): ...
+class Other(Unlearner): ...
+class Unrelated: ...
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package of somebody else that promises plugins in ``made_up.methods``."""
+    folder = tmp_path / "made_up" / "methods"
+    folder.mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("made_up", "made_up.methods", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+    yield folder
+    for name in [n for n in sys.modules if n.partition(".")[0] == "made_up"]:
+        del sys.modules[name]
+
+
+def test_public_finished_classes_are_listed_by_their_base_without_import(package):
+    (package / "method.py").write_text(SOURCE)
+    (package / "_draft.py").write_text("class Draft(Strategy): ...")
+    mine = [e for e in plugins.catalogue("strategies") if e.module == "made_up.methods.method"]
+    assert [(e.name, e.summary) for e in mine] == [("Loud", "Learns loudly with `volume`."), ("Quiet", "A module.")]
+    assert "Other" in {e.name for e in plugins.catalogue("unlearners")}
+    listed = {e.name for kind in plugins.KINDS for e in plugins.catalogue(kind)}
+    assert not {"Half", "_Private", "Unrelated", "Draft"} & listed
+    assert "made_up.methods.method" not in sys.modules
+
+
+def test_a_new_file_is_found_and_loaded_by_name(package):
+    assert "Fresh" not in {e.name for e in plugins.catalogue("strategies")}
+    (package / "fresh.py").write_text("class Strategy: ...\nclass Fresh(Strategy): ...\n")
+    assert plugins.load("strategies", "Fresh").__module__ == "made_up.methods.fresh"
+    with pytest.raises(UserError, match="Did you mean 'Fresh'"):
+        plugins.load("strategies", "Frish")
+
+
+def test_our_own_methods_are_found_from_a_source_tree(monkeypatch):
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    assert {"EASE", "SimpleCIL"} <= {e.name for e in plugins.catalogue("strategies")}
+    assert "LoRA" in {e.name for e in plugins.catalogue("adapters")}
+    assert all(e.summary for kind in plugins.KINDS for e in plugins.catalogue(kind))
+
+
+def test_an_unknown_kind_gets_a_hint():
+    with pytest.raises(UserError, match="Did you mean 'unlearners'"):
+        plugins.catalogue("unlearner")
+
+
+def test_a_file_that_is_not_python_is_named_with_the_line(package):
+    (package / "typo.py").write_text("x = 1\nclass Typo(Strategy:\n")
+    with pytest.raises(UserError, match=r"typo\.py line 2"):
+        plugins.catalogue("strategies")
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(package):
+    (package / "needy.py").write_text("import no_such_library\nclass Needy(Strategy): ...\n")
+    with pytest.raises(UserError, match=r"made_up\.methods\.needy.*no_such_library"):
+        plugins.load("strategies", "Needy")
+
+
+def test_a_promised_package_that_something_shadows_says_what_shadows_it(package, tmp_path, monkeypatch):
+    shadow = tmp_path / "first" / "made_up.py"
+    shadow.parent.mkdir()
+    shadow.write_text("")
+    monkeypatch.syspath_prepend(shadow.parent)
+    with pytest.raises(UserError, match=r"made_up\.methods.*first/made_up\.py"):
+        plugins.catalogue("strategies")
+
+
+def test_another_package_in_the_place_of_ours_is_noticed(tmp_path, monkeypatch):
+    (tmp_path / "strategies" / "learning").mkdir(parents=True)
+    (tmp_path / "strategies" / "__init__.py").write_text("")
+    for name in [n for n in sys.modules if n.partition(".")[0] == "strategies"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=str(tmp_path / "strategies")):
+        plugins.discover()
