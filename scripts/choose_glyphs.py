@@ -26,7 +26,7 @@ from scenarios.data.atlas import charmap, rasterise, thin
 ALIKE = 0.84
 FACES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")
 STREAM_SCRIPTS = frozenset(
-    "LATIN GREEK COPTIC CYRILLIC GEORGIAN ARMENIAN TIFINAGH LISU HEBREW OLD NKO LAO OGHAM".split()
+    "LATIN GREEK COPTIC CYRILLIC GEORGIAN ARMENIAN TIFINAGH LISU HEBREW OLD NKO LAO OGHAM".split()  # noqa: SIM905
 )
 OUT = Path(__file__).parents[1] / "scenarios" / "data" / "glyphs.json"
 
@@ -37,7 +37,17 @@ def candidates() -> list[str]:
     chosen = []
     for p in points:
         name, kind = unicodedata.name(chr(p), ""), unicodedata.category(chr(p))
-        dull = {"BRAILLE", "BOX", "CIRCLED", "PARENTHESIZED", "SUPERSCRIPT", "SUBSCRIPT", "LIGATURE", "VULGAR", "NUMERAL"}
+        dull = {
+            "BRAILLE",
+            "BOX",
+            "CIRCLED",
+            "PARENTHESIZED",
+            "SUPERSCRIPT",
+            "SUBSCRIPT",
+            "LIGATURE",
+            "VULGAR",
+            "NUMERAL",
+        }
         block = 0x1D300 <= p < 0x1D360 or 0x4DC0 <= p < 0x4E00 or p >= 0x1D400
         if name and kind[0] not in "MZC" and kind not in ("Lm", "Sk") and not dull & set(name.split()) and not block:
             chosen.append(chr(p))
@@ -73,7 +83,9 @@ def greedy(drawings: Tensor, blocked: Tensor, title: str) -> list[int]:
 
 def masks(characters: list[str]) -> NDArray[np.bool_]:
     """Draw each character in the first face that has it."""
-    return np.stack([next(m for f in FACES if ord(c) in charmap(f) and (m := rasterise(c, f)) is not None) for c in characters])
+    return np.stack(
+        [next(m for f in FACES if ord(c) in charmap(f) and (m := rasterise(c, f)) is not None) for c in characters]
+    )
 
 
 def main() -> None:
@@ -91,13 +103,26 @@ def main() -> None:
     turned = [np.rot90(drawn, k, (1, 2)) for k in range(4)] + [np.flip(drawn, 2)]
     variants = descriptors(np.concatenate(turned))
     names = [(c, k) for k in range(5) for c in rest]
-    block = torch.cat([held[stream], descriptors(digits), descriptors(np.flip(digits, 2)), *(
-        descriptors(np.rot90(digits, k, (1, 2))) for k in (1, 2, 3))])  # fmt: skip
+    block = torch.cat(
+        [
+            held[stream],
+            descriptors(digits),
+            descriptors(np.flip(digits, 2)),
+            *(descriptors(np.rot90(digits, k, (1, 2))) for k in (1, 2, 3)),
+        ]
+    )
     pretrain = greedy(variants, block, "characters for pre-training")
-    OUT.write_text(json.dumps({
-        "stream": "".join(plain[i] for i in stream),
-        "pretrain": ["".join(names[i][0] for i in pretrain if names[i][1] == k) for k in range(5)],
-    }, ensure_ascii=False, indent=1) + "\n")  # fmt: skip
+    OUT.write_text(
+        json.dumps(
+            {
+                "stream": "".join(plain[i] for i in stream),
+                "pretrain": ["".join(names[i][0] for i in pretrain if names[i][1] == k) for k in range(5)],
+            },
+            ensure_ascii=False,
+            indent=1,
+        )
+        + "\n"
+    )
     print(f"{len(stream)} characters for streams, {len(pretrain)} drawings for pre-training -> {OUT.name}")
 
 

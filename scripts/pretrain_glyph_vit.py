@@ -41,8 +41,9 @@ class Pretraining(nn.Module):
         super().__init__()
         self.body = glyph_vit()
         stem = self.body.patch_embed.net
-        self.body.patch_embed.net = nn.Sequential(*(
-            nn.Sequential(m, nn.BatchNorm2d(m.out_channels)) if isinstance(m, nn.Conv2d) else m for m in stem))  # type: ignore[union-attr]
+        self.body.patch_embed.net = nn.Sequential(
+            *(nn.Sequential(m, nn.BatchNorm2d(m.out_channels)) if isinstance(m, nn.Conv2d) else m for m in stem)
+        )  # type: ignore[union-attr]
         self.head = nn.Parameter(torch.randn(classes, WIDTH) * 0.02)
         self.scale = nn.Parameter(torch.tensor(16.0).log())
 
@@ -78,9 +79,14 @@ def mild(style: Style, share: float) -> Style:
     """Shrink every distortion to ``share`` of its size: a ViT that starts on hard pictures stays at chance."""
     low, high = style.scale
     return dataclasses.replace(
-        style, rotate=style.rotate * share, shear=style.shear * share, shift=style.shift * share,
-        elastic=style.elastic * share, coarse=style.coarse * share, scale=(1 - (1 - low) * share, 1 + (high - 1) * share),
-    )  # fmt: skip
+        style,
+        rotate=style.rotate * share,
+        shear=style.shear * share,
+        shift=style.shift * share,
+        elastic=style.elastic * share,
+        coarse=style.coarse * share,
+        scale=(1 - (1 - low) * share, 1 + (high - 1) * share),
+    )
 
 
 def batch(a: Atlas, size: int, seed: int, style: Style) -> tuple[Tensor, Tensor]:
@@ -111,12 +117,18 @@ def main() -> None:
     model = Pretraining(classes).to(args.device)
     decay = [q for q in model.parameters() if q.ndim > 1]
     rest = [q for q in model.parameters() if q.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr
+    )
     first = restore(model, optimizer) if args.resume or args.export_only else 0
     warm = min(400, args.steps // 10 + 1)
     began, seconds = time.perf_counter(), 0.0
-    with Progress(TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.fields[said]}"),
-                  TimeRemainingColumn()) as bar:  # fmt: skip
+    with Progress(
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
+    ) as bar:
         task = bar.add_task("", total=args.steps, completed=first, said="")
         hits, seen = torch.zeros(()), 0
         for step in range(first, 0 if args.export_only else args.steps):
@@ -137,7 +149,10 @@ def main() -> None:
             hits, seen = hits + (logits.argmax(1) == y).sum().cpu(), seen + len(y)
             if (step + 1) % 25 == 0:
                 bar.update(task, completed=step + 1, said=f"loss {loss.item():.3f}  accuracy {hits / seen:.3f}")
-                print(f"{step + 1} loss {loss.item():.4f} accuracy {hits / seen:.4f} {time.perf_counter() - began:.0f}s", flush=True)
+                print(
+                    f"{step + 1} loss {loss.item():.4f} accuracy {hits / seen:.4f} {time.perf_counter() - began:.0f}s",
+                    flush=True,
+                )
                 hits, seen = torch.zeros(()), 0
             if (step + 1) % 250 == 0 or step + 1 == args.steps:
                 save(model, optimizer, step + 1)
@@ -180,7 +195,10 @@ def export(model: Pretraining, a: Atlas, record: dict[str, object]) -> None:
     record["accuracy"] = round(float(torch.cat(hits).float().mean()), 4)
     weights = {k: v.clone() for k, v in model.folded().items()}
     save_file(weights, OUT / "glyph_vit.safetensors")
-    save_file({"weight": normalize(model.head, dim=-1).detach(), "scale": model.scale.exp().detach()}, OUT / "glyph_vit_head.safetensors")
+    save_file(
+        {"weight": normalize(model.head, dim=-1).detach(), "scale": model.scale.exp().detach()},
+        OUT / "glyph_vit_head.safetensors",
+    )
     for name in ("glyph_vit", "glyph_vit_head"):
         record[name] = hashlib.sha256((OUT / f"{name}.safetensors").read_bytes()).hexdigest()
     (OUT / "glyph_vit.json").write_text(json.dumps(record, indent=1) + "\n")

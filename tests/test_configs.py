@@ -1,0 +1,160 @@
+"""Every config builds what it says, alone or on top of the quickstart, and those that can run take a step."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from timm.models.vision_transformer import VisionTransformer
+
+from cl_framework import cli, engine
+from cl_framework.evaluator import Evaluator
+from cl_framework.experiment import build
+from cl_framework.stream import Step, Subset, forget
+from scripts.compare import read
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUICKSTART = CONFIGS / "quickstart.yaml"
+WHOLE = [QUICKSTART, *sorted(CONFIGS.glob("experiment/*.yaml"))]
+FRAGMENTS = [
+    path
+    for part in ("backbone", "adapter", "strategy", "unlearner", "scenario", "trainer")
+    for path in sorted(CONFIGS.glob(f"{part}/*.yaml"))
+]
+COMPARISONS = sorted(CONFIGS.glob("compare/*.yaml"))
+
+
+def named(path):
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A very small ViT stands in for any that timm would fetch (names and tags are still checked), in small chunks."""
+    monkeypatch.setattr("cl_framework.model.CHUNK", 8)
+
+    def create(name, num_classes, **_):
+        size = {"img_size": 224, "patch_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
+        return VisionTransformer(**size, num_classes=num_classes)
+
+    monkeypatch.setattr(timm, "create_model", create)
+
+
+def args_for(path, *more):
+    fragment = ["--config", str(QUICKSTART)] if path in FRAGMENTS else []
+    here = ["--trainer.accelerator=cpu"] if path.stem.startswith("gpu") else []
+    return [*fragment, "--config", str(path), *here, *more]
+
+
+def built(path, *more):
+    return build(args_for(path, *more), Console(quiet=True))
+
+
+def silent(said, found):
+    """The settings in ``said`` that did not make it into the resolved config ``found``."""
+    if isinstance(said, dict):
+        return {k: v for k in said if (v := silent(said[k], found[k]))}
+    if isinstance(found, dict):  # a class by its short name
+        return silent(said, found["class_path"])
+    return None if found == said or str(found).endswith(f".{said}") else f"{said!r} became {found!r}"
+
+
+def test_no_config_is_left_out():
+    assert set(CONFIGS.rglob("*.yaml")) == {*WHOLE, *FRAGMENTS, *COMPARISONS}
+    assert len(FRAGMENTS) >= 15
+
+
+@pytest.mark.parametrize("path", [*WHOLE, *FRAGMENTS], ids=named)
+def test_everything_a_config_says_is_what_is_built(path):
+    said = yaml.safe_load(path.read_text())
+    if path.stem.startswith("gpu"):
+        assert said["trainer"].pop("accelerator") == "gpu"  # not here, perhaps
+    if path == QUICKSTART:  # a list of requests, filled in with defaults
+        said["data"]["scenario"]["init_args"].pop("requests")
+    assert not silent(said, yaml.safe_load(built(path).config))
+
+
+@pytest.mark.parametrize("path", [p for p in [*WHOLE, *FRAGMENTS] if p.parent.name != "backbone"], ids=named)
+def test_a_config_takes_a_step_and_forgets_where_it_can(path):
+    data = {
+        "cifar100_b0inc5": [f"--config={CONFIGS}/backbone/vit_b16_in21k.yaml", "--data.scenario.dataset=digits"],
+        "ease_cifar100_b0inc5_in21k": ["--data.scenario.dataset=digits"],
+        "glyphs": ["--data.scenario.dataset=glyphs:classes=10,train=2,test=1"],
+    }.get(path.stem, [])
+    unlearner = "DropAdapter" if path.stem in {"ease", "simplecil", "drop_adapter"} else "Retrain"
+    trainer = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]
+    experiment = built(path, *data, *trainer, f"--model.unlearner={unlearner}")
+    learner, evaluator = experiment.learner, Evaluator()
+    step = small(next(iter(experiment.scenario.steps())))
+    _, cost = engine.take(learner, step, experiment.make_trainer, evaluator, 8)
+    assert (cost.steps, cost.trainable_parameters > 0) == ((0, False) if path.stem == "simplecil" else (1, True))
+    assert learner.model.classes == step.event.classes
+    gone = step.event.classes[0]
+    request = Step(forget("gone", [step.event], classes=[gone]), step.exam.of([gone]))
+    marks, _ = engine.take(learner, request, experiment.make_trainer, evaluator, 8)
+    assert marks.forget.accuracy_after == 0
+    assert gone not in learner.model.classes
+
+
+def small(step):
+    """The same step with four samples of each class to learn and one to be examined on."""
+
+    def few(samples, count):
+        rows = [(samples.labels == c).nonzero()[:count, 0] for c in step.event.classes]
+        return Subset(samples, torch.cat(rows))
+
+    event = replace(step.event, data=few(step.event.data, 4), reference=few(step.event.reference, 4))
+    return Step(event, few(step.exam, 1))
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=named)
+def test_every_method_of_a_comparison_builds_with_its_seeds(path):
+    matrix = read(path)
+    assert len(matrix.seeds) >= 3
+    assert 0 < matrix.validation < 1
+    cells = list(matrix.cells("digits", validation=True))
+    assert len(cells) == len(matrix.seeds) * len(matrix.methods)
+    for method, seed, args in cells[: len(matrix.methods)]:
+        experiment = build(args, Console(quiet=True))
+        assert type(experiment.learner.strategy).__name__ == method
+        assert (experiment.seed, experiment.scenario.order_seed) == (seed, seed)
+        assert experiment.scenario.validation == matrix.validation
+
+
+def test_the_published_experiment_keeps_to_the_protocol():
+    experiment = built(CONFIGS / "experiment" / "ease_cifar100_b0inc5_in21k.yaml", "--data.scenario.classes=100")
+    scenario, optimizer = experiment.scenario, experiment.learner.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    scenario.class_names = list(map(str, range(100)))  # known without the data
+    assert next(iter(scenario.groups())) == (68, 56, 78, 8, 23)
+    assert len(scenario.groups()) == 20
+    assert scenario.transform.name == "pilot-224"
+    wanted = {"lr": 0.025, "momentum": 0.9, "weight_decay": 5e-4}
+    assert {k: optimizer.param_groups[0][k] for k in wanted} == wanted
+    trainer = experiment.make_trainer(None)
+    assert (experiment.batch_size, trainer.max_epochs, experiment.learner.schedule) == (48, 20, "cosine")
+
+
+def test_the_quickstart_with_another_method_and_other_data_replaces_the_requests_too(tmp_path, capsys):
+    for i in range(14):
+        for split, count in (("train", 2), ("test", 1)):
+            folder = tmp_path / "images" / split / f"class{i:02}"
+            folder.mkdir(parents=True)
+            for n in range(count):
+                Image.new("RGB", (12, 12), (18 * i, 250 - 18 * i, 60 * (i % 4))).save(folder / f"{n}.png")
+    line = (
+        f"run --config {QUICKSTART} --run_dir {tmp_path / 'run'} --model.strategy SimpleCIL "
+        "--data.scenario ClassIncremental --data.scenario.increment 12 "
+        f"--data.scenario.dataset imagefolder:{tmp_path / 'images'}"
+    )
+    assert cli.main(line.split()) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["strategy"] == "SimpleCIL"
+    assert [(e["kind"], len(e["classes"])) for e in results["events"]] == [("learn", 12), ("learn", 2)]
+    assert results["final_accuracy"] > 0.8
+    assert re.search(r"clf forget \S*run --classes", capsys.readouterr().out.replace("\n", ""))

@@ -1,0 +1,140 @@
+"""The comparison resumes, never reports what it tried, and fills the README; the bench adds up."""
+
+import json
+import time
+
+import pytest
+import yaml
+
+from cl_framework import commands
+from cl_framework.errors import UserError
+from scripts import bench, compare
+
+TINY = {
+    "title": "tiny",
+    "seeds": [1, 2],
+    "validation": 0.2,
+    "shared": {
+        "model": {"backbone": "GlyphViT"},
+        "data": {"scenario": {"class_path": "ClassIncremental", "init_args": {
+            "dataset": "glyphs:classes=2,train=5,test=2", "increment": 1}}},
+        "trainer": {"fast_dev_run": True},
+    },
+    "methods": {"SimpleCIL": {"model": {"strategy": "SimpleCIL"}}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Call the comparison on the tiny matrix, and count which runs it starts."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    monkeypatch.setattr("cl_framework.figure.draw", lambda _: b"")  # half a second each
+    started = []
+    run = commands.run
+    monkeypatch.setattr(commands, "run", lambda argv: started.append(argv) or run(argv))
+
+    def called(*more):
+        started.clear()
+        places = ["--runs", str(tmp_path / "runs"), "--tables", str(tmp_path / "tables")]
+        return compare.main([str(tmp_path / "tiny.yaml"), *places, *more]), len(started)
+
+    return called
+
+
+def test_a_finished_cell_is_not_run_again_and_a_missing_one_is(call, tmp_path):
+    assert call() == (0, 2)
+    first = (tmp_path / "tables" / "tiny.md").read_text()
+    assert call() == (0, 0)
+    assert (tmp_path / "tables" / "tiny.md").read_text() == first
+    cell = next((tmp_path / "runs" / "tiny").glob("simplecil-1-*"))
+    cell.rename(tmp_path / "elsewhere")
+    assert call() == (0, 1)
+    assert "| SimpleCIL |" in first
+    assert "over 2 seeds" in first
+    assert "`python scripts/compare.py configs/compare/tiny.yaml`" in first
+    facts = json.loads((tmp_path / "tables" / "tiny.json").read_text())
+    (row,), cells = facts["methods"], facts["cells"]
+    assert [c["seed"] for c in cells] == [1, 2]
+    assert row["mean"]["final_accuracy"] == pytest.approx(sum(c["final_accuracy"] for c in cells) / 2)
+    assert (row["mean"]["passes_per_test_image"], row["mean"]["trainable_parameters"]) == (1, 0)
+    assert row["mean"]["stored_bytes"] > 0
+    assert str(tmp_path) not in json.dumps(facts) + first
+
+
+def test_a_cell_that_was_stopped_is_resumed(call, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands.Diary, "close", stop)
+        assert call() == (130, 1)
+    assert call() == (0, 1)  # the first seed goes on, the second starts
+    assert (tmp_path / "tables" / "tiny.md").exists()
+
+
+def test_settings_are_tried_on_validation_data_and_never_reported(call, tmp_path):
+    assert call("--validation", "--model.head", "cosine") == (0, 2)
+    assert call("--validation") == (0, 2)  # other settings are other cells
+    assert not (tmp_path / "tables").exists()
+    assert (tmp_path / "runs" / "tiny-validation" / "tiny-validation.md").exists()
+    assert call("--model.head", "cosine") == (2, 0)
+    assert not (tmp_path / "tables").exists()
+
+
+def test_an_unknown_method_or_a_file_of_something_else_is_refused(call, tmp_path, capsys):
+    assert call("--only", "SimpelCIL") == (2, 0)
+    assert "Did you mean 'SimpleCIL'?" in capsys.readouterr().err
+    (tmp_path / "tiny.yaml").write_text("model: {}")
+    assert call() == (2, 0)
+    assert "describes no comparison" in capsys.readouterr().err
+
+
+def test_data_that_the_file_leaves_open_must_be_given():
+    open_data = {**TINY, "shared": {**TINY["shared"], "data": {"scenario": {"class_path": "X", "init_args": {}}}}}
+    with pytest.raises(UserError, match="--data"):
+        list(compare.Matrix(**open_data).cells(None, validation=False))
+    assert all("csv:a.csv" in args for _, _, args in compare.Matrix(**open_data).cells("csv:a.csv", validation=False))
+
+
+def test_a_table_shows_mean_and_sample_deviation_over_seeds():
+    same = {"method": "EASE", **dict.fromkeys(compare.COLUMNS, 1)}
+    cells = [{**same, "seed": seed, "plasticity": p} for seed, p in ((1, 0.8), (2, 0.9))]
+    (row,) = compare.summary(cells)
+    assert row["std"]["plasticity"] == pytest.approx(0.1 / 2**0.5)
+    line = compare.markdown("t", [row], "").splitlines()[2]
+    assert "| 85.0 ± 7.1 |" in line
+    assert "| 100.0 |" in line  # no spread, none shown
+
+
+def test_tables_are_copied_between_their_markers_only(tmp_path):
+    (tmp_path / "a.md").write_text("| new \\1 |\n")
+    readme = "before\n<!-- table: a -->\n| old |\n<!-- /table -->\nafter\n"
+    once = compare.filled(readme, tmp_path)
+    assert once == "before\n<!-- table: a -->\n| new \\1 |\n<!-- /table -->\nafter\n"
+    assert compare.filled(once, tmp_path) == once
+    with pytest.raises(UserError, match=r"b\.yaml"):
+        compare.filled(readme.replace("table: a", "table: b"), tmp_path)
+    with pytest.raises(UserError, match="no place"):
+        compare.filled("nothing", tmp_path)
+
+
+def test_a_phase_inside_another_is_not_counted_twice():
+    watch = bench.Stopwatch()
+    inner = watch("inner", lambda: time.sleep(0.02))
+    began = time.perf_counter()
+    watch("outer", lambda: [inner(), inner()])()
+    assert watch.seconds["inner"] >= 0.04
+    assert sum(watch.seconds.values()) <= time.perf_counter() - began
+
+
+def test_the_bench_prints_every_phase_as_json(capsys):
+    stream = {**TINY["shared"], "model": {"backbone": "GlyphViT", "strategy": "EASE", "adapter": "Bottleneck"}}
+    assert bench.main([json.dumps(stream), "--data.batch_size=4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"experiment", "threads", "device", "phases", "peak_memory_bytes", "total_seconds"} <= found.keys()
+    phases = found["phases"]
+    assert sum(p["seconds"] for p in phases.values()) == pytest.approx(found["total_seconds"])
+    assert phases["train"]["images"] > 0
+    assert phases["prototypes"]["images"] > 0
+    assert phases["evaluation"]["images"] == 8  # four pictures, two adapters, each pair once
+    assert phases["evaluation"]["images_per_second"] > 0
