@@ -1,0 +1,1 @@
+"""Families of frozen backbones, and the weights of the embedded one."""

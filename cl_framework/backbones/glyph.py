@@ -24,6 +24,7 @@ FILES = Path(__file__).parent
 WIDTH, DEPTH, HEADS, SIDE = 160, 6, 5, 32
 
 
+@final
 class ConvStem(nn.Module):
     """Four 3 x 3 convolutions and a projection: ``(n, 3, 32, 32)`` to tokens ``(n, 16, width)``."""
 
@@ -47,11 +48,16 @@ class ConvStem(nn.Module):
 def glyph_vit() -> VisionTransformer:
     """Build the architecture with random weights (2.2 M parameters)."""
     body = VisionTransformer(
-        img_size=SIDE, patch_size=8, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0,
-        embed_layer=ConvStem,  # type: ignore[arg-type]  # any module with num_patches will do
-    )  # fmt: skip
+        img_size=SIDE,
+        patch_size=8,
+        embed_dim=WIDTH,
+        depth=DEPTH,
+        num_heads=HEADS,
+        num_classes=0,
+        embed_layer=ConvStem,
+    )
     for block in body.blocks:
-        block.attn.fused_attn = False  # at 17 tokens the fused kernel's backward costs half of a CPU training step
+        block.attn.fused_attn = False  # type: ignore[union-attr]  # at 17 tokens the fused kernel's backward costs half of a CPU training step
     return body
 
 

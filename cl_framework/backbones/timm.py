@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import timm
+from huggingface_hub import constants as hub
 from torch import Tensor, nn
 
 from cl_framework.backbone import Backbone, Site
@@ -31,22 +31,30 @@ class Timm(Backbone):
     """
 
     def __init__(
-        self, name: str, pretrained: bool = True, weights: str | None = None, image_size: int | None = None,
+        self,
+        name: str,
+        pretrained: bool = True,
+        weights: str | None = None,
+        image_size: int | None = None,
         download: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Build the network and freeze it."""
         super().__init__()
         _check_name(name, pretrained and weights is None)
-        options = {"img_size": image_size} if image_size else {}
+        options: dict[str, Any] = {"img_size": image_size} if image_size else {}
         try:
             with _network(download):
                 self.body: nn.Module = timm.create_model(
-                    name, pretrained=pretrained and weights is None, num_classes=0, checkpoint_path=weights or "", **options
+                    name,
+                    pretrained=pretrained and weights is None,
+                    num_classes=0,
+                    checkpoint_path=weights or "",
+                    **options,
                 )
         except (OSError, RuntimeError, ConnectionError) as error:
             place = f"{weights} cannot be read" if weights else f"the weights of {name} are not on this machine"
             raise UserError(
-                f"Cannot load the backbone: {place} ({type(error).__name__}). Give `weights: FILE`, or `download: true`."
+                f"Cannot load the backbone: {place} ({type(error).__name__}); give `weights: FILE` or `download: true`."
             ) from error
         self.name = name if weights is None else f"{name}@{Path(weights).name}"
         self.body.requires_grad_(False).eval()
@@ -76,7 +84,11 @@ def transformer_sites(body: nn.Module) -> dict[str, Site]:
             if isinstance(m := getattr(block, short, None), nn.Linear):
                 found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
         attention = hasattr(block, "qkv") or hasattr(block, "q_proj")
-        for short, role, here in (("proj", "attention_out", attention), ("fc1", "mlp_in", True), ("fc2", "mlp_out", True)):
+        for short, role, here in (
+            ("proj", "attention_out", attention),
+            ("fc1", "mlp_in", True),
+            ("fc2", "mlp_out", True),
+        ):
             if here and isinstance(m := getattr(block, short, None), nn.Linear):
                 found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
         norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
@@ -90,21 +102,25 @@ def transformer_sites(body: nn.Module) -> dict[str, Site]:
 def _check_name(name: str, needs_tag: bool) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise UserError(f"timm has no model {architecture!r}. {did_you_mean(architecture, timm.list_models('*vit*'))[:200]}")
+        raise UserError(
+            f"timm has no model {architecture!r}. {did_you_mean(architecture, timm.list_models('*vit*'))[:200]}"
+        )
     tags = timm.list_pretrained(f"{architecture}.*")
     if needs_tag and name not in tags:
-        what = f"has no weights tagged {tag!r}" if tag else "names no weights: the same bare name has meant different ones"
-        raise UserError(f"{name!r} {what}. Name them with their tag: {', '.join(tags) or 'none exist; set pretrained: false'}.")
+        what = (
+            f"has no weights tagged {tag!r}" if tag else "names no weights: the same bare name has meant different ones"
+        )
+        raise UserError(
+            f"{name!r} {what}. Name them with their tag: {', '.join(tags) or 'none exist; set pretrained: false'}."
+        )
 
 
 @contextmanager
-def _network(allowed: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """Keep the hub client off the network unless the user asked for it."""
-    before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "0" if allowed else "1"
+def _network(allowed: bool) -> Iterator[None]:
+    """Keep the hub client off the network unless the user asked for it; it read the environment at its own import."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = not allowed
     try:
         yield
     finally:
-        os.environ.pop("HF_HUB_OFFLINE")
-        if before is not None:
-            os.environ["HF_HUB_OFFLINE"] = before
+        hub.HF_HUB_OFFLINE = before
