@@ -37,6 +37,7 @@ class AdapterBank(nn.Module):
 
     Attributes:
         active: Names in use, applied in this order.
+        sites: The places that are rewritten, by name.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
@@ -44,22 +45,22 @@ class AdapterBank(nn.Module):
         super().__init__()
         self.adapter = adapter
         with torch.random.fork_rng(devices=[]):  # asking which sites are rewritten must not move the dice
-            self._sites = {k: s for k, s in backbone.sites().items() if adapter.build(s) is not None}
-        if not self._sites:
+            self.sites = {k: s for k, s in backbone.sites().items() if adapter.build(s) is not None}
+        if not self.sites:
             roles = sorted({s.role for s in backbone.sites().values()})
             raise UserError(
-                f"{type(adapter).__name__} finds no place in {backbone.name}, which has {', '.join(roles) or 'no sites'}; "
+                f"{type(adapter).__name__} finds no place in {backbone.name}, which has {', '.join(roles) or 'none'}; "
                 "choose other roles or another adapter."
             )
         self.rewrites = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self._given: dict[str, Tensor] = {}
         self._attach()
-        self.register_load_state_dict_pre_hook(self._grow_to_match)
+        self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
     def _attach(self) -> None:
         by_module: dict[nn.Module, dict[str, Site]] = {}
-        for key, site in self._sites.items():
+        for key, site in self.sites.items():
             by_module.setdefault(site.module, {})[key] = site
             if site.reads is not None:
                 site.reads.register_forward_pre_hook(self._keeper(key))
@@ -96,7 +97,7 @@ class AdapterBank(nn.Module):
 
     def __contains__(self, name: object) -> bool:
         """Tell whether ``name`` exists."""
-        return name in self.rewrites
+        return isinstance(name, str) and name in self.rewrites
 
     def add(self, name: str) -> list[nn.Parameter]:
         """Create an adapter and return its parameters.
@@ -106,9 +107,9 @@ class AdapterBank(nn.Module):
         """
         if name in self:
             raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
-        built = {key: self.adapter.build(site) for key, site in self._sites.items()}
+        built = {key: self.adapter.build(site) for key, site in self.sites.items()}
         self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None})
-        anchor = next(iter(self._sites.values())).module
+        anchor = next(iter(self.sites.values())).module
         place = next(iter(anchor.parameters()), torch.empty(0)).device
         return self.params(name) if place.type == "cpu" else list(self.rewrites[name].to(place).parameters())
 

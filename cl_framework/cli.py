@@ -99,16 +99,18 @@ def guide() -> str:
     """Return what ``clf --help`` prints."""
     width = max(len(name) for name in VERBS)
     lines = [f"  {n:<{width}}  {v.says}\n  {'':<{width}}  $ clf {n} {v.example}" for n, v in VERBS.items()]
-    return "\n".join([
-        "usage: clf VERB ...",
-        "",
-        "A stream of requests for a frozen pre-trained model: learn these classes, forget those, learn more.",
-        "After each request it is measured what is known, what was lost, and what is really gone.",
-        "",
-        *lines,
-        "",
-        "clf VERB --help tells more about one of them.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "usage: clf VERB ...",
+            "",
+            "A stream of requests for a frozen pre-trained model: learn these classes, forget those, learn more.",
+            "After each request it is measured what is known, what was lost, and what is really gone.",
+            "",
+            *lines,
+            "",
+            "clf VERB --help tells more about one of them.",
+        ]
+    )
 
 
 def stopped(args: Sequence[str]) -> str:

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from cl_framework import engine, state
-from cl_framework.diary import Diary
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.evaluator import Evaluator
-from cl_framework.experiment import Experiment, build, scenario_of
+from cl_framework.experiment import build, scenario_of
+from cl_framework.opening import CONSOLE, diary_of, go_on, manifest, reopen
 from cl_framework.run import Run
 from cl_framework.stream import Experience, Inputs
 from cl_framework.timeline import Timeline
-
-CONSOLE = Console()
 
 
 def run(argv: Sequence[str]) -> int:
     """Carry out a config from the first event to the last."""
     experiment = build(argv, CONSOLE)
-    path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), type(experiment.learner.strategy).__name__)
+    name = type(experiment.learner.strategy).__name__.lower()
+    path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), name)
     steps = list(experiment.scenario.steps())  # data problems show before a directory is made
     directory = Run.create(path, experiment.config, manifest(experiment))
     CONSOLE.print(f"{len(steps)} requests -> {path}")
     with directory.lock():
-        _continue(directory, experiment, Timeline(experiment.scenario))
+        go_on(directory, experiment, Timeline(experiment.scenario))
     return 0
 
 
@@ -42,8 +36,8 @@ def resume(argv: Sequence[str]) -> int:
     args = _parser("resume", "Continue a run after a kill, a crash or Ctrl-C.").parse_args(argv)
     directory = Run.open(args.dir)
     with directory.lock():
-        experiment, timeline = _reopen(directory)
-        _continue(directory, experiment, timeline)
+        experiment, timeline = reopen(directory)
+        go_on(directory, experiment, timeline)
     return 0
 
 
@@ -57,34 +51,41 @@ def forget(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     directory = Run.open(args.dir)
     with directory.lock():
-        experiment, timeline = _reopen(directory, ["--model.unlearner", args.unlearner] if args.unlearner else [])
+        experiment, timeline = reopen(directory, ["--model.unlearner", args.unlearner] if args.unlearner else [])
         _check_finished(directory, timeline)
-        spec = {"classes": _class_ids(args.classes, timeline.class_names), "experiences": args.experiences,
-                "samples": _sample_ids(args.samples)}  # fmt: skip
+        spec = {
+            "classes": _class_ids(args.classes, timeline.class_names),
+            "experiences": args.experiences,
+            "samples": _sample_ids(args.samples),
+        }
         later = [*timeline.later, {"forget": {k: v for k, v in spec.items() if v}}]
-        _continue(directory, experiment, Timeline(timeline.first, later, timeline.streams))
+        go_on(directory, experiment, Timeline(timeline.first, later, timeline.streams))
     return 0
 
 
 def learn(argv: Sequence[str]) -> int:
     """Learn more on a finished run."""
-    parser = _parser("learn", "Learn more classes on a finished run, from any data: --data.scenario ClassIncremental ...")
+    parser = _parser(
+        "learn", "Learn more classes on a finished run, from any data: --data.scenario ClassIncremental ..."
+    )
     args, rest = parser.parse_known_args(argv)
     directory = Run.open(args.dir)
     with directory.lock():
-        experiment, timeline = _reopen(directory)
+        experiment, timeline = reopen(directory)
         _check_finished(directory, timeline)
         later = [*timeline.later, {"learn": rest}]
-        _continue(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, scenario_of(rest)]))
+        go_on(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, scenario_of(rest)]))
     return 0
 
 
 def evaluate(argv: Sequence[str]) -> int:
     """Open every exam again and say whether the results still hold."""
-    args = _parser("evaluate", "Examine a run again from its files, and compare with what it recorded.").parse_args(argv)
+    args = _parser("evaluate", "Examine a run again from its files, and compare with what it recorded.").parse_args(
+        argv
+    )
     directory = Run.open(args.dir)
-    experiment, timeline = _reopen(directory)
-    diary = _diary(directory, experiment, timeline)
+    experiment, timeline = reopen(directory)
+    diary = diary_of(directory, experiment, timeline)
     if not diary.records:
         raise UserError(f"{directory.path} has no event yet; `clf resume {directory.path}` begins.")
     evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
@@ -98,7 +99,10 @@ def evaluate(argv: Sequence[str]) -> int:
         table.add_row(timeline.class_names[c], str(right), str(total), f"{right / total:.3f}")
     CONSOLE.print(table)
     same = again == last.hits
-    CONSOLE.print(f"{len(model.classes)} live classes; " + ("agrees with the recorded results" if same else "DIFFERS from the record"))
+    CONSOLE.print(
+        f"{len(model.classes)} live classes; "
+        + ("agrees with the recorded results" if same else "DIFFERS from the record")
+    )
     return 0 if same else 1
 
 
@@ -109,7 +113,7 @@ def predict(argv: Sequence[str]) -> int:
     parser.add_argument("--top", type=int, default=3, help="how many classes to print (default 3)")
     args = parser.parse_args(argv)
     directory = Run.open(args.dir)
-    experiment, timeline = _reopen(directory)
+    experiment, timeline = reopen(directory)
     learner, x = experiment.learner, timeline.first.read(args.files)
     if not learner.model.classes:
         raise UserError(f"{directory.path} knows no class; learn some first.")
@@ -135,60 +139,13 @@ def plan(argv: Sequence[str]) -> int:
         kind = "learn" if isinstance(event, Experience) else "forget"
         table.add_row(event.name, kind, shown or "single samples", str(len(event.data)), str(len(step.exam)))
     CONSOLE.print(table)
-    sites = {k: s for k, s in learner.model.backbone.sites().items() if learner.model.adapters.adapter.build(s) is not None}
-    size = sum(p.numel() for s in sites.values() for p in learner.model.adapters.adapter.build(s).parameters())  # type: ignore[union-attr]
-    roles = sorted({s.role for s in sites.values()})
+    bank = learner.model.adapters
+    size, roles = sum(p.numel() for p in bank.add("one")), sorted({s.role for s in bank.sites.values()})
     CONSOLE.print(f"{learner.model.backbone.name}: width {learner.model.backbone.width}, frozen")
-    CONSOLE.print(f"{type(learner.model.adapters.adapter).__name__}: {len(sites)} sites ({', '.join(roles)}), {size:,} parameters each")
+    name = type(bank.adapter).__name__
+    CONSOLE.print(f"{name}: {len(bank.sites)} sites ({', '.join(roles)}), {size:,} parameters")
     CONSOLE.print(f"{type(learner.strategy).__name__} learns, {type(learner.unlearner).__name__} forgets")
     return 0
-
-
-def manifest(experiment: Experiment) -> dict[str, Any]:
-    """Return what decides a run's numbers: versions, hashes of weights and data, seeds."""
-    return {
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in (
-            "cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")}},
-        "platform": platform.platform(),
-        "backbone": {"name": experiment.learner.model.backbone.name, "sha256": experiment.learner.model.backbone.digest()},
-        "data": experiment.scenario.fingerprint(),
-        "seed": experiment.seed,
-    }  # fmt: skip
-
-
-def _reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
-    """Build a run's experiment again and put its learner into the state of the last event."""
-    directory.sweep()
-    _ = directory.config
-    experiment = build(["--config", str(directory.path / "config.yaml"), *overrides], CONSOLE)
-    told, here = directory.manifest, manifest(experiment)
-    if told["backbone"]["sha256"] != here["backbone"]["sha256"]:
-        raise UserError(f"{directory.path} was made with other backbone weights; bring back {told['backbone']['name']} as it was.")
-    if told["data"] != here["data"]:
-        raise UserError(f"The data behind {directory.path} have changed since it began; restore them, or start a new run.")
-    events = directory.events()
-    later = {e.state["later"][0]: e.state["later"][1] for e in events if "later" in e.state}
-    specs = [later[i] for i in sorted(later)]
-    if events:
-        state.restore(experiment.learner, directory.state(), events[-1].state)
-        experiment.learner.model.store.load(directory.features())
-    return experiment, Timeline(experiment.scenario, specs, [scenario_of(s["learn"]) for s in specs if "learn" in s])
-
-
-def _diary(directory: Run, experiment: Experiment, timeline: Timeline) -> Diary:
-    notes = [{} if i < 0 else {"later": [i, timeline.later[i]]} for i, _ in timeline.marked()]
-    return Diary(directory, experiment.learner, timeline.class_names, CONSOLE, experiment.bar, len(notes), notes)
-
-
-def _continue(directory: Run, experiment: Experiment, timeline: Timeline) -> None:
-    diary = _diary(directory, experiment, timeline)
-    evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
-    engine.run(experiment.learner, timeline, experiment.make_trainer, evaluator, diary, experiment.batch_size, diary.marks)
-    figure = diary.close()
-    CONSOLE.print(f"figure   {figure}")
-    CONSOLE.print(f"results  {directory.path / 'results.json'}")
-    alive = " ".join(map(str, experiment.learner.model.classes[:1]))
-    CONSOLE.print(f"next     clf forget {directory.path} --classes {alive}" if alive else f"next     clf verify {directory.path}")
 
 
 def _check_finished(directory: Run, timeline: Timeline) -> None:
@@ -226,12 +183,5 @@ def _parser(verb: str, what: str) -> argparse.ArgumentParser:
 
 def _free(parent: Path, name: str) -> Path:
     """Return a directory under ``parent`` that does not exist yet."""
-    candidates = (parent / (name.lower() + (f"-{i}" if i else "")) for i in range(10_000))
+    candidates = (parent / (name + (f"-{i}" if i else "")) for i in range(10_000))
     return next(p for p in candidates if not p.exists())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "source"

@@ -33,9 +33,15 @@ class Diary:
     """
 
     def __init__(
-        self, run: Run, learner: Learner, class_names: Sequence[str], console: Console, bar: RequestBar, total: int,
+        self,
+        run: Run,
+        learner: Learner,
+        class_names: Sequence[str],
+        console: Console,
+        bar: RequestBar,
+        total: int,
         notes: Sequence[dict[str, Any]] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Take up the events that are already committed."""
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
         self.total, self.notes = total, notes
@@ -47,25 +53,37 @@ class Diary:
         return [r.marks for r in self.records]
 
     def starts(self, step: Step) -> None:
-        """Label the progress bar with the request."""
+        """Name the request, also on the progress bar."""
         event = step.event
         verb = "learn" if isinstance(event, Experience) else "forget"
         names = ", ".join(self.class_names[c] for c in event.classes[:6]) + (" ..." if len(event.classes) > 6 else "")
         what = names or f"{len(event.data)} samples"
-        self.bar.label = f"{len(self.records) + 1}/{self.total} {verb} {event.name} ({what})"
-        self.console.print(f"[bold]{self.bar.label}[/bold]")
+        self.bar.label = f"    training {event.name}"
+        self.console.print(f"[bold]{len(self.records) + 1}/{self.total} {verb} {event.name} ({what})[/bold]")
 
     def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
         """Commit the event and print the table."""
         record = EventRecord(
-            marks, cost.seconds, cost.trainable_parameters, cost.steps, cost.passes["train"], cost.passes["statistics"],
-            cost.passes["evaluate"], cost.peak_memory_bytes, cost.stored_bytes,
-        )  # fmt: skip
+            marks,
+            cost.seconds,
+            cost.trainable_parameters,
+            cost.steps,
+            cost.passes["train"],
+            cost.passes["statistics"],
+            cost.passes["evaluate"],
+            cost.peak_memory_bytes,
+            cost.stored_bytes,
+        )
         note = self.notes[len(self.records)] if self.notes else {}
         self.run.commit(
-            step.event.name, marks.kind, state.tensors(self.learner), {**state.facts(self.learner), **note},
-            record.to_dict(), self.learner.model.store.state(), self._receipt(step, marks),
-        )  # fmt: skip
+            step.event.name,
+            marks.kind,
+            state.tensors(self.learner),
+            {**state.facts(self.learner), **note},
+            record.to_dict(),
+            self.learner.model.store.state(),
+            self._receipt(step, marks),
+        )
         self.records.append(record)
         self.console.print(report.table(self.results()))
 
@@ -86,8 +104,12 @@ class Diary:
         before = self.results()["curve"][-1] if self.records else None
         right, total = (sum(column) for column in zip(*marks.hits.values(), strict=True)) if marks.hits else (0, 0)
         return receipts.draft(
-            self.run.path, step.event.name, step.event.classes, step.event.data.ids.tolist(),
-            type(self.learner.unlearner).__name__, self.learner.unlearner.exact,
+            self.run.path,
+            step.event.name,
+            step.event.classes,
+            step.event.data.ids.tolist(),
+            type(self.learner.unlearner).__name__,
+            self.learner.unlearner.exact,
             {"forget": marks.forget.accuracy_before, "live": before},
             {"forget": marks.forget.accuracy_after, "live": right / total if total else None},
-        )  # fmt: skip
+        )

@@ -20,8 +20,9 @@ from cl_framework.learner import Learner, parameters
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.state import size_of
-from cl_framework.stream import Batch, Event, Experience, Samples, Scenario, Step
+from cl_framework.stream import Batch, Event, Experience, Joined, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
+
 
 @dataclass(slots=True)
 class Cost:
@@ -46,9 +47,14 @@ class Journal(Protocol):
 
 
 def run(
-    learner: Learner, scenario: Scenario, make_trainer: MakeTrainer, evaluator: Evaluator, journal: Journal,
-    batch_size: int = 48, done: Sequence[Marks] = (),
-) -> None:  # fmt: skip
+    learner: Learner,
+    scenario: Scenario,
+    make_trainer: MakeTrainer,
+    evaluator: Evaluator,
+    journal: Journal,
+    batch_size: int = 48,
+    done: Sequence[Marks] = (),
+) -> None:
     """Meet every step of ``scenario`` in order, examining the learner after each.
 
     Args:
@@ -60,16 +66,17 @@ def run(
         batch_size: Samples per training step.
         done: Marks of the events of an earlier process, which are not repeated.
     """
-    past: list[Experience] = []
+    learner.to(make_trainer(None).strategy.root_device)  # statistics and exams run where training does
+    seen: list[Step] = []
     for i, step in enumerate(scenario.steps()):
         if i < len(done):
             evaluator.restore(step, done[i])
         else:
-            remember(learner, past)
+            remember(learner, surviving(seen))
             journal.starts(step)
             marks, cost = take(learner, step, make_trainer, evaluator, batch_size)
             journal.ends(step, marks, cost)
-        past = [*past, step.event] if isinstance(step.event, Experience) else list(step.event.remaining)
+        seen.append(step)
 
 
 def take(
@@ -102,7 +109,7 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
                 raise KeyboardInterrupt from stopped
         if trainer.global_step == 0:
             raise UserError(
-                f"Nothing was trained for {event.name!r}: the trainer took no step. Check trainer.max_epochs and its limits."
+                f"Nothing was trained for {event.name!r}: no step was taken. Check trainer.max_epochs and its limits."
             )
         cost.steps += trainer.global_step
         learner.to(device)  # Lightning leaves a fitted module on the CPU
@@ -112,7 +119,9 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
 
 def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
     """Read whole batches at once, in an order drawn anew each epoch."""
-    return DataLoader(samples, sampler=BatchSampler(RandomSampler(samples), batch_size, drop_last=False), batch_size=None)
+    return DataLoader(
+        samples, sampler=BatchSampler(RandomSampler(samples), batch_size, drop_last=False), batch_size=None
+    )
 
 
 def tidy(learner: Learner, step: Step) -> None:
@@ -121,7 +130,8 @@ def tidy(learner: Learner, step: Step) -> None:
     model.store.keep_only([*model.digests(model.adapters), "bare"])
     if not isinstance(step.event, Experience):
         for samples in (step.event.reference, step.exam):
-            model.store.drop(samples.key, samples.ids)
+            for part in samples.parts if isinstance(samples, Joined) else (samples,):  # each source has its own key
+                model.store.drop(part.key, part.ids)
 
 
 def remember(learner: Learner, past: Sequence[Experience]) -> None:

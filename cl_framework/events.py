@@ -133,11 +133,8 @@ def listed(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
     """Return hash and size of every file that counts, by place within the run."""
     counting = {e.features for e in feature_events(events)}
     return {
-        place: entry
-        for e in events
-        for place, entry in e.files.items()
-        if place != e.features or place in counting
-    }  # fmt: skip
+        place: entry for e in events for place, entry in e.files.items() if place != e.features or place in counting
+    }
 
 
 def strays(path: Path, events: Sequence[Event]) -> list[Path]:

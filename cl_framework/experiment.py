@@ -25,9 +25,13 @@ Files given by --config merge, later ones win, flags win over files; --print_con
 `clf list strategies` names what can stand in model.strategy, and likewise for the other parts;
 --model.strategy.help EASE explains one of them."""
 TRAINER_DEFAULTS = {
-    "max_epochs": 10, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-    "enable_model_summary": False, "deterministic": True,
-}  # fmt: skip
+    "max_epochs": 10,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "deterministic": True,
+}
 
 
 def _sections() -> dict[str, list[str]]:
@@ -73,12 +77,16 @@ class Experiment:
 
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run_dir", type=str | None, default=None, help="Directory of the run; runs/NAME when not given.")
-        parser.set_defaults({
-            "model.backbone": {"class_path": "cl_framework.backbones.glyph.GlyphViT"},
-            "model.adapter": {"class_path": "cl_framework.adapters.bottleneck.Bottleneck"},
-            "model.strategy": {"class_path": "strategies.learning.ease.EASE"},
-        })  # fmt: skip
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Directory of the run; runs/NAME when not given."
+        )
+        parser.set_defaults(
+            {
+                "model.backbone": {"class_path": "cl_framework.backbones.glyph.GlyphViT"},
+                "model.adapter": {"class_path": "cl_framework.adapters.bottleneck.Bottleneck"},
+                "model.strategy": {"class_path": "strategies.learning.ease.EASE"},
+            }
+        )
 
 
 def build(args: Sequence[str], console: Console) -> Experiment:
@@ -91,10 +99,16 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     try:
         with quiet():
             cli = _CLI(
-                Learner, Data, args=list(args), run=False, auto_configure_optimizers=False, save_config_callback=None,
-                seed_everything_default=1993, trainer_defaults=TRAINER_DEFAULTS,
+                Learner,
+                Data,
+                args=list(args),
+                run=False,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                seed_everything_default=1993,
+                trainer_defaults=TRAINER_DEFAULTS,
                 parser_kwargs={"exit_on_error": False, "prog": "clf run", "description": DESCRIPTION},
-            )  # fmt: skip
+            )
     except jsonargparse.ArgumentError as error:
         raise UserError(explain(str(error), _sections())) from error
     config: Any = cli.config
@@ -104,9 +118,15 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     seed = config.seed_everything
     cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
     return Experiment(
-        cli.model, cli.datamodule.scenario, make, bar, cli.datamodule.batch_size,
-        cli.parser.dump(config, skip_none=False), config.run_dir, cli.model.model.seed,
-    )  # fmt: skip
+        cli.model,
+        cli.datamodule.scenario,
+        make,
+        bar,
+        cli.datamodule.batch_size,
+        cli.parser.dump(config, skip_none=False),
+        config.run_dir,
+        cli.model.model.seed,
+    )
 
 
 def scenario_of(args: Sequence[str]) -> Scenario:

@@ -13,7 +13,10 @@ from cl_framework.plugins import KINDS, catalogue
 # The parser nests its causes, the innermost last; each pattern is one kind of mistake.
 NO_CLASS = re.compile(r"Expected a dot import path string: (?P<found>\S+)")
 NO_OPTION = re.compile(r"Option '(?P<found>[^']+)' is not accepted")
-NO_KEY = re.compile(r"(?:unrecognized arguments: --(?P<flag>[^\s=]+))|(?:Group '(?P<group>\w+)' does not accept option '(?P<key>[^']+)')")
+NO_KEY = re.compile(
+    r"(?:unrecognized arguments: --(?P<flag>[^\s=]+))|"
+    r"(?:Group '(?P<group>\w+)' does not accept option '(?P<key>[^']+)')"
+)
 MISSING = re.compile(r"the following arguments are required: (?P<found>.+)")
 NO_FILE = re.compile(r"File does not exist: '?(?P<found>[^']+)'?")
 NO_YAML = re.compile(r"Problems parsing config: (?P<cause>.+?)\s+in .*?line (?P<line>\d+)", re.DOTALL)
@@ -31,15 +34,16 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
         sections: The keys of each section of a config.
     """
     where = ".".join(KEY.findall(message))
+    owner = (CLASS.findall(message) or [""])[-1]
+    name = owner.rpartition(".")[2] or where
     if m := NO_CLASS.search(message):
         return _no_class(where, m["found"])
     if m := NO_OPTION.search(message):
-        owner = CLASS.findall(message)[-1] if CLASS.search(message) else ""
-        return f"{owner.rpartition('.')[2] or where} has no setting {m['found']!r}. {did_you_mean(m['found'], _settings(owner))}"
+        return f"{name} has no setting {m['found']!r}. {did_you_mean(m['found'], _settings(owner))}"
     if m := NO_KEY.search(message):
         return _no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)
     if m := MISSING.search(message):
-        return f"{where}: {CLASS.findall(message)[-1].rpartition('.')[2] if CLASS.search(message) else 'it'} needs {m['found']}; set it."
+        return f"{where}: {name} needs {m['found']}; set it."
     if m := NO_FILE.search(message):
         return f"There is no file {m['found']}; give the path of a config that exists."
     if m := NO_YAML.search(message):

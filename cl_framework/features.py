@@ -46,7 +46,7 @@ class FeatureStore:
         if self.bytes + size > self.budget:
             return
         self.bytes += size
-        self._rows.setdefault(key, {}).update(zip(ids.tolist(), features.clone(), strict=True))
+        self._rows.setdefault(key, {}).update(zip(ids.tolist(), (z.clone() for z in features), strict=True))
 
     def keep_only(self, adapters: Iterable[str]) -> None:
         """Drop the features of every adapter whose digest is not among ``adapters``: it changed or is gone."""
@@ -56,10 +56,12 @@ class FeatureStore:
     def drop(self, samples: str | None, ids: Tensor) -> None:
         """Drop the features of the samples ``ids`` of the source, split and transform named by ``samples``."""
         gone = set(ids.tolist())
-        self._replace({
-            k: {i: z for i, z in rows.items() if i not in gone} if k.partition("/")[2] == samples else rows
-            for k, rows in self._rows.items()
-        })  # fmt: skip
+        self._replace(
+            {
+                k: {i: z for i, z in rows.items() if i not in gone} if k.partition("/")[2] == samples else rows
+                for k, rows in self._rows.items()
+            }
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Return everything stored, as pairs ``<key>/ids`` and ``<key>/rows``."""
@@ -72,10 +74,13 @@ class FeatureStore:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Hold exactly what ``state`` returned in an earlier process."""
-        self._replace({
-            k.removesuffix("/ids"): dict(zip(ids.tolist(), state[k.removesuffix("ids") + "rows"], strict=True))
-            for k, ids in state.items() if k.endswith("/ids")
-        })  # fmt: skip
+        self._replace(
+            {
+                k.removesuffix("/ids"): dict(zip(ids.tolist(), state[k.removesuffix("ids") + "rows"], strict=True))
+                for k, ids in state.items()
+                if k.endswith("/ids")
+            }
+        )
 
     def _replace(self, rows: dict[str, dict[int, Tensor]]) -> None:
         self._rows = {k: v for k, v in rows.items() if v}

@@ -31,7 +31,7 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.empty(0)) if kind == "linear" else None
         self.sigma = nn.Parameter(torch.ones(())) if kind == "cosine" else None
         self.register_buffer("rows", torch.empty(0, dtype=torch.int64))
-        self.register_load_state_dict_pre_hook(self._resize)
+        self.register_load_state_dict_pre_hook(self._resize)  # type: ignore[no-untyped-call]
         self.grow(classes)
 
     @property

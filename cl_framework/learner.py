@@ -33,10 +33,15 @@ class Learner(LightningModule):
     """
 
     def __init__(
-        self, backbone: Backbone, adapter: Adapter, strategy: Strategy, unlearner: Unlearner | None = None,
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        strategy: Strategy,
+        unlearner: Unlearner | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=5e-4),
-        schedule: Literal["cosine", "constant"] = "cosine", head: Literal["linear", "cosine"] = "linear",
-    ) -> None:  # fmt: skip
+        schedule: Literal["cosine", "constant"] = "cosine",
+        head: Literal["linear", "cosine"] = "linear",
+    ) -> None:
         """Assemble the parts."""
         super().__init__()
         self.model = Model(backbone, adapter, head)
@@ -54,11 +59,19 @@ class Learner(LightningModule):
         if isinstance(event, Experience):
             return lesson(self.model, self.strategy, event)
         if missing := [c for c in event.classes if c not in self.model.known]:
-            raise UserError(f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {self.model.classes}.")
+            raise UserError(
+                f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {self.model.classes}."
+            )
         if self.unlearner is None:
-            raise UserError(f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`.")
+            raise UserError(
+                f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`."
+            )
         if objection := self.unlearner.objection(self.model, self.strategy, event):
-            able = [c.__name__ for c in Unlearner.__subclasses__() if c().objection(self.model, self.strategy, event) is None]
+            able = [
+                c.__name__
+                for c in Unlearner.__subclasses__()
+                if c().objection(self.model, self.strategy, event) is None
+            ]
             raise UserError(
                 f"{type(self.unlearner).__name__} cannot honour {event.name!r}: {objection}. "
                 f"Use one that can: {', '.join(sorted(able)) or 'none is installed'}."
@@ -100,7 +113,7 @@ class Learner(LightningModule):
         plan, given = self._plan(), Batch(*batch)
         loss = plan.loss(self.model, given)
         if not bool(torch.isfinite(loss)):
-            self._explain(given, float(loss))
+            self._explain(given, loss.item())
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -113,9 +126,9 @@ class Learner(LightningModule):
         if (act := self._plan().after_step) is not None:
             act(self.model)
         self.steps += 1
-        if self.trainer.loggers and self.steps % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for logger in self.trainer.loggers:
-                logger.log_metrics({"loss": float(outputs["loss"])}, step=self.steps)
+        every = getattr(self.trainer, "log_every_n_steps", 50)
+        for logger in self.trainer.loggers if self.steps % every == 0 else []:
+            logger.log_metrics({"loss": float(outputs["loss"])}, step=self.steps)
 
     def configure_optimizers(self) -> Any:
         """Optimise exactly what the current plan names."""
@@ -133,8 +146,11 @@ class Learner(LightningModule):
 
     def _explain(self, batch: Batch, loss: float) -> None:
         bad = ~torch.isfinite(batch.x.flatten(1)).all(1)
-        what = f"samples {batch.ids[bad].tolist()} hold NaN or infinity" if bool(bad.any()) else (
-            "the inputs are finite, so the learning rate is probably too high")  # fmt: skip
+        what = (
+            f"samples {batch.ids[bad].tolist()} hold NaN or infinity"
+            if bool(bad.any())
+            else ("the inputs are finite, so the learning rate is probably too high")
+        )
         raise UserError(f"The loss is {loss} on the batch of samples {batch.ids.tolist()[:16]}: {what}.")
 
 

@@ -40,7 +40,7 @@ class Ledger(nn.Module):
         """Start empty."""
         super().__init__()
         self.version = 0
-        self.register_load_state_dict_pre_hook(self._grow_to_match)
+        self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
     def __getitem__(self, entry: Entry) -> Tensor:
         """Return the tensor under ``entry``."""

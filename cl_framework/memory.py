@@ -61,7 +61,9 @@ class Memory(nn.Module):
         for entry in list(self.ids):
             kept: Tensor = self.ids[entry]
             stay = ~torch.isin(kept.cpu(), gone)
-            if not bool(stay.all()):
+            if not bool(stay.any()):
+                del self.ids[entry]
+            elif not bool(stay.all()):
                 self.ids[entry] = kept[stay.to(kept.device)]
 
     def _parts(self) -> list[Samples]:
@@ -70,4 +72,6 @@ class Memory(nn.Module):
             wanted.setdefault(str(entry.experience), []).append(self.ids[entry].cpu())
         if missing := set(wanted) - set(self._source):
             raise UserError(f"The samples of {sorted(missing)} are remembered by id but their data are not here.")
-        return [self._source[name].where(torch.isin(self._source[name].ids, torch.cat(ids))) for name, ids in wanted.items()]
+        return [
+            self._source[name].where(torch.isin(self._source[name].ids, torch.cat(ids))) for name, ids in wanted.items()
+        ]

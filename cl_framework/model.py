@@ -75,7 +75,7 @@ class Model(nn.Module):
         return [*self.adapters.params(adapter), *self.head.parameters()]
 
     def features(self, x: Tensor | Inputs, using: Using = None) -> Tensor:
-        """Return features ``(n, width)`` under the adapters ``using``: a name, names, ``()`` for none, None for those in use.
+        """Return features ``(n, width)`` under the adapters ``using``: one, several, ``()`` for none, None as they are.
 
         A tensor is a training pass, with gradients. ``Inputs`` are a frozen pass, read from the store where known.
         """
@@ -119,7 +119,7 @@ class Model(nn.Module):
         training = self.adapters.training
         self.adapters.eval()
         pieces = []
-        for part in x.to(self.device).split(CHUNK):
+        for part in torch.split(x.to(self.device), CHUNK):
             padded = torch.cat([part, part.new_zeros(CHUNK - len(part), *part.shape[1:])])
             pieces.append(self.backbone(padded)[: len(part)])
         self.adapters.train(training)
@@ -132,5 +132,5 @@ class Model(nn.Module):
 
 def inputs(samples: Samples, batch: int) -> list[Inputs]:
     """Cut samples into inputs of at most ``batch`` that are read only if somebody looks at them."""
-    rows = torch.arange(len(samples)).split(batch)
+    rows = torch.split(torch.arange(len(samples)), batch) if len(samples) else ()
     return [Inputs(lambda r=r: samples[r.tolist()].x, samples.ids[r], samples.key) for r in rows]  # type: ignore[misc]

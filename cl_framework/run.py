@@ -171,9 +171,17 @@ class Run:
             receipt = {**receipt, "artifacts": artifacts}
         rows, fresh, known = self._new_features(features)
         event = Event(
-            self.manifest["sha256"], journal.folder_name(len(events), kind, name), name, kind, dict(state),
-            changed, removed, {}, fresh, receipt and dict(receipt),
-        )  # fmt: skip
+            self.manifest["sha256"],
+            journal.folder_name(len(events), kind, name),
+            name,
+            kind,
+            dict(state),
+            changed,
+            removed,
+            {},
+            fresh,
+            receipt and dict(receipt),
+        )
         blobs = {event.data: archive.pack({n: tensors[n] for n in changed}), event.metrics: sealed.encode(metrics)}
         if rows:
             blobs[event.features] = archive.pack(rows)

@@ -62,10 +62,8 @@ class Subset(Samples):
 
     def __init__(self, whole: Samples, rows: Tensor) -> None:
         """Keep ``rows`` of ``whole``."""
-        if isinstance(whole, Subset):
-            whole, rows = whole.whole, whole.rows[rows]
-        self.whole: Samples = whole
-        self.rows: Tensor = rows
+        self.whole: Samples = whole.whole if isinstance(whole, Subset) else whole
+        self.rows: Tensor = whole.rows[rows] if isinstance(whole, Subset) else rows
         self.labels, self.ids, self.key = whole.labels[rows], whole.ids[rows], whole.key
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
@@ -241,7 +239,10 @@ def forget(
     left = [e.without(wanted, ids) for e in past]
     survivors = {c for e in left if e is not None for c in e.classes}
     wanted |= live - survivors  # a class whose last sample goes, goes with it
-    hit = [torch.isin(e.data.labels, torch.tensor(sorted(wanted), dtype=torch.int64)) | torch.isin(e.data.ids, ids) for e in past]
+    hit = [
+        torch.isin(e.data.labels, torch.tensor(sorted(wanted), dtype=torch.int64)) | torch.isin(e.data.ids, ids)
+        for e in past
+    ]
     touched = [i for i, h in enumerate(hit) if bool(h.any())]
     return ForgetRequest(
         name,
@@ -254,7 +255,7 @@ def forget(
 
 
 def exam_of(request: ForgetRequest, exams: Iterable[Samples]) -> Samples:
-    """Return what a request is examined on: the vanishing classes' test samples, or the forgotten samples themselves."""
+    """Return what a request is examined on: test samples of the vanishing classes, or the forgotten samples."""
     return request.reference if request.single else Joined([e.of(request.classes) for e in exams])
 
 
@@ -270,6 +271,14 @@ class Step:
 
     event: Event
     exam: Samples
+
+
+def surviving(steps: Iterable[Step]) -> list[Experience]:
+    """Return what is left of the experiences in ``steps``, in the order they were learned."""
+    past: list[Experience] = []
+    for step in steps:
+        past = [*past, step.event] if isinstance(step.event, Experience) else list(step.event.remaining)
+    return past
 
 
 class Scenario(ABC):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
-from cl_framework.stream import Experience, Relabelled, Samples, Scenario, Step, exam_of, forget
+from cl_framework.stream import Experience, Relabelled, Scenario, Step, exam_of, forget, surviving
 
 
 @final
@@ -20,7 +20,9 @@ class Timeline(Scenario):
         streams: The scenarios that the learn requests describe, in order.
     """
 
-    def __init__(self, first: Scenario, later: Sequence[Mapping[str, Any]] = (), streams: Sequence[Scenario] = ()) -> None:
+    def __init__(
+        self, first: Scenario, later: Sequence[Mapping[str, Any]] = (), streams: Sequence[Scenario] = ()
+    ) -> None:
         """Keep the parts; new classes are numbered after all earlier ones."""
         self.first, self.later, self.streams = first, list(later), list(streams)
         self.class_names = [n for s in (first, *self.streams) for n in s.class_names]
@@ -31,36 +33,26 @@ class Timeline(Scenario):
 
     def marked(self) -> Iterator[tuple[int, Step]]:
         """Yield each step with the position of the later request it belongs to; -1 for the first scenario."""
-        past: list[Experience] = []
-        exams: list[Samples] = []
-        forgotten = 0
-        for origin, step in self._parts(past, exams, lambda: forgotten):
-            if isinstance(step.event, Experience):
-                past.append(step.event)
-                exams.append(step.exam)
-            else:
-                past[:] = step.event.remaining
-                forgotten += 1
+        seen: list[Step] = []
+        for origin, step in self._parts(seen):
+            seen.append(step)
             yield origin, step
 
-    def _parts(
-        self, past: list[Experience], exams: list[Samples], forgotten: Callable[[], int]
-    ) -> Iterator[tuple[int, Step]]:
-        """Yield the same, reading what happened so far from the lists that the caller keeps."""
+    def _parts(self, seen: list[Step]) -> Iterator[tuple[int, Step]]:
+        """Yield the same; later requests look back at what the caller has ``seen``."""
         yield from ((-1, step) for step in self.first.steps())
         classes, streams = len(self.first.class_names), iter(self.streams)
         for i, spec in enumerate(self.later):
+            past = surviving(seen)
             if "forget" in spec:
-                asked = spec["forget"]
-                event = forget(
-                    f"forget-{forgotten()}", past, asked.get("classes", ()), asked.get("experiences", ()), asked.get("samples", ())
-                )
+                exams = [s.exam for s in seen if isinstance(s.event, Experience)]
+                event = forget(f"forget-{len(seen) - len(exams)}", past, **spec["forget"])
                 yield i, Step(event, exam_of(event, exams))
                 continue
             stream = next(streams)
             ids = 1 + max((int(e.data.ids.max()) for e in past), default=-1)
             for step in stream.steps():
-                yield i, _shifted(step, f"more-{i}-{step.event.name}", classes, ids, past)
+                yield i, _shifted(step, f"more-{i}-{step.event.name}", classes, ids, surviving(seen))
             classes += len(stream.class_names)
 
     def fingerprint(self) -> str:
@@ -73,12 +65,18 @@ def _shifted(step: Step, name: str, classes: int, ids: int, past: Sequence[Exper
     event = step.event
     if isinstance(event, Experience):
         moved = dataclasses.replace(
-            event, name=name, classes=tuple(c + classes for c in event.classes),
-            data=Relabelled(event.data, classes, ids), reference=Relabelled(event.reference, classes, ids),
-        )  # fmt: skip
+            event,
+            name=name,
+            classes=tuple(c + classes for c in event.classes),
+            data=Relabelled(event.data, classes, ids),
+            reference=Relabelled(event.reference, classes, ids),
+        )
         return Step(moved, Relabelled(step.exam, classes, ids))
     again = forget(
-        name, past, [c + classes for c in event.classes], (),
+        name,
+        past,
+        [c + classes for c in event.classes],
+        (),
         () if event.classes else (event.data.ids + ids).tolist(),
-    )  # fmt: skip
+    )
     return Step(again, again.reference if again.single else Relabelled(step.exam, classes, ids))

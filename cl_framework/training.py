@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 MakeTrainer: TypeAlias = Callable[[int | None], Trainer]
 
+
 def fresh_trainers(build: Callable[..., Trainer], bar: RequestBar | None, **fixed: Any) -> MakeTrainer:
     """Return a maker of trainers from a configured ``build``.
 
@@ -55,13 +56,20 @@ class RequestBar(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a bar."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
-                   TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
         self._bar = Progress(*columns, console=self.console)
         self._bar.start()
         self._task = self._bar.add_task(self.label, total=int(trainer.estimated_stepping_batches), loss="")
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Advance by a step."""
         if self._bar is not None:
             self._bar.update(self._task, advance=1, loss=f"loss {float(outputs['loss']):.3f}")

@@ -27,7 +27,7 @@ import torch
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 from rich.console import Console
 
-from cl_framework import commands, state
+from cl_framework import commands, opening, state
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.experiment import Experiment, build
 from cl_framework.run import Run
@@ -81,12 +81,23 @@ class Matrix:
         scenario = "--data.scenario.init_args"
         for seed in self.seeds:
             for method, own in self.methods.items():
-                yield method, seed, [
-                    "--config", json.dumps(self.shared), "--config", json.dumps(own), *overrides,
-                    "--seed_everything", str(seed), f"{scenario}.order_seed", str(seed),
-                    *([f"{scenario}.dataset", data] if data else []),
-                    *([f"{scenario}.validation", str(self.validation)] if validation else []),
-                ]
+                yield (
+                    method,
+                    seed,
+                    [
+                        "--config",
+                        json.dumps(self.shared),
+                        "--config",
+                        json.dumps(own),
+                        *overrides,
+                        "--seed_everything",
+                        str(seed),
+                        f"{scenario}.order_seed",
+                        str(seed),
+                        *([f"{scenario}.dataset", data] if data else []),
+                        *([f"{scenario}.validation", str(self.validation)] if validation else []),
+                    ],
+                )
 
 
 def read(path: Path) -> Matrix:
@@ -104,7 +115,7 @@ def read(path: Path) -> Matrix:
 def settle(runs: Path, method: str, seed: int, args: Sequence[str]) -> dict[str, Any]:
     """Bring one cell to its end, from wherever it is, and return what it measured."""
     experiment = build(args, CONSOLE)
-    manifest = commands.manifest(experiment)
+    manifest = opening.manifest(experiment)
     decides = json.dumps([list(args), manifest["backbone"], manifest["data"]])
     path = runs / f"{method.lower()}-{seed}-{sha256(decides.encode()).hexdigest()[:8]}"
     if not (path / "results.json").exists():

@@ -16,6 +16,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,12 +41,17 @@ class Pretraining(nn.Module):
         """Build both; the normalisation is folded into the convolutions when training is over."""
         super().__init__()
         self.body = glyph_vit()
-        stem = self.body.patch_embed.net
-        self.body.patch_embed.net = nn.Sequential(
-            *(nn.Sequential(m, nn.BatchNorm2d(m.out_channels)) if isinstance(m, nn.Conv2d) else m for m in stem)
-        )  # type: ignore[union-attr]
+        stem = self.stem
+        for i, m in enumerate(list(stem)):
+            if isinstance(m, nn.Conv2d):
+                stem[i] = nn.Sequential(m, nn.BatchNorm2d(m.out_channels))
         self.head = nn.Parameter(torch.randn(classes, WIDTH) * 0.02)
         self.scale = nn.Parameter(torch.tensor(16.0).log())
+
+    @property
+    def stem(self) -> nn.Sequential:
+        """The convolutions before the blocks."""
+        return cast("nn.Sequential", self.body.patch_embed.net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(n, classes)``: scaled cosines."""
@@ -55,9 +61,9 @@ class Pretraining(nn.Module):
         """Return the weights of the plain architecture."""
         plain = glyph_vit()
         state = {k: v for k, v in self.body.state_dict().items() if not k.startswith("patch_embed.net.")}
-        for i, m in enumerate(self.body.patch_embed.net):  # type: ignore[arg-type]
+        for i, m in enumerate(self.stem):
             if isinstance(m, nn.Sequential):
-                conv = fuse_conv_bn_eval(m[0].eval(), m[1].eval())
+                conv = fuse_conv_bn_eval(cast("nn.Conv2d", m[0]).eval(), cast("nn.BatchNorm2d", m[1]).eval())
                 state |= {f"patch_embed.net.{i}.{k}": v for k, v in conv.state_dict().items()}
         plain.load_state_dict(state)
         return {k: v.detach().contiguous() for k, v in plain.state_dict().items()}
@@ -143,7 +149,7 @@ def main() -> None:
                 logits = model(x)
             loss = cross_entropy(logits, y)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             hits, seen = hits + (logits.argmax(1) == y).sum().cpu(), seen + len(y)

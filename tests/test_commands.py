@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 import torch
-from cl_framework.cli import main
-from cl_framework.run import Run
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from cl_framework.cli import main
+from cl_framework.run import Run
 
 TINY = ["--config", "configs/quickstart.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
 
@@ -48,7 +49,8 @@ def test_a_run_leaves_results_figure_and_receipt(finished):
 def test_forget_on_a_finished_run_retrains_what_shared_an_adapter(run, capsys):
     assert main(["forget", str(run), "--classes", "4", "7"]) == 0
     results = read(run)
-    assert results["events"][-1] | {"seconds": 0} >= {"name": "forget-1", "kind": "forget", "classes": [4, 7]}
+    last = results["events"][-1]
+    assert (last["name"], last["kind"], last["classes"]) == ("forget-1", "forget", [4, 7])
     assert results["forget"][-1]["accuracy_forget"] == 0.0 < results["forget"][-1]["accuracy_forget_before"]
     assert sorted(results["per_class_accuracy"]) == ["0", "1", "5", "6", "8", "9"]
     assert len((run / "receipts.jsonl").read_text().splitlines()) == 2
@@ -59,7 +61,7 @@ def test_forget_on_a_finished_run_retrains_what_shared_an_adapter(run, capsys):
 def test_learn_on_a_finished_run_numbers_new_classes_after_the_old(run):
     more = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", "glyphs:classes=4,train=8,test=4"]
     assert main(["learn", str(run), *more]) == 0
-    assert [e["classes"] for e in read(run)["events"][-2:]] != [] and max(read(run)["events"][-1]["classes"]) >= 10
+    assert min(read(run)["events"][-1]["classes"]) >= 10
     assert main(["forget", str(run), "--experience", read(run)["events"][-1]["name"]]) == 0
     assert main(["evaluate", str(run)]) == 0
 
@@ -113,7 +115,7 @@ MISTAKES = {
     "missing folder": (["--data.scenario.stream.dataset", "imagefolder:nowhere"], "nowhere"),
     "missing config": (["--config", "nowhere.yaml"], "There is no file nowhere.yaml"),
     "class never learned": (["--data.scenario.requests", "[{after: 1, classes: [9]}]"], "never learned"),
-    "class gone": (["--data.scenario.requests", "[{after: 2, classes: [2]}, {after: 3, classes: [2]}]"], "already gone"),
+    "class gone": (["--data.scenario.requests", "[{after: 2, classes: [2]}, {after: 3, classes: [2]}]"], "lready gone"),
     "cannot honour": (["--model.strategy", "Finetune"], "Use one that can: Retrain"),
 }
 

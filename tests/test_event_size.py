@@ -1,10 +1,11 @@
 """What an event of EASE on ViT-B/16 weighs on disk: the adapter and the prototypes, never the backbone."""
 
 import torch
+
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.timm import Timm
-from cl_framework.ledger import Entry
 from cl_framework.learner import Learner
+from cl_framework.ledger import Entry
 from cl_framework.run import Run
 from cl_framework.state import facts, tensors
 from strategies.learning.ease import EASE

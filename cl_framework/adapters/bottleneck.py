@@ -45,4 +45,5 @@ class _Branch(Rewrite):
 
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
         bottleneck = self.dropout(torch.relu(self.down(given)))
-        return out + self.scale * self.up(bottleneck)
+        branch: Tensor = self.up(bottleneck)
+        return out + self.scale * branch

@@ -92,8 +92,8 @@ def transformer_sites(body: nn.Module) -> dict[str, Site]:
             if here and isinstance(m := getattr(block, short, None), nn.Linear):
                 found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
         norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
-        if isinstance(norm, nn.Module) and isinstance(mlp, nn.Module) and hasattr(norm, "normalized_shape"):
-            width = int(norm.normalized_shape[-1])
+        if isinstance(norm, nn.LayerNorm) and isinstance(mlp, nn.Module):
+            width = norm.normalized_shape[-1]
             last = getattr(block, "ls2", mlp)  # layer scale belongs to the MLP branch, so the adapter joins after it
             found[f"{at}/block_mlp"] = Site("block_mlp", last, width, width, reads=norm)
     return found

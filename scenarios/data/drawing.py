@@ -48,7 +48,7 @@ class Style:
 
 PLAIN = Style()
 STREET = Style(
-    rotate=15.0, elastic=2.5, pen=(1.0, 3.5), monoline=0.4, hollow=0.4, coarse=0.0, colour=1.0, texture=0.45, noise=0.08
+    rotate=15.0, elastic=2.5, pen=(1.0, 3.5), monoline=0.4, hollow=0.2, coarse=0.0, colour=1.0, texture=0.2, noise=0.04
 )
 
 

@@ -40,9 +40,12 @@ class EASE(Strategy):
     isolates = "experience"
 
     def __init__(
-        self, alpha: float = 0.1, complement: Literal["all_later", "newest"] = "all_later",
-        use_init_ptm: bool = False, beta: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        alpha: float = 0.1,
+        complement: Literal["all_later", "newest"] = "all_later",
+        use_init_ptm: bool = False,
+        beta: float = 1.0,
+    ) -> None:
         """Start with no subspaces."""
         super().__init__()
         self.alpha, self.beta, self.complement, self.use_init_ptm = alpha, beta, complement, use_init_ptm
@@ -67,7 +70,7 @@ class EASE(Strategy):
                     self.prototypes[Entry(c, space or None)] = mean
 
     def predict(self, model: Model, x: Inputs) -> Tensor:
-        """Sum the cosines of a class over subspaces: its own, the others weighted by ``alpha``, the pristine by ``beta``."""
+        """Sum a class's cosines: its own space once, the others ``alpha`` in all, the pristine one ``beta`` times."""
         prototypes, owner = self._subspaces(model)
         z = torch.stack([model.features(x, space) for space in model.experiences])
         cosines = normalize(z, dim=-1) @ normalize(prototypes, dim=-1).transpose(1, 2)  # (spaces, n, classes)

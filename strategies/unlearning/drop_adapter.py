@@ -25,7 +25,8 @@ class DropAdapter(Unlearner):
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object where state is shared: deleting could not separate what one class or experience put into it."""
         if strategy.isolates is None:
-            return f"{type(strategy).__name__} shares its trained state among experiences, so nothing can be dropped exactly"
+            name = type(strategy).__name__
+            return f"{name} shares its trained state among experiences, so nothing can be dropped exactly"
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:

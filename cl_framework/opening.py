@@ -1,0 +1,91 @@
+"""A run directory opened for work: the experiment behind it, its whole timeline, and going on from its last event."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from rich.console import Console
+
+from cl_framework import engine, state
+from cl_framework.diary import Diary
+from cl_framework.errors import UserError
+from cl_framework.evaluator import Evaluator
+from cl_framework.experiment import Experiment, build, scenario_of
+from cl_framework.run import Run
+from cl_framework.timeline import Timeline
+
+CONSOLE = Console()
+
+
+def manifest(experiment: Experiment) -> dict[str, Any]:
+    """Return what decides a run's numbers: versions, hashes of weights and data, seeds."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                p: _version(p)
+                for p in ("cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
+            },
+        },
+        "platform": platform.platform(),
+        "backbone": {
+            "name": experiment.learner.model.backbone.name,
+            "sha256": experiment.learner.model.backbone.digest(),
+        },
+        "data": experiment.scenario.fingerprint(),
+        "seed": experiment.seed,
+    }
+
+
+def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
+    """Build a run's experiment again and put its learner into the state of the last event."""
+    directory.sweep()
+    _ = directory.config
+    experiment = build(["--config", str(directory.path / "config.yaml"), *overrides], CONSOLE)
+    told, here = directory.manifest, manifest(experiment)
+    if told["backbone"]["sha256"] != here["backbone"]["sha256"]:
+        raise UserError(
+            f"{directory.path} was made with other backbone weights; bring back {told['backbone']['name']} as it was."
+        )
+    if told["data"] != here["data"]:
+        raise UserError(
+            f"The data behind {directory.path} have changed since it began; restore them, or start a new run."
+        )
+    events = directory.events()
+    later = {e.state["later"][0]: e.state["later"][1] for e in events if "later" in e.state}
+    specs = [later[i] for i in sorted(later)]
+    if events:
+        state.restore(experiment.learner, directory.state(), events[-1].state)
+        experiment.learner.model.store.load(directory.features())
+    return experiment, Timeline(experiment.scenario, specs, [scenario_of(s["learn"]) for s in specs if "learn" in s])
+
+
+def diary_of(directory: Run, experiment: Experiment, timeline: Timeline) -> Diary:
+    """Return the run's diary, open where it ends."""
+    notes = [{} if i < 0 else {"later": [i, timeline.later[i]]} for i, _ in timeline.marked()]
+    return Diary(directory, experiment.learner, timeline.class_names, CONSOLE, experiment.bar, len(notes), notes)
+
+
+def go_on(directory: Run, experiment: Experiment, timeline: Timeline) -> None:
+    """Carry out what of the timeline is not done yet, and say where to look."""
+    diary = diary_of(directory, experiment, timeline)
+    evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
+    engine.run(
+        experiment.learner, timeline, experiment.make_trainer, evaluator, diary, experiment.batch_size, diary.marks
+    )
+    figure = diary.close()
+    CONSOLE.print(f"figure   {figure}", soft_wrap=True)
+    CONSOLE.print(f"results  {directory.path / 'results.json'}", soft_wrap=True)
+    alive = experiment.learner.model.classes[:1]
+    verb = f"forget {directory.path} --classes {alive[0]}" if alive else f"verify {directory.path}"
+    CONSOLE.print(f"next     clf {verb}", soft_wrap=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "source"

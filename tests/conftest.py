@@ -1,0 +1,175 @@
+"""A tiny world: a backbone that answers in a millisecond, streams of coloured noise, learners that train in a blink."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
+
+from cl_framework import engine, plugins, state
+from cl_framework.adapter import Adapter
+from cl_framework.adapters.bottleneck import Bottleneck
+from cl_framework.backbone import Backbone, Site
+from cl_framework.learner import Learner
+from cl_framework.marks import Marks
+from cl_framework.strategy import Strategy, Unlearner
+from cl_framework.stream import Event, Experience, Inputs, Rows, Samples, Scenario, Step, exam_of
+from cl_framework.training import MakeTrainer, fresh_trainers
+
+torch.set_num_threads(1)
+plugins.discover()
+
+CLASSES = ((5, 2), (7, 0), (1, 6), (4, 3))  # out of order, so that a class id taken for a column shows
+BUILD = functools.partial(
+    Trainer, max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    enable_model_summary=False,
+)  # fmt: skip
+
+
+class TinyBackbone(Backbone):
+    """A gate in place of attention and a residual MLP on ``(n, 3, 8, 8)``; the same weights every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.width = "tiny", 16
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.stem, self.query, self.value = nn.Linear(192, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+            self.norm, self.mlp = nn.LayerNorm(16), nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x.flatten(1))
+        h = h + self.query(h).sigmoid() * self.value(h)
+        return h + self.mlp(self.norm(h))
+
+    def sites(self) -> Mapping[str, Site]:
+        return {
+            "query": Site("query", self.query, 16, 16),
+            "value": Site("value", self.value, 16, 16),
+            "mlp_in": Site("mlp_in", self.mlp[0], 16, 32),
+            "block_mlp": Site("block_mlp", self.mlp, 16, 16, reads=self.norm),
+        }
+
+
+def noise(classes: Sequence[int], n: int, split: str) -> Rows:
+    """``n`` pictures of each class, in mixed order: the class decides the colours, class and split the noise."""
+    labels = torch.tensor(list(classes)).repeat(n)
+    ids = labels * 1000 + torch.arange(n).repeat_interleave(len(classes))
+    x = torch.empty(len(labels), 3, 8, 8)
+    for c in classes:
+        colours = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(c))
+        dice = torch.Generator().manual_seed(1000 * (split == "test") + 100 + c)
+        x[labels == c] = colours + 0.7 * torch.randn(n, 3, 8, 8, generator=dice)
+    return Rows(x, labels, ids, f"noise/{split}")
+
+
+def experience(t: int, n: int = 10) -> Experience:
+    """Two classes. The training view is brighter than the reference, so that taking one for the other shows."""
+    reference = noise(CLASSES[t], n, "train")
+    data = Rows(reference.x * 1.25, reference.labels, reference.ids, None)
+    return Experience(f"task-{t}", CLASSES[t], data, reference)
+
+
+class Listed(Scenario):
+    """A scenario that is a list of events."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events, self.class_names = events, [f"class {c}" for c in range(8)]
+
+    def steps(self) -> Iterator[Step]:
+        exams: list[Samples] = []
+        for event in self.events:
+            if isinstance(event, Experience):
+                exams.append(noise(event.classes, 6, "test"))
+                yield Step(event, exams[-1])
+            else:
+                yield Step(event, exam_of(event, exams))
+
+
+@dataclass
+class Listener:
+    """A journal that keeps marks, costs and the learner's state after every event."""
+
+    learner: Learner
+    marks: list[Marks] = field(default_factory=list)
+    costs: list[engine.Cost] = field(default_factory=list)
+    states: list[tuple[dict[str, Tensor], dict[str, Any]]] = field(default_factory=list)
+
+    def starts(self, step: Step) -> None:
+        pass
+
+    def ends(self, step: Step, marks: Marks, cost: engine.Cost) -> None:
+        self.marks.append(marks)
+        self.costs.append(cost)
+        self.states.append((clone(state.tensors(self.learner)), state.facts(self.learner)))
+
+
+def clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in tensors.items()}
+
+
+class World:
+    """Everything a test of the core needs, as attributes."""
+
+    TinyBackbone, Listed, Listener, BUILD = TinyBackbone, Listed, Listener, BUILD
+    noise, experience, clone = staticmethod(noise), staticmethod(experience), staticmethod(clone)
+    make_trainer: MakeTrainer = staticmethod(fresh_trainers(BUILD, None))
+
+    @staticmethod
+    def learner(
+        strategy: Strategy, unlearner: Unlearner | None = None, adapter: Adapter | None = None, **options: Any
+    ) -> Learner:
+        return Learner(TinyBackbone(), adapter or Bottleneck(4), strategy, unlearner, **options)
+
+    @classmethod
+    def learn(cls, learner: Learner, events: Sequence[Event], past: Sequence[Experience] = ()) -> Learner:
+        """Carry out events without exams, the way the engine does."""
+        past = list(past)
+        for event in events:
+            engine.remember(learner, past)
+            engine.carry_out(learner, event, cls.make_trainer, 8)
+            past = [*past, event] if isinstance(event, Experience) else list(event.remaining)
+        return learner
+
+    @staticmethod
+    def scores(learner: Learner, samples: Samples, batch: int = 64) -> Tensor:
+        """Scores in company of ``batch``, nothing read from the feature store."""
+        pieces = [torch.arange(i, min(i + batch, len(samples))) for i in range(0, len(samples), batch)]
+        learner.eval()
+        with torch.no_grad():
+            return torch.cat([learner(Inputs(lambda r=r: samples[r.tolist()].x, samples.ids[r])) for r in pieces])
+
+    @classmethod
+    def differences(cls, a: Learner, b: Learner) -> list[str]:
+        """What two learners differ in, bit for bit: tensors, known classes, answers."""
+        one, two = state.tensors(a), state.tensors(b)
+        both = one.keys() & two.keys()
+        found = [*sorted(one.keys() ^ two.keys()), *sorted(k for k in both if not torch.equal(one[k], two[k]))]
+        if list(a.model.known.items()) != list(b.model.known.items()):
+            return [*found, "known"]
+        test = noise(range(8), 4, "test")
+        same = not a.model.classes or torch.equal(cls.scores(a, test), cls.scores(b, test))
+        return found if same else [*found, "scores"]
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="session")
+def make_trainer() -> MakeTrainer:
+    return World.make_trainer
+
+
+@pytest.fixture(scope="session")
+def stream() -> list[Experience]:
+    """Four experiences of two classes."""
+    return [experience(t) for t in range(4)]

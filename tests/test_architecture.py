@@ -1,0 +1,127 @@
+"""Rules of the house, checked on the source itself."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = sorted((ROOT / "cl_framework").rglob("*.py"))
+STRATEGIES = sorted((ROOT / "strategies").rglob("*.py"))
+SCENARIOS = sorted((ROOT / "scenarios").rglob("*.py"))
+EVERYTHING = [*CORE, *STRATEGIES, *SCENARIOS]
+ANY = pytest.mark.parametrize("path", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
+LEARNERS = [p for p in STRATEGIES if p.name != "__init__.py"]
+LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
+
+
+def imports(path):
+    """Every module that a file imports, dotted, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by full name"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def roots(path):
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def code_lines(path):
+    """Lines that hold code: explaining must cost nothing, so docstrings, comments and blank lines do not count."""
+    tree, lines = ast.parse(path.read_text()), set()
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type not in {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}:
+            lines |= set(range(token.start[0], token.end[0] + 1)) if token.string else set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines -= set(range(node.lineno, node.end_lineno + 1))
+    return len(lines)
+
+
+def public(tree):
+    """Every public function, class and method of a module, nested ones in functions aside."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node)
+
+
+@ANY
+def test_the_core_knows_no_plugin_and_plugins_know_only_the_core(path):
+    forbidden = {"strategies", "scenarios"}
+    if path not in CORE:
+        own = path.relative_to(ROOT).parts[0]
+        forbidden |= LIGHTNING
+        forbidden -= {own} if own == "scenarios" else set()  # scenarios share their data sources
+    assert not roots(path) & forbidden
+
+
+@pytest.mark.parametrize("path", LEARNERS, ids=lambda p: p.stem)
+def test_strategies_know_no_trainer_no_stream_and_no_exams(path):
+    seen = {name.split(".")[1] for name in imports(path) if name.startswith("cl_framework.")}
+    assert not seen & {"engine", "learner", "training", "evaluator", "experiment", "commands", "run", "marks", "report"}
+
+
+def test_only_the_shell_around_the_core_knows_lightning():
+    assert {p.name for p in CORE if roots(p) & LIGHTNING} <= {"learner.py", "training.py", "experiment.py"}
+
+
+@ANY
+def test_no_name_says_nothing(path):
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "manager", "tools"}
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_of_the_core_are_short(path):
+    assert code_lines(path) <= 220
+
+
+@pytest.mark.parametrize("path", LEARNERS, ids=lambda p: p.stem)
+def test_a_strategy_fits_on_a_page(path):
+    assert code_lines(path) <= 80, "move what others could use to cl_framework"
+
+
+@ANY
+def test_everything_public_says_what_it_is(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or not path.read_text().strip(), "the module"
+    assert [node.name for node in public(tree) if not ast.get_docstring(node)] == []
+
+
+@ANY
+def test_nothing_is_pickled(path):
+    assert not roots(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
+    calls = {ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)}
+    assert not calls & {"torch.save", "torch.load", "eval", "exec"}
+
+
+@ANY
+def test_classes_are_abstract_or_final(path):
+    """A class that other files may see is an interface, a value, or marked as finished."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            bases = {ast.unparse(b).split(".")[-1] for b in node.bases}
+            marks = {ast.unparse(d).split("(")[0] for d in node.decorator_list}
+            fine = bases & {"ABC", "Protocol", "NamedTuple", "Exception"} or marks & {"final", "dataclass"}
+            assert fine or not bases, f"{node.name} can be subclassed by accident; mark it @final"
+
+
+def test_strategies_never_inherit_strategies():
+    names = {n.name for p in LEARNERS for n in ast.parse(p.read_text()).body if isinstance(n, ast.ClassDef)}
+    for path in LEARNERS:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                assert not {ast.unparse(b) for b in node.bases} & names, f"{node.name}: compose instead"
+
+
+def test_tests_are_no_package():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+    assert not {"strategies", "scenarios"} & {p.name for p in (ROOT / "tests").iterdir()}

@@ -1,0 +1,159 @@
+"""What every strategy promises, checked on every strategy there is. A new file joins by existing."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl_framework import archive, engine, plugins, state
+from cl_framework.strategy import Strategy
+from cl_framework.stream import forget
+from strategies.unlearning.retrain import Retrain
+
+NAMES = [entry.name for entry in plugins.catalogue("strategies")]
+BASELINES = {"Finetune", "Joint"}  # bounds rather than published methods
+
+
+@pytest.fixture(params=NAMES)
+def kind(request):
+    return plugins.load("strategies", request.param)
+
+
+@pytest.fixture(scope="module")
+def trained(world, stream):
+    """Learners after three experiences, made once; tests must leave them as they are."""
+    found = {}
+
+    def get(kind):
+        if kind not in found:
+            found[kind] = world.learn(world.learner(kind()), stream[:3])
+        return found[kind]
+
+    return get
+
+
+def test_at_least_the_four_first_strategies_are_found():
+    assert {"EASE", "Finetune", "Joint", "SimpleCIL"} <= set(NAMES)
+
+
+def test_the_backbone_stays_bit_identical_through_learning_and_forgetting(kind, world, stream):
+    learner = world.learner(kind(), Retrain())
+    before = learner.model.backbone.digest()
+    world.learn(learner, [*stream[:2], forget("f", stream[:2], classes=[5]), stream[2]])
+    assert learner.model.backbone.digest() == before
+
+
+def test_it_answers_over_live_classes_in_order_after_each_event(kind, world, stream):
+    learner = world.learner(kind(), Retrain())
+    past, request = [], forget("f", stream[:3], classes=[0, 1])
+    for event, alive in (
+        (stream[0], (5, 2)), (stream[1], (5, 2, 7, 0)), (stream[2], (5, 2, 7, 0, 1, 6)), (request, (5, 2, 7, 6)),
+    ):  # fmt: skip
+        world.learn(learner, [event], past)
+        past.append(event)
+        assert learner.model.classes == alive
+        x = world.noise(range(8), 3, "test")
+        assert world.scores(learner, x).shape == (24, len(alive))
+        assert set(learner.answer(x).tolist()) <= set(alive)
+
+
+def test_columns_are_the_classes_they_are_said_to_be(kind, world, stream):
+    """What was just learned is recognised by its id, which is neither a row nor in order."""
+    learner = world.learner(kind(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9))
+    past = []
+    for event in stream[:3]:
+        world.learn(learner, [event], past)
+        past.append(event)
+        assert (learner.answer(event.data) == event.data.labels).float().mean() > 0.8
+
+
+def test_its_state_survives_a_round_trip_through_bytes(kind, trained, world, stream):
+    one, two = trained(kind), world.learner(kind())
+    state.restore(two, archive.unpack(archive.pack(state.tensors(one))), state.facts(one))
+    assert world.differences(one, two) == []
+    assert state.facts(one) == state.facts(two)
+
+
+def test_it_continues_from_a_saved_state_as_if_nothing_had_happened(kind, trained, world, stream):
+    whole, resumed, first = world.learner(kind()), world.learner(kind()), trained(kind)
+    state.restore(resumed, world.clone(state.tensors(first)), state.facts(first))
+    world.learn(whole, stream)
+    world.learn(resumed, stream[3:], stream[:3])
+    assert world.differences(whole, resumed) == []
+
+
+def test_a_saved_state_replaces_whatever_a_learner_held(kind, trained, world, stream):
+    one, other = trained(kind), world.learn(world.learner(kind()), [stream[3]])
+    state.restore(other, world.clone(state.tensors(one)), state.facts(one))
+    assert world.differences(one, other) == []
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_dice_did_before(kind, trained, world, stream):
+    torch.manual_seed(12345)
+    assert world.differences(trained(kind), world.learn(world.learner(kind()), stream[:3])) == []
+
+
+def test_evaluation_changes_nothing(kind, trained, world):
+    learner = trained(kind)
+    before, dice, active = world.clone(learner.state_dict()), torch.get_rng_state(), learner.model.adapters.active
+    known = dict(learner.model.known)
+    learner.answer(world.noise(range(8), 5, "test"))
+    after = learner.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert torch.equal(torch.get_rng_state(), dice)
+    assert (learner.model.adapters.active, learner.model.known) == (active, known)
+
+
+def test_predictions_do_not_depend_on_company(kind, trained, world):
+    learner, test = trained(kind), world.noise(range(8), 20, "test")
+    scores = world.scores(learner, test)
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(scores, world.scores(learner, test, 7))
+    assert torch.equal(scores, world.scores(learner, test, 160))
+    shuffled = type(test)(test.x[order], test.labels[order], test.ids[order])
+    assert torch.equal(scores[order], world.scores(learner, shuffled, 33))
+
+
+def test_only_what_a_plan_names_changes(kind, world, stream):
+    learner = world.learner(kind())
+    begin, end, seen = learner.begin, learner.end, []
+
+    def others(plan):
+        mine = {id(p) for p in engine.parameters(plan)}
+        return {k: v for k, v in learner.state_dict(keep_vars=True).items() if id(v) not in mine}
+
+    def watch(plan):
+        seen.append((plan, world.clone(others(plan))))
+        begin(plan)
+
+    def check():
+        plan, before = seen[-1]
+        after = others(plan)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[k], after[k]) for k in before)
+        end()
+
+    learner.begin, learner.end = watch, check
+    world.learn(learner, stream[:3])
+    assert not seen or not any(p.requires_grad for p in learner.parameters())
+
+
+def test_defaults_are_enough_to_construct_it(kind):
+    kind()
+
+
+def test_it_is_final_and_abstract_in_nothing(kind):
+    assert not inspect.isabstract(kind)
+    assert kind.__subclasses__() == []
+    assert kind.__bases__ == (Strategy,), "compose parts of the core; never inherit a method"
+    assert getattr(kind, "__final__", False), "mark it @final"
+
+
+def test_its_docstring_names_its_paper(kind):
+    prose = [ast.get_docstring(ast.parse(Path(inspect.getfile(kind)).read_text())) or "", inspect.getdoc(kind) or ""]
+    assert all(prose)
+    assert kind.__name__ in BASELINES or any(re.search(r"et al\..*\b(19|20)\d\d\b", text, re.DOTALL) for text in prose)

@@ -1,0 +1,286 @@
+"""The engine: a fresh trainer for every plan, exactly what the plan says, and a clear word when nothing comes of it."""
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+
+from cl_framework import engine, state
+from cl_framework.errors import UserError
+from cl_framework.evaluator import Evaluator
+from cl_framework.strategy import Plan, Strategy, classify, seed_for
+from cl_framework.stream import Rows, forget
+from cl_framework.training import fresh_trainers
+from strategies.learning.ease import EASE
+from strategies.learning.finetune import Finetune
+from strategies.learning.joint import Joint
+from strategies.learning.simplecil import SimpleCIL
+from strategies.unlearning.drop_adapter import DropAdapter
+from strategies.unlearning.retrain import Retrain
+
+
+@pytest.fixture
+def scripted(world):
+    """A learner whose strategy yields whatever plans a function makes."""
+
+    class Scripted(Strategy):
+        def __init__(self, story):
+            super().__init__()
+            self.story = story
+
+        def learn(self, model, event):
+            yield from self.story(model, event)
+
+        def predict(self, model, x):
+            return model.head(model.features(x, "shared"))
+
+    return lambda story, **options: world.learner(Scripted(story), **options)
+
+
+def plan(model, event, **options):
+    return Plan(event.data, model.ready("shared", event.classes), **options)
+
+
+def test_every_plan_gets_a_fresh_trainer_with_its_own_number_of_epochs(scripted, world, stream):
+    def story(model, event):
+        yield plan(model, event)
+        yield plan(model, event, epochs=5)
+
+    made = []
+
+    def make(epochs):
+        made.append((epochs, world.make_trainer(epochs)))
+        return made[-1][1]
+
+    cost = engine.carry_out(scripted(story), stream[0], make, 8)
+    assert [epochs for epochs, _ in made] == [None, 5]
+    assert len({id(t) for _, t in made}) == 2
+    assert [t.global_step for _, t in made] == [2 * 3, 5 * 3]
+    assert cost.steps == 21
+
+
+def test_preparation_training_and_consolidation_happen_in_the_order_they_are_written(scripted, stream, make_trainer):
+    told = []
+
+    def loss(model, batch):
+        told.append("step")
+        return classify(model, batch)
+
+    def story(model, event):
+        told.append("before")
+        yield plan(model, event, loss=loss, epochs=1)
+        told.append("after")
+
+    engine.carry_out(scripted(story), stream[0], make_trainer, 20)
+    assert told == ["before", "step", "after"]
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 0}, {"limit_train_batches": 0}, {"max_steps": 0}], ids=str)
+def test_training_that_takes_no_step_is_an_error(limits, world, stream):
+    make = fresh_trainers(functools.partial(world.BUILD, **limits), None)
+    with pytest.raises(UserError, match="Nothing was trained for 'task-0'"):
+        engine.carry_out(world.learner(Finetune()), stream[0], make, 8)
+
+
+def test_each_epoch_visits_every_sample_once_in_a_new_order(scripted, stream, make_trainer):
+    seen = []
+
+    def loss(model, batch):
+        seen.extend(batch.ids.tolist())
+        return classify(model, batch)
+
+    engine.carry_out(scripted(lambda m, e: [plan(m, e, loss=loss)]), stream[0], make_trainer, 7)
+    first, second = seen[:20], seen[20:]
+    assert sorted(first) == sorted(second) == sorted(stream[0].data.ids.tolist())
+    assert first != second
+
+
+def spoiled(event, value):
+    x = event.data.x.clone()
+    x[11, 1, 2, 3] = value
+    return type(event)(event.name, event.classes, Rows(x, event.data.labels, event.data.ids), event.reference)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_picture_is_named_by_its_sample_id(value, world, stream):
+    event = spoiled(stream[0], value)
+    with pytest.raises(UserError, match=rf"samples \[{int(event.data.ids[11])}\] hold NaN or infinity"):
+        engine.carry_out(world.learner(Finetune()), event, world.make_trainer, 8)
+
+
+def test_a_loss_that_explodes_names_the_batch_and_the_learning_rate(scripted, stream, make_trainer):
+    learner = scripted(lambda m, e: [plan(m, e, loss=lambda m, b: classify(m, b) * math.nan)])
+    with pytest.raises(UserError, match=r"The loss is nan on the batch of samples \[.*learning rate .* too high"):
+        engine.carry_out(learner, stream[0], make_trainer, 8)
+
+
+def test_gradients_may_be_rewritten_before_each_step(scripted, stream, make_trainer):
+    def freeze_all(model):
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad.zero_()
+
+    calls, before = [], []
+
+    def edit(model):
+        calls.append(any(bool(p.grad.any()) for p in model.adapters.parameters()))
+        freeze_all(model)
+
+    def story(model, event):
+        params = model.ready("shared", event.classes)
+        before.extend(p.detach().clone() for p in params)
+        yield Plan(event.data, params, edit_gradients=edit)
+
+    learner = scripted(story, optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+    engine.carry_out(learner, stream[0], make_trainer, 10)
+    now = [*learner.model.adapters.params("shared"), *learner.model.head.parameters()]
+    assert len(calls) == 4
+    assert any(calls)
+    assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
+
+
+def test_something_may_be_done_after_each_step(scripted, stream, make_trainer):
+    weights = []
+
+    def keep(model):
+        weights.append(model.head.weight.detach().clone())
+
+    engine.carry_out(scripted(lambda m, e: [plan(m, e, after_step=keep)]), stream[0], make_trainer, 10)
+    assert len(weights) == 4
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(weights))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_learning_rate_falls_along_a_cosine_once_per_epoch(schedule, scripted, stream, make_trainer):
+    rates = []
+
+    def note(_):
+        rates.append(learner.optimizers().param_groups[0]["lr"])
+
+    def story(model, event):
+        for _ in range(2):  # every plan starts anew
+            yield plan(model, event, epochs=4, edit_gradients=note)
+
+    learner = scripted(story, schedule=schedule, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    engine.carry_out(learner, stream[0], make_trainer, 10)
+    epochs = [0.1] * 4 if schedule == "constant" else [0.05 * (1 + math.cos(math.pi * e / 4)) for e in range(4)]
+    assert rates == pytest.approx([rate for rate in epochs for _ in range(2)] * 2)
+
+
+def test_a_plan_may_bring_its_own_optimizer_and_groups(scripted, stream, make_trainer):
+    seen = []
+
+    def adam(params):
+        seen.append(torch.optim.Adam(params, lr=0.01))
+        return seen[0]
+
+    def story(model, event):
+        a, *rest = model.ready("shared", event.classes)
+        yield Plan(event.data, [{"params": [a], "lr": 0.0}, {"params": rest}], optimizer=adam)
+
+    learner = scripted(story)
+    cost = engine.carry_out(learner, stream[0], make_trainer, 10)
+    assert [len(g["params"]) for g in seen[0].param_groups] == [1, len(learner.model.adapters.params("shared")) - 1 + 2]
+    expected = sum(p.numel() for p in [*learner.model.adapters.parameters(), *learner.model.head.parameters()])
+    assert cost.trainable_parameters == expected
+
+
+def test_trainable_parameters_are_the_most_that_a_plan_trains_at_once(scripted, stream, make_trainer):
+    def story(model, event):
+        params = model.ready("shared", event.classes)
+        yield Plan(event.data, params)
+        yield Plan(event.data, params[:1])
+
+    cost = engine.carry_out(scripted(story), stream[0], make_trainer, 10)
+    assert cost.trainable_parameters == (16 * 4 + 4 + 4 * 16 + 16) + (16 * 2 + 2)
+
+
+def test_callbacks_do_not_carry_state_from_plan_to_plan(world, stream):
+    class Count(Callback):
+        starts = 0
+
+        def on_train_start(self, trainer, pl_module):
+            self.starts += 1
+            told.append(self.starts)
+
+    told, given = [], Count()
+    make = fresh_trainers(functools.partial(world.BUILD, callbacks=[given]), None)
+    learner = world.learner(Finetune())
+    for event in stream[:3]:
+        engine.carry_out(learner, event, make, 8)
+    assert told == [1, 1, 1]
+    assert given.starts == 0
+
+
+def test_steps_are_counted_on_through_all_plans_and_events(world, stream):
+    learner = world.learn(world.learner(Finetune()), stream[:3])
+    assert learner.steps == 3 * 2 * 3
+
+
+def test_the_learner_refuses_to_be_fitted_without_a_plan(world, stream):
+    learner = world.learner(Finetune())
+    with pytest.raises(RuntimeError, match=r"engine\.carry_out"), engine.quiet():
+        Trainer.fit(world.make_trainer(None), learner, engine.loader(stream[0].data, 8))
+
+
+def test_an_event_costs_what_it_took(world, stream):
+    learner = world.learner(Joint())
+    journal = world.Listener(learner)
+    engine.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), journal, 8)
+    first, second = journal.costs
+    assert (first.steps, second.steps) == (2 * 3, 2 * 5)
+    assert (first.passes, second.passes) == (
+        {"train": 40, "statistics": 0, "evaluate": 12}, {"train": 80, "statistics": 0, "evaluate": 24},
+    )  # fmt: skip
+    assert first.stored_bytes == sum(v.numel() * v.element_size() for v in journal.states[0][0].values())
+    assert first.seconds > 0
+    assert first.peak_memory_bytes > 2**20
+
+
+def test_the_journal_hears_of_every_event_before_and_after(world, stream):
+    class Told(world.Listener):
+        def starts(self, step):
+            told.append(step.event.name)
+
+        def ends(self, step, marks, cost):
+            told.append((marks.kind, marks.event))
+
+    told, learner = [], world.learner(SimpleCIL(), DropAdapter())
+    events = [*stream[:2], forget("f", stream[:2], classes=[2])]
+    engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(), Told(learner), 8)
+    assert told == ["task-0", ("learn", "task-0"), "task-1", ("learn", "task-1"), "f", ("forget", "f")]
+
+
+@pytest.mark.parametrize(("strategy", "unlearner"), [(EASE, DropAdapter), (Joint, Retrain)])
+def test_going_on_after_any_event_equals_never_having_stopped(strategy, unlearner, world, stream):
+    gone = forget("f", stream[:2], classes=[2], samples=[7001])
+    more = forget("g", [*gone.remaining, stream[2]], experiences=["task-1"])
+    events = [*stream[:2], gone, stream[2], more, stream[3]]
+    whole = world.learner(strategy(), unlearner())
+    journal = world.Listener(whole)
+    engine.run(whole, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    for n in range(1, len(events)):
+        learner = world.learner(strategy(), unlearner())
+        state.restore(learner, *journal.states[n - 1])
+        rest = world.Listener(learner)
+        engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(), rest, 8, done=journal.marks[:n])
+        assert world.differences(learner, whole) == []
+        assert rest.marks == journal.marks[n:]
+        assert [c.steps for c in rest.costs] == [c.steps for c in journal.costs[n:]]
+
+
+def test_seeds_depend_on_the_name_of_an_event_and_the_seed_of_the_run(world, stream):
+    def learned(seed, event):
+        learner = world.learner(Finetune())
+        learner.model.seed = seed
+        return world.learn(learner, [event])
+
+    same = learned(0, stream[0])
+    renamed = type(stream[0])("other", stream[0].classes, stream[0].data, stream[0].reference)
+    assert world.differences(same, learned(0, stream[0])) == []
+    assert "model.head.weight" in world.differences(same, learned(1, stream[0]))
+    assert "model.head.weight" in world.differences(same, learned(0, renamed))
+    assert len({seed_for(f"task-{t}", s) for t in range(50) for s in range(50)}) == 2500

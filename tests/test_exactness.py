@@ -1,0 +1,151 @@
+"""Exact forgetting is a test: bit for bit the learner whose stream never contained what was forgotten."""
+
+import itertools
+
+import pytest
+import torch
+
+from cl_framework import engine, plugins, state
+from cl_framework.errors import UserError
+from cl_framework.stream import forget
+from strategies.learning.ease import EASE
+from strategies.learning.finetune import Finetune
+from strategies.learning.simplecil import SimpleCIL
+from strategies.unlearning.drop_adapter import DropAdapter
+from strategies.unlearning.retrain import Retrain
+
+STRATEGIES = [plugins.load("strategies", e.name) for e in plugins.catalogue("strategies")]
+UNLEARNERS = [u for u in (plugins.load("unlearners", e.name) for e in plugins.catalogue("unlearners")) if u.exact]
+PAIRS = [pytest.param(s, u, id=f"{s.__name__}-{u.__name__}") for s, u in itertools.product(STRATEGIES, UNLEARNERS)]
+REQUESTS = {
+    "a class": {"classes": [2]},
+    "an experience": {"experiences": ["task-1"]},
+    "the newest experience": {"experiences": ["task-2"]},
+    "samples of two experiences": {"samples": [2001, 2004, 6003]},
+    "every sample of a class": {"samples": list(range(7000, 7010))},
+    "several at once": {"classes": [5, 1], "experiences": ["task-1"], "samples": [2003]},
+    "everything": {"classes": [0, 1, 2, 5, 6, 7]},
+}
+
+
+@pytest.fixture(scope="module")
+def never_met(world):
+    """Learners of streams that hold exactly some experiences, made once for each set of samples."""
+    found = {}
+
+    def get(strategy, past):
+        key = (strategy, *((e.name, e.classes, *e.data.ids.tolist()) for e in past))
+        if key not in found:
+            found[key] = world.learn(world.learner(strategy()), past)
+        return found[key]
+
+    return get
+
+
+@pytest.fixture
+def after_three(world, stream, never_met):
+    """A learner that met three experiences, taken up from its state: the contract says that this is as good as new."""
+
+    def get(strategy, unlearner):
+        whole, learner = never_met(strategy, stream[:3]), world.learner(strategy(), unlearner())
+        state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
+        return learner
+
+    return get
+
+
+@pytest.fixture
+def accepted(world, stream):
+    """Tell whether an unlearner takes a request of a strategy."""
+    return lambda s, u, request: u().objection(world.learner(s()).model, s(), request) is None
+
+
+@pytest.mark.parametrize("asked", REQUESTS.values(), ids=REQUESTS)
+@pytest.mark.parametrize(("strategy", "unlearner"), PAIRS)
+def test_what_was_forgotten_was_never_met(strategy, unlearner, asked, world, stream, never_met, after_three, accepted):
+    request, learner = forget("f", stream[:3], **asked), after_three(strategy, unlearner)
+    before = world.clone(learner.state_dict())
+    if not accepted(strategy, unlearner, request):
+        with pytest.raises(UserError, match=r"cannot honour 'f'.*Use one that can: .*Retrain"):
+            world.learn(learner, [request], stream[:3])
+        assert before.keys() == learner.state_dict().keys()
+        assert all(torch.equal(v, learner.state_dict()[k]) for k, v in before.items())
+        assert world.differences(learner, never_met(strategy, stream[:3])) == []
+        return
+    world.learn(learner, [request], stream[:3])
+    assert world.differences(learner, never_met(strategy, list(request.remaining))) == []
+    world.learn(learner, [stream[3]], request.remaining)
+    assert world.differences(learner, never_met(strategy, [*request.remaining, stream[3]])) == []
+
+
+@pytest.mark.parametrize(("strategy", "unlearner"), PAIRS)
+def test_the_order_of_two_requests_does_not_matter(
+    strategy, unlearner, world, stream, never_met, after_three, accepted
+):
+    one, two = {"classes": [5], "samples": [7002]}, {"samples": [7001, 2002], "experiences": ["task-2"]}
+    ends = []
+    for first, second in ((one, two), (two, one)):
+        a = forget("f", stream[:3], **first)
+        b = forget("g", a.remaining, **second)
+        if not accepted(strategy, unlearner, a):
+            return
+        learner = world.learn(after_three(strategy, unlearner), [a, b], stream[:3])
+        assert world.differences(learner, never_met(strategy, list(b.remaining))) == []
+        ends.append([e.data.ids.tolist() for e in b.remaining])
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("settings", [{"use_init_ptm": True}, {"complement": "newest"}, {"alpha": 1.0}], ids=str)
+@pytest.mark.parametrize("asked", [REQUESTS["a class"], REQUESTS["several at once"]], ids=str)
+def test_ease_forgets_exactly_with_other_settings_too(settings, asked, world, stream):
+    request = forget("f", stream[:3], **asked)
+    learner = world.learn(world.learner(EASE(**settings), DropAdapter()), [*stream[:3], request, stream[3]])
+    reference = world.learn(world.learner(EASE(**settings)), [*request.remaining, stream[3]])
+    assert world.differences(learner, reference) == []
+
+
+def test_no_name_of_what_was_forgotten_stays_in_the_state(world, stream):
+    request = forget("f", stream[:3], experiences=["task-1"])
+    learner = world.learn(world.learner(EASE(), DropAdapter()), [*stream[:3], request])
+    assert any("task-0" in name for name in state.tensors(learner))
+    assert not any("task-1" in name for name in state.tensors(learner))
+
+
+def test_whole_experiences_go_without_training_or_reading_data(world, stream):
+    learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:3])
+    passes = dict(learner.model.passes)
+    cost = engine.carry_out(learner, forget("f", stream[:3], experiences=["task-1"]), world.make_trainer, 8)
+    assert (cost.steps, dict(learner.model.passes)) == (0, passes)
+
+
+@pytest.mark.parametrize("unlearner", UNLEARNERS)
+def test_forgetting_what_is_not_there_is_refused_without_a_trace(unlearner, world, stream):
+    learner = world.learn(world.learner(SimpleCIL(), unlearner()), stream[:2])
+    gone = forget("f", stream[:2], classes=[2])
+    world.learn(learner, [gone], stream[:2])
+    before = world.clone(state.tensors(learner))
+    for request in (gone, forget("g", stream, classes=[6])):  # already gone; not learned yet
+        with pytest.raises(UserError, match="never learned, or already gone"):
+            world.learn(learner, [request], stream[:2])
+    after = state.tensors(learner)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_forgetting_without_an_unlearner_says_how_to_set_one(world, stream):
+    learner = world.learn(world.learner(SimpleCIL()), stream[:1])
+    with pytest.raises(UserError, match=r"add `--model.unlearner"):
+        world.learn(learner, [forget("f", stream[:1], classes=[2])], stream[:1])
+
+
+def test_drop_adapter_refuses_finetune_and_names_retrain(world, stream):
+    learner = world.learn(world.learner(Finetune(), DropAdapter()), stream[:1])
+    with pytest.raises(UserError, match=r"Finetune shares its trained state.*Use one that can: Retrain\."):
+        world.learn(learner, [forget("f", stream[:1], classes=[2])], stream[:1])
+
+
+def test_a_strategy_without_an_experience_left_can_learn_again(world, stream):
+    everything = forget("f", stream[:1], experiences=["task-0"])
+    for unlearner in (DropAdapter(), Retrain()):
+        learner = world.learn(world.learner(EASE(), unlearner), [stream[0], everything, stream[1]])
+        assert world.differences(learner, world.learn(world.learner(EASE()), [stream[1]])) == []

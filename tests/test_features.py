@@ -1,0 +1,223 @@
+"""The feature store saves passes and changes no number; what changed or is forgotten leaves it."""
+
+import pytest
+import torch
+
+from cl_framework import engine
+from cl_framework.adapters.bottleneck import Bottleneck
+from cl_framework.adapters.lora import LoRA
+from cl_framework.backbones.glyph import GlyphViT
+from cl_framework.backbones.timm import Timm
+from cl_framework.evaluator import Evaluator
+from cl_framework.features import FeatureStore, digest
+from cl_framework.model import Model
+from cl_framework.stream import Inputs, Rows, Step, forget
+from strategies.learning.ease import EASE
+from strategies.learning.finetune import Finetune
+from strategies.learning.simplecil import SimpleCIL
+from strategies.unlearning.drop_adapter import DropAdapter
+
+IDS = torch.tensor([3, 1, 7])
+
+
+@pytest.fixture
+def store():
+    found = FeatureStore()
+    found.write("aa/s", IDS, torch.arange(6.0).view(3, 2))
+    found.write("bare/s", IDS[:1], torch.full((1, 2), 9.0))
+    found.write("aa+bb/s", IDS[:1], torch.full((1, 2), 8.0))
+    found.write("aa/other/split", IDS[:1], torch.full((1, 2), 7.0))
+    return found
+
+
+def keys(store):
+    return {k.removesuffix("/ids") for k in store.state() if k.endswith("/ids")}
+
+
+def met(world, events, strategy, budget):
+    learner = world.learner(strategy, DropAdapter())
+    learner.model.store = FeatureStore(budget)
+    journal = world.Listener(learner)
+    engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    return learner, journal
+
+
+def test_features_are_found_by_key_and_sample_in_any_order(store):
+    assert store.known("aa/s", torch.tensor([7, 8, 3])).tolist() == [True, False, True]
+    assert store.read("aa/s", torch.tensor([7, 3])).tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert not store.known("nowhere", IDS).any()
+
+
+def test_the_budget_is_respected():
+    store = FeatureStore(budget=20)
+    store.write("a", IDS[:2], torch.zeros(2, 2))
+    store.write("a", IDS[2:], torch.zeros(1, 2))
+    assert store.bytes == 16
+    assert store.known("a", IDS).tolist() == [True, True, False]
+    off = FeatureStore(0)
+    off.write("a", IDS, torch.zeros(3, 2))
+    assert off.state() == {}
+
+
+def test_stored_features_are_copies(store):
+    z = torch.zeros(1, 2)
+    store.write("x/s", torch.tensor([1]), z)
+    z += 1
+    assert store.read("x/s", torch.tensor([1])).tolist() == [[0.0, 0.0]]
+
+
+def test_no_stored_feature_keeps_another_one_in_memory(store):
+    """A row that is a view would keep what is forgotten alive beside it."""
+    rows = store._rows["aa/s"].values()
+    assert all(z.untyped_storage().nbytes() == z.numel() * z.element_size() for z in rows)
+
+
+def test_features_of_adapters_that_are_gone_are_dropped(store):
+    store.keep_only(["aa", "bare"])
+    assert keys(store) == {"aa/s", "bare/s", "aa/other/split"}
+    store.keep_only(["bare"])
+    assert keys(store) == {"bare/s"}
+    assert store.bytes == 8
+
+
+def test_features_of_forgotten_samples_are_dropped_in_every_space(store):
+    store.drop("s", torch.tensor([3, 99]))
+    assert keys(store) == {"aa/s", "aa/other/split"}
+    assert store.known("aa/s", IDS).tolist() == [False, True, True]
+    assert store.bytes == 24
+
+
+def test_a_store_survives_a_round_trip(store):
+    other = FeatureStore()
+    other.write("old/s", IDS, torch.zeros(3, 2))
+    other.load(store.state())
+    assert keys(other) == keys(store)
+    assert other.bytes == store.bytes
+    assert torch.equal(other.read("aa/s", IDS), store.read("aa/s", IDS))
+
+
+def test_a_digest_tells_adapters_apart_by_their_weights(world, stream):
+    model = world.learn(world.learner(EASE()), stream[:2]).model
+    one, two = model.digests(["task-0", "task-1"])
+    assert one != two
+    assert digest(None) == "bare"
+    with torch.no_grad():
+        model.adapters.params("task-0")[0].view(-1)[0] += 1e-6
+    assert model.digests(["task-0"]) != [one]
+
+
+@pytest.mark.parametrize("strategy", [EASE, Finetune])
+@pytest.mark.parametrize("budget", [0, 3000], ids=["off", "too small"])
+def test_the_store_changes_no_number(strategy, budget, world, stream):
+    events = [*stream[:3], *([forget("f", stream[:3], classes=[2], samples=[7001])] if strategy is EASE else [])]
+    (on, with_store), (off, without) = met(world, events, strategy(), 2**20), met(world, events, strategy(), budget)
+    assert world.differences(on, off) == []
+    assert with_store.marks == without.marks
+    spent = [sum(c.passes["evaluate"] for c in j.costs) for j in (with_store, without)]
+    assert spent[0] < spent[1] or strategy is Finetune
+    assert off.model.store.bytes <= budget
+
+
+def test_a_frozen_pass_found_in_the_store_equals_one_that_is_not(world, stream):
+    model = world.learn(world.learner(EASE()), stream[:1]).model
+    data = world.noise(range(8), 12, "test")
+
+    def ask(rows, key="noise/test"):
+        rows = torch.tensor(rows)
+        return model.features(Inputs(lambda: data[rows.tolist()].x, data.ids[rows], key), "task-0")
+
+    ask([4, 90, 17])
+    before = model.passes["statistics"]
+    mixed = ask(range(96))
+    assert model.passes["statistics"] - before == 93
+    assert torch.equal(mixed, ask(range(96), key=None))
+    assert torch.equal(mixed[[17, 4]], ask([17, 4]))
+
+
+@pytest.mark.parametrize(
+    "body", [GlyphViT, lambda: Timm("test_vit", pretrained=False, image_size=32)], ids=["glyph", "timm"]
+)
+@pytest.mark.parametrize("kind", [Bottleneck(8), LoRA(4)], ids=["Bottleneck", "LoRA"])
+def test_a_feature_of_a_transformer_does_not_depend_on_its_company(body, kind):
+    torch.manual_seed(0)
+    model, x = Model(body(), kind), torch.rand(150, 3, 32, 32)
+    model.adapters.add("a")
+    with torch.no_grad():
+        for p in model.adapters.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    z = model.features(Inputs(lambda: x, torch.arange(150)), "a")
+    order = torch.randperm(150)
+    assert torch.equal(model.features(Inputs(lambda: x[order], order), "a"), z[order])
+    for rows in ([3], [149, 7, 64], list(range(60, 140))):
+        assert torch.equal(model.features(Inputs(lambda r=rows: x[r], torch.tensor(rows)), "a"), z[rows])
+
+
+def test_ease_evaluates_each_pair_of_test_image_and_adapter_once(world, stream):
+    _, journal = met(world, stream, EASE(), 2**20)
+    images = [12] * 4  # of each exam
+    assert sum(c.passes["evaluate"] for c in journal.costs) == 4 * sum(images)
+    for i, cost in enumerate(journal.costs):  # the new exam under all adapters, the new adapter on all earlier exams
+        assert cost.passes["evaluate"] == images[i] * (i + 1) + sum(images[:i])
+
+
+def test_ease_measures_each_training_image_once_in_each_space_up_to_its_own(world, stream):
+    _, journal = met(world, stream, EASE(), 2**20)
+    assert [c.passes["statistics"] for c in journal.costs] == [20 * (i + 1) for i in range(4)]
+    assert [c.passes["train"] for c in journal.costs] == [20 * 2] * 4
+
+
+@pytest.mark.parametrize("asked", [{"classes": [2]}, {"samples": [2001, 7003]}, {"experiences": ["task-1"]}], ids=str)
+def test_nothing_of_what_was_forgotten_stays_in_the_store(asked, world, stream):
+    request = forget("f", stream[:3], **asked)
+    learner, _ = met(world, [*stream[:3], request], EASE(), 2**20)
+    held = {k: set(v.tolist()) for k, v in learner.model.store.state().items() if k.endswith("/ids")}
+    trained = {k: ids for k, ids in held.items() if "noise/train" in k}
+    tested = {k: ids for k, ids in held.items() if "noise/test" in k}
+    assert not any(ids & set(request.data.ids.tolist()) for ids in trained.values())
+    assert not any(i // 1000 in request.classes for ids in tested.values() for i in ids)
+    live = {*learner.model.digests(learner.model.adapters), "bare"}
+    assert {k.split("/")[0] for k in held} <= live
+    assert any("noise/train" in k for k in held)
+    assert any("noise/test" in k for k in held)
+
+
+def test_a_request_over_two_sources_leaves_neither_in_the_store(world, stream):
+    """Class and sample ids of different sources may meet in one request; each is filed under its own source."""
+    one, two = stream[:2]
+    other = Rows(two.reference.x, two.reference.labels, two.reference.ids, "elsewhere")
+    events = [one, type(two)(two.name, two.classes, other, other)]
+    request = forget("f", events, classes=[2, 7])
+    learner, _ = met(world, [*events, request], SimpleCIL(), 2**20)
+    stored = learner.model.store.state()
+    held = {i for k, v in stored.items() if k.endswith("/ids") and "test" not in k for i in v.tolist()}
+    assert held
+    assert not held & set(request.data.ids.tolist())
+
+
+def test_samples_without_a_stable_name_are_never_remembered(world, stream):
+    learner = world.learn(world.learner(EASE()), stream[:1])
+    stored = learner.model.store.bytes
+    data = world.noise((5, 2), 4, "test")
+    learner.answer(Rows(data.x, data.labels, data.ids, None))
+    assert learner.model.store.bytes == stored
+
+
+def test_an_adapter_that_goes_on_learning_is_measured_again(world, stream):
+    learner, _ = met(world, stream[:3], Finetune(), 2**20)
+    adapters = {k.split("/")[0] for k in learner.model.store.state()}
+    assert adapters == set(learner.model.digests(["shared"]))
+
+
+def test_an_empty_set_of_samples_has_an_empty_answer(world, stream):
+    learner = world.learn(world.learner(EASE()), stream[:1])
+    assert learner.answer(world.noise((5, 2), 4, "test").of([])).tolist() == []
+
+
+def test_tidying_follows_the_exam_too(world, stream):
+    learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:1])
+    exam = world.noise((2,), 5, "test")
+    learner.answer(exam)
+    request = forget("f", stream[:1], classes=[2])
+    world.learn(learner, [request], stream[:1])
+    engine.tidy(learner, Step(request, exam))
+    assert not any("noise/test" in k for k in learner.model.store.state())

@@ -1,0 +1,117 @@
+"""A run that is killed at any moment and resumed ends with the same bits as one that never was."""
+
+import json
+import os
+import random
+import signal
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import cl_framework.figure  # noqa: F401  # imported here once, rather than in every child
+from cl_framework import engine, report, state
+from cl_framework.diary import Diary
+from cl_framework.evaluator import Evaluator
+from cl_framework.run import MANIFEST, Run
+from cl_framework.stream import forget
+from cl_framework.training import RequestBar
+from strategies.learning.ease import EASE
+from strategies.unlearning.drop_adapter import DropAdapter
+
+KILLS = 12
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def carry_on(world, stream):
+    """Start or continue the run in a directory until it is finished, as a process of its own would."""
+    request = forget("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
+    scenario = world.Listed([*stream[:3], request, stream[3]])
+
+    def work(path):
+        learner = world.learner(EASE(), DropAdapter())
+        run = Run.open(path) if (path / MANIFEST).exists() else Run.create(path, "seed: 0\n", {"seed": 0})
+        with run.lock(), Path(os.devnull).open("w") as nowhere:
+            run.sweep()
+            if events := run.events():
+                state.restore(learner, run.state(), events[-1].state)
+                learner.model.store.load(run.features())
+            console = Console(file=nowhere)
+            diary = Diary(run, learner, scenario.class_names, console, RequestBar(console), 5)
+            engine.run(learner, scenario, world.make_trainer, Evaluator(True), diary, 8, diary.marks)
+            diary.close()
+
+    return work
+
+
+def start(work, path):
+    """Fork a process that does ``work``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which all sleep here
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work(path)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def ended(pid, delay):
+    """Wait for a process to end by itself; after ``delay`` seconds kill it. Tell whether it ended."""
+    deadline = time.monotonic() + delay
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0, "a resumed run failed; see its traceback"
+            return True
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return False
+
+
+def outcome(path):
+    """Everything a run leaves that no clock decides: results, final weights, names of files, stored bytes."""
+    run = Run.open(path)
+    assert run.verify() == []
+    files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    stored = {p: (path / p).read_bytes() for p in files if p.endswith(".safetensors")}
+    return report.timeless(json.loads((path / "results.json").read_text())), run.state(), files, stored
+
+
+def assert_same(one, two):
+    assert one[0] == two[0]
+    assert one[1].keys() == two[1].keys()
+    assert all(torch.equal(two[1][name], tensor) for name, tensor in one[1].items())
+    assert one[2:] == two[2:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="needs processes that may be forked")
+def test_killed_runs_resume_to_the_same_bits(carry_on, tmp_path):
+    durations = []
+    for name in ("whole", "again"):
+        began = time.monotonic()
+        assert ended(start(carry_on, tmp_path / name), PATIENCE)
+        durations.append(time.monotonic() - began)
+    whole = outcome(tmp_path / "whole")
+    assert len(whole[0]["events"]) == 5
+    assert whole[0]["forget"][0]["accuracy_forget"] == 0
+    assert_same(whole, outcome(tmp_path / "again"))
+
+    dice, kills, cut, runs = random.Random(1993), 0, set(), 0
+    while kills < KILLS:
+        path, runs = tmp_path / f"run-{runs}", runs + 1
+        while not ended(start(carry_on, path), dice.uniform(0, min(durations)) if kills < KILLS else PATIENCE):
+            kills += 1
+            cut.add(len(list(path.glob("events/[0-9]*"))))
+            assert kills <= KILLS, "a process that nobody kills must end"
+        assert_same(whole, outcome(path))
+    assert len(cut) >= 3, "kills must fall into different events"
