@@ -133,7 +133,7 @@ class Learner(LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimise exactly what the current plan names."""
         plan = self._plan()
-        optimizer = (plan.optimizer or self.optimizer)(plan.params)  # type: ignore[arg-type]
+        optimizer = (plan.optimizer or self.optimizer)(plan.params)
         if self.schedule == "constant":
             return optimizer
         epochs = max(self.trainer.max_epochs or 1, 1)

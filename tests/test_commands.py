@@ -113,7 +113,7 @@ MISTAKES = {
     "wrong type": (["--trainer.max_epochs", "few"], "trainer.max_epochs must be int"),
     "unknown data": (["--data.scenario.stream.dataset", "digitz"], "Did you mean 'digits'"),
     "missing folder": (["--data.scenario.stream.dataset", "imagefolder:nowhere"], "nowhere"),
-    "missing config": (["--config", "nowhere.yaml"], "There is no file nowhere.yaml"),
+    "missing config": (["--config", "nowhere.yaml"], "nowhere.yaml; give the path of a config that exists"),
     "class never learned": (["--data.scenario.requests", "[{after: 1, classes: [9]}]"], "never learned"),
     "class gone": (["--data.scenario.requests", "[{after: 2, classes: [2]}, {after: 3, classes: [2]}]"], "lready gone"),
     "cannot honour": (["--model.strategy", "Finetune"], "Use one that can: Retrain"),
@@ -167,7 +167,7 @@ def test_a_run_of_a_newer_schema_is_refused(run, capsys):
     manifest = run / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 99'))
     assert main(["resume", str(run)]) == 2
-    assert "newer version" in capsys.readouterr().err
+    assert "schema 99 and this version knows 1" in capsys.readouterr().err
 
 
 def test_an_existing_run_is_not_overwritten(finished, capsys):
