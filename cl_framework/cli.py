@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from cl_framework.errors import UserError, did_you_mean
 
@@ -116,8 +117,10 @@ def guide() -> str:
 def stopped(args: Sequence[str]) -> str:
     """Return the line that follows Ctrl-C, naming the run where the arguments do.
 
-    >>> stopped(["run", "--config", "a.yaml", "--run_dir", "runs/a"])
-    'stopped; `clf resume runs/a` continues'
+    >>> stopped(["run", "--config", "a.yaml", "--run_dir", "runs/none"])
+    'stopped before anything was written'
+    >>> stopped(["run", "--config", "a.yaml"])
+    'stopped; `clf resume DIR` continues'
     """
     verb, *rest = args or [""]
     if verb not in {"run", "resume", "learn", "forget"}:
@@ -127,6 +130,8 @@ def stopped(args: Sequence[str]) -> str:
         where = words[words.index("--run_dir") + 1]
     else:
         where = rest[0] if verb != "run" and rest and not rest[0].startswith("-") else "DIR"
+    if where != "DIR" and not (Path(where) / "manifest.json").exists():
+        return "stopped before anything was written"
     return f"stopped; `clf resume {where}` continues"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,8 +22,7 @@ from cl_framework.timeline import Timeline
 def run(argv: Sequence[str]) -> int:
     """Carry out a config from the first event to the last."""
     experiment = build(argv, CONSOLE)
-    name = type(experiment.learner.strategy).__name__.lower()
-    path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), name)
+    path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
     steps = list(experiment.scenario.steps())  # data problems show before a directory is made
     directory = Run.create(path, experiment.config, manifest(experiment))
     CONSOLE.print(f"{len(steps)} requests -> {path}")
@@ -179,6 +179,13 @@ def _parser(verb: str, what: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"clf {verb}", description=what)
     parser.add_argument("dir", metavar="DIR", help="the run directory")
     return parser
+
+
+def _title(argv: Sequence[str]) -> str:
+    """Name a run after the first config file given, or after nothing in particular."""
+    given = [b for a, b in pairwise(argv) if a in ("--config", "-c")]
+    given += [a.partition("=")[2] for a in argv if a.startswith("--config=")]
+    return Path(given[0]).stem if given else "run"
 
 
 def _free(parent: Path, name: str) -> Path:

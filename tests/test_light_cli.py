@@ -64,7 +64,7 @@ def test_an_unknown_verb_gets_a_hint(capsys):
     ("raised", "code", "said"),
     [
         (UserError("Mend it."), 2, "clf: Mend it.\n"),
-        (KeyboardInterrupt(), 130, "stopped; `clf resume runs/a` continues\n"),
+        (KeyboardInterrupt(), 130, "stopped before anything was written\n"),
         (SystemExit(2), 2, ""),
         (SystemExit(), 0, ""),
         (SystemExit("why"), 2, "why\n"),
@@ -88,9 +88,10 @@ def test_a_verb_is_given_the_rest_and_its_number_is_the_exit_code(verb):
     assert cli.main(["run"]) == 1
 
 
-def test_stopping_a_verb_on_a_run_names_the_run():
-    assert cli.stopped(["forget", "runs/a", "--classes", "3"]) == "stopped; `clf resume runs/a` continues"
+def test_stopping_a_verb_on_a_run_names_the_run(run):
+    assert cli.stopped(["forget", str(run.path), "--classes", "3"]) == f"stopped; `clf resume {run.path}` continues"
     assert cli.stopped(["run", "--config", "x.yaml"]) == "stopped; `clf resume DIR` continues"
+    assert cli.stopped(["run", "--run_dir", "runs/none"]) == "stopped before anything was written"
     assert cli.stopped(["predict", "runs/a"]) == "stopped"
 
 
