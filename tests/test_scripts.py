@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from cl_framework import commands
+from cl_framework.diary import Diary
 from cl_framework.errors import UserError
 from scripts import bench, compare
 
@@ -66,7 +67,7 @@ def test_a_cell_that_was_stopped_is_resumed(call, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(commands.Diary, "close", stop)
+        patched.setattr(Diary, "close", stop)
         assert call() == (130, 1)
     assert call() == (0, 1)  # the first seed goes on, the second starts
     assert (tmp_path / "tables" / "tiny.md").exists()
