@@ -99,6 +99,7 @@ class Learner(LightningModule):
         self.requires_grad_(False)
         for p in parameters(plan):
             p.requires_grad_(True)
+        self.train()  # Lightning keeps the modes it finds; the bank lets only what is trained leave evaluation mode
         self.model.phase = "train"
 
     def end(self) -> None:

@@ -110,9 +110,9 @@ def complete(prototypes: Tensor, owner: Tensor, newest: bool = False) -> Tensor:
     Returns:
         ``(spaces, classes, width)`` with every row filled.
     """
-    everyone = torch.arange(len(owner), device=owner.device)
-    unit = normalize(prototypes, dim=-1)[owner]  # (classes, classes, width): all classes, seen in each one's own space
-    likeness = (unit * unit[everyone, everyone][:, None]).sum(-1)
+    likeness = prototypes.new_empty(len(owner), len(owner))
+    for s, seen in enumerate(normalize(prototypes, dim=-1)):  # each class is compared in the space it came with
+        likeness[owner == s] = seen[owner == s] @ seen.T
     filled = prototypes.clone()
     for s in range(1, len(prototypes)):
         old, source = owner < s, (owner == s) if newest else (owner >= s)
