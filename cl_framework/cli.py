@@ -64,6 +64,14 @@ def attempt(args: Sequence[str]) -> int:
     except UserError as error:
         print(f"clf: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        print(
+            f"clf: {error.filename or 'The disk'}: {error.strerror or error}; nothing was half written.",
+            file=sys.stderr,
+        )
+        return 2
     except SystemExit as stop:  # argument parsers leave like this
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)

@@ -13,9 +13,10 @@ from rich.table import Table
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import build, scenario_of
+from cl_framework.features import FeatureStore
 from cl_framework.opening import CONSOLE, diary_of, go_on, manifest, reopen
 from cl_framework.run import Run
-from cl_framework.stream import Experience, Inputs
+from cl_framework.stream import Experience, ForgetRequest, Inputs
 from cl_framework.timeline import Timeline
 
 
@@ -23,7 +24,10 @@ def run(argv: Sequence[str]) -> int:
     """Carry out a config from the first event to the last."""
     experiment = build(argv, CONSOLE)
     path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
-    steps = list(experiment.scenario.steps())  # data problems show before a directory is made
+    steps = list(experiment.scenario.steps())  # problems with data and requests show before a directory is made
+    for step in steps:
+        if isinstance(step.event, ForgetRequest):
+            experiment.learner.able(step.event)
     directory = Run.create(path, experiment.config, manifest(experiment))
     CONSOLE.print(f"{len(steps)} requests -> {path}")
     with directory.lock():
@@ -36,6 +40,7 @@ def resume(argv: Sequence[str]) -> int:
     args = _parser("resume", "Continue a run after a kill, a crash or Ctrl-C.").parse_args(argv)
     directory = Run.open(args.dir)
     with directory.lock():
+        directory.sweep()
         experiment, timeline = reopen(directory)
         go_on(directory, experiment, timeline)
     return 0
@@ -51,6 +56,7 @@ def forget(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     directory = Run.open(args.dir)
     with directory.lock():
+        directory.sweep()
         experiment, timeline = reopen(directory, ["--model.unlearner", args.unlearner] if args.unlearner else [])
         _check_finished(directory, timeline)
         spec = {
@@ -71,10 +77,12 @@ def learn(argv: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(argv)
     directory = Run.open(args.dir)
     with directory.lock():
+        directory.sweep()
         experiment, timeline = reopen(directory)
         _check_finished(directory, timeline)
-        later = [*timeline.later, {"learn": rest}]
-        go_on(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, scenario_of(rest)]))
+        stream = scenario_of(rest)
+        later = [*timeline.later, {"learn": rest, "data": stream.fingerprint()}]
+        go_on(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, stream]))
     return 0
 
 
@@ -93,6 +101,7 @@ def evaluate(argv: Sequence[str]) -> int:
     for step, marks in zip(steps, diary.marks, strict=True):
         evaluator.restore(step, marks)
     model, last = experiment.learner.model, diary.marks[-1]
+    model.store = FeatureStore()  # compute every feature again: stored ones would agree with themselves
     again = evaluator.hits(experiment.learner.answer)
     table = Table("class", "right", "of", "accuracy", title=f"{directory.path} after {last.event}")
     for c, (right, total) in again.items():

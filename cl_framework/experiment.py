@@ -10,6 +10,7 @@ from typing import Any, final
 import jsonargparse
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from cl_framework import plugins
@@ -34,6 +35,14 @@ TRAINER_DEFAULTS = {
 }
 
 
+def _check_trainer(trainer: Trainer) -> None:
+    """Refuse what would break a promise: the backbone stays bit-identical, and one process writes a run."""
+    if str(trainer.precision) in ("16-true", "bf16-true", "64-true"):
+        raise UserError(f"trainer.precision {trainer.precision} would change the frozen backbone; use bf16-mixed.")
+    if trainer.num_devices * trainer.num_nodes > 1:
+        raise UserError("A run is carried out by one process on one device; set trainer.devices to 1.")
+
+
 def _sections() -> dict[str, list[str]]:
     made_of = {"model": Learner, "data": Data, "trainer": Trainer}
     return {k: [p for p in inspect.signature(c).parameters if p != "self"] for k, c in made_of.items()}
@@ -51,6 +60,8 @@ class Data(LightningDataModule):
     def __init__(self, scenario: Scenario, batch_size: int = 48) -> None:
         """Keep both."""
         super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size must be at least 1; found {batch_size}.")
         self.scenario, self.batch_size = scenario, batch_size
 
 
@@ -111,6 +122,9 @@ def build(args: Sequence[str], console: Console) -> Experiment:
             )
     except jsonargparse.ArgumentError as error:
         raise UserError(explain(str(error), _sections())) from error
+    except MisconfigurationException as error:
+        raise UserError(f"The trainer section does not fit this machine: {' '.join(str(error).split())}") from error
+    _check_trainer(cli.trainer)
     config: Any = cli.config
     bar = RequestBar(console)
     logger = cli.trainer.logger

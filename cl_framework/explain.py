@@ -38,7 +38,9 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
     name = owner.rpartition(".")[2] or where
     if m := NO_CLASS.search(message):
         return _no_class(where, m["found"])
-    if m := NO_OPTION.search(message):
+    if (m := NO_OPTION.search(message)) and not owner:
+        return _no_key(m["found"], sections)
+    if m:
         return f"{name} has no setting {m['found']!r}. {did_you_mean(m['found'], _settings(owner))}"
     if m := NO_KEY.search(message):
         return _no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)

@@ -15,7 +15,7 @@ from cl_framework.backbone import Backbone
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
 from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
-from cl_framework.stream import Batch, Event, Experience, Inputs, Samples
+from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Inputs, Samples
 
 
 @final
@@ -58,10 +58,19 @@ class Learner(LightningModule):
         """
         if isinstance(event, Experience):
             return lesson(self.model, self.strategy, event)
+        unlearner = self.able(event)
         if missing := [c for c in event.classes if c not in self.model.known]:
             raise UserError(
                 f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {self.model.classes}."
             )
+        return unlearner.forget(self.model, self.strategy, event)
+
+    def able(self, event: ForgetRequest) -> Unlearner:
+        """Return the unlearner if it can honour ``event``; known as soon as the request is, before anything is learned.
+
+        Raises:
+            UserError: If there is none or it objects, naming those that can.
+        """
         if self.unlearner is None:
             raise UserError(
                 f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`."
@@ -76,7 +85,7 @@ class Learner(LightningModule):
                 f"{type(self.unlearner).__name__} cannot honour {event.name!r}: {objection}. "
                 f"Use one that can: {', '.join(sorted(able)) or 'none is installed'}."
             )
-        return self.unlearner.forget(self.model, self.strategy, event)
+        return self.unlearner
 
     def forward(self, x: Inputs) -> Tensor:
         """Answer as the strategy would: scores over the classes alive now."""

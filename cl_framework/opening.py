@@ -41,8 +41,11 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
 
 
 def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
-    """Build a run's experiment again and put its learner into the state of the last event."""
-    directory.sweep()
+    """Build a run's experiment again and put its learner into the state of the last event.
+
+    Raises:
+        UserError: If a file, the backbone's weights or the data are not what they were.
+    """
     _ = directory.config
     experiment = build(["--config", str(directory.path / "config.yaml"), *overrides], CONSOLE)
     told, here = directory.manifest, manifest(experiment)
@@ -50,17 +53,17 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
         raise UserError(
             f"{directory.path} was made with other backbone weights; bring back {told['backbone']['name']} as it was."
         )
-    if told["data"] != here["data"]:
-        raise UserError(
-            f"The data behind {directory.path} have changed since it began; restore them, or start a new run."
-        )
     events = directory.events()
     later = {e.state["later"][0]: e.state["later"][1] for e in events if "later" in e.state}
     specs = [later[i] for i in sorted(later)]
+    streams = [scenario_of(s["learn"]) for s in specs if "learn" in s]
+    data = [told["data"], *(s["data"] for s in specs if "learn" in s)]
+    if data != [here["data"], *(s.fingerprint() for s in streams)]:
+        raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
     if events:
         state.restore(experiment.learner, directory.state(), events[-1].state)
         experiment.learner.model.store.load(directory.features())
-    return experiment, Timeline(experiment.scenario, specs, [scenario_of(s["learn"]) for s in specs if "learn" in s])
+    return experiment, Timeline(experiment.scenario, specs, streams)
 
 
 def diary_of(directory: Run, experiment: Experiment, timeline: Timeline) -> Diary:

@@ -16,7 +16,7 @@ class Timeline(Scenario):
     Args:
         first: What the config says.
         later: Later requests in order, each ``{"forget": {"classes": ..., "experiences": ..., "samples": ...}}``
-            or ``{"learn": [arguments that describe a scenario]}``.
+            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint}``.
         streams: The scenarios that the learn requests describe, in order.
     """
 
@@ -43,14 +43,14 @@ class Timeline(Scenario):
         yield from ((-1, step) for step in self.first.steps())
         classes, streams = len(self.first.class_names), iter(self.streams)
         for i, spec in enumerate(self.later):
-            past = surviving(seen)
+            learned = [s for s in seen if isinstance(s.event, Experience)]
             if "forget" in spec:
-                exams = [s.exam for s in seen if isinstance(s.event, Experience)]
-                event = forget(f"forget-{len(seen) - len(exams)}", past, **spec["forget"])
-                yield i, Step(event, exam_of(event, exams))
+                event = forget(f"forget-{len(seen) - len(learned)}", surviving(seen), **spec["forget"])
+                yield i, Step(event, exam_of(event, [s.exam for s in learned]))
                 continue
             stream = next(streams)
-            ids = 1 + max((int(e.data.ids.max()) for e in past), default=-1)
+            # An id is never given twice, not even that of a forgotten sample: receipts speak of it.
+            ids = 1 + max((int(s.event.data.ids.max()) for s in learned), default=-1)
             for step in stream.steps():
                 yield i, _shifted(step, f"more-{i}-{step.event.name}", classes, ids, surviving(seen))
             classes += len(stream.class_names)
@@ -72,11 +72,5 @@ def _shifted(step: Step, name: str, classes: int, ids: int, past: Sequence[Exper
             reference=Relabelled(event.reference, classes, ids),
         )
         return Step(moved, Relabelled(step.exam, classes, ids))
-    again = forget(
-        name,
-        past,
-        [c + classes for c in event.classes],
-        (),
-        () if event.classes else (event.data.ids + ids).tolist(),
-    )
+    again = forget(name, past, [c + classes for c in event.classes], (), (event.data.ids + ids).tolist())
     return Step(again, again.reference if again.single else Relabelled(step.exam, classes, ids))

@@ -238,8 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.matrix:
             compare(args, overrides)
         if args.readme:
-            readme = ROOT / "README.md"
-            readme.write_text(filled(readme.read_text(encoding="utf-8"), args.tables), encoding="utf-8")
+            for page in (ROOT / "README.md", ROOT / "docs" / "glyphs.md"):
+                page.write_text(filled(page.read_text(encoding="utf-8"), args.tables), encoding="utf-8")
     except UserError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
 """Lay out Omniglot's small background set as an image folder: writers 1-15 to train on, 16-20 to test on.
 
-    python scripts/prepare_omniglot.py PATH --archive ../shared/data/omniglot/images_background_small1.zip
+    python scripts/prepare_omniglot.py PATH --archive images_background_small1.zip
 
 Makes PATH/train and PATH/test with a folder per character, `Alphabet_characterNN`, to be used as `imagefolder:PATH`.
 The archive is published at https://github.com/brendenlake/omniglot (MIT licence; Lake et al., Science 350, 2015).
@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 TRAIN_WRITERS = 15
-ARCHIVE = Path("../shared/data/omniglot/images_background_small1.zip")
+ARCHIVE = Path("images_background_small1.zip")
 
 
 def prepare(archive: Path, out: Path) -> int:

@@ -1,6 +1,6 @@
 """Pre-train glyph_vit on drawings of characters that no stream contains.
 
-    python scripts/pretrain_glyph_vit.py --steps 5000         # about an hour on two cores, minutes on a GPU
+    python scripts/pretrain_glyph_vit.py --steps 7000         # an hour or so on two cores, minutes on a GPU
     python scripts/pretrain_glyph_vit.py --resume             # after a kill: continues from the last saved step
 
 Every step draws fresh pictures from a seed made of `--seed` and the step, so a resumed run sees the same pictures.
@@ -109,7 +109,7 @@ def batch(a: Atlas, size: int, seed: int, style: Style) -> tuple[Tensor, Tensor]
 def main() -> None:
     """Train, saving every few hundred steps, then fold, measure and write."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--steps", type=int, default=5000)
+    p.add_argument("--steps", type=int, default=7000)
     p.add_argument("--batch", type=int, default=256)
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--seed", type=int, default=0)

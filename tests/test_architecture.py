@@ -1,11 +1,16 @@
 """Rules of the house, checked on the source itself."""
 
 import ast
+import inspect
 import io
+import re
 import tokenize
 from pathlib import Path
 
 import pytest
+
+from cl_framework import plugins
+from cl_framework.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "cl_framework").rglob("*.py"))
@@ -14,6 +19,7 @@ SCENARIOS = sorted((ROOT / "scenarios").rglob("*.py"))
 EVERYTHING = [*CORE, *STRATEGIES, *SCENARIOS]
 ANY = pytest.mark.parametrize("path", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
 LEARNERS = [p for p in STRATEGIES if p.name != "__init__.py"]
+BASELINES = {"Finetune", "Joint"}  # bounds rather than published methods
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 
 
@@ -125,3 +131,21 @@ def test_strategies_never_inherit_strategies():
 def test_tests_are_no_package():
     assert not list((ROOT / "tests").rglob("__init__.py"))
     assert not {"strategies", "scenarios"} & {p.name for p in (ROOT / "tests").iterdir()}
+
+
+@pytest.fixture(params=[entry.name for entry in plugins.catalogue("strategies")])
+def kind(request):
+    return plugins.load("strategies", request.param)
+
+
+def test_it_is_final_and_abstract_in_nothing(kind):
+    assert not inspect.isabstract(kind)
+    assert kind.__subclasses__() == []
+    assert kind.__bases__ == (Strategy,), "compose parts of the core; never inherit a method"
+    assert getattr(kind, "__final__", False), "mark it @final"
+
+
+def test_its_docstring_names_its_paper(kind):
+    prose = [ast.get_docstring(ast.parse(Path(inspect.getfile(kind)).read_text())) or "", inspect.getdoc(kind) or ""]
+    assert all(prose)
+    assert kind.__name__ in BASELINES or any(re.search(r"et al\..*\b(19|20)\d\d\b", text, re.DOTALL) for text in prose)

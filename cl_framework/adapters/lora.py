@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cl_framework.adapter import Adapter, Rewrite
 from cl_framework.backbone import Role, Site
+from cl_framework.errors import UserError
 
 
 @final
@@ -26,6 +27,8 @@ class LoRA(Adapter):
 
     def __init__(self, rank: int = 8, alpha: float | None = None, roles: Sequence[Role] = ("query", "value")) -> None:
         """Keep rank, scale and roles."""
+        if rank < 1:
+            raise UserError(f"LoRA's rank must be at least 1; found {rank}.")
         self.rank, self.scale, self.roles = rank, (rank if alpha is None else alpha) / rank, tuple(roles)
 
     def build(self, site: Site) -> Rewrite | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 import timm
+import torch
 from huggingface_hub import constants as hub
 from torch import Tensor, nn
 
@@ -58,16 +59,23 @@ class Timm(Backbone):
             ) from error
         self.name = name if weights is None else f"{name}@{Path(weights).name}"
         self.body.requires_grad_(False).eval()
+        self.image_size = image_size or _side(self.body)
+        self._sites = reached(self.body, transformer_sites(self.body), self.image_size)
         self.width = int(self.body.num_features)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return pooled features ``(n, width)`` of images ``(n, 3, side, side)``."""
+        if x.shape[-1] != self.image_size:
+            raise UserError(
+                f"{self.name} sees {self.image_size} x {self.image_size} images and was given {x.shape[-2]} x "
+                f"{x.shape[-1]}; choose `data.scenario.transform` or `model.backbone.image_size` to fit."
+            )
         features: Tensor = self.body(x)
         return features
 
     def sites(self) -> Mapping[str, Site]:
-        """Return the sites of every block."""
-        return transformer_sites(self.body)
+        """Return the sites of every block that a forward pass goes through."""
+        return self._sites
 
 
 def transformer_sites(body: nn.Module) -> dict[str, Site]:
@@ -91,12 +99,40 @@ def transformer_sites(body: nn.Module) -> dict[str, Site]:
         ):
             if here and isinstance(m := getattr(block, short, None), nn.Linear):
                 found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
+        if getattr(block, "gamma_2", None) is not None:
+            continue  # a layer scale that is no module: nothing can join after it
         norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
         if isinstance(norm, nn.LayerNorm) and isinstance(mlp, nn.Module):
             width = norm.normalized_shape[-1]
             last = getattr(block, "ls2", mlp)  # layer scale belongs to the MLP branch, so the adapter joins after it
             found[f"{at}/block_mlp"] = Site("block_mlp", last, width, width, reads=norm)
     return found
+
+
+def _side(body: nn.Module) -> int:
+    """Return the side of the images a model takes: what it was built for, or else what its weights were trained on."""
+    built = getattr(getattr(body, "patch_embed", None), "img_size", None)
+    return int(built[-1] if built else getattr(body, "pretrained_cfg", {})["input_size"][-1])
+
+
+@torch.no_grad()
+def reached(body: nn.Module, sites: Mapping[str, Site], image_size: int) -> dict[str, Site]:
+    """Keep the sites that a hook can serve: some models read a layer's weight without calling the layer.
+
+    A site also needs its input before its output, so a norm that comes after the MLP rules out the branch beside it.
+    """
+    order: list[nn.Module] = []
+    watched = {m for s in sites.values() for m in (s.module, s.reads) if m is not None}
+    hooks = [m.register_forward_pre_hook(lambda m, _: order.append(m)) for m in watched]
+    body(torch.zeros(1, 3, image_size, image_size))
+    for hook in hooks:
+        hook.remove()
+    first = {m: order.index(m) for m in watched if m in order}
+    return {
+        k: s
+        for k, s in sites.items()
+        if s.module in first and (s.reads is None or first.get(s.reads, len(order)) < first[s.module])
+    }
 
 
 def _check_name(name: str, needs_tag: bool) -> None:
