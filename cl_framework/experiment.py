@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import jsonargparse
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from cl_framework import plugins
