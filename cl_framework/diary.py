@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, final
 
 from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
 from cl_framework import receipts, report, state
 from cl_framework.engine import Cost
@@ -59,7 +61,10 @@ class Diary:
         names = ", ".join(self.class_names[c] for c in event.classes[:6]) + (" ..." if len(event.classes) > 6 else "")
         what = names or f"{len(event.data)} samples"
         self.bar.label = f"    training {event.name}"
-        self.console.print(f"[bold]{len(self.records) + 1}/{self.total} {verb} {event.name} ({what})[/bold]")
+        line = Table.grid(padding=(0, 1))
+        done = ProgressBar(total=self.total, completed=len(self.records), width=24)
+        line.add_row(done, f"[bold]{len(self.records) + 1}/{self.total} {verb} {event.name} ({what})[/bold]")
+        self.console.print(line)
 
     def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
         """Commit the event and print the table."""
