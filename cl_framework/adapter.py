@@ -37,6 +37,8 @@ class AdapterBank(nn.Module):
 
     Attributes:
         active: Names in use, applied in this order.
+        stack: Names applied after them whatever is in use: edits of the whole model, one for each request that made
+            one, so that each can be taken back, and the order changed, by its name.
         sites: The places that are rewritten, by name.
     """
 
@@ -54,6 +56,7 @@ class AdapterBank(nn.Module):
             )
         self.rewrites = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
+        self.stack: tuple[str, ...] = ()
         self._given: dict[str, Tensor] = {}
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
@@ -69,20 +72,20 @@ class AdapterBank(nn.Module):
 
     def _keeper(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            if self.active:
+            if self.applied:
                 self._given[key] = given[0]
 
         return keep
 
     def _rewriter(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def rewrite(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            if not self.active:
+            if not (applied := self.applied):
                 return out
             parts: list[Tensor] = []
             for key, site in sites.items():
                 seen = given[0] if site.reads is None else self._given.pop(key)
                 part = out if site.columns is None else out[..., site.columns]
-                for name in self.active:
+                for name in applied:
                     part = self.rewrites[name][key](seen, part)  # type: ignore[index]
                 if site.columns is None:
                     return part
@@ -90,6 +93,11 @@ class AdapterBank(nn.Module):
             return _put_back(out, parts, [s.columns for s in sites.values()])
 
         return rewrite
+
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """Names that a pass goes through now: those in use, then the stack."""
+        return (*self.active, *(n for n in self.stack if n not in self.active))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over names, oldest first."""
@@ -113,6 +121,12 @@ class AdapterBank(nn.Module):
         place = next(iter(anchor.parameters()), torch.empty(0)).device
         return self.params(name) if place.type == "cpu" else list(self.rewrites[name].to(place).parameters())
 
+    def push(self, name: str) -> list[nn.Parameter]:
+        """Create an adapter on top of the stack and return its parameters; at birth it changes nothing."""
+        params = self.add(name)
+        self.stack = (*self.stack, name)
+        return params
+
     def params(self, name: str) -> list[nn.Parameter]:
         """Return the parameters of one adapter."""
         return list(self.rewrites[name].parameters())
@@ -123,6 +137,7 @@ class AdapterBank(nn.Module):
             raise KeyError(f"No adapter {name!r} to drop; the bank holds {list(self)}.")
         del self.rewrites[name]
         self.active = tuple(n for n in self.active if n != name)
+        self.stack = tuple(n for n in self.stack if n != name)
 
     def erase(self, what: Erasure) -> None:
         """Drop the adapters that the erased experiences had to themselves."""

@@ -53,6 +53,14 @@ class Backbone(nn.Module, ABC):
     def sites(self) -> Mapping[str, Site]:
         """Name the places an adapter may rewrite; names hold no dots."""
 
+    def classifier(self) -> Mapping[str, Tensor] | None:
+        """Return the classifier it was pre-trained with, if there is one.
+
+        ``weight`` ``(classes, width)`` and either ``bias`` ``(classes,)``, for ``w . z + b``, or a scalar ``sigma``,
+        for ``sigma cos(w, z)``.
+        """
+        return None
+
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: frozen means dropout and running statistics too."""
         return super().train(False)

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from cl_framework.errors import UserError, did_you_mean
+from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import build, scenario_of
 from cl_framework.features import FeatureStore
+from cl_framework.naming import class_ids, sample_ids
 from cl_framework.opening import CONSOLE, diary_of, go_on, manifest, reopen
 from cl_framework.run import Run
 from cl_framework.stream import Experience, ForgetRequest, Inputs
@@ -60,9 +61,9 @@ def forget(argv: Sequence[str]) -> int:
         experiment, timeline = reopen(directory, ["--model.unlearner", args.unlearner] if args.unlearner else [])
         _check_finished(directory, timeline)
         spec = {
-            "classes": _class_ids(args.classes, timeline.class_names),
+            "classes": class_ids(args.classes, timeline.class_names),
             "experiences": args.experiences,
-            "samples": _sample_ids(args.samples),
+            "samples": sample_ids(args.samples) if args.samples else [],
         }
         later = [*timeline.later, {"forget": {k: v for k, v in spec.items() if v}}]
         go_on(directory, experiment, Timeline(timeline.first, later, timeline.streams))
@@ -160,28 +161,6 @@ def plan(argv: Sequence[str]) -> int:
 def _check_finished(directory: Run, timeline: Timeline) -> None:
     if len(directory.events()) < len(list(timeline.steps())):
         raise UserError(f"{directory.path} is not finished; `clf resume {directory.path}` first.")
-
-
-def _class_ids(asked: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Resolve class ids or names."""
-    found = []
-    for a in asked:
-        if a in names:
-            found.append(list(names).index(a))
-        elif a.isdigit() and int(a) < len(names):
-            found.append(int(a))
-        else:
-            raise UserError(f"There is no class {a!r}. {did_you_mean(a, names)}")
-    return found
-
-
-def _sample_ids(file: str | None) -> list[int]:
-    if file is None:
-        return []
-    try:
-        return [int(line) for line in Path(file).read_text().split()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read sample ids from {file} ({error}); write one whole number per line.") from error
 
 
 def _parser(verb: str, what: str) -> argparse.ArgumentParser:

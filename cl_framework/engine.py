@@ -20,7 +20,7 @@ from cl_framework.learner import Learner, parameters
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.state import size_of
-from cl_framework.stream import Batch, Event, Experience, Joined, Samples, Scenario, Step, surviving
+from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Joined, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
 
 
@@ -86,8 +86,10 @@ def take(
     before, began = learner.model.passes.copy(), time.perf_counter()
     evaluator.before(step, learner.answer)
     cost = carry_out(learner, step.event, make_trainer, batch_size)
-    tidy(learner, step)
+    learner.model.store.keep_only([*learner.model.digests(learner.model.adapters), "bare"])
     marks = evaluator.examine(step, learner.answer, learner.model.classes, learner.model.known)
+    if isinstance(step.event, ForgetRequest):
+        scrub(learner, step.event, step.exam)
     cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
     cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
     cost.stored_bytes = size_of(learner)
@@ -124,14 +126,11 @@ def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
     )
 
 
-def tidy(learner: Learner, step: Step) -> None:
-    """Drop stored features of adapters that changed or are gone, and of samples that must be forgotten."""
-    model = learner.model
-    model.store.keep_only([*model.digests(model.adapters), "bare"])
-    if not isinstance(step.event, Experience):
-        for samples in (step.event.reference, step.exam):
-            for part in samples.parts if isinstance(samples, Joined) else (samples,):  # each source has its own key
-                model.store.drop(part.key, part.ids)
+def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
+    """Drop the stored features of samples that must be forgotten, and of those their exam was held on."""
+    for samples in (event.reference, exam):
+        for part in samples.parts if isinstance(samples, Joined) else (samples,):  # each source has its own key
+            learner.model.store.drop(part.key, part.ids)
 
 
 def remember(learner: Learner, past: Sequence[Experience]) -> None:

@@ -24,7 +24,8 @@ Outcomes: TypeAlias = Counter[tuple[int, int]]
 class Evaluator:
     """Holds the test samples that no learner may see, and what has been forgotten.
 
-    An exam loses a class for good when the class dies; a class that is learned again comes back with its new exam.
+    An exam loses a class for good when the class is forgotten, whether or not the learner can still name it; a class
+    that is learned again comes back with its new exam.
     `answer` is handed the same samples every time as long as no class dies, so that their features are found again.
     """
 
@@ -37,7 +38,9 @@ class Evaluator:
         """
         self._selection = selection
         self._exams: dict[str, Samples] = {}
-        self._forgotten: list[tuple[ForgetRequest, Samples]] = []
+        self._forgotten: dict[str, Samples] = {}
+        self._single: set[str] = set()
+        self._gone: set[int] = set()
         self._before: tuple[str, float | None] | None = None
 
     def before(self, step: Step, answer: Answer) -> None:
@@ -57,17 +60,21 @@ class Evaluator:
         Raises:
             RuntimeError: If ``step`` forgets and `before` was not called for it.
         """
-        old = [exam for _, exam in self._forgotten]
+        old = dict(self._forgotten)
         self._admit(step, live)
         outcomes = {name: _outcomes(exam, answer) for name, exam in self._exams.items()}
         event = step.event
+        learns = isinstance(event, Experience)
+        again = {name: _asked(exam, answer, live) for name, exam in self._forgotten.items() if name in old}
         return Marks(
             event=event.name,
-            kind="learn" if isinstance(event, Experience) else "forget",
+            kind="learn" if learns else "forget",
             classes=event.classes,
             exams={name: _hits(o) for name, o in outcomes.items()},
             selected=_selected(outcomes.values(), owner) if self._selection else None,
-            forget=None if isinstance(event, Experience) else self._forget(event.name, step.exam, old, answer, live),
+            forget=None if learns else self._forget(event.name, _asked(step.exam, answer, live), again),
+            old=again,
+            relearned=dict(event.relearned) if isinstance(event, Experience) else {},
         )
 
     def hits(self, answer: Answer) -> dict[int, Hits]:
@@ -81,22 +88,29 @@ class Evaluator:
         self._before = None
 
     def _admit(self, step: Step, live: Iterable[int]) -> None:
-        if isinstance(step.event, Experience):
-            self._exams[step.event.name] = step.exam
-            self._forgotten = [(e, _recalled(e, exam, step.event)) for e, exam in self._forgotten]
+        event = step.event
+        if isinstance(event, Experience):
+            self._exams[event.name] = step.exam
+            self._gone -= set(event.classes)
+            back = {*event.classes, *event.relearned.values()}
+            kept = {name: self._recalled(name, exam, back) for name, exam in self._forgotten.items()}
+            self._forgotten = {name: exam for name, exam in kept.items() if len(exam)}
         else:
-            self._forgotten.append((step.event, _unremembered(step.exam)))
-        kept = {name: _only(exam, set(live)) for name, exam in self._exams.items()}
-        self._exams = {name: exam for name, exam in kept.items() if len(exam)}
+            self._gone |= set(event.classes)
+            self._forgotten[event.name] = _unremembered(step.exam)
+            self._single |= {event.name} if event.single else set()
+        exams = {name: _only(exam, set(live) - self._gone) for name, exam in self._exams.items()}
+        self._exams = {name: exam for name, exam in exams.items() if len(exam)}
 
-    def _forget(
-        self, name: str, exam: Samples, old: Sequence[Samples], answer: Answer, live: Sequence[int]
-    ) -> Forgotten:
+    def _recalled(self, name: str, exam: Samples, back: set[int]) -> Samples:
+        """Return what is still forgotten of ``exam`` once the classes ``back`` are learned again."""
+        return exam if name in self._single else _only(exam, set(exam.labels.tolist()) - back)
+
+    def _forget(self, name: str, after: Hits, old: Mapping[str, Hits]) -> Forgotten:
         if self._before is None or self._before[0] != name:
             raise RuntimeError(f"Nothing was measured before {name!r}: call before(step, answer) first.")
         (_, accuracy_before), self._before = self._before, None
-        ask = answer if live else _nothing
-        return Forgotten(accuracy_before, _accuracy([_unremembered(exam)], ask), _accuracy(old, ask))
+        return Forgotten(accuracy_before, micro_accuracy([after]), micro_accuracy(old.values()))
 
 
 def _only(exam: Samples, classes: set[int]) -> Samples:
@@ -109,11 +123,6 @@ def _unremembered(exam: Samples) -> Samples:
     copy = Subset(exam, torch.arange(len(exam)))
     copy.key = None
     return copy
-
-
-def _recalled(request: ForgetRequest, exam: Samples, event: Experience) -> Samples:
-    """Return what is still forgotten of ``exam``: classes that vanished and are learned again no longer are."""
-    return _only(exam, set(exam.labels.tolist()) - set(event.classes)) if request.classes else exam
 
 
 def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
@@ -136,6 +145,7 @@ def _accuracy(exams: Iterable[Samples], answer: Answer) -> float | None:
     return micro_accuracy(hits for exam in exams for hits in _hits(_outcomes(exam, answer)).values())
 
 
-def _nothing(samples: Samples) -> Tensor:
-    """Answer for a learner that knows no class at all: no class id is -1."""
-    return samples.labels.new_full((len(samples),), -1)
+def _asked(exam: Samples, answer: Answer, live: Sequence[int]) -> Hits:
+    """Return ``(right, total)``; a class that has no output cannot be answered, so its samples need not be read."""
+    able = _only(exam, set(live))
+    return int((answer(able) == able.labels).sum()) if len(able) else 0, len(exam)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from cl_framework.erasure import Erasure
+from cl_framework.errors import UserError
 
 
 @final
@@ -51,6 +52,25 @@ class Head(nn.Module):
         else:
             nn.init.uniform_(fresh, -(self.width**-0.5), self.width**-0.5)
         self._keep(torch.arange(len(known)), fresh.to(self.weight.device), new)
+
+    @torch.no_grad()
+    def adopt(self, rows: Mapping[int, int], classifier: Mapping[str, Tensor]) -> None:
+        """Copy the rows of a pre-trained classifier: ``rows`` tells which one each class id has there.
+
+        Raises:
+            UserError: If the classifier scores in another way than this head, or has too few rows.
+        """
+        kind = "cosine" if "sigma" in classifier else "linear"
+        if kind != self.kind:
+            raise UserError(f"The pre-trained classifier is {kind} and the head {self.kind}; set `model.head: {kind}`.")
+        if (last := max(rows.values())) >= (held := len(classifier["weight"])):
+            raise UserError(f"The pre-trained classifier has {held} rows and row {last} was asked for.")
+        at, take = [self.classes.index(c) for c in rows], list(rows.values())
+        self.weight[at] = classifier["weight"][take].to(self.weight)
+        if self.bias is not None:
+            self.bias[at] = classifier["bias"][take].to(self.bias)
+        if self.sigma is not None:
+            self.sigma.copy_(classifier["sigma"])
 
     def erase(self, what: Erasure) -> None:
         """Delete the rows of erased classes."""

@@ -14,7 +14,7 @@ from cl_framework.adapter import Adapter
 from cl_framework.backbone import Backbone
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
-from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
+from cl_framework.strategy import Plan, Strategy, Unlearner, lesson, seed_for
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Inputs, Samples
 
 
@@ -63,6 +63,7 @@ class Learner(LightningModule):
             raise UserError(
                 f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {self.model.classes}."
             )
+        torch.manual_seed(seed_for(event.name, self.model.seed))
         return unlearner.forget(self.model, self.strategy, event)
 
     def able(self, event: ForgetRequest) -> Unlearner:
@@ -75,17 +76,18 @@ class Learner(LightningModule):
             raise UserError(
                 f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`."
             )
-        if objection := self.unlearner.objection(self.model, self.strategy, event):
-            able = [
-                c.__name__
-                for c in Unlearner.__subclasses__()
-                if c().objection(self.model, self.strategy, event) is None
-            ]
+        if objection := self._objection(self.unlearner, event):
+            able = [c.__name__ for c in Unlearner.__subclasses__() if self._objection(c(), event) is None]
             raise UserError(
                 f"{type(self.unlearner).__name__} cannot honour {event.name!r}: {objection}. "
                 f"Use one that can: {', '.join(sorted(able)) or 'none is installed'}."
             )
         return self.unlearner
+
+    def _objection(self, unlearner: Unlearner, event: ForgetRequest) -> str | None:
+        if lacking := sorted(unlearner.needs & event.missing):
+            return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
+        return unlearner.objection(self.model, self.strategy, event)
 
     def forward(self, x: Inputs) -> Tensor:
         """Answer as the strategy would: scores over the classes alive now."""

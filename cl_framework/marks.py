@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, final
 
 from cl_framework.metrics.continual import Hits
@@ -38,6 +38,9 @@ class Marks:
         exams: Experience name -> class -> ``(right, total)`` over its test samples, live classes only.
         selected: Test samples whose prediction is a class of the right experience, out of how many; None unless asked.
         forget: Only for forget requests.
+        old: Earlier forget request -> ``(right, total)`` on what it took: whether it stays forgotten. Classes that
+            were learned again are left out.
+        relearned: Classes that were forgotten once and came back: new id -> the id before.
     """
 
     event: str
@@ -46,6 +49,8 @@ class Marks:
     exams: dict[str, dict[int, Hits]]
     selected: Hits | None = None
     forget: Forgotten | None = None
+    old: dict[str, Hits] = field(default_factory=dict)
+    relearned: dict[int, int] = field(default_factory=dict)
 
     @property
     def hits(self) -> dict[int, Hits]:
@@ -65,6 +70,8 @@ class Marks:
             "exams": {name: {str(c): list(h) for c, h in exam.items()} for name, exam in self.exams.items()},
             "selected": None if self.selected is None else list(self.selected),
             "forget": None if self.forget is None else asdict(self.forget),
+            "old": {name: list(h) for name, h in self.old.items()},
+            "relearned": {str(new): old for new, old in self.relearned.items()},
         }
 
     @classmethod
@@ -81,4 +88,6 @@ class Marks:
             exams={name: {int(c): (r, t) for c, (r, t) in exam.items()} for name, exam in data["exams"].items()},
             selected=None if data["selected"] is None else (data["selected"][0], data["selected"][1]),
             forget=None if data["forget"] is None else Forgotten(**data["forget"]),
+            old={name: (r, t) for name, (r, t) in data["old"].items()},
+            relearned={int(new): old for new, old in data["relearned"].items()},
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cl_framework.adapter import Adapter, AdapterBank
 from cl_framework.backbone import Backbone
 from cl_framework.erasure import Erasure
+from cl_framework.errors import UserError
 from cl_framework.features import CHUNK, FeatureStore, digest
 from cl_framework.head import Head
 from cl_framework.stream import Experience, Inputs, Samples
@@ -61,6 +62,19 @@ class Model(nn.Module):
         for c in event.classes:
             self.known.setdefault(c, event.name)
 
+    def inherit(self, event: Experience) -> None:
+        """Take up classes that the backbone's own classifier knows: its rows, under an adapter that changes nothing.
+
+        Raises:
+            UserError: If the backbone has no classifier, or one of another kind than the model's head.
+        """
+        rows = self.backbone.classifier()
+        if rows is None:
+            raise UserError(f"{self.backbone.name} has no pre-trained classifier to begin with; learn the classes.")
+        self.ready("shared", event.classes)
+        self.meet(event)
+        self.head.adopt(event.inherited, rows)
+
     def erase(self, what: Erasure) -> None:
         """Let go of erased classes; experiences without live classes go with them."""
         self.known = {c: e for c, e in self.known.items() if not what.hits(c, e)}
@@ -82,7 +96,7 @@ class Model(nn.Module):
         names = self.adapters.active if using is None else (using,) if isinstance(using, str) else tuple(using)
         with self.adapters.using(*names):
             if isinstance(x, Inputs):
-                return self._frozen(x, names)
+                return self._frozen(x, self.adapters.applied)
             self.passes[self.phase] += len(x)
             z: Tensor = self.backbone(x)
             return z

@@ -6,7 +6,6 @@ file): whoever holds the key can ask whether a given sample was covered, and del
 
 from __future__ import annotations
 
-import hmac
 import json
 import os
 import secrets
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_framework.errors import UserError
+from cl_framework.naming import digest
 from cl_framework.sealed import broken_seal, replace, seal, sha256, sibling, sync
 
 FILE, KEY = "receipts.jsonl", "key"
@@ -63,7 +63,7 @@ def draft(
 
 def keyed(key: bytes, kind: str, ids: Collection[int]) -> list[str]:
     """Return the sorted HMACs of ``ids``, half of each, which is plenty to tell them apart."""
-    return sorted(hmac.new(key, f"{kind}:{i}".encode(), "sha256").hexdigest()[:32] for i in ids)
+    return sorted(digest(key, kind, i) for i in ids)
 
 
 def run_key(run: Path) -> bytes:

@@ -21,13 +21,19 @@ def tensors(learner: Learner) -> dict[str, Tensor]:
 def facts(learner: Learner) -> dict[str, Any]:
     """Return what is not a tensor: which classes are alive, and the counters that go on."""
     model = learner.model
-    return {"known": [[c, e] for c, e in model.known.items()], "passes": dict(model.passes), "steps": learner.steps}
+    return {
+        "known": [[c, e] for c, e in model.known.items()],
+        "stack": list(model.adapters.stack),
+        "passes": dict(model.passes),
+        "steps": learner.steps,
+    }
 
 
 def restore(learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
     """Put a learner into a saved state; it grows adapters, rows and entries as the tensors ask for."""
     frozen = {k: v for k, v in learner.state_dict().items() if k.startswith(FROZEN)}
     learner.load_state_dict({**frozen, **found})
+    learner.model.adapters.stack = tuple(told["stack"])
     learner.model.known = {int(c): str(e) for c, e in told["known"]}
     learner.model.passes = Counter(told["passes"])
     learner.steps = int(told["steps"])

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from cl_framework.errors import UserError
 from cl_framework.model import Model
-from cl_framework.stream import Batch, Experience, ForgetRequest, Inputs, Samples
+from cl_framework.stream import Batch, Experience, ForgetRequest, Inputs, Need, Samples
 
 Loss: TypeAlias = Callable[[Model, Batch], Tensor]
 Params: TypeAlias = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
@@ -60,6 +61,19 @@ class Strategy(nn.Module, ABC):
 
     isolates: ClassVar[Literal["class", "experience"] | None] = None
 
+    def subtract(self, model: Model, gone: Samples) -> None:
+        """Take samples out of sums they were added to; only strategies whose whole state is such sums can.
+
+        Raises:
+            NotImplementedError: If this strategy is not one of them; `subtracts` tells beforehand.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no sums that samples could be taken out of.")
+
+    @property
+    def subtracts(self) -> bool:
+        """Whether single samples can be taken out of its state."""
+        return type(self).subtract is not Strategy.subtract
+
     @abstractmethod
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Yield each stretch of training that ``event`` calls for.
@@ -69,8 +83,13 @@ class Strategy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def predict(self, model: Model, x: Inputs) -> Tensor:
-        """Return scores ``(n, len(model.classes))``, columns as in ``model.classes``; no task label is given."""
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
+        """Return scores ``(n, len(model.classes))``, columns as in ``model.classes``; no task label is given.
+
+        Args:
+            model: What to ask.
+            x: Inputs for an answer. A tensor asks for scores that can be differentiated, as unlearners do.
+        """
 
 
 class Unlearner(nn.Module, ABC):
@@ -78,13 +97,15 @@ class Unlearner(nn.Module, ABC):
 
     Attributes:
         exact: Whether what comes out equals, bit for bit, the learner that never met what was forgotten.
+        needs: Samples it always reads at request time; it is refused where they cannot be had.
     """
 
     exact: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
-    @abstractmethod
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Return why the request cannot be honoured, before anything changes; None when it can."""
+        return None
 
     @abstractmethod
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
@@ -101,7 +122,19 @@ def seed_for(name: str, seed: int) -> int:
 
 
 def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan]:
-    """Learn ``event`` as it is learned the first time and every time: same seed, same plans."""
+    """Learn ``event`` as it is learned the first time and every time: same seed, same plans.
+
+    Raises:
+        UserError: If the backbone's own classifier is said to know it, and the strategy cannot take that up.
+    """
     torch.manual_seed(seed_for(event.name, model.seed))
-    model.meet(event)
-    yield from strategy.learn(model, event)
+    if event.inherited:
+        if strategy.isolates is not None or strategy.subtracts:
+            raise UserError(
+                f"{event.name!r} is what the pre-trained classifier knows, and {type(strategy).__name__} has no shared "
+                "head to take it up; use Finetune or Joint."
+            )
+        model.inherit(event)
+    else:
+        model.meet(event)
+        yield from strategy.learn(model, event)

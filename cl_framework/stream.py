@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -99,12 +99,22 @@ class Joined(Samples):
 
 @final
 class Relabelled(Samples):
-    """The same samples under other class and sample ids, so that two sources can meet in one stream."""
+    """The same samples under other class and sample ids: two sources meet in one stream, a class comes back anew.
 
-    def __init__(self, whole: Samples, classes: int, ids: int) -> None:
-        """Add ``classes`` to every class id and ``ids`` to every sample id."""
-        self.whole, self.key = whole, None if whole.key is None else f"{whole.key}+{ids}"
-        self.labels, self.ids = whole.labels + classes, whole.ids + ids
+    Args:
+        whole: The samples.
+        classes: Added to every class id; or the new id of each class, those not named keeping theirs.
+        ids: Added to every sample id.
+    """
+
+    def __init__(self, whole: Samples, classes: int | Mapping[int, int], ids: int = 0) -> None:
+        """Keep the samples and their new names."""
+        self.whole, self.key = whole, whole.key if whole.key is None or not ids else f"{whole.key}+{ids}"
+        self.ids = whole.ids + ids
+        if isinstance(classes, int):
+            self.labels = whole.labels + classes
+        else:
+            self.labels = torch.tensor([classes.get(c, c) for c in whole.labels.tolist()], dtype=torch.int64)
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read through and relabel."""
@@ -161,12 +171,17 @@ class Experience:
         classes: Ids of the classes it brings, stable names rather than row numbers.
         data: Its samples with the training transform.
         reference: The same samples, in the same order, with the test transform: for prototypes and statistics.
+        inherited: Where the backbone's own pre-trained classifier knows these classes already and nothing is to be
+            learned: the row of that classifier for each class id. Empty for an experience that is really learned.
+        relearned: Classes that were forgotten and are asked for again: their new id, and the id they had before.
     """
 
     name: str
     classes: tuple[int, ...]
     data: Samples
     reference: Samples
+    inherited: Mapping[int, int] = field(default_factory=dict)
+    relearned: Mapping[int, int] = field(default_factory=dict)
 
     def without(self, classes: Iterable[int] = (), ids: Tensor | None = None) -> Experience | None:
         """Return what is left of the experience once classes and samples are gone; None if nothing is."""
@@ -176,7 +191,12 @@ class Experience:
         if ids is not None:
             data, reference = data.without(ids), reference.without(ids)
         left = tuple(c for c in keep if bool((data.labels == c).any()))
-        return Experience(self.name, left, data, reference) if left else None
+        rows, again = ({c: m[c] for c in left if c in m} for m in (self.inherited, self.relearned))
+        return Experience(self.name, left, data, reference, rows, again) if left else None
+
+
+Need: TypeAlias = Literal["forget", "retain"]
+"""Samples that a way of forgetting may have to read: those that must go, those that stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +210,8 @@ class ForgetRequest:
         data: The training samples that must go, with the training transform.
         reference: The same samples with the test transform.
         remaining: What is left of every experience so far, in order; methods that need no data never read it.
+        missing: Samples that cannot be had any more: those to ``forget``, or those to ``retain``.
+        inherited: Whether the backbone's own pre-training met some of what must go.
     """
 
     name: str
@@ -198,6 +220,8 @@ class ForgetRequest:
     data: Samples
     reference: Samples
     remaining: tuple[Experience, ...]
+    missing: frozenset[Need] = frozenset()
+    inherited: bool = False
 
     @property
     def single(self) -> bool:
@@ -214,8 +238,17 @@ def forget(
     classes: Iterable[int] = (),
     experiences: Iterable[str] = (),
     samples: Iterable[int] = (),
+    missing: Iterable[Need] = (),
 ) -> ForgetRequest:
     """Resolve a request by class, experience and sample id against what was learned so far.
+
+    Args:
+        name: Unique in its stream.
+        past: What is left of every experience so far.
+        classes: Classes to forget.
+        experiences: Experiences to forget, by name.
+        samples: Samples to forget, by id.
+        missing: Samples that cannot be had any more.
 
     Raises:
         UserError: If a class, experience or sample was never learned or is already gone, or nothing is asked for.
@@ -251,6 +284,8 @@ def forget(
         Joined([past[i].data.where(hit[i]) for i in touched]),
         Joined([past[i].reference.where(hit[i]) for i in touched]),
         tuple(e for e in left if e is not None),
+        frozenset(missing),
+        any(past[i].inherited for i in touched),
     )
 
 
@@ -293,6 +328,9 @@ class Scenario(ABC):
     @abstractmethod
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order they happen; every call yields the same ones."""
+
+    def unlock(self, key: bytes) -> None:
+        """Take the key under which a run's config hides the samples that its requests name; most name none."""
 
     def fingerprint(self) -> str:
         """Return a hash of the data behind the stream, for the run's manifest."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import final
 
 from torch import Tensor
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.naming import class_ids, sample_ids
 from cl_framework.stream import Experience, ForgetRequest, Scenario, Step, exam_of, forget
 
 
@@ -23,13 +23,13 @@ class Request:
         after: How many experiences have been learned by then, or the name of the last one.
         classes: Class ids or names.
         experiences: Names of experiences, or their places in the stream, the first being 0.
-        samples: Ids of training samples, or the path of a text file of ids.
+        samples: Ids of training samples, or the path of a text file of ids; in the config of a run, keyed hashes of ids.
     """
 
     after: str | int
     classes: list[str | int] = field(default_factory=list)
     experiences: list[str | int] = field(default_factory=list)
-    samples: list[int] | str = field(default_factory=list)
+    samples: list[int | str] | str = field(default_factory=list)
 
 
 @final
@@ -49,6 +49,11 @@ class Mixed(Scenario):
     def __init__(self, stream: Scenario, requests: list[Request]) -> None:
         """Keep both."""
         self.stream, self.requests = stream, requests
+        self._key: bytes | None = None
+
+    def unlock(self, key: bytes) -> None:
+        """Take the key under which sample ids are hidden in the config of a run."""
+        self._key = key
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # the stream's, read on first use
@@ -84,17 +89,11 @@ class Mixed(Scenario):
         return mixed
 
     def _resolved(self, request: Request, name: str, past: Sequence[Experience], names: Sequence[str]) -> ForgetRequest:
-        classes = [self._class_id(c) for c in request.classes]
+        classes = class_ids(request.classes, self.class_names)
         experiences = [names[position(e, names)] for e in request.experiences]
-        samples = sample_ids(request.samples) if isinstance(request.samples, str) else request.samples
+        there = [i for e in past for i in e.data.ids.tolist()] if self._key else []
+        samples = sample_ids(request.samples, there, self._key)
         return forget(name, past, classes, experiences, samples)
-
-    def _class_id(self, wanted: int | str) -> int:
-        if isinstance(wanted, int):
-            return wanted
-        if wanted not in self.class_names:
-            raise UserError(f"There is no class called {wanted!r}. {did_you_mean(wanted, self.class_names)}")
-        return list(self.class_names).index(wanted)
 
 
 def place(after: int | str, names: Sequence[str]) -> int:
@@ -121,18 +120,3 @@ def position(wanted: int | str, names: Sequence[str]) -> int:
     if not 0 <= wanted < len(names):
         raise UserError(f"The stream has no experience number {wanted}; choose 0 to {len(names) - 1}.")
     return wanted
-
-
-def sample_ids(path: str) -> list[int]:
-    """Read sample ids from a text file, separated by spaces, commas or line ends.
-
-    Raises:
-        UserError: If the file is missing or holds something else.
-    """
-    try:
-        words = Path(path).expanduser().read_text(encoding="utf-8").replace(",", " ").split()
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"Cannot read the sample ids in {path} ({e}); give a text file of numbers.") from e
-    if wrong := [w for w in words if not w.isdecimal()]:
-        raise UserError(f"{path} holds {wrong[0]!r} among the sample ids; write whole numbers only.")
-    return [int(w) for w in words]

@@ -111,8 +111,31 @@ def test_a_forgotten_class_is_measured_before_and_after_and_stays_remembered() -
 
 
 def test_old_leaves_out_classes_that_were_learned_again() -> None:
-    evaluator = Evaluator()
-    asked: list[set[int]] = []
+    marks = walk(Evaluator())
+    assert [list(m.old) for m in marks] == [[], [], [], ["f"], ["f", "g"], ["f", "g", "h"], ["f", "g", "h"]]
+    assert marks[4].old == {"f": (0, 7), "g": (3, 3)}  # 4 is all that is left to say
+    assert marks[5].old["h"] == marks[6].old["h"] == (0, 7)  # of fourteen: 9 is known again, under its own id
+
+
+def test_a_class_that_comes_back_under_a_new_id_is_no_longer_old() -> None:
+    data = rows(11, start=500)
+    back = Step(Experience("d", (11,), data, data, relearned={11: 2}), data)
+    marks = walk(Evaluator(), [*STREAM[:3], (back, {4: "a", 7: "b", 9: "b", 11: "d"})])
+    assert (marks[-1].old, marks[-1].relearned) == ({}, {11: 2})
+    assert Marks.from_dict(json.loads(json.dumps(marks[-1].to_dict()))) == marks[-1]
+
+
+def test_a_forgotten_class_that_can_still_be_named_is_asked_about_and_counts_no_longer() -> None:
+    live = {4: "a", 2: "a", 7: "b", 9: "b"}
+    marks = walk(Evaluator(), [*STREAM[:2], (STREAM[2][0], live), (STREAM[4][0], live)])
+    assert marks[2].forget is not None
+    assert marks[2].forget.accuracy_after == 4 / 7  # `guess` is right on even ids, which 900, 902, ... are
+    assert 2 not in marks[2].hits
+    assert marks[3].old == {"f": (4, 7)}
+
+
+def test_classes_without_an_output_are_not_asked_about() -> None:
+    evaluator, asked = Evaluator(), list[set[int]]()
 
     def spy(samples: Samples) -> Tensor:
         asked.append(set(samples.labels.tolist()))
@@ -124,22 +147,7 @@ def test_old_leaves_out_classes_that_were_learned_again() -> None:
     step, owner = STREAM[6]
     evaluator.before(step, spy)
     evaluator.examine(step, spy, list(owner), owner)
-    assert asked == [{4}, {9, 5}, {4}, {2}, {4}, {7}]  # before; exam c; after; then old: f, g and what is left of h
-
-
-@pytest.mark.parametrize("killed_after", range(1, len(STREAM)))
-def test_restoring_leads_to_the_same_marks_as_never_having_stopped(killed_after: int) -> None:
-    whole = walk(Evaluator(selection=True))
-    resumed = Evaluator(selection=True)
-    for (step, _), marks in zip(STREAM[:killed_after], whole, strict=False):
-        resumed.restore(step, Marks.from_dict(json.loads(json.dumps(marks.to_dict()))))
-    live = list(STREAM[killed_after - 1][1])
-    rest = []
-    for step, owner in STREAM[killed_after:]:
-        resumed.before(step, guess(live))
-        live = list(owner)
-        rest.append(resumed.examine(step, guess(live), live, owner))
-    assert rest == whole[killed_after:]
+    assert asked == [{4}, {9, 5}]  # before; exam c; nothing of 4, 2 and 7, which have no output
 
 
 def test_marks_survive_json() -> None:

@@ -213,11 +213,11 @@ def test_an_empty_set_of_samples_has_an_empty_answer(world, stream):
     assert learner.answer(world.noise((5, 2), 4, "test").of([])).tolist() == []
 
 
-def test_tidying_follows_the_exam_too(world, stream):
+def test_scrubbing_follows_the_exam_too(world, stream):
     learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:1])
     exam = world.noise((2,), 5, "test")
     learner.answer(exam)
     request = forget("f", stream[:1], classes=[2])
     world.learn(learner, [request], stream[:1])
-    engine.tidy(learner, Step(request, exam))
+    engine.scrub(learner, request, exam)
     assert not any("noise/test" in k for k in learner.model.store.state())

@@ -69,7 +69,7 @@ class EASE(Strategy):
                 for c, mean in class_means(z, y, missing).items():
                     self.prototypes[Entry(c, space or None)] = mean
 
-    def predict(self, model: Model, x: Inputs) -> Tensor:
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Sum a class's cosines: its own space once, the others ``alpha`` in all, the pristine one ``beta`` times."""
         prototypes, owner = self._subspaces(model)
         z = torch.stack([model.features(x, space) for space in model.experiences])

@@ -20,7 +20,7 @@ class Finetune(Strategy):
         """Train, and keep nothing else."""
         yield Plan(event.data, model.ready("shared", event.classes))
 
-    def predict(self, model: Model, x: Inputs) -> Tensor:
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the shared adapter and head."""
         scores: Tensor = model.head(model.features(x, "shared"))
         return scores

@@ -27,7 +27,7 @@ class Joint(Strategy):
         self.memory.keep(event)
         yield Plan(self.memory.all(), model.ready("shared", event.classes))
 
-    def predict(self, model: Model, x: Inputs) -> Tensor:
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the shared adapter and head."""
         scores: Tensor = model.head(model.features(x, "shared"))
         return scores

@@ -38,7 +38,7 @@ class SimpleCIL(Strategy):
                 self.prototypes[Entry(c)] = mean
         return ()
 
-    def predict(self, model: Model, x: Inputs) -> Tensor:
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Return the cosine to every mean."""
         means = torch.stack([self.prototypes[Entry(c)] for c in model.classes])
         return normalize(model.features(x, using=()), dim=-1) @ normalize(means, dim=-1).T

@@ -1,0 +1,54 @@
+"""NegGrad+: descend on what stays and ascend on what must go, at once.
+
+Kurmanji et al., "Towards unbounded machine unlearning", NeurIPS 2023, Sec. 5 (baselines).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cl_framework.editing import Paired, columns, editable, part, retained, shared_only
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import Batch, ForgetRequest
+
+
+@final
+class NegGradPlus(Unlearner):
+    """``balance CE(retain) - (1 - balance) CE(forget)`` on the shared adapters. Reads the samples to forget and to retain.
+
+    The ascent has no bound; ``balance`` and few epochs keep it from tearing everything down.
+
+    Args:
+        balance: Weight of what stays (0.95 in the paper's experiments).
+        epochs: Passes over what stays.
+        share: Share of what stays that is read.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget", "retain"})
+
+    def __init__(self, balance: float = 0.95, epochs: int = 5, share: float = 0.1, keep_rows: bool = False) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.balance, self.epochs, self.share, self.keep_rows = balance, epochs, share, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly."""
+        return shared_only(strategy)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Train on pairs, then part with the classes."""
+        pairs = Paired(retained(event, self.share), event.data)
+
+        def loss(model: Model, batch: Batch) -> Tensor:
+            scores, y, gone = strategy.predict(model, batch.x), columns(model, batch.y), pairs.gone(batch)
+            stay, go = cross_entropy(scores[~gone], y[~gone]), cross_entropy(scores[gone], y[gone])
+            return self.balance * stay - (1 - self.balance) * go
+
+        yield Plan(pairs, editable(model), loss, self.epochs)
+        part(model, strategy, event, self.keep_rows)
