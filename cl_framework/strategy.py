@@ -96,11 +96,13 @@ class Unlearner(nn.Module, ABC):
     """How to carry out a forget request. Works like ``Strategy.learn``.
 
     Attributes:
-        exact: Whether what comes out equals, bit for bit, the learner that never met what was forgotten.
+        exact: Whether what comes out equals the learner that never met what was forgotten.
+        tolerance: How far an exact one may be from it; 0 is bit for bit.
         needs: Samples it always reads at request time; it is refused where they cannot be had.
     """
 
     exact: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.0
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:

@@ -264,8 +264,8 @@ def forget(
         ("experience", named, known),
         ("sample", set(ids.tolist()), set(present.tolist()) if len(ids) else set()),
     ):
-        if missing := sorted(asked - there, key=str):
-            shown = ", ".join(map(str, missing[:10]))
+        if absent := sorted(asked - there, key=str):
+            shown = ", ".join(map(str, absent[:10]))
             options = f" Alive now: {', '.join(map(str, sorted(there, key=str)))}." if what != "sample" else ""
             raise UserError(f"Cannot forget {what} {shown}: never learned, or already gone.{options}")
     wanted |= {c for e in past if e.name in named for c in e.classes}

@@ -147,16 +147,20 @@ class World:
             return torch.cat([learner(Inputs(lambda r=r: samples[r.tolist()].x, samples.ids[r])) for r in pieces])
 
     @classmethod
-    def differences(cls, a: Learner, b: Learner) -> list[str]:
-        """What two learners differ in, bit for bit: tensors, known classes, answers."""
+    def differences(cls, a: Learner, b: Learner, tolerance: float = 0.0) -> list[str]:
+        """What two learners differ in, bit for bit or beyond a relative tolerance: tensors, known classes, answers."""
+
+        def same(x: Tensor, y: Tensor) -> bool:
+            return torch.equal(x, y) or (x.shape == y.shape and torch.allclose(x, y, rtol=tolerance, atol=tolerance))
+
         one, two = state.tensors(a), state.tensors(b)
         both = one.keys() & two.keys()
-        found = [*sorted(one.keys() ^ two.keys()), *sorted(k for k in both if not torch.equal(one[k], two[k]))]
+        found = [*sorted(one.keys() ^ two.keys()), *sorted(k for k in both if not same(one[k], two[k]))]
         if list(a.model.known.items()) != list(b.model.known.items()):
             return [*found, "known"]
         test = noise(range(8), 4, "test")
-        same = not a.model.classes or torch.equal(cls.scores(a, test), cls.scores(b, test))
-        return found if same else [*found, "scores"]
+        agree = not a.model.classes or same(cls.scores(a, test), cls.scores(b, test))
+        return found if agree else [*found, "scores"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,61 @@
+"""ACIL: ridge regression on random features of the frozen backbone. No training, and everything is a sum.
+
+Zhuang et al., "ACIL: Analytic class-incremental learning with absolute memorization and privacy protection",
+NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from cl_framework.model import Model
+from cl_framework.ridge import RidgeSums
+from cl_framework.strategy import Plan, Strategy
+from cl_framework.stream import Experience, Inputs, Samples
+
+
+@final
+class ACIL(Strategy):
+    """Ridge regression on ``relu(z R)``, with ``R`` random and fixed (Sec. 3.2); learning adds, forgetting subtracts.
+
+    Any order of experiences gives the same weights up to rounding, and so does any order of forget requests: down to
+    single samples, forgetting is exact to 1e-6 with the unlearner ``Subtract``.
+
+    Args:
+        expansion: Number of random features (the paper's buffer size; larger is better and slower).
+        ridge: Weight of the penalty.
+        seed: Of the random projection, which belongs to the method and is never stored.
+    """
+
+    def __init__(self, expansion: int = 1024, ridge: float = 1.0, seed: int = 0) -> None:
+        """Start with nothing summed up."""
+        super().__init__()
+        self.expansion, self.ridge, self.seed = expansion, ridge, seed
+        self.sums = RidgeSums(expansion)
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Add the classes that are not summed up yet."""
+        if missing := [c for c in event.classes if c not in self.sums]:
+            self.sums.add(*self._expanded(model, event.reference.of(missing)))
+        return ()
+
+    def subtract(self, model: Model, gone: Samples) -> None:
+        """Take samples out of the sums."""
+        self.sums.subtract(*self._expanded(model, gone))
+
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
+        """Score with the regression that the sums stand for."""
+        return self._random(model, model.features(x, ())) @ self.sums.weights(model.classes, self.ridge)
+
+    def _expanded(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
+        z, y = model.embed(samples, using=())
+        return self._random(model, z), y
+
+    def _random(self, model: Model, z: Tensor) -> Tensor:
+        dice = torch.Generator().manual_seed(self.seed)
+        projection = torch.randn(model.backbone.width, self.expansion, generator=dice) / model.backbone.width**0.5
+        return torch.relu(z @ projection.to(z.device))
