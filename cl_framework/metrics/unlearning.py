@@ -1,14 +1,22 @@
-"""Unlearning metrics: what is gone, weighed against what stayed."""
+"""Unlearning metrics: what is gone, weighed against what stayed. Plain numbers in, plain numbers out.
+
+None stands for "there was nothing to measure" throughout; what a value means is told in ``docs/audit.md``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from cl_framework.metrics.continual import Hits, micro_accuracy
 
 
 def h_mean(retain: float, forget_before: float, forget_after: float) -> float:
     """Harmonic mean of retained accuracy and of the drop on what had to go (GS-LoRA, Zhao et al., 2024).
 
     ``H = 2 * retain * drop / (retain + drop)`` with ``drop = forget_before - forget_after``. It goes by two names that
-    differ in one argument: **H_step** takes ``forget_before`` just before this request, and is what results report;
-    **H_pre** takes it from the model as it was before any request at all, and is what the paper's tables hold.
+    differ in one argument: **H_step** takes ``forget_before`` just before this request; **H_pre** takes it from the
+    model as it was before any request at all, and is what the paper's tables hold. Results report both.
 
     Args:
         retain: Accuracy on the retained classes after the request.
@@ -25,3 +33,136 @@ def h_mean(retain: float, forget_before: float, forget_after: float) -> float:
     """
     drop = forget_before - forget_after
     return 2 * retain * drop / (retain + drop) if retain > 0 and drop > 0 else 0.0
+
+
+def gap_to_retrain(measured: Mapping[str, float | None], retrained: Mapping[str, float | None]) -> float | None:
+    """Mean absolute difference to the retrained model: ``mean_m |measured[m] - retrained[m]|`` ("Avg. Gap").
+
+    Names that either side lacks, or holds None for, are left out; None if none is left.
+
+    >>> gap_to_retrain({"a": 0.5, "b": 1.0, "c": None}, {"a": 0.25, "b": 1.0, "c": 0.3})
+    0.125
+    """
+    pairs = [(v, retrained.get(name)) for name, v in measured.items()]
+    gaps = [abs(v - r) for v, r in pairs if v is not None and r is not None]
+    return fmean(gaps) if gaps else None
+
+
+def relapse_max_later(after: float | None, later: Sequence[float | None]) -> float | None:
+    """Forgetting undone by later requests: ``max(later) - after``, accuracies on what had to go; None without any.
+
+    >>> relapse_max_later(0.25, [0.25, None, 0.75, 0.5])
+    0.5
+    >>> relapse_max_later(0.25, []) is None
+    True
+    """
+    values = [v for v in later if v is not None]
+    return max(values) - after if values and after is not None else None
+
+
+def erosion_staying(before: Mapping[int, Hits], after: Mapping[int, Hits]) -> float | None:
+    """Accuracy that a request cost the classes that stay: before minus after, over the classes of ``after``.
+
+    Accuracies are pooled over samples. Positive: knowledge was lost. Negative: rivals are gone.
+
+    Args:
+        before: Class -> ``(right, total)`` just before the request.
+        after: The same just after it; classes that went are not in it.
+
+    >>> erosion_staying({1: (9, 10), 2: (10, 10), 3: (0, 10)}, {1: (8, 10), 2: (6, 10)})
+    0.25
+    """
+    stay = [c for c in after if c in before]
+    then, now = micro_accuracy(before[c] for c in stay), micro_accuracy(after[c] for c in stay)
+    return None if then is None or now is None else then - now
+
+
+def spillover_exams(
+    before: Mapping[str, Mapping[int, Hits]], after: Mapping[str, Mapping[int, Hits]]
+) -> dict[str, float]:
+    """Drop of each exam that loses no class to a request: accuracy before minus after, by exam.
+
+    >>> spillover_exams({"a": {0: (3, 4)}, "b": {1: (1, 2), 2: (2, 2)}}, {"a": {0: (2, 4)}, "b": {2: (2, 2)}})
+    {'a': 0.25}
+    """
+    found = {}
+    for name, exam in after.items():
+        then, now = micro_accuracy(before.get(name, {}).values()), micro_accuracy(exam.values())
+        if then is not None and now is not None and set(before[name]) == set(exam):
+            found[name] = then - now
+    return found
+
+
+def relearn_steps(curve: Sequence[float], target: float, tolerance: float = 0.05) -> int | None:
+    """Steps of relearning until accuracy comes within ``tolerance`` of ``target``: ``min k: a_k >= (1 - tol) target``.
+
+    Args:
+        curve: Accuracy on what had to go before the first step and after each.
+        target: The original model's accuracy on the same.
+        tolerance: A share of the target (0.05 to 0.1 in the literature).
+
+    Returns:
+        A number of steps, or None when the curve never gets there.
+
+    >>> relearn_steps([0.0, 0.5, 0.97, 0.8], target=1.0)
+    2
+    >>> relearn_steps([0.0, 0.5], target=1.0) is None
+    True
+    """
+    return next((k for k, a in enumerate(curve) if a >= (1 - tolerance) * target), None)
+
+
+def anamnesis_index(unlearned: int | None, retrained: int | None, longest: int) -> float | None:
+    """Relearning time compared with an innocent model: ``AIN = r(unlearned) / r(retrained)`` (Chundawat et al., 2023).
+
+    About 1: as slow as a model that never knew. Far below 1: hidden knowledge. Far above: over-erased.
+
+    Args:
+        unlearned: Steps until relearned; None when it took more than were tried.
+        retrained: The same of the retrained model.
+        longest: Steps that were tried; None counts as one more, so that the index is then a bound.
+
+    Returns:
+        The ratio; None when neither got there, or only the retrained one needed no step at all.
+
+    >>> anamnesis_index(2, 8, longest=30), anamnesis_index(0, 0, longest=30), anamnesis_index(3, None, longest=29)
+    (0.25, 1.0, 0.1)
+    """
+    if unlearned is None and retrained is None:
+        return None
+    u, r = (longest + 1 if steps is None else steps for steps in (unlearned, retrained))
+    return 1.0 if u == r else u / r if r else None
+
+
+def recovery_over_pristine(unlearned: float, pristine: float, original: float) -> float | None:
+    """What a probe brings back of what training had added: ``(p_u - p_pristine) / (p_orig - p_pristine)``.
+
+    0: the features know no more than the backbone did before any training. 1: as much as before forgetting.
+
+    Returns:
+        The ratio; None where training had added nothing to this probe (``original <= pristine``).
+
+    >>> [recovery_over_pristine(u, 0.5, 1.0) for u in (0.5, 0.75, 1.0)]
+    [0.0, 0.5, 1.0]
+    >>> recovery_over_pristine(0.5, 0.5, 0.5) is None
+    True
+    """
+    return (unlearned - pristine) / (original - pristine) if original > pristine else None
+
+
+def clpu_ratio(across: float, within: float) -> float | None:
+    """Distance to retrained models against their own spread: ``|AGJS - IGJS| / IGJS`` (CLPU, Liu et al., 2022).
+
+    Args:
+        across: Mean divergence between the unlearned model and models that never met what was forgotten (AGJS).
+        within: Mean divergence among the latter, which differ in their seed (IGJS).
+
+    Returns:
+        0 when it is one of them. None where they do not differ at all and it does.
+
+    >>> clpu_ratio(0.25, 0.125), clpu_ratio(0.0, 0.0), clpu_ratio(0.1, 0.0)
+    (1.0, 0.0, None)
+    """
+    if across == within:
+        return 0.0
+    return abs(across - within) / within if within > 0 else None
