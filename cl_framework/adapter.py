@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cl_framework.backbone import Backbone, Site
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
+from cl_framework.origin import Origin
 
 
 class Rewrite(nn.Module, ABC):
@@ -40,6 +41,7 @@ class AdapterBank(nn.Module):
         stack: Names applied after them whatever is in use: edits of the whole model, one for each request that made
             one, so that each can be taken back, and the order changed, by its name.
         sites: The places that are rewritten, by name.
+        origins: What went into each adapter.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
@@ -57,6 +59,7 @@ class AdapterBank(nn.Module):
         self.rewrites = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self.stack: tuple[str, ...] = ()
+        self.origins: dict[str, Origin] = {}
         self._given: dict[str, Tensor] = {}
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
@@ -138,6 +141,7 @@ class AdapterBank(nn.Module):
         del self.rewrites[name]
         self.active = tuple(n for n in self.active if n != name)
         self.stack = tuple(n for n in self.stack if n != name)
+        self.origins.pop(name, None)
 
     def erase(self, what: Erasure) -> None:
         """Drop the adapters that the erased experiences had to themselves."""

@@ -26,7 +26,10 @@ from cl_framework.training import MakeTrainer, peak_memory, quiet
 
 @dataclass(slots=True)
 class Cost:
-    """What an event took: seconds, optimiser steps, trainable parameters, images through the backbone, bytes."""
+    """What an event took: seconds, optimiser steps, trainable parameters, images through the backbone, bytes.
+
+    A forget request also says how many different samples it trained on, of those that go and of those that stay.
+    """
 
     seconds: float = 0.0
     steps: int = 0
@@ -34,6 +37,7 @@ class Cost:
     passes: dict[str, int] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     stored_bytes: int = 0
+    read: dict[str, int] = field(default_factory=dict)
 
 
 class Journal(Protocol):
@@ -98,10 +102,12 @@ def take(
 
 def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int) -> Cost:
     """Train each plan that ``event`` calls for, with a fresh trainer: a used one trains zero steps, silently."""
-    cost = Cost()
+    cost, read = Cost(), set[int]()
     for plan in learner.plans(event):
         device = learner.model.device
         learner.begin(plan)
+        learner.model.trace(parameters(plan), plan.data.classes())
+        read |= set(plan.data.ids.tolist())
         cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in parameters(plan)))
         trainer = make_trainer(plan.epochs)
         with quiet():
@@ -116,6 +122,9 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
         cost.steps += trainer.global_step
         learner.to(device)  # Lightning leaves a fitted module on the CPU
         learner.end()
+    if isinstance(event, ForgetRequest):
+        gone = read & set(event.data.ids.tolist())
+        cost.read = {"forget": len(gone), "retain": len(read - gone)}
     return cost
 
 

@@ -35,6 +35,10 @@ class FeatureStore:
         rows = self._rows.get(key, {})
         return torch.tensor([i in rows for i in ids.tolist()], dtype=torch.bool)
 
+    def keys(self, samples: str) -> list[str]:
+        """Return the keys under which features of the source, split and transform ``samples`` are stored."""
+        return [k for k in self._rows if k.partition("/")[2] == samples]
+
     def read(self, key: str, ids: Tensor) -> Tensor:
         """Return stored features ``(n, width)``."""
         rows = self._rows[key]
@@ -62,6 +66,15 @@ class FeatureStore:
                 for k, rows in self._rows.items()
             }
         )
+
+    def count(self, samples: str | None, ids: Tensor) -> int:
+        """Count the features held of the samples ``ids`` of the source, split and transform named by ``samples``."""
+        wanted = set(ids.tolist())
+        return sum(len(wanted & rows.keys()) for k, rows in self._rows.items() if k.partition("/")[2] == samples)
+
+    def rows_of(self, adapter: str) -> int:
+        """Count the features that were made with the adapter of this digest."""
+        return sum(len(rows) for k, rows in self._rows.items() if adapter in k.split("/")[0].split("+"))
 
     def state(self) -> dict[str, Tensor]:
         """Return everything stored, as pairs ``<key>/ids`` and ``<key>/rows``."""

@@ -11,6 +11,7 @@ from torch.nn.functional import linear, normalize
 
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
+from cl_framework.origin import Origin
 
 
 @final
@@ -22,12 +23,14 @@ class Head(nn.Module):
 
     Attributes:
         classes: Ids of the classes, in the order of the rows.
+        origin: What the rows were trained on.
     """
 
     def __init__(self, width: int, kind: Literal["linear", "cosine"] = "linear", classes: Iterable[int] = ()) -> None:
         """Start with rows for ``classes``, none unless given."""
         super().__init__()
         self.width, self.kind = width, kind
+        self.origin: Origin = {}
         self.weight = nn.Parameter(torch.empty(0, width))
         self.bias = nn.Parameter(torch.empty(0)) if kind == "linear" else None
         self.sigma = nn.Parameter(torch.ones(())) if kind == "cosine" else None
@@ -77,8 +80,10 @@ class Head(nn.Module):
         keep = [i for i, c in enumerate(self.classes) if not what.hits(c)]
         if len(keep) < len(self.classes):
             self._keep(torch.tensor(keep, dtype=torch.int64), self.weight.new_empty(0, self.width), [])
-        if what.everything and self.sigma is not None:
-            nn.init.ones_(self.sigma)
+        if what.everything:
+            self.origin = {}
+            if self.sigma is not None:
+                nn.init.ones_(self.sigma)
 
     def index(self, labels: Tensor) -> Tensor:
         """Map class ids ``(n,)`` to row numbers ``(n,)``.

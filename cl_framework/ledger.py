@@ -67,6 +67,10 @@ class Ledger(nn.Module):
         """Iterate over entries, oldest first."""
         return map(_parse, list(self._buffers))
 
+    def named(self) -> Iterator[tuple[str, Entry]]:
+        """Iterate over entries with the name of each in the state."""
+        return ((name, _parse(name)) for name in list(self._buffers))
+
     def __len__(self) -> int:
         """Count the entries."""
         return len(self._buffers)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
+from cl_framework import origin
 from cl_framework.adapter import Adapter, AdapterBank
 from cl_framework.backbone import Backbone
 from cl_framework.erasure import Erasure
@@ -78,6 +79,15 @@ class Model(nn.Module):
     def erase(self, what: Erasure) -> None:
         """Let go of erased classes; experiences without live classes go with them."""
         self.known = {c: e for c, e in self.known.items() if not what.hits(c, e)}
+
+    def trace(self, params: Iterable[nn.Parameter], classes: Iterable[int]) -> None:
+        """Note that samples of ``classes`` go into whatever holds ``params``: adapters by name, and the head."""
+        trained, met = {id(p) for p in params}, origin.of(self.known, classes)
+        for name in self.adapters:
+            if any(id(p) in trained for p in self.adapters.params(name)):
+                self.adapters.origins[name] = origin.merged(self.adapters.origins.get(name, {}), met)
+        if any(id(p) in trained for p in self.head.parameters()):
+            self.head.origin = origin.merged(self.head.origin, met)
 
     def ready(self, adapter: str, classes: Iterable[int]) -> list[nn.Parameter]:
         """Put ``adapter`` in use (created if new), give ``classes`` head rows, and return what to train."""

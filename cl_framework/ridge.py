@@ -68,7 +68,7 @@ class RidgeSums(nn.Module):
 
     def _move(self, h: Tensor, y: Tensor, sign: int) -> None:
         self.get_buffer("gram").add_(h.T @ h, alpha=sign)
-        for c in y.unique().tolist():
+        for c in sorted(set(y.tolist())):
             before = self.sums[Entry(c)] if c in self else h.new_zeros(h.shape[1])
             self.sums[Entry(c)] = before + sign * h[y == c].sum(0)
 

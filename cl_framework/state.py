@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cl_framework import origin
 from cl_framework.learner import Learner
 
 FROZEN = "model.backbone."
@@ -24,6 +25,8 @@ def facts(learner: Learner) -> dict[str, Any]:
     return {
         "known": [[c, e] for c, e in model.known.items()],
         "stack": list(model.adapters.stack),
+        "origins": {name: origin.to_json(o) for name, o in model.adapters.origins.items()},
+        "head_origin": origin.to_json(model.head.origin),
         "passes": dict(model.passes),
         "steps": learner.steps,
     }
@@ -34,6 +37,8 @@ def restore(learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, An
     frozen = {k: v for k, v in learner.state_dict().items() if k.startswith(FROZEN)}
     learner.load_state_dict({**frozen, **found})
     learner.model.adapters.stack = tuple(told["stack"])
+    learner.model.adapters.origins = {name: origin.from_json(o) for name, o in told["origins"].items()}
+    learner.model.head.origin = origin.from_json(told["head_origin"])
     learner.model.known = {int(c): str(e) for c, e in told["known"]}
     learner.model.passes = Counter(told["passes"])
     learner.steps = int(told["steps"])

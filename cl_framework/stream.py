@@ -43,6 +43,10 @@ class Samples(Dataset[Batch], ABC):
         """Count the samples."""
         return len(self.labels)
 
+    def classes(self) -> list[int]:
+        """Return the ids of all classes that reading may bring."""
+        return sorted(set(self.labels.tolist()))
+
     def where(self, mask: Tensor) -> Samples:
         """Return the samples for which the boolean ``mask`` ``(n,)`` holds, in order."""
         return Subset(self, mask.nonzero()[:, 0])

@@ -148,7 +148,7 @@ class World:
 
     @classmethod
     def differences(cls, a: Learner, b: Learner, tolerance: float = 0.0) -> list[str]:
-        """What two learners differ in, bit for bit or beyond a relative tolerance: tensors, known classes, answers."""
+        """What two learners differ in, bit for bit or beyond a tolerance: tensors, classes, lineage, answers."""
 
         def same(x: Tensor, y: Tensor) -> bool:
             return torch.equal(x, y) or (x.shape == y.shape and torch.allclose(x, y, rtol=tolerance, atol=tolerance))
@@ -158,6 +158,8 @@ class World:
         found = [*sorted(one.keys() ^ two.keys()), *sorted(k for k in both if not same(one[k], two[k]))]
         if list(a.model.known.items()) != list(b.model.known.items()):
             return [*found, "known"]
+        if any(state.facts(a)[k] != state.facts(b)[k] for k in ("stack", "origins", "head_origin")):
+            return [*found, "lineage"]
         test = noise(range(8), 4, "test")
         agree = not a.model.classes or same(cls.scores(a, test), cls.scores(b, test))
         return found if agree else [*found, "scores"]

@@ -31,6 +31,8 @@ class ACIL(Strategy):
         seed: Of the random projection, which belongs to the method and is never stored.
     """
 
+    derived = ("weights of the ridge regression",)
+
     def __init__(self, expansion: int = 1024, ridge: float = 1.0, seed: int = 0) -> None:
         """Start with nothing summed up."""
         super().__init__()

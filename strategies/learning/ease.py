@@ -38,6 +38,7 @@ class EASE(Strategy):
     """
 
     isolates = "experience"
+    derived = ("complement of missing prototypes",)
 
     def __init__(
         self,

@@ -20,10 +20,12 @@ class DropAdapter(Unlearner):
     space are measured again; this needs the training data of what remains.
     """
 
-    exact = True
+    exact, acts = True, "drop"
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object where state is shared: deleting could not separate what one class or experience put into it."""
+        if event.inherited:
+            return "the backbone itself was pre-trained on it; nothing here can make it never have seen it"
         if strategy.isolates is None:
             name = type(strategy).__name__
             return f"{name} shares its trained state among experiences, so nothing can be dropped exactly"

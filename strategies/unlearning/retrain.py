@@ -18,11 +18,12 @@ class Retrain(Unlearner):
     Exact for every strategy, and as expensive as the stream so far. Needs the training data of all that remains.
     """
 
-    exact = True
+    exact, acts = True, "retrain"
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Never object."""
-        return None
+        """Object where the backbone would have to be trained again."""
+        seen = "the backbone itself was pre-trained on it; nothing here can make it never have seen it"
+        return seen if event.inherited else None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Return to the first state and learn what remains."""

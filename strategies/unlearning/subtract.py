@@ -19,7 +19,7 @@ class Subtract(Unlearner):
     the samples to forget and nothing else.
     """
 
-    exact, tolerance = True, 1e-6
+    exact, acts, tolerance = True, "subtract", 1e-6
     needs = frozenset({"forget"})
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:

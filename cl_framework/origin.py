@@ -1,0 +1,42 @@
+"""Where something comes from: the classes of each experience whose samples went into it. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+Origin: TypeAlias = Mapping[str, frozenset[int]]
+"""Experience -> ids of its classes."""
+
+
+def merged(*origins: Origin) -> dict[str, frozenset[int]]:
+    """Return what went into something made of several.
+
+    >>> merged({"a": frozenset({1})}, {"a": frozenset({2}), "b": frozenset({3})}) == {
+    ...     "a": frozenset({1, 2}), "b": frozenset({3})}
+    True
+    """
+    found: dict[str, frozenset[int]] = {}
+    for origin in origins:
+        for experience, classes in origin.items():
+            found[experience] = found.get(experience, frozenset()) | classes
+    return found
+
+
+def of(known: Mapping[int, str], classes: Iterable[int]) -> dict[str, frozenset[int]]:
+    """Return the origin that samples of ``classes`` make; ``known`` tells the experience of each.
+
+    >>> of({5: "a", 2: "a", 7: "b"}, [5, 7]) == {"a": frozenset({5}), "b": frozenset({7})}
+    True
+    """
+    return merged(*({known.get(c, "?"): frozenset({c})} for c in classes))
+
+
+def to_json(origin: Origin) -> dict[str, list[int]]:
+    """Return what JSON can hold."""
+    return {experience: sorted(classes) for experience, classes in origin.items()}
+
+
+def from_json(told: Mapping[str, Iterable[int]]) -> dict[str, frozenset[int]]:
+    """Undo `to_json`."""
+    return {experience: frozenset(classes) for experience, classes in told.items()}
