@@ -50,7 +50,8 @@ def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), ke
     hidden = {w.removeprefix(KEYED) for w in words if isinstance(w, str) and w.startswith(KEYED)}
     plain = [w for w in words if not (isinstance(w, str) and w.startswith(KEYED))]
     if wrong := [w for w in plain if not str(w).isdecimal()]:
-        raise UserError(f"There is {str(wrong[0])!r} among the sample ids; write whole numbers only.")
+        where = asked if isinstance(asked, str) else "The request"
+        raise UserError(f"{where} holds {str(wrong[0])!r} among the sample ids; write whole numbers only.")
     if hidden and key is None:
         raise UserError("These sample ids are hidden under a run's key; only that run can read them.")
     return [int(w) for w in plain] + ([i for i in there if digest(key, "sample", i) in hidden] if key else [])
@@ -75,4 +76,4 @@ def _words(path: str) -> list[int | str]:
     try:
         return list(Path(path).expanduser().read_text(encoding="utf-8").replace(",", " ").split())
     except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"Cannot read the sample ids in {path} ({e}); give a text file of numbers.") from e
+        raise UserError(f"Cannot read sample ids from {path} ({e}); give a text file of numbers.") from e

@@ -211,12 +211,12 @@ def test_requests_leave_the_experiences_as_they_were():
         ([Request(1, experiences=["task-4"])], "Cannot forget experience task-4"),
         ([Request(1, samples=[10**6])], "Cannot forget sample 1000000"),
         ([Request(1)], "names nothing"),
-        ([Request(1, classes=["seven"])], "no class called 'seven'"),
+        ([Request(1, classes=["seven"])], "There is no class 'seven'"),
         ([Request(1, experiences=[7])], "no experience number 7; choose 0 to 4"),
         ([Request("task-9", classes=[0])], "no experience 'task-9'. Did you mean 'task-"),
         ([Request(0, classes=[0])], "after 0 of 5 experiences; choose 1 to 5"),
         ([Request(6, classes=[0])], "after 6 of 5 experiences"),
-        ([Request(1, samples="no/such/file")], "Cannot read the sample ids in no/such/file"),
+        ([Request(1, samples="no/such/file")], "Cannot read sample ids from no/such/file"),
     ],
 )
 def test_an_impossible_request_is_refused_before_the_first_step(requests: list[Request], message: str):

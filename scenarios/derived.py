@@ -1,0 +1,53 @@
+"""What scenarios share that are made from another one."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from cl_framework.errors import UserError
+from cl_framework.stream import Experience, Scenario, Step
+
+
+class Derived(Scenario, ABC):
+    """A scenario made from another one: data, names and files are the other's.
+
+    Attributes:
+        stream: The other scenario, of experiences only.
+    """
+
+    stream: Scenario
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:  # type: ignore[override]  # the stream's, read on first use
+        """What each class id is called."""
+        return self.stream.class_names
+
+    def fingerprint(self) -> str:
+        """Return a hash of the data behind the stream."""
+        return self.stream.fingerprint()
+
+    def read(self, files: Sequence[str]) -> Tensor:
+        """Read input files as the stream would."""
+        return self.stream.read(files)
+
+    def unlock(self, key: bytes) -> None:
+        """Hand on the key under which sample ids are hidden."""
+        self.stream.unlock(key)
+
+    def lessons(self) -> list[Step]:
+        """Return the steps of the stream.
+
+        Raises:
+            UserError: If one of them is a forget request: what it leaves was resolved without knowing of others.
+        """
+        steps = list(self.stream.steps())
+        if any(not isinstance(s.event, Experience) for s in steps):
+            raise UserError(
+                f"{type(self).__name__} takes a stream of experiences only, and {type(self.stream).__name__} forgets "
+                "already; nest them the other way round, or list all forget requests in one Mixed."
+            )
+        return steps

@@ -1,0 +1,60 @@
+"""A window of classes that moves on: as many leave as arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+from cl_framework.errors import UserError
+from cl_framework.stream import Scenario, Step
+from scenarios.derived import Derived
+from scenarios.requests import Request, with_requests
+
+
+@final
+class SlidingWindow(Derived, Scenario):
+    """Forgets the oldest classes as new ones come, so that no more than a window of them stays.
+
+    The stream of BID-LoRA (arXiv 2604.12686: 50 classes, then +10 and -10, five times), but what was forgotten is not
+    asked for again with later requests: nobody may need data that were to be deleted.
+
+    Args:
+        stream: A scenario of experiences only, such as a base of 50 classes and increments of 10.
+        window: How many classes stay; those of the first experience if None.
+        forget_first: Make room before an experience comes instead of after it.
+
+    Raises:
+        UserError: On first use, if an experience brings more than the window holds.
+    """
+
+    def __init__(self, stream: Scenario, window: int | None = None, forget_first: bool = False) -> None:
+        """Keep the settings."""
+        self.stream, self.window, self.forget_first = stream, window, forget_first
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the stream's steps, and a request wherever the window would be exceeded."""
+        steps = self.lessons()
+        gone = leaving([s.event.classes for s in steps], self.window)
+        requests = [Request(i + 1 - self.forget_first, classes=[*c]) for i, c in enumerate(gone) if c]
+        return iter(with_requests(steps, requests, self.class_names))
+
+
+def leaving(arriving: Sequence[Sequence[int]], window: int | None = None) -> list[list[int]]:
+    """Return the classes that leave with each experience: the oldest that are too many.
+
+    >>> leaving([(0, 1, 2), (3, 4), (5,)])
+    [[], [0, 1], [2]]
+
+    Raises:
+        UserError: If an experience brings more than the window holds.
+    """
+    size = len(arriving[0]) if window is None else window
+    alive: list[int] = []
+    gone = []
+    for new in arriving:
+        if len(new) > size:
+            raise UserError(f"An experience brings {len(new)} classes into a window of {size}; widen the window.")
+        excess = max(0, len(alive) + len(new) - size)
+        gone.append(alive[:excess])
+        alive = [*alive[excess:], *new]
+    return gone
