@@ -57,9 +57,11 @@ class Strategy(nn.Module, ABC):
     Attributes:
         isolates: What has its state to itself: each ``class``, each ``experience``, or None when all is shared.
             Where it is not None, ``learn`` fills in only what is missing, so that a part can be learned again.
+        derived: What it works out from its state and never stores, for lineage to name.
     """
 
     isolates: ClassVar[Literal["class", "experience"] | None] = None
+    derived: ClassVar[tuple[str, ...]] = ()
 
     def subtract(self, model: Model, gone: Samples) -> None:
         """Take samples out of sums they were added to; only strategies whose whole state is such sums can.
@@ -97,11 +99,15 @@ class Unlearner(nn.Module, ABC):
 
     Attributes:
         exact: Whether what comes out equals the learner that never met what was forgotten.
+        acts: What it does to state that met what must go: ``drop`` what was had apart and make the rest of it again,
+            ``subtract``, ``retrain`` everything, ``edit`` adapters in place, put an edit on the ``stack``, or take only
+            the head's ``rows``. Lineage foretells from it what becomes of every artifact.
         tolerance: How far an exact one may be from it; 0 is bit for bit.
         needs: Samples it always reads at request time; it is refused where they cannot be had.
     """
 
     exact: ClassVar[bool] = False
+    acts: ClassVar[Literal["drop", "subtract", "retrain", "edit", "stack", "rows"]] = "edit"
     tolerance: ClassVar[float] = 0.0
     needs: ClassVar[frozenset[Need]] = frozenset()
 
