@@ -8,13 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cl_framework import sealed
-from cl_framework.marks import Forgotten, Marks
+from cl_framework.marks import Marks
 from cl_framework.metrics import continual
 from cl_framework.metrics.cost import total_cost
-from cl_framework.metrics.unlearning import h_mean
+from cl_framework.metrics.unlearning import erosion_staying, h_mean, relapse_max_later, spillover_exams
 from cl_framework.screen import headline as headline
 from cl_framework.screen import table as table
 
@@ -86,9 +87,7 @@ def results(
     return {
         "schema": SCHEMA,
         "strategy": strategy,
-        "events": [
-            {"name": r.marks.event, "kind": r.marks.kind, "classes": list(r.marks.classes), **r.cost} for r in records
-        ],
+        "events": [_event(r) for r in records],
         "exams": [{"name": name, "classes": list(classes)} for name, classes in exams],
         "class_names": {str(c): class_names[c] for c in sorted({c for _, classes in exams for c in classes})},
         "accuracy_matrix": matrix,
@@ -102,27 +101,68 @@ def results(
         "plasticity": continual.plasticity(matrix),
         "per_class_accuracy": {str(c): continual.micro_accuracy([h]) for c, h in hits.items()},
         "adapter_selection_accuracy": selection if any(d.selected for d in days) else None,
-        "forget": [_forget(d.event, d.forget, retain) for d, retain in zip(days, curve, strict=True) if d.forget],
+        "forget": [_forget(i, days, curve[i], r.seconds) for i, r in enumerate(records) if r.marks.forget],
         "cost": total_cost([r.cost for r in records]),
     }
 
 
-def _forget(event: str, forgotten: Forgotten, retain: float | None) -> dict[str, Any]:
-    before, after = forgotten.accuracy_before, forgotten.accuracy_after
+def _event(record: EventRecord) -> dict[str, Any]:
+    day = record.marks
+    back = {"relearned": {str(new): old for new, old in day.relearned.items()}} if day.kind == "learn" else {}
+    return {"name": day.event, "kind": day.kind, "classes": list(day.classes), **back, **record.cost}
+
+
+def _forget(i: int, days: Sequence[Marks], retain: float | None, seconds: float) -> dict[str, Any]:
+    """Say what request ``i`` did, at once and, as far as later days tell, for good."""
+    name, forgotten, before_it = days[i].event, days[i].forget, days[i - 1] if i else None
+    assert forgotten is not None
+    before, after, pristine = forgotten.accuracy_before, forgotten.accuracy_after, _before_any(i, days)
+    asked = {d.event: continual.micro_accuracy([d.old[name]]) for d in days[i + 1 :] if name in d.old}
+    later = {event: accuracy for event, accuracy in asked.items() if accuracy is not None}
+    relapse = relapse_max_later(after, list(later.values()))
+    spilled = spillover_exams(before_it.exams, days[i].exams) if before_it else {}
+
+    def h(then: float | None) -> float | None:
+        return None if retain is None or then is None or after is None else h_mean(retain, then, after)
+
     return {
-        "event": event,
+        "event": name,
         "accuracy_forget": after,
         "accuracy_forget_before": before,
+        "accuracy_forget_before_any": pristine,
         "accuracy_retain": retain,
         "accuracy_old": forgotten.accuracy_old,
-        "h_mean": None if retain is None or before is None or after is None else h_mean(retain, before, after),
+        "h_mean": h(before),
+        "h_mean_pre": h(pristine),
+        "relapse": relapse,
+        "relapse_event": None if relapse is None else max(later, key=lambda e: later[e]),
+        "erosion": erosion_staying(before_it.hits, days[i].hits) if before_it else None,
+        "spillover": fmean(spilled.values()) if spilled else None,
+        "spillover_exams": spilled,
+        "seconds": seconds,
     }
+
+
+def _before_any(i: int, days: Sequence[Marks]) -> float | None:
+    """Return the accuracy on the classes of request ``i`` as it was before any request since each was learned."""
+    found: dict[int, continual.Hits] = {}
+    settled: set[int] = set()
+    for day in days[:i]:
+        if day.kind == "forget":
+            settled |= found.keys()
+        else:
+            found |= {c: h for c, h in day.hits.items() if c in days[i].classes and c not in settled}
+    return continual.micro_accuracy(found.values())
 
 
 def timeless(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``results`` without measured seconds and memory: what two runs of one seed share bit for bit."""
-    events = [{k: v for k, v in e.items() if k not in MEASURED} for e in results["events"]]
-    return {**results, "events": events, "cost": {k: v for k, v in results["cost"].items() if k not in MEASURED}}
+
+    def bare(record: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in record.items() if k not in MEASURED}
+
+    lists = {name: [bare(r) for r in results[name]] for name in ("events", "forget")}
+    return {**results, **lists, "cost": bare(results["cost"])}
 
 
 def write(results: Mapping[str, Any], directory: Path) -> Path:

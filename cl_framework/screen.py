@@ -48,6 +48,9 @@ def headline(results: Mapping[str, Any]) -> Table:
     for f in results["forget"][-3:]:
         drop = f"{percent(f['accuracy_forget_before'])} → {percent(f['accuracy_forget'])} %"
         grid.add_row(f["event"], f"forgotten {drop}, retained {percent(f['accuracy_retain'])} %")
+        lost = [f"{what} {100 * f[what]:+.1f}" for what in ("erosion", "spillover", "relapse") if f[what] is not None]
+        if lost:
+            grid.add_row("", f"{', '.join(lost)} points")
     cost = results["cost"]
     passes = ", ".join(f"{cost[f'passes_{what}']:,} {what}" for what in ("train", "statistics", "evaluate"))
     grid.add_row("images through backbone", passes)

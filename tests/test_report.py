@@ -95,9 +95,17 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
             "event": "forget-1",
             "accuracy_forget": 0.1,
             "accuracy_forget_before": 0.8,
+            "accuracy_forget_before_any": 0.8,
             "accuracy_retain": 0.85,
             "accuracy_old": None,
             "h_mean": pytest.approx(2 * 0.85 * 0.7 / (0.85 + 0.7)),
+            "h_mean_pre": pytest.approx(2 * 0.85 * 0.7 / (0.85 + 0.7)),
+            "relapse": None,
+            "relapse_event": None,
+            "erosion": pytest.approx(15 / 20 - 17 / 20),  # a rival is gone
+            "spillover": pytest.approx(9 / 10 - 8 / 10),
+            "spillover_exams": {"b": pytest.approx(9 / 10 - 8 / 10)},
+            "seconds": 1.5,
         }
     ]
     assert found["cost"] == {
@@ -108,6 +116,30 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
         "peak_memory_bytes": 9,
         "stored_bytes": 50,
     }
+
+
+def test_relapse_and_the_accuracy_before_any_request_come_from_all_days_together() -> None:
+    days = [
+        Marks("a", "learn", (0, 1, 2), {"a": {0: (9, 10), 1: (10, 10), 2: (8, 10)}}),
+        Marks("b", "learn", (3,), {"a": {0: (7, 10), 1: (8, 10), 2: (6, 10)}, "b": {3: (4, 5)}}),
+        Marks("f0", "forget", (0,), {"a": {1: (5, 10), 2: (6, 10)}, "b": {3: (4, 5)}}, None, Forgotten(0.7, 0.1, None)),
+        Marks(
+            "f1", "forget", (1, 3), {"a": {2: (6, 10)}}, None, Forgotten(9 / 15, 0.0, 0.3), {"f0": (3, 10)}
+        ),
+        Marks("c", "learn", (4,), {"a": {2: (9, 10)}}, None, None, {"f0": (1, 10), "f1": (0, 10)}, {4: 3}),
+    ]  # fmt: skip
+    found = results("Finetune", EXAMS, [record(d) for d in days], NAMES)
+    one, two = found["forget"]
+    assert (one["relapse"], one["relapse_event"]) == (pytest.approx(0.2), "f1")
+    assert (two["relapse"], two["relapse_event"]) == (0.0, "c")
+    assert two["accuracy_forget_before"] == 9 / 15  # after the first request had hurt class 1
+    assert two["accuracy_forget_before_any"] == (8 + 4) / 15
+    assert two["h_mean_pre"] == pytest.approx(2 * 0.6 * 0.8 / 1.4)
+    assert two["h_mean_pre"] > two["h_mean"]
+    assert one["erosion"] == pytest.approx((8 + 6 + 4) / 25 - (5 + 6 + 4) / 25)
+    assert (one["spillover_exams"], two["spillover"]) == ({"b": 0.0}, None)
+    assert [e.get("relearned") for e in found["events"]] == [{}, {}, None, None, {"4": 3}]
+    assert "erosion +12.0, spillover +0.0, relapse +20.0 points" in " ".join(text(headline(found)).split())
 
 
 def test_without_selection_there_is_none_and_without_forgetting_no_entry() -> None:
