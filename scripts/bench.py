@@ -6,7 +6,8 @@
 Everything runs in this process and nothing is written; progress goes to stderr. The phases are ``train`` (inside
 Lightning's fit), ``prototypes`` (the rest of carrying out a request: prototypes and other statistics), ``evaluation``
 (answering exams) and ``other`` (loading data, making trainers). Images are those that passed through the backbone:
-what the feature store remembers is not passed again.
+what the feature store remembers is not passed again. ``forget`` lists the forget requests, whose time and images are
+in the phases too: what a request costs against one that learns everything again is a ratio within one run.
 """
 
 from __future__ import annotations
@@ -65,16 +66,18 @@ class Stopwatch:
 
 @final
 class _Label:
-    """A journal that keeps nothing and says on the progress bar what is being done."""
+    """A journal that keeps what forget requests cost, and says on the progress bar what is being done."""
 
     def __init__(self, bar: RequestBar) -> None:
         self.bar = bar
+        self.forgets: list[dict[str, Any]] = []
 
     def starts(self, step: Step) -> None:
         self.bar.label = step.event.name
 
     def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
-        pass
+        if marks.kind == "forget":
+            self.forgets.append({"request": marks.event, "seconds": cost.seconds, "images": sum(cost.passes.values())})
 
 
 def bench(experiment: Experiment) -> dict[str, Any]:
@@ -102,6 +105,7 @@ def bench(experiment: Experiment) -> dict[str, Any]:
             **{p: _phase(watch.seconds[p], learner.model.passes[passes]) for p, passes in PASSES.items()},
             "other": {"seconds": watch.seconds["other"]},
         },
+        "forget": journal.forgets,
         "total_seconds": sum(watch.seconds.values()),
         "peak_memory_bytes": peak_memory(),
     }

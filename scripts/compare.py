@@ -35,7 +35,8 @@ from cl_framework.stream import Subset
 
 ROOT = Path(__file__).parents[1]
 CONSOLE = Console(stderr=True)
-COLUMNS = {
+Columns: TypeAlias = Mapping[str, tuple[str, float, int]]
+COLUMNS: Columns = {
     "average_incremental_accuracy": ("average incremental accuracy", 100, 1),
     "final_accuracy": ("final accuracy", 100, 1),
     "forgetting_max_past": ("forgetting, max past", 100, 1),
@@ -142,8 +143,8 @@ def passes_per_image(run: Run, experiment: Experiment) -> int:
     return learner.model.passes["evaluate"] - before
 
 
-def summary(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and sample standard deviation over seeds of every number, by method.
+def summary(cells: Sequence[Mapping[str, Any]], columns: Columns = COLUMNS) -> list[dict[str, Any]]:
+    """Return mean and sample standard deviation over seeds of every number, by method; what is None in some is None.
 
     >>> [row] = summary([{"method": "EASE", "seed": s, **dict.fromkeys(COLUMNS, s)} for s in (1, 3)])
     >>> row["method"], row["mean"]["plasticity"], round(row["std"]["plasticity"], 3)
@@ -151,23 +152,28 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     rows = []
     for method in dict.fromkeys(c["method"] for c in cells):
-        values = {k: [c[k] for c in cells if c["method"] == method] for k in COLUMNS}
-        std = {k: statistics.stdev(v) if len(v) > 1 else 0.0 for k, v in values.items()}
-        rows.append({"method": method, "mean": {k: statistics.mean(v) for k, v in values.items()}, "std": std})
+        values = {k: [c[k] for c in cells if c["method"] == method] for k in columns}
+        known = {k: v for k, v in values.items() if None not in v}
+        mean, std = dict.fromkeys(columns), dict.fromkeys(columns, 0.0)
+        mean.update({k: statistics.mean(v) for k, v in known.items()})  # type: ignore[arg-type]
+        std.update({k: statistics.stdev(v) for k, v in known.items() if len(v) > 1})
+        rows.append({"method": method, "mean": mean, "std": std})
     return rows
 
 
-def markdown(title: str, rows: Sequence[Mapping[str, Any]], note: str) -> str:
-    """Return a table; accuracies are in percent, and a spread that rounds to nothing is left out."""
+def markdown(title: str, rows: Sequence[Mapping[str, Any]], note: str, columns: Columns = COLUMNS) -> str:
+    """Return a table; accuracies are in percent, a spread that rounds to nothing is left out, None is a dash."""
 
-    def shown(mean: float, std: float, factor: float, digits: int) -> str:
+    def shown(mean: float | None, std: float, factor: float, digits: int) -> str:
+        if mean is None:
+            return "-"
         middle, spread = f"{mean * factor:,.{digits}f}", f"{std * factor:,.{digits}f}"
         return f"{middle} ± {spread}" if float(spread.replace(",", "")) else middle
 
-    lines = [f"| {title} | " + " | ".join(heading for heading, _, _ in COLUMNS.values()) + " |"]
-    lines += ["|---|" + "---:|" * len(COLUMNS)]
+    lines = [f"| {title} | " + " | ".join(heading for heading, _, _ in columns.values()) + " |"]
+    lines += ["|---|" + "---:|" * len(columns)]
     for row in rows:
-        numbers = [shown(row["mean"][k], row["std"][k], factor, digits) for k, (_, factor, digits) in COLUMNS.items()]
+        numbers = [shown(row["mean"][k], row["std"][k], factor, digits) for k, (_, factor, digits) in columns.items()]
         lines.append(f"| {row['method']} | " + " | ".join(numbers) + " |")
     return "\n".join([*lines, "", note, ""])
 

@@ -139,3 +139,13 @@ def test_the_bench_prints_every_phase_as_json(capsys):
     assert phases["prototypes"]["images"] > 0
     assert phases["evaluation"]["images"] == 8  # four pictures, two adapters, each pair once
     assert phases["evaluation"]["images_per_second"] > 0
+
+
+def test_the_bench_tells_what_forgetting_cost(capsys):
+    first = TINY["shared"]["data"]["scenario"]
+    mixed = {"class_path": "Mixed", "init_args": {"stream": first, "requests": [{"after": 2, "classes": [0]}]}}
+    model = {"backbone": "GlyphViT", "strategy": "SimpleCIL", "unlearner": "DropAdapter"}
+    assert bench.main([json.dumps({"model": model, "data": {"scenario": mixed}})]) == 0
+    (request,) = json.loads(capsys.readouterr().out)["forget"]
+    assert (request["request"], request["images"]) == ("forget-0", 0)  # no pass through the backbone
+    assert request["seconds"] > 0
