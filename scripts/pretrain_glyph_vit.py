@@ -26,8 +26,9 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cl_framework.backbones.glyph import WIDTH, glyph_vit
-from scenarios.data.atlas import Atlas, build
+from scenarios.data.atlas import Atlas
 from scenarios.data.drawing import PLAIN, Style, draw
+from scenarios.data.glyphs import pretraining, turned
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "cl_framework" / "backbones"
@@ -69,18 +70,6 @@ class Pretraining(nn.Module):
         return {k: v.detach().contiguous() for k, v in plain.state_dict().items()}
 
 
-def atlas() -> Atlas:
-    """Draw the pre-training characters, upright and turned; each (character, turn) is a class."""
-    chosen: list[str] = json.loads((ROOT / "scenarios" / "data" / "glyphs.json").read_text())["pretrain"]
-    parts, start = [], 0
-    for turn, characters in enumerate(chosen):
-        a = build(characters)
-        edge, spine = ((torch.rot90(m, turn, (1, 2)) if turn < 4 else m.flip(2)) for m in (a.edge, a.spine))
-        parts.append(Atlas(edge, spine, a.character + start))
-        start += len(characters)
-    return Atlas(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Atlas)))
-
-
 def mild(style: Style, share: float) -> Style:
     """Shrink every distortion to ``share`` of its size: a ViT that starts on hard pictures stays at chance."""
     low, high = style.scale
@@ -118,7 +107,7 @@ def main() -> None:
     p.add_argument("--export-only", action="store_true", help="write the weights of the last saved step")
     args = p.parse_args()
     torch.manual_seed(args.seed)
-    a = atlas()
+    a = turned(pretraining())
     classes = int(a.character.max()) + 1
     model = Pretraining(classes).to(args.device)
     decay = [q for q in model.parameters() if q.ndim > 1]

@@ -7,6 +7,7 @@ import time
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from cl_framework.backbones import glyph
 from cl_framework.backbones.glyph import GlyphViT
@@ -64,8 +65,54 @@ def test_damaged_weights_are_refused(damage, tmp_path, monkeypatch):
 
 
 def test_the_head_of_pretraining_is_kept_beside_the_weights(glyphs):
-    head = glyph.checked("glyph_vit_head")
-    assert any(v.shape[-1:] == (glyphs.width,) for v in head.values())
+    head = glyphs.classifier()
+    assert head["weight"].shape == (2102, glyphs.width)
+    assert head["sigma"].shape == ()
+    assert head["sigma"] > 1
+    assert GlyphViT(pretrained=False).classifier() is None
+
+
+def test_a_damaged_head_of_pretraining_is_refused(glyphs, tmp_path, monkeypatch):
+    shutil.copy(glyph.FILES / "glyph_vit.json", tmp_path)
+    content = bytearray((glyph.FILES / "glyph_vit_head.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "glyph_vit_head.safetensors").write_bytes(content)
+    monkeypatch.setattr(glyph, "FILES", tmp_path)
+    with pytest.raises(UserError, match=r"glyph_vit_head\.safetensors is damaged"):
+        glyphs.classifier()
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """Stand in for the weights of a tag: the same small ViT every time, with five classes unless told otherwise."""
+
+    def create(name, pretrained, num_classes=5, checkpoint_path="", img_size=32):
+        torch.manual_seed(0)
+        body = VisionTransformer(img_size, patch_size=16, embed_dim=16, depth=1, num_heads=2, num_classes=5)
+        if num_classes == 0:
+            body.reset_classifier(0)
+        return body.eval()
+
+    monkeypatch.setattr(timm, "create_model", create)
+
+
+@pytest.mark.usefixtures("stored")
+def test_the_classifier_of_a_tag_scores_features_as_the_whole_model_does():
+    backbone, x = Timm("test_vit.r160_in1k", image_size=32), torch.rand(3, 3, 32, 32)
+    head = backbone.classifier()
+    whole = timm.create_model("test_vit.r160_in1k", pretrained=True)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(x) @ head["weight"].T + head["bias"], whole(x))
+
+
+@pytest.mark.usefixtures("stored")
+def test_only_weights_with_a_tag_have_a_classifier_and_only_a_linear_one(tmp_path, monkeypatch):
+    assert Timm("test_vit", pretrained=False, image_size=32).classifier() is None
+    assert Timm("test_vit", weights=str(tmp_path / "mine.pth"), image_size=32).classifier() is None
+    assert Timm("test_vit.r160_in1k", image_size=32).classifier() is not None
+    whole = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: whole(*a, **{**k, "num_classes": 0}))
+    assert Timm("test_vit.r160_in1k", image_size=32).classifier() is None
 
 
 def test_a_picture_of_the_wrong_size_is_refused(glyphs):

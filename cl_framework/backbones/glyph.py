@@ -76,7 +76,7 @@ class GlyphViT(Backbone):
         """Load the weights, check their hash, and freeze."""
         super().__init__()
         self.name, self.width = "glyph_vit" if pretrained else "glyph_vit (random)", WIDTH
-        self.body = glyph_vit()
+        self.body, self.pretrained = glyph_vit(), pretrained
         if pretrained:
             self.body.load_state_dict(checked("glyph_vit"))
         self.body.requires_grad_(False).eval()
@@ -94,6 +94,17 @@ class GlyphViT(Backbone):
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of its six blocks."""
         return transformer_sites(self.body)
+
+    def classifier(self) -> Mapping[str, Tensor] | None:
+        """Return the cosine head over the 2,102 characters of pre-training, which `glyphs:known=true` draws.
+
+        Raises:
+            UserError: If its file is damaged.
+        """
+        if not self.pretrained:
+            return None
+        head = checked("glyph_vit_head")
+        return {"weight": head["weight"], "sigma": head["scale"]}
 
 
 def checked(name: str) -> dict[str, Tensor]:

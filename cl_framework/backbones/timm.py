@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -41,22 +42,11 @@ class Timm(Backbone):
     ) -> None:
         """Build the network and freeze it."""
         super().__init__()
-        _check_name(name, pretrained and weights is None)
+        tagged = pretrained and weights is None
+        _check_name(name, tagged)
         options: dict[str, Any] = {"img_size": image_size} if image_size else {}
-        try:
-            with _network(download):
-                self.body: nn.Module = timm.create_model(
-                    name,
-                    pretrained=pretrained and weights is None,
-                    num_classes=0,
-                    checkpoint_path=weights or "",
-                    **options,
-                )
-        except (OSError, RuntimeError, ConnectionError) as error:
-            place = f"{weights} cannot be read" if weights else f"the weights of {name} are not on this machine"
-            raise UserError(
-                f"Cannot load the backbone: {place} ({type(error).__name__}); give `weights: FILE` or `download: true`."
-            ) from error
+        self._whole = partial(_load, name, weights, download, pretrained=tagged, **options)
+        self.body, self.tagged = self._whole(num_classes=0), tagged
         self.name = name if weights is None else f"{name}@{Path(weights).name}"
         self.body.requires_grad_(False).eval()
         self.image_size = image_size or _side(self.body)
@@ -76,6 +66,33 @@ class Timm(Backbone):
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of every block that a forward pass goes through."""
         return self._sites
+
+    def classifier(self) -> Mapping[str, Tensor] | None:
+        """Return the linear classifier that its tag was trained with; None without a tag, or if it has another kind.
+
+        Raises:
+            UserError: If the weights have gone from this machine since.
+        """
+        if not self.tagged:
+            return None
+        head = self._whole().get_classifier()  # type: ignore[operator]
+        if not isinstance(head, nn.Linear) or head.in_features != self.width:
+            return None
+        weight = head.weight.detach()
+        return {"weight": weight, "bias": weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach()}
+
+
+def _load(name: str, weights: str | None, download: bool, **options: Any) -> nn.Module:
+    """Build a model of timm's, going online only if allowed to."""
+    try:
+        with _network(download):
+            body: nn.Module = timm.create_model(name, checkpoint_path=weights or "", **options)
+    except (OSError, RuntimeError, ConnectionError) as error:
+        place = f"{weights} cannot be read" if weights else f"the weights of {name} are not on this machine"
+        raise UserError(
+            f"Cannot load the backbone: {place} ({type(error).__name__}); give `weights: FILE` or `download: true`."
+        ) from error
+    return body
 
 
 def transformer_sites(body: nn.Module) -> dict[str, Site]:
