@@ -33,8 +33,18 @@ VERBS = {
     "run": Verb("Meet a stream of requests from a config, and measure after each.", QUICK),
     "resume": Verb("Continue a run that was stopped.", "runs/quickstart"),
     "learn": Verb("Teach a finished run another experience.", "runs/quickstart --help"),
-    "forget": Verb("Make a finished run forget, and write a receipt.", "runs/quickstart --classes 3 7"),
+    "forget": Verb(
+        "Make a finished run forget, and write a receipt.", "runs/quickstart --classes 3 7", "forgetting.forget"
+    ),
+    "plan-forget": Verb(
+        "Show what a forget request would do, and do nothing.",
+        "runs/quickstart --classes 3 7",
+        "forgetting.plan_forget",
+    ),
     "evaluate": Verb("Examine a run again.", "runs/quickstart"),
+    "audit": Verb(
+        "Audit what a run has forgotten, beside a model that never met it.", "runs/quickstart --fast", "audit.audit"
+    ),
     "predict": Verb("Name the most likely classes of images.", "runs/quickstart image.png"),
     "plan": Verb("Show what a config would do, and do nothing.", QUICK),
     "report": Verb("Compare runs side by side.", "runs/ease runs/simplecil", "light.report"),

@@ -1,4 +1,4 @@
-"""The verbs that need a model: run, resume, learn, forget, evaluate, predict, plan."""
+"""The verbs that need a model: run, resume, learn, evaluate, predict, plan; `forgetting` has those that forget."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from cl_framework import receipts
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import build, scenario_of
 from cl_framework.features import FeatureStore
-from cl_framework.naming import class_ids, sample_ids
-from cl_framework.opening import CONSOLE, diary_of, go_on, manifest, reopen
+from cl_framework.naming import concealed, concealed_args
+from cl_framework.opening import CONSOLE, check_finished, diary_of, go_on, manifest, reopen
 from cl_framework.run import Run
 from cl_framework.stream import Experience, ForgetRequest, Inputs
 from cl_framework.timeline import Timeline
@@ -29,10 +30,12 @@ def run(argv: Sequence[str]) -> int:
     for step in steps:
         if isinstance(step.event, ForgetRequest):
             experiment.learner.able(step.event)
-    directory = Run.create(path, experiment.config, manifest(experiment))
+    key = receipts.new_key()
+    config = concealed(experiment.config, experiment.scenario.class_names, key)
+    directory = Run.create(path, config, manifest(experiment), key)
     CONSOLE.print(f"{len(steps)} requests -> {path}")
     with directory.lock():
-        go_on(directory, experiment, Timeline(experiment.scenario))
+        go_on(directory, experiment, Timeline(experiment.scenario, key=key))
     return 0
 
 
@@ -47,29 +50,6 @@ def resume(argv: Sequence[str]) -> int:
     return 0
 
 
-def forget(argv: Sequence[str]) -> int:
-    """Carry out a forget request on a finished run."""
-    parser = _parser("forget", "Forget classes, experiences or single samples of a finished run.")
-    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="class ids or names")
-    parser.add_argument("--experiences", "--experience", nargs="+", default=[], metavar="NAME", help="experience names")
-    parser.add_argument("--samples", metavar="FILE", help="file with one sample id per line")
-    parser.add_argument("--unlearner", help="another unlearner than the config's, such as Retrain")
-    args = parser.parse_args(argv)
-    directory = Run.open(args.dir)
-    with directory.lock():
-        directory.sweep()
-        experiment, timeline = reopen(directory, ["--model.unlearner", args.unlearner] if args.unlearner else [])
-        _check_finished(directory, timeline)
-        spec = {
-            "classes": class_ids(args.classes, timeline.class_names),
-            "experiences": args.experiences,
-            "samples": sample_ids(args.samples) if args.samples else [],
-        }
-        later = [*timeline.later, {"forget": {k: v for k, v in spec.items() if v}}]
-        go_on(directory, experiment, Timeline(timeline.first, later, timeline.streams))
-    return 0
-
-
 def learn(argv: Sequence[str]) -> int:
     """Learn more on a finished run."""
     parser = _parser(
@@ -80,10 +60,11 @@ def learn(argv: Sequence[str]) -> int:
     with directory.lock():
         directory.sweep()
         experiment, timeline = reopen(directory)
-        _check_finished(directory, timeline)
+        check_finished(directory, timeline)
         stream = scenario_of(rest)
-        later = [*timeline.later, {"learn": rest, "data": stream.fingerprint()}]
-        go_on(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, stream]))
+        told = concealed_args(rest, stream.class_names, receipts.run_key(directory.path))
+        later = [*timeline.later, {"learn": told, "data": stream.fingerprint()}]
+        go_on(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key))
     return 0
 
 
@@ -156,11 +137,6 @@ def plan(argv: Sequence[str]) -> int:
     CONSOLE.print(f"{name}: {len(bank.sites)} sites ({', '.join(roles)}), {size:,} parameters")
     CONSOLE.print(f"{type(learner.strategy).__name__} learns, {type(learner.unlearner).__name__} forgets")
     return 0
-
-
-def _check_finished(directory: Run, timeline: Timeline) -> None:
-    if len(directory.events()) < len(list(timeline.steps())):
-        raise UserError(f"{directory.path} is not finished; `clf resume {directory.path}` first.")
 
 
 def _parser(verb: str, what: str) -> argparse.ArgumentParser:

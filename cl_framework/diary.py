@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -10,14 +11,37 @@ from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from cl_framework import receipts, report, state
+from cl_framework import outputs, report, state
+from cl_framework.account import account
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
 from cl_framework.report import EventRecord
 from cl_framework.run import Run
+from cl_framework.signing import Sign
 from cl_framework.stream import Experience, ForgetRequest, Step
 from cl_framework.training import RequestBar
+
+GONE = "(forgotten)"
+"""What stands in the results for the name of a forgotten class."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What a forget request adds to its receipt, and how it is committed.
+
+    Attributes:
+        requester: Who asked.
+        sign: Signs the receipt.
+        whole: Whether the event stores the whole state, so that earlier events keep none of theirs.
+        facts: Hashes of the data and of what runs now.
+    """
+
+    requester: str | None = None
+    sign: Sign | None = None
+    whole: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @final
@@ -32,6 +56,7 @@ class Diary:
         bar: The progress bar to label.
         total: How many events there will be.
         notes: What to write beside each event, by position in the stream.
+        testimony: What forget requests add to their receipts.
     """
 
     def __init__(
@@ -43,10 +68,12 @@ class Diary:
         bar: RequestBar,
         total: int,
         notes: Sequence[dict[str, Any]] = (),
+        testimony: Testimony | None = None,
     ) -> None:
         """Take up the events that are already committed."""
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
-        self.total, self.notes = total, notes
+        self.total, self.notes, self.testimony = total, notes, testimony or Testimony()
+        self._results: tuple[int, dict[str, Any]] | None = None
         self.records = [EventRecord.from_dict(run.metrics(e)) for e in run.events()]
 
     @property
@@ -60,6 +87,8 @@ class Diary:
         verb = "learn" if isinstance(event, Experience) else "forget"
         names = ", ".join(self.class_names[c] for c in event.classes[:6]) + (" ..." if len(event.classes) > 6 else "")
         what = names or f"{len(event.data)} samples"
+        if isinstance(event, Experience) and event.relearned:
+            what += "; forgotten before: " + ", ".join(f"{new} was {old}" for new, old in event.relearned.items())
         self.bar.label = f"    training {event.name}"
         line = Table.grid(padding=(0, 1))
         done = ProgressBar(total=self.total, completed=len(self.records), width=24)
@@ -87,34 +116,41 @@ class Diary:
             {**state.facts(self.learner), **note},
             record.to_dict(),
             self.learner.model.store.state(),
-            self._receipt(step, marks),
+            self._receipt(step, marks, cost),
+            self.testimony.sign,
+            self.testimony.whole and isinstance(step.event, ForgetRequest),
         )
         self.records.append(record)
         self.console.print(report.table(self.results()))
 
     def results(self) -> dict[str, Any]:
-        """Return the results so far."""
-        learned = [(r.marks.event, r.marks.classes) for r in self.records if r.marks.kind == "learn"]
-        return report.results(type(self.learner.strategy).__name__, learned, self.records, self.class_names)
+        """Return the results so far; forgotten classes have no name in them."""
+        if self._results is None or self._results[0] != len(self.records):
+            learned = [(r.marks.event, r.marks.classes) for r in self.records if r.marks.kind == "learn"]
+            gone = self._gone()
+            names = [GONE if c in gone else name for c, name in enumerate(self.class_names)]
+            made = report.results(type(self.learner.strategy).__name__, learned, self.records, names)
+            self._results = len(self.records), made
+        return self._results[1]
 
     def close(self) -> Path:
         """Write results and figure, and print the headline; return the figure's path."""
+        outputs.drop(self.run.path)
         figure = report.write(self.results(), self.run.path)
+        outputs.add(self.run.path, outputs.RESULTS, len(self.records))
         self.console.print(report.headline(self.results()))
         return figure
 
-    def _receipt(self, step: Step, marks: Marks) -> dict[str, Any] | None:
+    def _gone(self) -> set[int]:
+        gone: set[int] = set()
+        for marks in self.marks:
+            gone = gone | set(marks.classes) if marks.kind == "forget" else gone - set(marks.classes)
+        return gone
+
+    def _receipt(self, step: Step, marks: Marks, cost: Cost) -> dict[str, Any] | None:
         if not isinstance(step.event, ForgetRequest) or marks.forget is None or self.learner.unlearner is None:
             return None
-        before = self.results()["curve"][-1] if self.records else None
-        right, total = (sum(column) for column in zip(*marks.hits.values(), strict=True)) if marks.hits else (0, 0)
-        return receipts.draft(
-            self.run.path,
-            step.event.name,
-            step.event.classes,
-            step.event.data.ids.tolist(),
-            type(self.learner.unlearner).__name__,
-            self.learner.unlearner.exact,
-            {"forget": marks.forget.accuracy_before, "live": before},
-            {"forget": marks.forget.accuracy_after, "live": right / total if total else None},
-        )
+        before, who = self.records[-1].marks if self.records else None, self.testimony.requester
+        facts = {"data": self.run.manifest.get("data"), "config": self.run.manifest["config"]["sha256"]}
+        facts |= self.testimony.facts
+        return account(self.run.path, self.learner, step.event, marks, cost, before, facts, who)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
 from cl_framework.errors import UserError
-from cl_framework.sealed import TEMPORARY, seal, unseal
+from cl_framework.sealed import TEMPORARY, encode, seal, sha256, unseal
 
 EVENTS, FEATURES = "events", "features"
 
@@ -114,6 +114,15 @@ def overlay(events: Sequence[Event]) -> dict[str, str]:
     return found
 
 
+def state_hash(fingerprints: Mapping[str, str]) -> str:
+    """Return one hash over the fingerprints of all tensors of a state.
+
+    >>> state_hash({"a": "0", "b": "1"}) == state_hash({"b": "1", "a": "0"}) != state_hash({"a": "0"})
+    True
+    """
+    return sha256(encode(dict(sorted(fingerprints.items())), indent=None))
+
+
 def outdated(events: Sequence[Event]) -> Iterator[tuple[Event, set[str]]]:
     """Yield events that store tensors which were replaced or removed up to the last forget event, with their names."""
     last = max((i for i, e in enumerate(events) if e.kind == "forget"), default=-1)
@@ -140,7 +149,7 @@ def listed(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
 def strays(path: Path, events: Sequence[Event]) -> list[Path]:
     """Return what lies in the run without belonging to it: leftovers of killed writes, and foreign files."""
     known = {path / place for place in listed(events)} | {path / EVENTS / e.folder / "state.json" for e in events}
-    found = list(path.glob(TEMPORARY + "*"))
+    found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
     for top in (path / EVENTS, path / FEATURES):
         for child in sorted(top.glob("*")):
             whole = child.name.startswith(TEMPORARY) or not child.is_dir()

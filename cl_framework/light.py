@@ -52,11 +52,20 @@ def verify(argv: Sequence[str]) -> int:
 
     parser = ArgumentParser("clf verify", description="Check every file and receipt of a run against its hash.")
     parser.add_argument("dir", type=Path, help="the run directory")
-    run = Run.open(parser.parse_args(argv).dir)
-    if problems := run.verify():
+    parser.add_argument("--public", metavar="PUB.pem", help="also check signatures against this Ed25519 public key")
+    args = parser.parse_args(argv)
+    run = Run.open(args.dir)
+    problems = run.verify()
+    if args.public and not problems:
+        from cl_framework import signing
+
+        problems = signing.problems(run.path, args.public)
+    if problems:
         print("\n".join(problems))
         return 1
-    print(f"{_count(len(run.events()), 'event')}, {_count(len(receipts.read(run.path)), 'receipt')}, all hashes match")
+    signed = ", signatures valid" if args.public else ""
+    told = _count(len(receipts.read(run.path)), "receipt")
+    print(f"{_count(len(run.events()), 'event')}, {told}, all hashes match{signed}")
     return 0
 
 

@@ -7,24 +7,33 @@ sample again by hashing those there are.
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cl_framework.errors import UserError, did_you_mean
 
 KEYED = "keyed:"
 
 
-def class_ids(asked: Iterable[int | str], names: Sequence[str]) -> list[int]:
+def class_ids(asked: Iterable[int | str], names: Sequence[str], alive: Iterable[int] = ()) -> list[int]:
     """Resolve class names, or ids as numbers or text; a name wins over the id it looks like.
 
     >>> class_ids(["cat", "1", 0], ["dog", "cat"])
     [1, 1, 0]
+    >>> class_ids(["cat"], ["cat", "dog", "cat"], alive=[1, 2])
+    [2]
+
+    Args:
+        asked: Names and ids.
+        names: What each class id is called. A class learned again has the name of the forgotten one.
+        alive: Ids that a name stands for first.
 
     Raises:
         UserError: If there is no such class.
     """
-    found, places = [], {name: i for i, name in reversed(list(enumerate(names)))}
+    found, places = [], {names[i]: i for i in [*reversed(range(len(names))), *alive]}
     for a in asked:
         if isinstance(a, str) and a in places:
             found.append(places[a])
@@ -54,7 +63,8 @@ def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), ke
         raise UserError(f"{where} holds {str(wrong[0])!r} among the sample ids; write whole numbers only.")
     if hidden and key is None:
         raise UserError("These sample ids are hidden under a run's key; only that run can read them.")
-    return [int(w) for w in plain] + ([i for i in there if digest(key, "sample", i) in hidden] if key else [])
+    found = [i for i in there if digest(key, "sample", i) in hidden] if key and hidden else []
+    return [int(w) for w in plain] + found
 
 
 def hide(ids: Iterable[int], key: bytes) -> list[str]:
@@ -65,6 +75,59 @@ def hide(ids: Iterable[int], key: bytes) -> list[str]:
     ([7], False)
     """
     return [KEYED + digest(key, "sample", i) for i in sorted(ids)]
+
+
+def concealed(config: str, names: Sequence[str], key: bytes) -> str:
+    """Return a config, as YAML, in which forget requests tell classes by id and samples by keyed hash.
+
+    A request is a mapping that says ``after``, and ``classes`` or ``samples``.
+
+    Args:
+        config: The config.
+        names: What each class id is called.
+        key: The run's key.
+    """
+    import yaml
+
+    found = yaml.safe_load(config)
+    hidden = _concealed(found, names, key)
+    return config if hidden == found else str(yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True))
+
+
+def concealed_args(args: Iterable[str], names: Sequence[str], key: bytes) -> list[str]:
+    """Return command line arguments with the same hidden in every value that is YAML."""
+    found = []
+    for arg in args:
+        flag, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+        structured = value.lstrip().startswith(("[", "{"))
+        found.append(flag + equals + (_flow(concealed(value, names, key)) if structured else value))
+    return found
+
+
+def _flow(text: str) -> str:
+    import yaml
+
+    return json.dumps(yaml.safe_load(text), ensure_ascii=False)
+
+
+def _concealed(node: Any, names: Sequence[str], key: bytes) -> Any:
+    if isinstance(node, list):
+        return [_concealed(n, names, key) for n in node]
+    if not isinstance(node, dict):
+        return node
+    if "after" not in node or not {"classes", "samples"} & node.keys():
+        return {k: _concealed(v, names, key) for k, v in node.items()}
+    classes, samples = node.get("classes"), node.get("samples")
+    shown = {"classes": class_ids(classes, names)} if classes else {}
+    shown |= {"samples": _hidden_again(samples, key)} if samples else {}
+    return {**node, **shown}
+
+
+def _hidden_again(samples: str | Iterable[int | str], key: bytes) -> list[str]:
+    """Hide what is not hidden yet."""
+    words = _words(samples) if isinstance(samples, str) else list(samples)
+    already = [w for w in words if isinstance(w, str) and w.startswith(KEYED)]
+    return already + hide(sample_ids([w for w in words if w not in already]), key)
 
 
 def digest(key: bytes, kind: str, name: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from cl_framework import engine, state
-from cl_framework.diary import Diary
+from cl_framework import engine, receipts, state
+from cl_framework.diary import Diary, Testimony
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import Experiment, build, scenario_of
@@ -23,13 +24,7 @@ CONSOLE = Console()
 def manifest(experiment: Experiment) -> dict[str, Any]:
     """Return what decides a run's numbers: versions, hashes of weights and data, seeds."""
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                p: _version(p)
-                for p in ("cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
-            },
-        },
+        "versions": versions(),
         "platform": platform.platform(),
         "backbone": {
             "name": experiment.learner.model.backbone.name,
@@ -38,6 +33,12 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
         "data": experiment.scenario.fingerprint(),
         "seed": experiment.seed,
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide numbers."""
+    packages = ("cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{p: _version(p) for p in packages}}
 
 
 def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
@@ -57,24 +58,39 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
     later = {e.state["later"][0]: e.state["later"][1] for e in events if "later" in e.state}
     specs = [later[i] for i in sorted(later)]
     streams = [scenario_of(s["learn"]) for s in specs if "learn" in s]
+    timeline = Timeline(experiment.scenario, specs, streams, receipts.run_key(directory.path))
     data = [told["data"], *(s["data"] for s in specs if "learn" in s)]
     if data != [here["data"], *(s.fingerprint() for s in streams)]:
         raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
     if events:
         state.restore(experiment.learner, directory.state(), events[-1].state)
         experiment.learner.model.store.load(directory.features())
-    return experiment, Timeline(experiment.scenario, specs, streams)
+    return experiment, timeline
 
 
-def diary_of(directory: Run, experiment: Experiment, timeline: Timeline) -> Diary:
+def check_finished(directory: Run, timeline: Timeline) -> None:
+    """Refuse a run that has requests left.
+
+    Raises:
+        UserError: If it has.
+    """
+    if len(directory.events()) < len(list(timeline.steps())):
+        raise UserError(f"{directory.path} is not finished; `clf resume {directory.path}` first.")
+
+
+def diary_of(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> Diary:
     """Return the run's diary, open where it ends."""
     notes = [{} if i < 0 else {"later": [i, timeline.later[i]]} for i, _ in timeline.marked()]
-    return Diary(directory, experiment.learner, timeline.class_names, CONSOLE, experiment.bar, len(notes), notes)
+    told = testimony or Testimony()
+    data = [directory.manifest["data"], *(s["data"] for s in timeline.later if "data" in s)]
+    told = dataclasses.replace(told, facts={"data": data, "versions": versions()})
+    learner, names = experiment.learner, timeline.class_names
+    return Diary(directory, learner, names, CONSOLE, experiment.bar, len(notes), notes, told)
 
 
-def go_on(directory: Run, experiment: Experiment, timeline: Timeline) -> None:
+def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> None:
     """Carry out what of the timeline is not done yet, and say where to look."""
-    diary = diary_of(directory, experiment, timeline)
+    diary = diary_of(directory, experiment, timeline, testimony)
     evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
     engine.run(
         experiment.learner, timeline, experiment.make_trainer, evaluator, diary, experiment.batch_size, diary.marks

@@ -16,7 +16,7 @@ from typing import Any
 
 from cl_framework.errors import UserError
 from cl_framework.naming import digest
-from cl_framework.sealed import broken_seal, replace, seal, sha256, sibling, sync
+from cl_framework.sealed import broken_seal, encode, replace, seal, sha256, sibling, sync
 
 FILE, KEY = "receipts.jsonl", "key"
 FIRST = "0" * 64
@@ -35,6 +35,9 @@ def draft(
     exact: bool,
     before: Mapping[str, float | None],
     after: Mapping[str, float | None],
+    experiences: Collection[str] = (),
+    requester: str | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """Return what a receipt says; the run adds the hashes of what changed when it commits the event.
 
@@ -47,40 +50,105 @@ def draft(
         exact: Whether the result equals never having learned them.
         before: Accuracies by name, such as ``forget`` and ``retain``, before the request.
         after: The same afterwards.
+        experiences: Names of the experiences that lost something.
+        requester: Who asked, in words of the user's choice; only its keyed hash is kept.
+        more: What else the receipt says, as `docs/receipts.md` lists it.
     """
     key = run_key(run)
+    who = {} if requester is None else {"requester": digest(key, "requester", requester)}
+    scope = (("class", "classes", classes), ("experience", "experiences", experiences), ("sample", "samples", samples))
     return {
         "request": request,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **who,
         "method": method,
         "policy": "exact" if exact else "approximate",
-        "classes": {"count": len(classes), "keyed": keyed(key, "class", classes)},
-        "samples": {"count": len(samples), "keyed": keyed(key, "sample", samples)},
+        **{name: {"count": len(ids), "keyed": keyed(key, kind, ids)} for kind, name, ids in scope},
         "accuracy": {"before": dict(before), "after": dict(after)},
+        **more,
         "statement": STATEMENT,
     }
 
 
-def keyed(key: bytes, kind: str, ids: Collection[int]) -> list[str]:
+def keyed(key: bytes, kind: str, ids: Collection[object]) -> list[str]:
     """Return the sorted HMACs of ``ids``, half of each, which is plenty to tell them apart."""
     return sorted(digest(key, kind, i) for i in ids)
 
 
+def covering(run: Path, kind: str, names: Collection[object]) -> dict[object, int]:
+    """Return the line of the receipt, counted from 1, that covers each of the ``names`` of a ``kind``, where one does.
+
+    Args:
+        run: The run directory.
+        kind: ``class``, ``experience`` or ``sample``.
+        names: Their ids or names.
+    """
+    key, field = run_key(run), {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
+    lines = {h: i for i, entry in enumerate(read(run), 1) for h in entry.get(field, {}).get("keyed", [])}
+    return {name: lines[h] for name in names if (h := digest(key, kind, name)) in lines}
+
+
+def new_key() -> bytes:
+    """Return a random key."""
+    return secrets.token_bytes(32)
+
+
+def key_mark(key: bytes) -> str:
+    """Return what tells a key from others without giving it away."""
+    return sha256(b"key:" + key)
+
+
+def write_key(run: Path, key: bytes) -> None:
+    """Write a run's key, readable by the owner alone."""
+    path = run / KEY
+    handle = os.open(sibling(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(key.hex() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sibling(path).replace(path)
+    sync(run)
+
+
 def run_key(run: Path) -> bytes:
-    """Return the run's random key; the first call makes it, readable by the owner alone."""
+    """Return the run's random key.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    path = run / KEY
+    if problem := broken_key(run):
+        raise UserError(f"{problem}; restore it from a copy.")
+    if not path.exists():
+        raise UserError(f"{path} is missing, and what hangs on it cannot be told; restore it from a copy.")
+    return bytes.fromhex(path.read_text())
+
+
+def broken_key(run: Path, mark: str | None = None) -> str | None:
+    """Say what is wrong with the run's key; nothing where there is none, for deleting it is a way to forget.
+
+    Args:
+        run: The run directory.
+        mark: The key's `key_mark`, as the manifest tells it.
+    """
     path = run / KEY
     if not path.exists():
-        handle = os.open(sibling(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sibling(path).replace(path)
-        sync(run)
+        return None
+    raw = path.read_bytes()
     try:
-        return bytes.fromhex(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged; restore it from a copy, or delete it to have a new one made.") from error
+        key = bytes.fromhex(raw.decode())
+    except ValueError:
+        return f"{path} is damaged"
+    if raw != key.hex().encode() + b"\n" or (mark is not None and key_mark(key) != mark):
+        return f"{path} is damaged or not this run's"
+    return None
+
+
+def last(run: Path) -> str:
+    """Return the hash of the last line, which the next one will hold."""
+    path = run / FILE
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return sha256(lines[-1]) if lines else FIRST
 
 
 def append(run: Path, entry: Mapping[str, Any]) -> None:
@@ -92,8 +160,12 @@ def append(run: Path, entry: Mapping[str, Any]) -> None:
     read(run)
     path = run / FILE
     old = path.read_bytes() if path.exists() else b""
-    previous = sha256(old.splitlines(keepends=True)[-1]) if old else FIRST
-    replace(path, old + seal({**entry, "previous": previous}, indent=None))
+    replace(path, old + seal({**entry, "previous": last(run)}, indent=None))
+
+
+def body(entry: Mapping[str, Any], previous: str) -> bytes:
+    """Return what a signature of ``entry`` signs: all of it but the signature, and the hash of the line before."""
+    return encode({**{k: v for k, v in entry.items() if k != "signature"}, "previous": previous}, indent=None)
 
 
 def read(run: Path) -> list[dict[str, Any]]:
@@ -104,9 +176,13 @@ def read(run: Path) -> list[dict[str, Any]]:
     """
     if problems := check(run):
         raise UserError(f"{problems[0]}; restore the file from a copy.")
+    return [{k: v for k, v in line.items() if k not in {"previous", "sha256"}} for line in lines(run)]
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """Return every line as it stands, unchecked."""
     path = run / FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [{k: v for k, v in json.loads(line).items() if k not in {"previous", "sha256"}} for line in lines]
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def check(run: Path) -> list[str]:

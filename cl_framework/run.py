@@ -8,21 +8,25 @@ before it, so that nothing forgotten stays behind in an old file. torch is impor
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from cl_framework import archive, receipts, sealed, upkeep
+from cl_framework import archive, outputs, receipts, sealed, upkeep
 from cl_framework import events as journal
 from cl_framework.errors import UserError
 from cl_framework.events import EVENTS, FEATURES, Event
+from cl_framework.naming import digest
 from cl_framework.sealed import read_listed, sibling
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cl_framework.signing import Sign
 
 SCHEMA = 1
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
@@ -43,21 +47,28 @@ class Run:
         self._known: dict[str, set[int]] | None = None
 
     @classmethod
-    def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any]) -> Run:
+    def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any], key: bytes | None = None) -> Run:
         """Start a run in a new or empty directory.
+
+        Args:
+            path: The directory.
+            config: The resolved configuration, in which no sample and no class to forget is named in clear.
+            manifest: Versions, hashes and seeds.
+            key: The key that ``config`` was hidden with; a new one unless given.
 
         Raises:
             UserError: If something is there already, or the disk refuses.
         """
-        path, text = Path(path), config.encode()
+        path, text, key = Path(path), config.encode(), key or receipts.new_key()
         if (path / MANIFEST).exists():
             raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
         if path.exists() and not _vacant(path):
             raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
-        record = {"schema": SCHEMA, **manifest, "config": sealed.entry(text)}
+        record = {"schema": SCHEMA, **manifest, "config": sealed.entry(text), "key": receipts.key_mark(key)}
         try:
             path.mkdir(parents=True, exist_ok=True)
             sealed.write(sibling(path / MANIFEST), sealed.seal(record))
+            receipts.write_key(path, key)
             sealed.replace(path / CONFIG, text)
             sibling(path / MANIFEST).replace(path / MANIFEST)  # from here on it is a run
             sealed.sync(path)
@@ -129,6 +140,7 @@ class Run:
         found: dict[str, Tensor] = {}
         for event in journal.feature_events(self.events()):
             found = archive.join_rows(found, archive.unpack(self._read(event, event.features)))
+        self._known = archive.known_rows(found)
         return found
 
     def _read(self, event: Event, place: str) -> bytes:
@@ -143,6 +155,8 @@ class Run:
         metrics: Mapping[str, Any],
         features: Mapping[str, Tensor] | None = None,
         receipt: Mapping[str, Any] | None = None,
+        sign: Sign | None = None,
+        whole: bool = False,
     ) -> Event:
         """Add an event, whole or not at all.
 
@@ -155,6 +169,8 @@ class Run:
             features: All features held now, as pairs ``<key>/ids`` and ``<key>/rows``. Only new rows are stored; if
                 any are gone, one file of what is left replaces all earlier ones. None leaves them as they are.
             receipt: What `receipts.draft` returned; hashes of what changed are added.
+            sign: Signs the receipt; the signature is part of the event, so a kill cannot part them.
+            whole: Store every tensor here. A forget event then leaves none in the files of earlier events.
 
         Raises:
             UserError: If the name is taken, the run is damaged, or the disk refuses; the run is then as it was.
@@ -164,28 +180,17 @@ class Run:
         if name in {e.name for e in events}:
             raise UserError(f"{self.path} already holds an event named {name!r}; choose another name.")
         before, after = journal.overlay(events), {n: archive.fingerprint(t) for n, t in tensors.items()}
-        changed = {n: after[n] for n in sorted(after) if before.get(n) != after[n]}
+        changed = {n: after[n] for n in sorted(after) if whole or before.get(n) != after[n]}
         removed = sorted(before.keys() - after.keys())
-        if receipt is not None:
-            artifacts = {n: [before.get(n), after.get(n)] for n in [*changed, *removed]}
-            receipt = {**receipt, "artifacts": artifacts}
         rows, fresh, known = self._new_features(features)
-        event = Event(
-            self.manifest["sha256"],
-            journal.folder_name(len(events), kind, name),
-            name,
-            kind,
-            dict(state),
-            changed,
-            removed,
-            {},
-            fresh,
-            receipt and dict(receipt),
-        )
+        run, folder = self.manifest["sha256"], journal.folder_name(len(events), kind, name)
+        event = Event(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
         blobs = {event.data: archive.pack({n: tensors[n] for n in changed}), event.metrics: sealed.encode(metrics)}
         if rows:
             blobs[event.features] = archive.pack(rows)
         event = replace(event, files={place: sealed.entry(data) for place, data in blobs.items()})
+        if receipt is not None:
+            event = replace(event, receipt=self._testified(receipt, events, event, before, after, sign))
         try:
             self._write(event, blobs)
         except OSError as error:
@@ -198,6 +203,33 @@ class Run:
         self._known = known
         self.sweep()
         return event
+
+    def _testified(
+        self,
+        receipt: Mapping[str, Any],
+        events: Sequence[Event],
+        event: Event,
+        before: Mapping[str, str],
+        after: Mapping[str, str],
+        sign: Sign | None,
+    ) -> dict[str, Any]:
+        """Return the receipt with what only the run knows: hashes of states and artifacts, bytes removed, signature.
+
+        Fingerprints of single tensors are keyed: that of a few sample ids could be found by trying.
+        """
+        key = receipts.run_key(self.path)
+        marks = [{n: digest(key, "tensor", h) for n, h in side.items()} for side in (before, after)]
+        touched = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+        told = {
+            **receipt,
+            "state": {"before": journal.state_hash(before), "after": journal.state_hash(after)},
+            "artifacts": {n: [side.get(n) for side in marks] for n in touched},
+            "bytes_removed": upkeep.bytes_to_remove(self.path, events, event),
+        }
+        if sign is not None:
+            self.sweep()  # the line before this one must be there, for its hash is signed too
+            told["signature"] = sign(receipts.body({"event": event.folder, **told}, receipts.last(self.path)))
+        return told
 
     def _new_features(
         self, features: Mapping[str, Tensor] | None
@@ -237,7 +269,10 @@ class Run:
             _ = self.config
         except UserError as error:
             return [str(error)]  # without its origin nothing else can be judged
-        return upkeep.problems(self.path, self.manifest["sha256"])
+        found = upkeep.problems(self.path, self.manifest["sha256"])
+        if problem := receipts.broken_key(self.path, self.manifest.get("key")):
+            found.append(f"{problem}; restore it from a copy.")
+        return found + outputs.problems(self.path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -248,11 +283,19 @@ class Run:
         """
         import fcntl
 
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UserError(f"Another process is working on this run ({self.path}); wait for it to end.") from error
+                file.seek(0)
+                who = f"process {holder}" if (holder := file.read().strip()) else "another process"
+                raise UserError(
+                    f"{self.path} is in use by {who}; nothing was changed: wait for it to end, or stop it, "
+                    "then give the same command again."
+                ) from error
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
             yield
 
 
@@ -261,4 +304,6 @@ def _vacant(path: Path) -> bool:
     if not path.is_dir():
         return False
     names, waiting = {p.name for p in path.iterdir()}, sibling(path / MANIFEST).name
-    return names <= {waiting, sibling(path / CONFIG).name} or names == {waiting, CONFIG}
+    made = [CONFIG, receipts.KEY]  # could be anyone's, unless a manifest in the making lies beside them
+    ours = {waiting, *(sibling(path / name).name for name in made)}
+    return names <= ours or (waiting in names and names <= {*ours, *made})

@@ -6,7 +6,18 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
-from cl_framework.stream import Experience, Relabelled, Scenario, Step, exam_of, forget, surviving
+from cl_framework.naming import sample_ids
+from cl_framework.stream import (
+    Event,
+    Experience,
+    ForgetRequest,
+    Relabelled,
+    Scenario,
+    Step,
+    exam_of,
+    forget,
+    surviving,
+)
 
 
 @final
@@ -18,13 +29,20 @@ class Timeline(Scenario):
         later: Later requests in order, each ``{"forget": {"classes": ..., "experiences": ..., "samples": ...}}``
             or ``{"learn": [arguments that describe a scenario], "data": its fingerprint}``.
         streams: The scenarios that the learn requests describe, in order.
+        key: What keyed hashes of sample ids were made with; the first scenario and the streams are given it too.
     """
 
     def __init__(
-        self, first: Scenario, later: Sequence[Mapping[str, Any]] = (), streams: Sequence[Scenario] = ()
+        self,
+        first: Scenario,
+        later: Sequence[Mapping[str, Any]] = (),
+        streams: Sequence[Scenario] = (),
+        key: bytes | None = None,
     ) -> None:
         """Keep the parts; new classes are numbered after all earlier ones."""
-        self.first, self.later, self.streams = first, list(later), list(streams)
+        self.first, self.later, self.streams, self.key = first, list(later), list(streams), key
+        for stream in (first, *self.streams) if key else ():
+            stream.unlock(key or b"")
         self.class_names = [n for s in (first, *self.streams) for n in s.class_names]
 
     def steps(self) -> Iterator[Step]:
@@ -45,15 +63,34 @@ class Timeline(Scenario):
         for i, spec in enumerate(self.later):
             learned = [s for s in seen if isinstance(s.event, Experience)]
             if "forget" in spec:
-                event = forget(f"forget-{len(seen) - len(learned)}", surviving(seen), **spec["forget"])
+                event = self._request(f"forget-{len(seen) - len(learned)}", surviving(seen), spec["forget"])
                 yield i, Step(event, exam_of(event, [s.exam for s in learned]))
                 continue
             stream = next(streams)
             # An id is never given twice, not even that of a forgotten sample: receipts speak of it.
             ids = 1 + max((int(s.event.data.ids.max()) for s in learned), default=-1)
             for step in stream.steps():
-                yield i, _shifted(step, f"more-{i}-{step.event.name}", classes, ids, surviving(seen))
+                moved = _shifted(step, f"more-{i}-{step.event.name}", classes, ids, surviving(seen))
+                yield i, dataclasses.replace(moved, event=self._recognised(moved.event, seen))
             classes += len(stream.class_names)
+
+    def _request(self, name: str, past: Sequence[Experience], spec: Mapping[str, Any]) -> ForgetRequest:
+        asked = dict(spec)
+        if "samples" in asked:
+            asked["samples"] = sample_ids(asked["samples"], [i for e in past for i in e.data.ids.tolist()], self.key)
+        return forget(name, past, **asked)
+
+    def _recognised(self, event: Event, seen: Sequence[Step]) -> Event:
+        """Mark the classes of an experience that have the name of one forgotten earlier, unless another bears it."""
+        if not isinstance(event, Experience):
+            return event
+        ever = [c for s in seen if isinstance(s.event, Experience) for c in s.event.classes]
+        alive = {c for e in surviving(seen) for c in e.classes}
+        taken = {self.class_names[c] for c in alive}
+        before = {self.class_names[c]: c for c in ever if c not in alive}
+        names = {c: self.class_names[c] for c in event.classes}
+        again = {c: before[n] for c, n in names.items() if n in before and n not in taken}
+        return dataclasses.replace(event, relearned={**event.relearned, **again})
 
     def fingerprint(self) -> str:
         """Return the hash of the first scenario's data."""

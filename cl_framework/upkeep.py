@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cl_framework import archive, receipts, sealed
+from cl_framework import archive, outputs, receipts, sealed
 from cl_framework.errors import UserError
-from cl_framework.events import FEATURES, Event, committed, gaps, listed, outdated, read_event, strays
+from cl_framework.events import (
+    FEATURES,
+    Event,
+    committed,
+    feature_events,
+    gaps,
+    listed,
+    outdated,
+    overlay,
+    read_event,
+    state_hash,
+    strays,
+)
 from cl_framework.sealed import TEMPORARY, read_listed, sibling
 
 
@@ -28,7 +41,8 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
         remove_leftovers(path, events)
         for event, dead in outdated(events):
             take_out(path, event, dead)
-        for event in events:
+        outputs.expire(path, max((i for i, e in enumerate(events, 1) if e.kind == "forget"), default=0))
+        for event in events:  # a line is written last: it stands for everything above
             if event.receipt is not None and event.folder not in told:
                 receipts.append(path, {"event": event.folder, **event.receipt})
     except OSError as error:
@@ -66,6 +80,25 @@ def take_out(path: Path, event: Event, dead: set[str]) -> None:
     sealed.sync(file.parent)
 
 
+def bytes_to_remove(path: Path, events: Sequence[Event], new: Event) -> int:
+    """Return the bytes of tensors and features that leave the files of ``events`` when ``new`` follows them."""
+    total = 0
+    for event, dead in outdated([*events, new]):
+        sizes = tensor_sizes((path / event.data).read_bytes())
+        total += sum(sizes[name] for name in dead)
+    if new.fresh:
+        old = sum(int(e.files[e.features]["bytes"]) for e in feature_events(events))
+        total += old - int(new.files.get(new.features, {"bytes": 0})["bytes"])
+    return total
+
+
+def tensor_sizes(data: bytes) -> dict[str, int]:
+    """Return the bytes of each tensor in a safetensors file, from its header: a length, then JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    spans = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: end - start for name, (start, end) in spans.items()}
+
+
 def problems(path: Path, run: str) -> list[str]:
     """Return every problem of the run at ``path`` whose manifest has the hash ``run``, each naming a file."""
     found, events = gaps(path), list[Event]()
@@ -93,4 +126,9 @@ def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> l
     found = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in told]
     if complete:
         found += [f"{file} line {i} tells of no event of this run." for i, r in enumerate(told, 1) if r not in due]
+    asked = [i for i, e in enumerate(events) if "state" in (e.receipt or {})]
+    if complete and asked:  # what earlier lines speak of is gone from the files, as it should be
+        event, left = events[asked[-1]], overlay(events[: asked[-1] + 1])
+        if event.receipt and state_hash(left) != event.receipt["state"]["after"]:
+            found.append(f"{file} speaks of another state after {event.folder} than the events hold.")
     return found

@@ -1,0 +1,168 @@
+"""The verbs ``forget`` and ``plan-forget``: carry out a forget request on a finished run, or show what it would do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cl_framework import receipts
+from cl_framework.diary import Testimony
+from cl_framework.errors import UserError
+from cl_framework.naming import class_ids, hide, sample_ids
+from cl_framework.opening import CONSOLE, check_finished, go_on, reopen
+from cl_framework.run import Run
+from cl_framework.signing import signer
+from cl_framework.stream import Experience, ForgetRequest, Need, surviving
+from cl_framework.timeline import Timeline
+
+_T = TypeVar("_T", int, str)
+
+EXAMPLES = """examples:
+  clf plan-forget runs/quickstart --classes 3 7          what would be deleted, retrained, edited, and why
+  clf forget runs/quickstart --classes 3 7               classes, by id or name
+  clf forget runs/quickstart --experiences task-1        everything an experience brought
+  clf forget runs/quickstart --samples ids.txt --sign key.pem
+  clf forget runs/finetune --classes 3 --unlearner NegGradPlus --model.unlearner.epochs 2
+
+What is forgotten already is named with the line of its receipt, and the rest is carried out; asking again for all of
+it changes nothing. Killed at any moment, the run is as before or has forgotten; give the same command again."""
+
+
+def forget(argv: Sequence[str]) -> int:
+    """Carry out a forget request on a finished run."""
+    parser = _parser("forget", "Forget classes, experiences or single samples of a finished run, and write a receipt.")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    parser.add_argument("--sign", metavar="KEY.pem", help="Ed25519 private key to sign the receipt with")
+    parser.add_argument("--requester", metavar="WHO", help="who asks; the receipt keeps a keyed hash of it")
+    parser.add_argument(
+        "--history",
+        choices=("rewrite", "drop"),
+        default="rewrite",
+        help="earlier events: take out what was replaced or removed (rewrite, the default), or all tensors (drop)",
+    )
+    args, rest = parser.parse_known_args(argv)
+    if args.dry_run:
+        return _show(args, rest)
+    directory, sign = Run.open(args.dir), signer(args.sign) if args.sign else None
+    with directory.lock():
+        directory.sweep()
+        experiment, timeline = reopen(directory, _overrides(args, rest))
+        check_finished(directory, timeline)
+        later = _request(directory, timeline, args)
+        go_on(directory, experiment, later or timeline, Testimony(args.requester, sign, args.history == "drop"))
+    return 0
+
+
+def plan_forget(argv: Sequence[str]) -> int:
+    """Show what a forget request would do to every artifact, and do nothing."""
+    what = "Show, for each artifact of a finished run, what a forget request would do and why. Nothing is changed."
+    return _show(*_parser("plan-forget", what).parse_known_args(argv))
+
+
+def _show(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cl_framework import lineage
+
+    directory = Run.open(args.dir)
+    experiment, timeline = reopen(directory, _overrides(args, rest))
+    check_finished(directory, timeline)
+    if (later := _request(directory, timeline, args)) is not None:
+        event = list(later.steps())[-1].event
+        assert isinstance(event, ForgetRequest)
+        lineage.show(directory, experiment.learner, event, CONSOLE)
+    return 0
+
+
+def _parser(verb: str, what: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"clf {verb}",
+        description=what,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("dir", metavar="DIR", help="the run directory")
+    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="class ids or names")
+    parser.add_argument("--experiences", "--experience", nargs="+", default=[], metavar="NAME", help="experience names")
+    parser.add_argument("--samples", metavar="FILE", help="file of sample ids, separated by spaces, commas or lines")
+    parser.add_argument("--unlearner", help="another than the config's; its settings follow as --model.unlearner.NAME")
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        choices=("forget", "retain"),
+        default=[],
+        help="samples that cannot be had any more: those to forget, those that stay",
+    )
+    return parser
+
+
+def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """Return what to change in the run's config.
+
+    Raises:
+        UserError: If that is more than the unlearner.
+    """
+    if strange := [a for a in rest if a.startswith("--") and not a.startswith("--model.unlearner")]:
+        raise UserError(f"A forget request has no option {strange[0]}; `clf forget --help` shows those there are.")
+    if rest and not rest[0].startswith("--"):
+        raise UserError(f"There is {rest[0]!r} too much; options such as --classes stand before what they name.")
+    return [*(["--model.unlearner", args.unlearner] if args.unlearner else []), *rest]
+
+
+@dataclass(slots=True)
+class _Past:
+    """What was ever learned, and what of it is left."""
+
+    classes: set[int] = field(default_factory=set)
+    experiences: set[str] = field(default_factory=set)
+    samples: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, experiences: Iterable[Experience]) -> _Past:
+        past = cls()
+        for e in experiences:
+            past.classes |= set(e.classes)
+            past.experiences.add(e.name)
+            past.samples |= set(e.data.ids.tolist())
+        return past
+
+
+def _request(directory: Run, timeline: Timeline, args: argparse.Namespace) -> Timeline | None:
+    """Return the timeline with the request at its end; None if all it asks for is forgotten already.
+
+    Raises:
+        UserError: If it asks for nothing, or for what was never learned.
+    """
+    steps = list(timeline.steps())
+    ever = _Past.of(s.event for s in steps if isinstance(s.event, Experience))
+    left = _Past.of(surviving(steps))
+    classes = class_ids(args.classes, timeline.class_names, sorted(left.classes))
+    samples = sample_ids(args.samples) if args.samples else []
+    kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes)
+    experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences)
+    kept_samples = _not_yet(directory, "sample", samples, ever.samples - left.samples)
+    if (classes or args.experiences or samples) and not (kept_classes or experiences or kept_samples):
+        CONSOLE.print("Nothing is left to forget; the run stays as it is.")
+        return None
+    missing: list[Need] = args.without
+    spec = {"classes": kept_classes, "experiences": experiences, "samples": kept_samples, "missing": missing}
+    spec = {k: v for k, v in spec.items() if v}
+    asked = Timeline(timeline.first, [*timeline.later, {"forget": spec}], timeline.streams, timeline.key)
+    _ = list(asked.steps())  # what was never learned shows while samples still have their ids
+    if kept_samples and timeline.key:
+        asked.later[-1] = {"forget": {**spec, "samples": hide(kept_samples, timeline.key)}}
+    return asked
+
+
+def _not_yet(directory: Run, kind: str, asked: Sequence[_T], gone: Collection[_T]) -> list[_T]:
+    """Return what of the request is not forgotten yet; say which receipt tells of the rest."""
+    past = [a for a in asked if a in gone]
+    if past:
+        lines = receipts.covering(directory.path, kind, past)
+        several = {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
+        names = ", ".join(map(str, past[:10])) + (" ..." if len(past) > 10 else "")
+        where = ", ".join(str(n) for n in sorted(set(lines.values())))
+        told = f"; {receipts.FILE} line {where}" if where else ""
+        CONSOLE.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{told}", soft_wrap=True)
+    return [a for a in asked if a not in gone]
