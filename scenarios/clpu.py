@@ -26,7 +26,7 @@ class Order(NamedTuple):
 class CLPU(Derived, Scenario):
     """A list of requests: ``R`` learns a task to keep it, ``T`` learns one on trial, ``F`` forgets it.
 
-    Liu et al., "Continual learning and private unlearning", CoLLAs 2022, Sec. 3. Only a task on trial may be forgotten.
+    Liu et al., "Continual learning and private unlearning", CoLLAs 2022. Only a task on trial may be forgotten.
     ``R`` for a task on trial keeps it from then on; here it was learned like any other, so that this request brings
     nothing to learn. Tasks of the stream that no request names are left out. The paper examines each task by itself;
     here no task label is given, as everywhere.
