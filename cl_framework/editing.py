@@ -6,15 +6,16 @@ are. What a class taught the adapters is counteracted, not taken out, which is w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from cl_framework.erasure import Erasure, erase
 from cl_framework.model import Model
-from cl_framework.strategy import Strategy
+from cl_framework.strategy import Params, Strategy
 from cl_framework.stream import Batch, ForgetRequest, Joined, Samples
 
 
@@ -24,6 +25,18 @@ def shared_only(strategy: Strategy) -> str | None:
         return None
     exact = "Subtract" if strategy.subtracts else "DropAdapter"
     return f"{type(strategy).__name__} keeps what it learns apart and forgets exactly with {exact}"
+
+
+def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
+    """Object as `shared_only` does, and where nothing would stay that an edit has to keep."""
+    if objection := shared_only(strategy):
+        return objection
+    return None if event.remaining else "an edit has to keep something, and nothing would stay"
+
+
+def adamw(lr: float | None, weight_decay: float = 0.0) -> Callable[[Params], Optimizer] | None:
+    """Return how to build AdamW; None, where no rate is given, leaves the choice to the model section."""
+    return None if lr is None else lambda params: AdamW(params, lr=lr, weight_decay=weight_decay)
 
 
 def editable(model: Model) -> list[nn.Parameter]:
@@ -46,7 +59,7 @@ def _some(samples: Samples, share: float) -> Samples:
     if share >= 1:
         return samples
     keep = torch.zeros(len(samples), dtype=torch.bool)
-    for c in samples.labels.unique():
+    for c in samples.labels.unique():  # type: ignore[no-untyped-call]
         of = (samples.labels == c).nonzero()[:, 0]
         keep[of[torch.randperm(len(of))[: max(1, round(share * len(of)))]]] = True
     return samples.where(keep)
@@ -74,6 +87,10 @@ class Paired(Samples):
         """Read the rows to retain, then as many to forget."""
         drawn = torch.randint(len(self.forget), (len(rows),)).tolist()
         return Batch(*(torch.cat(pair) for pair in zip(self.retain[rows], self.forget[drawn], strict=True)))
+
+    def classes(self) -> list[int]:
+        """Return the classes of both."""
+        return sorted({*self.retain.classes(), *self.forget.classes()})
 
     def gone(self, batch: Batch) -> Tensor:
         """Return a mask ``(n,)`` of the samples of ``batch`` that are to be forgotten."""
