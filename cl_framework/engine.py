@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, final
 
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
@@ -107,12 +107,11 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
         device = learner.model.device
         learner.begin(plan)
         learner.model.trace(parameters(plan), plan.data.classes())
-        read |= set(plan.data.ids.tolist())
         cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in parameters(plan)))
         trainer = make_trainer(plan.epochs)
         with quiet():
             try:
-                trainer.fit(learner, loader(plan.data, batch_size))
+                trainer.fit(learner, loader(_Noted(plan.data, read), batch_size))
             except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
                 raise KeyboardInterrupt from stopped
         if trainer.global_step == 0:
@@ -126,6 +125,20 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
         gone = read & set(event.data.ids.tolist())
         cost.read = {"forget": len(gone), "retain": len(read - gone)}
     return cost
+
+
+@final
+class _Noted(Samples):
+    """The same samples; those that are read are noted by id."""
+
+    def __init__(self, whole: Samples, read: set[int]) -> None:
+        self.whole, self.read = whole, read
+        self.labels, self.ids, self.key = whole.labels, whole.ids, whole.key
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        batch = self.whole[rows]
+        self.read.update(batch.ids.tolist())
+        return batch
 
 
 def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:

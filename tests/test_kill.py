@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 import traceback
@@ -14,27 +15,27 @@ import torch
 from rich.console import Console
 
 import cl_framework.figure  # noqa: F401  # imported here once, rather than in every child
-from cl_framework import engine, report, state
+from cl_framework import engine, receipts, report, state
 from cl_framework.diary import Diary
 from cl_framework.evaluator import Evaluator
 from cl_framework.run import MANIFEST, Run
 from cl_framework.stream import forget
 from cl_framework.training import RequestBar
 from strategies.learning.ease import EASE
+from strategies.learning.finetune import Finetune
 from strategies.unlearning.drop_adapter import DropAdapter
+from strategies.unlearning.neg_grad import NegGradPlus
 
 KILLS = 12
 PATIENCE = 60.0
 
 
-@pytest.fixture
-def carry_on(world, stream):
-    """Start or continue the run in a directory until it is finished, as a process of its own would."""
-    request = forget("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
-    scenario = world.Listed([*stream[:3], request, stream[3]])
+def working(world, events, strategy, unlearner):
+    """Return what starts or continues a run in a directory until it is finished, as a process of its own would."""
+    scenario = world.Listed(events)
 
     def work(path):
-        learner = world.learner(EASE(), DropAdapter())
+        learner = world.learner(strategy(), unlearner())
         run = Run.open(path) if (path / MANIFEST).exists() else Run.create(path, "seed: 0\n", {"seed": 0})
         with run.lock(), Path(os.devnull).open("w") as nowhere:
             run.sweep()
@@ -42,11 +43,19 @@ def carry_on(world, stream):
                 state.restore(learner, run.state(), events[-1].state)
                 learner.model.store.load(run.features())
             console = Console(file=nowhere)
-            diary = Diary(run, learner, scenario.class_names, console, RequestBar(console), 5)
-            engine.run(learner, scenario, world.make_trainer, Evaluator(True), diary, 8, diary.marks)
+            diary = Diary(run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events))
+            selects = learner.strategy.isolates == "experience"
+            engine.run(learner, scenario, world.make_trainer, Evaluator(selects), diary, 8, diary.marks)
             diary.close()
 
     return work
+
+
+@pytest.fixture
+def carry_on(world, stream):
+    """A run that learns, forgets and learns more."""
+    request = forget("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
+    return working(world, [*stream[:3], request, stream[3]], EASE, DropAdapter)
 
 
 def start(work, path):
@@ -115,3 +124,36 @@ def test_killed_runs_resume_to_the_same_bits(carry_on, tmp_path):
             wanted = kills < KILLS or len(cut) < 3
         assert_same(whole, outcome(path))
     assert len(cut) >= 3, "kills must fall into different events"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="needs processes that may be forked")
+@pytest.mark.parametrize(("strategy", "unlearner"), [(EASE, DropAdapter), (Finetune, NegGradPlus)])
+def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishes_it(
+    strategy, unlearner, world, stream, tmp_path
+):
+    learned, whole = tmp_path / "learned", tmp_path / "whole"
+    working(world, stream[:2], strategy, unlearner)(learned)
+    request = forget("forget-0", stream[:2], classes=[2], samples=[7001, 7002])
+    ask = working(world, [*stream[:2], request], strategy, unlearner)
+    shutil.copytree(learned, whole)
+    began = time.monotonic()
+    assert ended(start(ask, whole), PATIENCE)
+    duration, wanted = time.monotonic() - began, outcome(whole)
+    sides = [Run.open(p).state() for p in (learned, whole)]
+
+    dice, kills = random.Random(7), 0
+    for i in range(10):
+        path = shutil.copytree(learned, tmp_path / f"run-{i}")
+        if ended(start(ask, path), dice.uniform(0.2, 1) * duration):
+            continue
+        kills += 1
+        run = Run.open(path)
+        found, side = run.state(), sides[len(run.events()) - 2]
+        assert found.keys() == side.keys()
+        assert all(torch.equal(side[name], tensor) for name, tensor in found.items())
+        assert ended(start(ask, path), PATIENCE)
+        assert_same(wanted, outcome(path))
+        assert len(receipts.read(path)) == 1
+        if kills == 6:
+            break
+    assert kills >= 3

@@ -67,8 +67,9 @@ def keyed(tmp_path):
 def test_a_draft_says_what_was_done_without_naming_classes_or_samples(keyed):
     tmp_path = keyed
     found = receipts.draft(
-        tmp_path, request="forget-0", classes=[313373133731337], samples=[471147114711, 471247124712], method="DropAdapter", exact=True,
-        before={"forget": 0.9, "retain": 0.95}, after={"forget": 0.0, "retain": 0.95}, requester="Zoe Unique",
+        tmp_path, request="forget-0", classes=[313373133731337], samples=[471147114711, 471247124712], exact=True,
+        method="DropAdapter", before={"forget": 0.9, "retain": 0.95}, after={"forget": 0.0, "retain": 0.95},
+        requester="Zoe Unique",
     )  # fmt: skip
     assert (found["classes"]["count"], found["samples"]["count"], found["policy"]) == (1, 2, "exact")
     assert found["accuracy"]["after"] == {"forget": 0.0, "retain": 0.95}
