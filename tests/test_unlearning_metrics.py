@@ -115,12 +115,12 @@ def test_the_gap_skips_what_either_side_lacks():
 
 
 def test_relearning_counts_steps_until_close_enough():
-    curve = [0.0, 0.3, 0.96, 0.9, 0.99]
+    curve = {0: 0.0, 1: 0.3, 2: 0.96, 3: 0.9, 4: 0.99}
     assert relearn_steps(curve, 1.0) == 2
     assert relearn_steps(curve, 1.0, tolerance=0.1) == 2
     assert relearn_steps(curve, 1.0, tolerance=0.01) == 4
     assert relearn_steps(curve, 0.0) == 0
-    assert relearn_steps(curve[:2], 1.0) is None
+    assert relearn_steps({0: 0.0, 1: 0.3}, 1.0) is None
 
 
 def test_the_anamnesis_index_is_one_for_equals_and_a_bound_where_one_side_never_arrives():

@@ -93,23 +93,23 @@ def spillover_exams(
     return found
 
 
-def relearn_steps(curve: Sequence[float], target: float, tolerance: float = 0.05) -> int | None:
+def relearn_steps(curve: Mapping[int, float], target: float, tolerance: float = 0.05) -> int | None:
     """Steps of relearning until accuracy comes within ``tolerance`` of ``target``: ``min k: a_k >= (1 - tol) target``.
 
     Args:
-        curve: Accuracy on what had to go before the first step and after each.
+        curve: Steps taken -> accuracy on what had to go, in order; 0 is before the first step.
         target: The original model's accuracy on the same.
         tolerance: A share of the target (0.05 to 0.1 in the literature).
 
     Returns:
         A number of steps, or None when the curve never gets there.
 
-    >>> relearn_steps([0.0, 0.5, 0.97, 0.8], target=1.0)
-    2
-    >>> relearn_steps([0.0, 0.5], target=1.0) is None
+    >>> relearn_steps({0: 0.0, 1: 0.5, 5: 0.97, 10: 0.8}, target=1.0)
+    5
+    >>> relearn_steps({0: 0.0, 1: 0.5}, target=1.0) is None
     True
     """
-    return next((k for k, a in enumerate(curve) if a >= (1 - tolerance) * target), None)
+    return next((k for k, a in curve.items() if a >= (1 - tolerance) * target), None)
 
 
 def anamnesis_index(unlearned: int | None, retrained: int | None, longest: int) -> float | None:
@@ -158,11 +158,11 @@ def clpu_ratio(across: float, within: float) -> float | None:
         within: Mean divergence among the latter, which differ in their seed (IGJS).
 
     Returns:
-        0 when it is one of them. None where they do not differ at all and it does.
+        0 when it is one of them. None where they do not differ (1e-9 or less, which is rounding) and it does.
 
     >>> clpu_ratio(0.25, 0.125), clpu_ratio(0.0, 0.0), clpu_ratio(0.1, 0.0)
     (1.0, 0.0, None)
     """
-    if across == within:
+    if across == within or max(across, within) <= 1e-9:
         return 0.0
-    return abs(across - within) / within if within > 0 else None
+    return abs(across - within) / within if within > 1e-9 else None

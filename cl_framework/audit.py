@@ -1,0 +1,180 @@
+"""``clf audit``: what a run has forgotten, weighed against models that never knew it and models that never forgot."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from cl_framework import outputs, sealed
+from cl_framework.auditing import Subject, subject
+from cl_framework.comparison import References, conduct, references
+from cl_framework.errors import UserError
+from cl_framework.experiment import build
+from cl_framework.learner import Learner
+from cl_framework.opening import CONSOLE, reopen
+from cl_framework.references import Workshop, u_lira
+from cl_framework.report import EventRecord, results
+from cl_framework.run import Run
+from cl_framework.timeline import Timeline
+
+SCHEMA = 1
+PLACE = "audit.json"
+RECORD = ("accuracy_forget_before", "accuracy_forget", "h_mean", "h_mean_pre", "relapse", "erosion", "spillover")
+
+DESCRIPTION = """Audit what a run has forgotten, beside models to compare it with:
+
+  run        the model as it is now
+  original   the same stream learned without any forget request
+  retrained  a fresh model that only ever met what remains; the target
+  pristine   the backbone without adapters: what its features knew before any training
+
+References are learned in memory with the run's own config, so an audit takes about as long as learning the
+stream --seeds + 1 times; --fast leaves them out. A good way of forgetting is hard to tell from `retrained` in every
+row; docs/audit.md explains the rows and what an audit cannot show. Nothing in the run changes; DIR/audit.json is new.
+
+  clf audit runs/quickstart
+  clf audit runs/quickstart --request forget-0 --fast
+  clf audit runs/quickstart --shadows 16"""
+
+
+def audit(argv: Sequence[str]) -> int:
+    """Carry out ``clf audit``."""
+    args = _parser().parse_args(argv)
+    directory = Run.open(args.dir)
+    quietly = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
+    experiment, timeline = reopen(directory, quietly)
+    events = directory.events()
+    about = subject(list(timeline.steps())[: len(events)], args.request)
+    run, config = experiment.learner, ["--config", str(directory.path / "config.yaml"), *quietly]
+
+    def say(what: str) -> None:
+        experiment.bar.label = f"    {what}"
+        CONSOLE.print(f"[dim]{what}[/dim]")
+
+    workshop = Workshop(
+        lambda: build(config, CONSOLE).learner, experiment.make_trainer, experiment.batch_size, say, run.model.store
+    )
+    run.to(experiment.make_trainer(None).strategy.root_device)
+    made = references(workshop, about, run.model.seed, 0 if args.fast else max(args.seeds, 1))
+    if args.original:
+        made = References(lambda: _given(directory, args.original, set(about.vanished)), made.retrained)
+    if args.retrained:
+        alive = {c for e in about.remaining for c in e.classes}
+        first = lambda: _given(directory, args.retrained, alive, exactly=True)  # noqa: E731
+        made = References(made.original, (first, *made.retrained[1:]))
+    found = {
+        "schema": SCHEMA,
+        "after_events": len(events),
+        "requests": list(about.requests),
+        "classes_vanished": len(about.vanished),
+        "samples_forgotten": len(about.gone),
+        "strategy": type(run.strategy).__name__,
+        "seed": run.model.seed,
+        "metrics": conduct(run, about, workshop, made),
+        "u_lira": u_lira(run, about, workshop, args.shadows) if args.shadows else None,
+        "record": _record(directory, timeline, about),
+    }
+    with directory.lock():
+        if [e.folder for e in directory.events()] != [e.folder for e in events]:
+            raise UserError(f"{directory.path} went on while it was audited; run `clf audit {directory.path}` again.")
+        outputs.drop(directory.path, [PLACE])  # killed in between, `clf verify` asks for the audit again
+        sealed.replace(directory.path / PLACE, sealed.encode(found))
+        outputs.add(directory.path, [PLACE], len(events))
+    for grid in tables(found):
+        CONSOLE.print(grid)
+    CONSOLE.print(f"audit    {directory.path / PLACE}", soft_wrap=True)
+    return 0
+
+
+def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str, Any]]:
+    """Return what the run itself wrote down about the requests: what they cost, and whether it lasted."""
+    records = [EventRecord.from_dict(directory.metrics(e)) for e in directory.events()]
+    learned = [(r.marks.event, r.marks.classes) for r in records if r.marks.kind == "learn"]
+    told = {f["event"]: f for f in results("", learned, records, timeline.class_names)["forget"]}
+    rows = []
+    for i, r in enumerate(records):
+        if r.marks.event in about.requests and r.marks.event in told:
+            removed = records[i - 1].stored_bytes - r.stored_bytes if i else None
+            row = {name: told[r.marks.event][name] for name in RECORD}
+            rows.append({"request": r.marks.event, **row, "seconds": r.seconds, "bytes_removed": removed})
+    return rows
+
+
+def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False) -> Learner:
+    """Open another run as a reference.
+
+    Raises:
+        UserError: If it has another backbone, other data or other classes.
+    """
+    run = Run.open(other)
+    for what in ("backbone", "data"):
+        if run.manifest[what] != directory.manifest[what]:
+            raise UserError(f"{other} has another {what} than {directory.path}; give a run of the same kind.")
+    learner = reopen(run)[0].learner
+    known = set(learner.model.classes)
+    if known != classes if exactly else not classes <= known:
+        raise UserError(
+            f"{other} knows {len(known)} classes, not {'just' if exactly else 'all of'} the {len(classes)} that it "
+            "must know here; leave it out to have this reference trained."
+        )
+    return learner
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """Return the audit for a terminal: metrics by model, then what the run recorded, then U-LiRA."""
+    models = list(next(iter(found["metrics"].values())))
+    grid = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
+    grid.add_column("metric", no_wrap=True)
+    for model in models:
+        grid.add_column(
+            model.replace("retrained_", "seed "), justify="right", no_wrap=True, style="bold" if model == "run" else ""
+        )
+    for metric, values in found["metrics"].items():
+        grid.add_row(metric, *(cell(values[m]) for m in models))
+    shown = [grid]
+    if found["record"]:
+        names = list(found["record"][0])
+        record = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
+        record.add_column("request", no_wrap=True)
+        for row in found["record"]:
+            record.add_column(str(row["request"]), justify="right", no_wrap=True)
+        for name in names[1:]:
+            record.add_row(name, *(cell(row[name]) for row in found["record"]))
+        shown.append(record)
+    if found["u_lira"]:
+        attack = Table.grid(padding=(0, 2))
+        for name, value in found["u_lira"].items():
+            attack.add_row(name, cell(value))
+        shown.append(attack)
+    return shown
+
+
+def cell(value: float | None) -> str:
+    """Return a number for a table, a dash for None.
+
+    >>> cell(0.12345), cell(3), cell(None)
+    ('0.123', '3', '-')
+    """
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("clf audit", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("dir", metavar="DIR", help="the run directory")
+    parser.add_argument("--request", metavar="NAME", help="one forget request, such as forget-0; all unless given")
+    parser.add_argument(
+        "--original", type=Path, metavar="DIR", help="a run that forgot nothing, instead of training one"
+    )
+    parser.add_argument("--retrained", type=Path, metavar="DIR", help="a run that only met what remains")
+    parser.add_argument(
+        "--seeds", type=int, default=2, metavar="N", help="how many retrained models: their spread is the measure (2)"
+    )
+    parser.add_argument(
+        "--shadows", type=int, default=0, metavar="N", help="shadow models for U-LiRA, trained one by one (16 or more)"
+    )
+    parser.add_argument("--fast", action="store_true", help="do without references that must be trained")
+    return parser

@@ -1,0 +1,247 @@
+"""An audit tells what never met the data from what merely hides it, and leaves the run as it was."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from cl_framework import auditing, comparison, probing, state
+from cl_framework.cli import main
+from cl_framework.editing import part
+from cl_framework.errors import UserError
+from cl_framework.references import Workshop, halves, u_lira
+from cl_framework.strategy import Unlearner
+from cl_framework.stream import Experience, forget
+from strategies.learning.ease import EASE
+from strategies.learning.finetune import Finetune
+from strategies.learning.simplecil import SimpleCIL
+from strategies.unlearning.drop_adapter import DropAdapter
+from strategies.unlearning.retrain import Retrain
+
+
+class _RowsOnly(Unlearner):
+    """Delete the rows and leave everything else: the class cannot be named, and all is still there."""
+
+    def forget(self, model, strategy, event):
+        part(model, strategy, event)
+        return ()
+
+
+class _Nothing(Unlearner):
+    """Do nothing at all."""
+
+    def forget(self, model, strategy, event):
+        return ()
+
+
+@pytest.fixture(scope="module")
+def audited(world, stream):
+    """Carry out a stream that forgets, and return the run, what it is audited on, and where references are made."""
+
+    def get(strategy, unlearner, after=3, **asked):
+        request = forget("forget-0", stream[:after], **asked)
+        events = [*stream[:after], request, *stream[after:3]]
+        make = lambda: world.learner(strategy(), unlearner())  # noqa: E731
+        about = auditing.subject(list(world.Listed(events).steps()))
+        return world.learn(make(), events), about, Workshop(make, world.make_trainer, 8, lambda what: None)
+
+    return get
+
+
+def conduct(run, about, workshop, seeds=1):
+    made = comparison.references(workshop, about, run.model.seed, seeds)
+    return comparison.conduct(run, about, workshop, made)
+
+
+EXACT = [
+    pytest.param(EASE, DropAdapter, {"classes": [2, 7]}, id="EASE, classes"),
+    pytest.param(EASE, DropAdapter, {"samples": [2000, 2001, 2002, 5003, 5004]}, id="EASE, samples"),
+    pytest.param(SimpleCIL, DropAdapter, {"experiences": ["task-1"]}, id="SimpleCIL, an experience"),
+    pytest.param(Finetune, Retrain, {"classes": [2], "samples": [5001]}, id="Finetune, both"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "unlearner", "asked"), EXACT)
+def test_the_exact_path_cannot_be_told_from_retraining_in_any_metric(strategy, unlearner, asked, audited):
+    run, about, workshop = audited(strategy, unlearner, after=2, **asked)
+    found = conduct(run, about, workshop, seeds=2)
+    assert len(found) > 30
+    for metric, values in found.items():
+        assert values["run"] == values["retrained"], metric
+    assert found["gap_to_retrain"]["run"] == found["js_to_retrained"]["run"] == found["clpu_ratio"]["run"] == 0
+    assert found["js_to_retrained"]["original"] > 0
+
+
+def test_deleting_rows_only_is_caught_behind_the_head(audited):
+    run, about, workshop = audited(Finetune, _RowsOnly, classes=[7, 0])
+    found = conduct(run, about, workshop)
+    assert found["accuracy_forget_test"]["run"] == found["accuracy_forget_test"]["retrained"] == 0
+    for probe in probing.PROBES:
+        assert found[probe]["run"] == found[probe]["original"]
+    assert found["old_rows_accuracy"]["run"] == found["old_rows_accuracy"]["original"]
+    assert found["relearn_accuracy_5"]["run"] == found["relearn_accuracy_5"]["original"]
+    assert found["js_to_retrained"]["run"] > 0
+    known = [m for m, v in found.items() if m.startswith("recovery_") and v["run"] is not None]
+    assert all(found[m]["run"] == found[m]["original"] == 1 and found[m]["pristine"] == 0 for m in known)
+
+
+def test_doing_nothing_shows_in_the_answers_themselves(audited):
+    run, about, workshop = audited(Finetune, _Nothing, classes=[1, 6])
+    found = conduct(run, about, workshop)
+    assert found["accuracy_forget_test"]["run"] == found["accuracy_forget_test"]["original"] > 0.5
+    assert found["mia_loss_auc"]["run"] == found["mia_loss_auc"]["original"]
+    assert found["mia_loss_auc"]["retrained"] is None  # no output, hence no loss: nothing is made up
+    assert found["gap_to_retrain"]["run"] == found["gap_to_retrain"]["original"] > 0.1
+
+
+def test_an_audit_changes_nothing_in_the_model(audited, world):
+    run, about, workshop = audited(Finetune, _RowsOnly, classes=[5])
+    before = world.clone(state.tensors(run))
+    conduct(run, about, workshop)
+    after = state.tensors(run)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+def test_two_audits_agree(audited):
+    one, two = (conduct(*audited(Finetune, _RowsOnly, classes=[2])) for _ in range(2))
+    assert one == two
+
+
+def test_everything_may_be_forgotten(audited):
+    run, about, workshop = audited(EASE, DropAdapter, classes=[0, 1, 2, 5, 6, 7])
+    found = conduct(run, about, workshop)
+    assert found["accuracy_forget_test"]["run"] == 0
+    assert found["accuracy_retain_test"]["run"] is None
+    assert all(v["run"] == v["retrained"] for v in found.values())
+
+
+def test_without_references_the_run_is_still_examined(audited):
+    run, about, workshop = audited(EASE, DropAdapter, classes=[2])
+    found = comparison.conduct(run, about, workshop, comparison.References())
+    assert list(found["accuracy_forget_test"]) == ["run", "pristine"]
+    assert found["relearn_accuracy_5"]["run"] is not None
+    assert "gap_to_retrain" not in found
+
+
+def test_the_subject_is_what_stayed_forgotten(world, stream):
+    one, two = forget("forget-0", stream[:2], classes=[2]), {"samples": [7001], "classes": [5]}
+    past = one.remaining
+    again = forget("forget-1", past, **two)
+    back = Experience("again", (2,), world.noise([2], 3, "train"), world.noise([2], 3, "train"))
+    steps = list(world.Listed([*stream[:2], one, again]).steps())
+    about = auditing.subject(steps)
+    assert (about.requests, about.vanished) == (("forget-0", "forget-1"), (2, 5))
+    assert sorted(set(about.gone.labels.tolist())) == sorted(set(about.unseen.labels.tolist())) == [2, 5, 7]
+    assert not set(about.gone.ids.tolist()) & set(about.retained.ids.tolist())
+    assert auditing.subject(steps, "forget-0").vanished == (2,)
+    assert auditing.subject([*steps, *world.Listed([back]).steps()]).vanished == (5,)
+    with pytest.raises(UserError, match=r"no forget request 'forget-7'"):
+        auditing.subject(steps, "forget-7")
+    with pytest.raises(UserError, match=r"nothing to audit: nothing has been forgotten"):
+        auditing.subject(steps[:2])
+
+
+def test_shadow_models_find_what_was_not_forgotten_and_not_what_was(audited):
+    samples = [c * 1000 + i for c in (5, 2) for i in range(8)]
+    loud = audited(SimpleCIL, _Nothing, samples=samples)
+    quiet = audited(SimpleCIL, DropAdapter, samples=samples)
+    told, hidden = (u_lira(*which, shadows=8) for which in (loud, quiet))
+    assert told["samples"] == hidden["samples"] == 16
+    assert told["u_lira_auc"] > 0.8 > 0.75 > hidden["u_lira_auc"] > 0.25
+    with pytest.raises(UserError, match="at least 8"):
+        u_lira(*quiet, shadows=4)
+
+
+def test_without_an_output_there_is_no_shadow_attack(audited):
+    assert u_lira(*audited(SimpleCIL, DropAdapter, classes=[2]), shadows=8) is None
+
+
+def test_every_sample_is_met_by_half_of_the_shadows():
+    met = halves(10, 50, seed=1)
+    assert met.sum(0).tolist() == [5] * 50
+    assert len({tuple(row) for row in met.tolist()}) == 10
+
+
+TINY = ["--config", "configs/quickstart.yaml", "--data.scenario.stream.dataset", "glyphs:classes=10,train=8,test=4"]
+TINY += ["--model.strategy", "SimpleCIL"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that knows no adapters, so that its references take no training."""
+    path = tmp_path_factory.mktemp("runs") / "simplecil"
+    assert main(["run", *TINY, "--run_dir", str(path)]) == 0
+    return path
+
+
+def files(run):
+    return {
+        p: p.read_bytes()
+        for p in run.rglob("*")
+        if p.is_file() and p.name not in {".lock", "audit.json", "outputs.json"}
+    }
+
+
+def test_the_command_leaves_the_run_as_it_was_and_writes_valid_json(finished, capsys):
+    before = files(finished)
+    assert main(["audit", str(finished)]) == 0
+    assert files(finished) == before
+    assert main(["verify", str(finished)]) == 0
+    raw = (finished / "audit.json").read_text()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(raw, parse_constant=refuse)
+    assert (found["requests"], found["classes_vanished"]) == (["forget-0"], 2)
+    assert all(v["run"] == v["retrained"] for v in found["metrics"].values())
+    assert found["metrics"]["accuracy_forget_test"]["original"] > 0.5
+    assert found["record"][0]["bytes_removed"] > 0
+    assert found["record"][0]["relapse"] == 0
+    shown = capsys.readouterr().out
+    assert "accuracy_retain_test" in shown
+    assert "…" not in shown
+    assert main(["audit", str(finished)]) == 0
+    assert (finished / "audit.json").read_text() == raw  # no dice, no clock
+
+
+def test_other_runs_can_be_the_references(finished, tmp_path):
+    other, stream = tmp_path / "never-forgot", "--data.scenario.requests"
+    assert main(["run", *TINY, "--run_dir", str(other), stream, "[]"]) == 0
+    before = files(other)
+    assert main(["audit", str(finished), "--fast", "--original", str(other), "--retrained", str(finished)]) == 0
+    found = json.loads((finished / "audit.json").read_text())["metrics"]
+    assert list(found["accuracy_forget_test"]) == ["run", "original", "retrained", "pristine"]
+    assert files(other) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--request", "forget-9"], "Did you mean 'forget-0'"),
+        (["--fast", "--retrained", "OTHER"], "leave it out"),
+        (["--shadows", "2", "--fast"], "at least 8"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(finished, tmp_path, args, told, capsys):
+    other = tmp_path / "other"
+    if "OTHER" in args:
+        shutil.copytree(finished, other)
+        assert main(["forget", str(other), "--classes", "0"]) == 0
+    assert main(["audit", str(finished), *(str(other) if a == "OTHER" else a for a in args)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_run_that_forgot_nothing_has_nothing_to_audit(tmp_path, capsys):
+    path = tmp_path / "r"
+    assert main(["run", *TINY, "--run_dir", str(path), "--data.scenario.requests", "[]"]) == 0
+    assert main(["audit", str(path)]) == 2
+    assert "nothing to audit" in capsys.readouterr().err
+
+
+def test_help_teaches_what_the_columns_are(capsys):
+    assert main(["audit", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("original", "retrained", "pristine", "docs/audit.md"))
