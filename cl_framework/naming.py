@@ -80,14 +80,19 @@ def hide(ids: Iterable[int], key: bytes) -> list[str]:
 def concealed(config: str, names: Sequence[str], key: bytes) -> str:
     """Return a config, as YAML, in which forget requests tell classes by id and samples by keyed hash.
 
-    A request is a mapping that says ``after``, and ``classes`` or ``samples``.
+    A request is a mapping that says ``after`` (or ``forget_after``), and ``classes`` or ``samples``.
+
+    >>> concealed("requests: [{after: 1, classes: [cat]}]", ["dog", "cat"], b"k")
+    'requests:\\n- after: 1\\n  classes:\\n  - 1\\n'
+    >>> concealed("requests: [{after: 1, samples: [4711]}]", [], b"k").count("keyed:")
+    1
 
     Args:
         config: The config.
         names: What each class id is called.
         key: The run's key.
     """
-    import yaml
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
     found = yaml.safe_load(config)
     hidden = _concealed(found, names, key)
@@ -105,7 +110,7 @@ def concealed_args(args: Iterable[str], names: Sequence[str], key: bytes) -> lis
 
 
 def _flow(text: str) -> str:
-    import yaml
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
     return json.dumps(yaml.safe_load(text), ensure_ascii=False)
 
@@ -115,12 +120,14 @@ def _concealed(node: Any, names: Sequence[str], key: bytes) -> Any:
         return [_concealed(n, names, key) for n in node]
     if not isinstance(node, dict):
         return node
-    if "after" not in node or not {"classes", "samples"} & node.keys():
+    if not {"after", "forget_after"} & node.keys() or not {"classes", "samples"} & node.keys():
         return {k: _concealed(v, names, key) for k, v in node.items()}
-    classes, samples = node.get("classes"), node.get("samples")
-    shown = {"classes": class_ids(classes, names)} if classes else {}
-    shown |= {"samples": _hidden_again(samples, key)} if samples else {}
-    return {**node, **shown}
+    shown = dict(node)
+    if node.get("classes"):
+        shown["classes"] = class_ids(node["classes"], names)
+    if node.get("samples"):
+        shown["samples"] = _hidden_again(node["samples"], key)
+    return shown
 
 
 def _hidden_again(samples: str | Iterable[int | str], key: bytes) -> list[str]:
