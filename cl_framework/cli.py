@@ -150,6 +150,8 @@ def stopped(args: Sequence[str]) -> str:
         where = rest[0] if verb != "run" and rest and not rest[0].startswith("-") else "DIR"
     if where != "DIR" and not (Path(where) / "manifest.json").exists():
         return "stopped before anything was written"
+    if verb == "forget":  # a request that had not happened yet is written nowhere, so resuming would not take it up
+        return "stopped; the request has happened or not: the same command again finishes it"
     return f"stopped; `clf resume {where}` continues"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_framework import receipts
+from cl_framework import outputs, receipts
 from cl_framework.archive import pack, unpack
 from cl_framework.errors import UserError
 from cl_framework.events import outdated
@@ -66,6 +66,7 @@ def assert_sound(path, at_least=0):
     assert_has_met(run, count)
     assert not list(outdated(run.events()))
     assert [r["request"] for r in receipts.read(path)] == [f"event {n}" for n in range(2, count, 3)]
+    assert not (path / "results.json").exists() or count < 3
     return count
 
 
@@ -293,11 +294,51 @@ def failing(monkeypatch, nth, error):
         monkeypatch.setattr(Path, name, wrap(getattr(Path, name)))
 
 
+def test_a_crash_at_any_step_of_a_start_leaves_a_run_or_a_place_for_one(tmp_path, monkeypatch):
+    done, steps = False, 0
+    while not done:
+        path = tmp_path / str(steps)
+        with monkeypatch.context() as patch, suppress(Crashed):
+            failing(patch, steps, Crashed())
+            Run.create(path, "seed: 0\n", {})
+            done = True
+        if not (path / "manifest.json").exists():
+            Run.create(path, "seed: 0\n", {})
+        meet(Run.open(path), 0)
+        assert assert_sound(path) == 1
+        steps += 1
+    assert steps > 8
+
+
+def test_a_folder_with_a_key_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "key").write_text("mine")
+    with pytest.raises(UserError, match="not an empty directory"):
+        Run.create(tmp_path, "", {})
+    assert (tmp_path / "key").read_text() == "mine"
+
+
+def test_outputs_are_checked_and_do_not_outlive_a_forget_request(run):
+    meet(run, 0)
+    for place in ("results.json", "audit.json"):
+        (run.path / place).write_text("{}")
+        assert [place in p for p in run.verify()] == [True]
+        outputs.add(run.path, [place], 1)
+        assert run.verify() == []
+    meet(run, 1)
+    assert (run.path / "results.json").exists()
+    meet(run, 2)
+    assert not (run.path / "results.json").exists()
+    assert set(outputs.listed(run.path)) == {"audit.json"}
+    assert run.verify() == []
+
+
 @pytest.fixture
 def copies(run, tmp_path):
     """Copies of a run of two events, whose third forgets: it rewrites, replaces, deletes and writes a receipt."""
     for n in range(2):
         meet(run, n)
+    (run.path / "results.json").write_text("names what is about to be forgotten")
+    outputs.add(run.path, ["results.json"], 2)
     return (Run.open(shutil.copytree(run.path, tmp_path / str(i))) for i in itertools.count())
 
 
