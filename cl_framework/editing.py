@@ -7,15 +7,16 @@ are. What a class taught the adapters is counteracted, not taken out, which is w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import AdamW, Optimizer
 
 from cl_framework.erasure import Erasure, erase
-from cl_framework.model import Model
-from cl_framework.strategy import Params, Strategy
+from cl_framework.model import Model, inputs
+from cl_framework.strategy import Loss, Params, Strategy
 from cl_framework.stream import Batch, ForgetRequest, Joined, Samples
 
 
@@ -28,15 +29,30 @@ def shared_only(strategy: Strategy) -> str | None:
 
 
 def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
-    """Object as `shared_only` does, and where nothing would stay that an edit has to keep."""
+    """Object as `shared_only` does, and where no sample or no other class is there to turn to."""
     if objection := shared_only(strategy):
         return objection
-    return None if event.remaining else "an edit has to keep something, and nothing would stay"
+    if not event.remaining:
+        return "an edit has to keep something, and nothing would stay"
+    alive = {*event.classes, *(c for e in event.remaining for c in e.classes)}
+    return None if len(alive) > 1 else "an edit turns answers into others, and there is only one class"
 
 
-def adamw(lr: float | None, weight_decay: float = 0.0) -> Callable[[Params], Optimizer] | None:
-    """Return how to build AdamW; None, where no rate is given, leaves the choice to the model section."""
-    return None if lr is None else lambda params: AdamW(params, lr=lr, weight_decay=weight_decay)
+def adamw(lr: float | None) -> Callable[[Params], Optimizer] | None:
+    """Return how to build AdamW without weight decay, one for all plans that ask: its moments go on from plan to plan.
+
+    None, where no rate is given, leaves the choice to the model section.
+    """
+    kept: list[Optimizer] = []
+
+    def build(params: Params) -> Optimizer:
+        if not kept:
+            kept.append(AdamW(params, lr=lr or 0.0, weight_decay=0.0))
+        for group in kept[0].param_groups:
+            group["lr"] = lr  # a schedule may have ended the plan before at zero
+        return kept[0]
+
+    return None if lr is None else build
 
 
 def editable(model: Model) -> list[nn.Parameter]:
@@ -50,9 +66,83 @@ def columns(model: Model, labels: Tensor) -> Tensor:
     return (labels[:, None] == alive).int().argmax(1)
 
 
+def others(y: Tensor, classes: int) -> Tensor:
+    """Draw for each column ``(n,)`` one of all the others, evenly.
+
+    >>> set(others(torch.full((200,), 1), 3).tolist())
+    {0, 2}
+    """
+    drawn = torch.randint(classes - 1, y.shape, device=y.device)
+    return drawn + (drawn >= y)
+
+
+def relabelling(strategy: Strategy, gone: Tensor) -> Loss:
+    """Return a loss that gives the samples with the ids ``gone`` a wrong label, drawn from all classes each time."""
+
+    def loss(model: Model, batch: Batch) -> Tensor:
+        y = columns(model, batch.y)
+        wrong = others(y, len(model.classes))
+        return cross_entropy(strategy.predict(model, batch.x), torch.where(among(batch, gone), wrong, y))
+
+    return loss
+
+
+def among(batch: Batch, ids: Tensor) -> Tensor:
+    """Return a mask ``(n,)`` of the samples of ``batch`` whose ids are among ``ids``."""
+    return torch.isin(batch.ids, ids.to(batch.ids.device))
+
+
+def learned(strategy: Strategy) -> Loss:
+    """Return the cross-entropy of the strategy's scores."""
+    return lambda model, batch: cross_entropy(strategy.predict(model, batch.x), columns(model, batch.y))
+
+
+def divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the mean over samples of ``T^2 KL(softmax(teacher / T) || softmax(student / T))`` of scores ``(n, k)``.
+
+    >>> z = torch.tensor([[1.0, 2.0]])
+    >>> divergence(z, z + 3).item(), divergence(z, -z) > 0
+    (0.0, tensor(True))
+    """
+    log_p, log_q = ((z / temperature).log_softmax(1) for z in (teacher, student))
+    return temperature**2 * kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+@torch.no_grad()
+def error(model: Model, strategy: Strategy, samples: Samples) -> float:
+    """Return the share of samples, at least one, that the strategy gives another class."""
+    right = 0
+    for x, y in zip(inputs(samples, 256), torch.split(samples.labels, 256), strict=True):
+        right += int((strategy.predict(model, x).argmax(1).cpu() == columns(model, y)).sum())
+    return 1 - right / len(samples)
+
+
+def scalable(model: Model) -> bool:
+    """Tell whether the model's adapters are corrections that can be negated."""
+    with torch.random.fork_rng(devices=[]):  # asking must not move the dice
+        built = [model.adapters.adapter.build(site) for site in model.adapters.sites.values()]
+    return all(isinstance(rewrite, Scalable) for rewrite in built)
+
+
+def with_features(model: Model, strategy: Strategy, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the features ``(n, width)`` that reach the head, and the strategy's scores of them."""
+    seen: list[Tensor] = []
+    watch = model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        scores = strategy.predict(model, x)
+    finally:
+        watch.remove()
+    return seen[0], scores
+
+
 def retained(event: ForgetRequest, share: float = 1.0) -> Samples:
     """Return the samples that stay, with the training transform; of each class a random ``share``, at least one."""
     return Joined([_some(e.data, share) for e in event.remaining])
+
+
+def reference_of(event: ForgetRequest, chosen: Samples) -> Samples:
+    """Return with the test transform those samples that stay and whose ids are in ``chosen``."""
+    return Joined([e.reference.where(torch.isin(e.reference.ids, chosen.ids)) for e in event.remaining])
 
 
 def _some(samples: Samples, share: float) -> Samples:
@@ -63,6 +153,14 @@ def _some(samples: Samples, share: float) -> Samples:
         of = (samples.labels == c).nonzero()[:, 0]
         keep[of[torch.randperm(len(of))[: max(1, round(share * len(of)))]]] = True
     return samples.where(keep)
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """A rewrite that is a correction added to a linear map, so that it can be multiplied, negated too."""
+
+    def rescale(self, by: float) -> None:
+        """Multiply the correction by a number."""
 
 
 @final
@@ -94,7 +192,20 @@ class Paired(Samples):
 
     def gone(self, batch: Batch) -> Tensor:
         """Return a mask ``(n,)`` of the samples of ``batch`` that are to be forgotten."""
-        return torch.isin(batch.ids, self.forget.ids.to(batch.ids.device))
+        return among(batch, self.forget.ids)
+
+
+@final
+class Labelled(Samples):
+    """The same samples under other labels, one for each."""
+
+    def __init__(self, whole: Samples, labels: Tensor) -> None:
+        """Keep the samples and their labels ``(n,)``."""
+        self.whole, self.labels, self.ids, self.key = whole, labels, whole.ids, whole.key
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        """Read through and relabel."""
+        return Batch(self.whole[rows].x, self.labels[torch.as_tensor(rows, dtype=torch.int64)], self.ids[list(rows)])
 
 
 @final

@@ -6,7 +6,7 @@ Zhao et al., "Continual forgetting for pre-trained vision models", CVPR 2024, Se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
@@ -42,6 +42,42 @@ class Sparsity:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """How losses on what must go are raised beside those on what stays.
+
+    Attributes:
+        beta: Weight of forgetting: one, or one for each request in turn; None balances the two gradients.
+        ratio: Where balanced, the length of forgetting's gradient in that of retaining's.
+        bound: Where it ends, in multiples of ln K.
+        clamp: Whether each sample or their mean is bounded.
+    """
+
+    beta: float | Sequence[float] | None
+    ratio: float
+    bound: float
+    clamp: Clamp
+
+    def objection(self, model: Model) -> str | None:
+        """Object where the betas have run out, or the bound is out of the head's reach."""
+        made = len(model.adapters.stack)
+        if isinstance(self.beta, Sequence) and made >= len(self.beta):
+            return f"beta has {len(self.beta)} values and this is edit number {made + 1}"
+        return out_of_reach(model, self.bound)
+
+    def begin(self, model: Model) -> Callable[[Tensor, Tensor, Sequence[nn.Parameter]], Tensor]:
+        """Return, for the request at hand, the loss of the entropies of what stays and goes and of the parameters."""
+        beta = self.beta[len(model.adapters.stack)] if isinstance(self.beta, Sequence) else self.beta
+        nats = self.bound * math.log(len(model.classes))
+
+        def loss(stay: Tensor, go: Tensor, params: Sequence[nn.Parameter]) -> Tensor:
+            held, raised = stay.mean(), bounded(go, nats, self.clamp)
+            return balanced(held, raised, params, self.ratio) if beta is None else held + beta * raised
+
+        return loss
+
+
+@final
 class SparseDelta:
     """A new delta on top of the stack, its optimiser, and the sparsity it is trained under.
 
@@ -63,6 +99,11 @@ class SparseDelta:
         optimizer.register_step_post_hook(self._shrink)
         return optimizer
 
+    @property
+    def complete(self) -> bool:
+        """Whether the batch last seen ended an epoch."""
+        return self._seen > 0 and self._seen % self.size == 0
+
     def saw(self, count: int) -> None:
         """Note that ``count`` samples of the epoch are about to be learned from."""
         self.epoch, self._seen = self._seen // self.size, self._seen + count
@@ -76,6 +117,32 @@ class SparseDelta:
         """Follow a step at its own learning rate, which a schedule may have moved on by the time a plan hears of it."""
         if self.sparsity.form == "proximal" and self.epoch >= self.sparsity.warmup:
             shrink(self.groups, optimizer.param_groups[0]["lr"] * self.sparsity.alpha)
+
+
+@final
+class Average:
+    """A delta's moving average: ``ema <- keep ema + (1 - keep) delta`` at the end of each epoch, of its factors."""
+
+    def __init__(self, delta: SparseDelta, keep: float | None, start: int = 0) -> None:
+        """Average from epoch ``start`` on, or not at all where ``keep`` is None."""
+        self.delta, self.keep, self.start = delta, keep, start
+        self.values: list[Tensor] = []
+
+    @torch.no_grad()
+    def step(self, model: Model) -> None:
+        """Follow a step: where it ends an epoch, take the weights in."""
+        if self.keep is None or not self.delta.complete or self.delta.epoch < self.start:
+            return
+        if not self.values:
+            self.values = [p.clone() for p in self.delta.params]
+        for value, p in zip(self.values, self.delta.params, strict=True):
+            value.mul_(self.keep).add_(p, alpha=1 - self.keep)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Replace the delta by its average, if there is one."""
+        for value, p in zip(self.values, self.delta.params if self.values else (), strict=True):
+            p.copy_(value)
 
 
 def groups(bank: AdapterBank, name: str, by: Grouping = "block") -> dict[str, list[nn.Parameter]]:
@@ -167,7 +234,7 @@ def balanced(stay: Tensor, go: Tensor, params: Sequence[nn.Parameter], ratio: fl
     Both gradients are at hand once they are measured, so the result carries their sum instead of a third pass: its
     value is that of the losses, its slope in ``params`` is ``g_stay + beta g_go``.
     """
-    one, two = (torch.autograd.grad(loss, params, materialize_grads=True) for loss in (stay, go))
+    one, two = (torch.autograd.grad(loss, params, retain_graph=True, materialize_grads=True) for loss in (stay, go))
     length = [torch.cat([g.flatten() for g in gs]).norm() for gs in (one, two)]
     beta = ratio * length[0] / length[1].clamp_min(1e-12)
     slope = torch.stack([(p * (a + beta * b)).sum() for p, a, b in zip(params, one, two, strict=True)]).sum()

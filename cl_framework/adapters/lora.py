@@ -47,3 +47,8 @@ class _LowRank(Rewrite):
 
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
         return out + self.scale * (given @ self.a.T @ self.b.T)
+
+    @torch.no_grad()
+    def rescale(self, by: float) -> None:
+        """Multiply the correction by a number: in one factor, for in both a sign would cancel."""
+        self.b.mul_(by)

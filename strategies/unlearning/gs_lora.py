@@ -5,7 +5,6 @@ Zhao et al., "Continual forgetting for pre-trained vision models", CVPR 2024, Se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, final
 
@@ -14,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.editing import Paired, columns, part, retained, unsuited
 from cl_framework.model import Model
-from cl_framework.sparsity import Clamp, Grouping, SparseDelta, Sparsity, balanced, bounded, out_of_reach
+from cl_framework.sparsity import Clamp, Grouping, Rise, SparseDelta, Sparsity
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
 
@@ -63,30 +62,26 @@ class GSLoRA(Unlearner):
     ) -> None:
         """Keep the settings."""
         super().__init__()
-        self.beta, self.ratio, self.bound, self.clamp = beta, ratio, bound, clamp
-        self.sparsity = Sparsity(alpha, form, group, warmup)
+        self.rise, self.sparsity = Rise(beta, ratio, bound, clamp), Sparsity(alpha, form, group, warmup)
         self.epochs, self.share, self.keep_rows = epochs, share, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object to strategies that forget exactly, to a bound out of reach, and where the betas have run out."""
-        if isinstance(self.beta, Sequence) and len(model.adapters.stack) >= len(self.beta):
-            return f"beta has {len(self.beta)} values and this is edit number {len(model.adapters.stack) + 1}"
-        return unsuited(strategy, event) or out_of_reach(model, self.bound)
+        return unsuited(strategy, event) or self.rise.objection(model)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Train a new delta on pairs, then part with the classes."""
-        beta = self.beta[len(model.adapters.stack)] if isinstance(self.beta, Sequence) else self.beta
-        pairs, bound = Paired(retained(event, self.share), event.data), self.bound * math.log(len(model.classes))
+        pairs, raised = Paired(retained(event, self.share), event.data), self.rise.begin(model)
         delta = SparseDelta(model, event.name, self.sparsity, len(pairs))
 
         def loss(model: Model, batch: Batch) -> Tensor:
             y, gone = columns(model, batch.y), pairs.gone(batch)
             delta.saw(int((~gone).sum()))
-            stay = cross_entropy(strategy.predict(model, batch.x[~gone]), y[~gone])
-            scores = strategy.predict(model, batch.x[gone])
-            go = bounded(cross_entropy(scores, y[gone], reduction="none"), bound, self.clamp)
-            both = balanced(stay, go, delta.params, self.ratio) if beta is None else stay + beta * go
-            return both + delta.penalty()
+            stay, go = (
+                cross_entropy(strategy.predict(model, batch.x[some]), y[some], reduction="none")
+                for some in (~gone, gone)
+            )
+            return raised(stay, go, delta.params) + delta.penalty()
 
         yield Plan(pairs, delta.params, loss, self.epochs, delta.adamw)
         part(model, strategy, event, self.keep_rows)

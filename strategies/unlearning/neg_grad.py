@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import Paired, columns, editable, part, retained, shared_only
+from cl_framework.editing import Paired, adamw, columns, editable, part, retained, unsuited
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
@@ -19,27 +19,35 @@ from cl_framework.stream import Batch, ForgetRequest
 
 @final
 class NegGradPlus(Unlearner):
-    """``balance CE(retain) - (1 - balance) CE(forget)`` on the shared adapters. Reads the samples to forget and to retain.
+    """``balance CE(retain) - (1 - balance) CE(forget)`` on the shared adapters. Reads both kinds of samples.
 
     The ascent has no bound; ``balance`` and few epochs keep it from tearing everything down.
 
     Args:
         balance: Weight of what stays (0.95 in the paper's experiments).
-        epochs: Passes over what stays.
+        epochs: Passes over what stays (10 there).
         share: Share of what stays that is read.
+        lr: Learning rate of AdamW; None trains as the model section says.
         keep_rows: Go on scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget", "retain"})
 
-    def __init__(self, balance: float = 0.95, epochs: int = 5, share: float = 0.1, keep_rows: bool = False) -> None:
+    def __init__(
+        self,
+        balance: float = 0.95,
+        epochs: int = 10,
+        share: float = 0.1,
+        lr: float | None = None,
+        keep_rows: bool = False,
+    ) -> None:
         """Keep the settings."""
         super().__init__()
-        self.balance, self.epochs, self.share, self.keep_rows = balance, epochs, share, keep_rows
+        self.balance, self.epochs, self.share, self.lr, self.keep_rows = balance, epochs, share, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly."""
-        return shared_only(strategy)
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Train on pairs, then part with the classes."""
@@ -50,5 +58,5 @@ class NegGradPlus(Unlearner):
             stay, go = cross_entropy(scores[~gone], y[~gone]), cross_entropy(scores[gone], y[gone])
             return self.balance * stay - (1 - self.balance) * go
 
-        yield Plan(pairs, editable(model), loss, self.epochs)
+        yield Plan(pairs, editable(model), loss, self.epochs, adamw(self.lr))
         part(model, strategy, event, self.keep_rows)

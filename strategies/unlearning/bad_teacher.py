@@ -1,0 +1,67 @@
+"""Bad teacher: imitate one who knows nothing on what must go, and the old model on what stays.
+
+Chundawat et al., "Can bad teaching induce forgetting?", AAAI 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from cl_framework.editing import Teacher, adamw, among, divergence, editable, part, retained, unsuited
+from cl_framework.head import Head
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import Batch, ForgetRequest, Joined
+
+
+@final
+class BadTeacher(Unlearner):
+    """``KL(bad || new)`` on D_f, ``KL(old || new)`` on D_r. Reads the samples to forget and to retain.
+
+    The bad teacher is the frozen backbone without what was trained, under a head of random rows.
+
+    Args:
+        epochs: Passes over both (1 in the paper).
+        share: Share of what stays that is read (0.3 in the paper).
+        temperature: Softens teachers and student (1 in the paper).
+        lr: Learning rate of AdamW (1e-4 in the paper, all weights); None trains as the model section says.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget", "retain"})
+
+    def __init__(
+        self,
+        epochs: int = 1,
+        share: float = 0.3,
+        temperature: float = 1.0,
+        lr: float | None = None,
+        keep_rows: bool = False,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.epochs, self.share, self.temperature, self.lr = epochs, share, temperature, lr
+        self.keep_rows = keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Imitate both teachers, then part with the classes."""
+        old = Teacher(model, strategy, editable(model))
+        bad = Head(model.head.width, model.head.kind, model.classes).to(model.device)
+
+        def loss(model: Model, batch: Batch) -> Tensor:
+            with torch.no_grad():
+                ignorant = bad(model.features(batch.x, ()))
+            taught = torch.where(among(batch, event.data.ids)[:, None], ignorant, old(batch.x))
+            return divergence(taught, strategy.predict(model, batch.x), self.temperature)
+
+        both = Joined([event.data, retained(event, self.share)])
+        yield Plan(both, old.params, loss, self.epochs, adamw(self.lr))
+        part(model, strategy, event, self.keep_rows)

@@ -1,0 +1,64 @@
+"""Boundary shrink: give what must go to its nearest neighbour across the decision boundary.
+
+Chen et al., "Boundary unlearning: rapid forgetting of deep networks via shifting the decision boundary", CVPR 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cl_framework import importance
+from cl_framework.editing import Labelled, adamw, columns, editable, learned, part, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest
+
+
+@final
+class BoundaryShrink(Unlearner):
+    """Learn ``x_f`` as what the old model sees in ``x_f + eps sign(grad CE)``. Reads only samples to forget.
+
+    Args:
+        eps: Length of the step (FGSM) across the boundary, in units of the inputs (0.1 in the paper).
+        epochs: Passes over what must go.
+        lr: Learning rate of AdamW; None trains as the model section says.
+        batch: Samples per pass of the search.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget"})
+
+    def __init__(
+        self, eps: float = 0.1, epochs: int = 10, lr: float | None = None, batch: int = 64, keep_rows: bool = False
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.eps, self.epochs, self.lr, self.batch, self.keep_rows = eps, epochs, lr, batch, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Find the neighbours, learn them as labels, then part with the classes."""
+        with importance.open_to_gradients(model, ()):
+            read = importance.batches(event.reference, self.batch, model.device)
+            labels = torch.cat([neighbours(model, strategy, b.x, b.y, self.eps) for b in read])
+        yield Plan(Labelled(event.data, labels), editable(model), learned(strategy), self.epochs, adamw(self.lr))
+        part(model, strategy, event, self.keep_rows)
+
+
+def neighbours(model: Model, strategy: Strategy, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Return the class ids ``(n,)`` that the model sees, the true ones aside, after a step that raises the loss."""
+    x, true = x.detach().requires_grad_(True), columns(model, y)
+    loss = cross_entropy(strategy.predict(model, x), true, reduction="sum")
+    (slope,) = torch.autograd.grad(loss, x)
+    with torch.no_grad():
+        scores = strategy.predict(model, x + eps * slope.sign())
+    best = scores.scatter(1, true[:, None], float("-inf")).argmax(1)
+    return torch.tensor(model.classes)[best.cpu()]

@@ -1,0 +1,54 @@
+"""Fisher forgetting: noise where what stays does not mind it.
+
+Golatkar et al., "Eternal sunshine of the spotless net", CVPR 2020, Sec. 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+
+from cl_framework import importance
+from cl_framework.editing import editable, part, reference_of, retained, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest
+
+
+@final
+class FisherForgetting(Unlearner):
+    """``theta + N(0, a / F)`` with the Fisher information F of what stays. Reads only samples to retain.
+
+    F takes every label into account, so each sample costs as many backward passes as there are classes.
+
+    Args:
+        a: Strength of the noise (1e-6 in the paper).
+        most: Bound on ``1 / F`` (1e3 in the released code).
+        share: Share of what stays that is read.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"retain"})
+
+    def __init__(self, a: float = 1e-6, most: float = 1e3, share: float = 0.1, keep_rows: bool = False) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.a, self.most, self.share, self.keep_rows = a, most, share, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Measure, add noise, then part with the classes; nothing is trained."""
+        params, stay = editable(model), reference_of(event, retained(event, self.share))
+        with importance.open_to_gradients(model, params):
+            read = importance.batches(stay, 64, model.device)
+            known = importance.fisher(lambda x: strategy.predict(model, x), params, read)
+        with torch.no_grad():
+            for p, f in zip(params, known, strict=True):
+                p.add_((self.a * (1 / f).clamp(max=self.most)).sqrt() * torch.randn_like(p))
+        part(model, strategy, event, self.keep_rows)
+        yield from ()

@@ -1,0 +1,50 @@
+"""Gradient ascent: climb the loss of what must go, and look at nothing else.
+
+Golatkar et al., "Eternal sunshine of the spotless net", CVPR 2020, Sec. 6 (the baseline "negative gradient").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cl_framework.editing import adamw, columns, editable, part, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import Batch, ForgetRequest
+
+
+@final
+class GradientAscent(Unlearner):
+    """``-CE(forget)`` on the shared adapters. Reads the samples to forget and no others.
+
+    Nothing holds the rest in place and the ascent has no bound: a few small steps, or everything is torn down.
+
+    Args:
+        epochs: Passes over what must go.
+        lr: Learning rate of AdamW; None trains as the model section says.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget"})
+
+    def __init__(self, epochs: int = 1, lr: float | None = None, keep_rows: bool = False) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.epochs, self.lr, self.keep_rows = epochs, lr, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Climb, then part with the classes."""
+
+        def loss(model: Model, batch: Batch) -> Tensor:
+            return -cross_entropy(strategy.predict(model, batch.x), columns(model, batch.y))
+
+        yield Plan(event.data, editable(model), loss, self.epochs, adamw(self.lr))
+        part(model, strategy, event, self.keep_rows)

@@ -1,0 +1,31 @@
+"""Delete the head's row and nothing else: the weakest answer that still never names the class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from cl_framework.editing import part, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest
+
+
+@final
+class HeadRows(Unlearner):
+    """Remove the rows of forgotten classes from the head. Reads no samples.
+
+    Everything that the adapters learned of the class stays, and a new row finds it again: the baseline any edit has
+    to beat in an audit, though its accuracy on forgotten classes is zero.
+    """
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where samples go whose class stays."""
+        if set(event.data.labels.tolist()) - set(event.classes):
+            return "it deletes rows of classes, and of these samples the class stays"
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Part with the classes."""
+        part(model, strategy, event)
+        yield from ()

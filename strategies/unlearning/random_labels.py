@@ -1,0 +1,46 @@
+"""Random labels: learn wrong labels for what must go beside the right ones for what stays.
+
+Graves et al., "Amnesiac machine learning", AAAI 2021, Sec. 4 (unlearning); the baseline "RL" of later papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from cl_framework.editing import adamw, editable, part, relabelling, retained, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest, Joined
+
+
+@final
+class RandomLabels(Unlearner):
+    """Cross-entropy with a wrong label for samples to forget. Reads the samples to forget and to retain.
+
+    Labels are drawn anew in each epoch from all classes alive but the true one. Some released code draws them from as
+    many as are to be forgotten, which pushes everything onto a few.
+
+    Args:
+        epochs: Passes over both.
+        share: Share of what stays that is read.
+        lr: Learning rate of AdamW; None trains as the model section says.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget", "retain"})
+
+    def __init__(self, epochs: int = 10, share: float = 1.0, lr: float | None = None, keep_rows: bool = False) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.epochs, self.share, self.lr, self.keep_rows = epochs, share, lr, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Train on both, then part with the classes."""
+        both = Joined([event.data, retained(event, self.share)])
+        yield Plan(both, editable(model), relabelling(strategy, event.data.ids), self.epochs, adamw(self.lr))
+        part(model, strategy, event, self.keep_rows)

@@ -1,0 +1,77 @@
+"""SalUn: random labels for what must go, learned by the weights that mattered most to it.
+
+Fan et al., "SalUn: empowering machine unlearning via gradient-based weight saliency", ICLR 2024, Sec. 4, Eq. 3-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+
+from cl_framework import importance
+from cl_framework.editing import adamw, editable, learned, part, relabelling, retained, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest, Joined
+
+
+@final
+class SalUn(Unlearner):
+    """`RandomLabels` on the most salient weights alone. Reads the samples to forget and to retain.
+
+    Salient is the ``top`` share of ``|sum over D_f of grad CE|``, ranked over all weights in one pass of evaluation.
+    The rest is put back after every step: weight decay and momentum move also what has no gradient.
+
+    Args:
+        top: Share of the weights that may change (0.5 in the paper).
+        epochs: Passes over both.
+        share: Share of what stays that is read.
+        lr: Learning rate of AdamW; None trains as the model section says.
+        batch: Samples per pass of the ranking, which does not depend on it.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget", "retain"})
+
+    def __init__(
+        self,
+        top: float = 0.5,
+        epochs: int = 10,
+        share: float = 1.0,
+        lr: float | None = None,
+        batch: int = 64,
+        keep_rows: bool = False,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.top, self.epochs, self.share, self.lr = top, epochs, share, lr
+        self.batch, self.keep_rows = batch, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Rank, train what is salient, then part with the classes."""
+        params, entropy = editable(model), learned(strategy)
+        with importance.open_to_gradients(model, params):
+            read = importance.batches(event.reference, self.batch, model.device)
+            slope = importance.summed_gradient(lambda b: len(b.y) * entropy(model, b), params, read)
+        masks = importance.top_share([g.abs() for g in slope], self.top)
+        before = [p.detach().clone() for p in params]
+
+        def mask_gradients(_: Model) -> None:
+            for p, mask in zip(params, masks, strict=True):
+                p.grad = None if p.grad is None else p.grad * mask
+
+        @torch.no_grad()
+        def put_back(_: Model) -> None:
+            for p, mask, old in zip(params, masks, before, strict=True):
+                p.copy_(torch.where(mask, p, old))
+
+        both = Joined([event.data, retained(event, self.share)])
+        loss = relabelling(strategy, event.data.ids)
+        yield Plan(both, params, loss, self.epochs, adamw(self.lr), mask_gradients, put_back)
+        part(model, strategy, event, self.keep_rows)

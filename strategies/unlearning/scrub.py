@@ -1,0 +1,90 @@
+"""SCRUB: move away from the old model on what must go, and stay with it on the rest, in turns.
+
+Kurmanji et al., "Towards unbounded machine unlearning", NeurIPS 2023, Sec. 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from cl_framework.editing import Teacher, adamw, divergence, editable, error, learned, part, retained, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import Batch, ForgetRequest
+
+
+@final
+class SCRUB(Unlearner):
+    """Epochs of ``max KL(old || new)`` on D_f, ``min gamma CE + alpha KL`` on D_r. Reads both kinds of samples.
+
+    ``rewind`` (SCRUB+R, for single samples) returns to the epoch whose error on what must go is closest to the error on
+    samples of the same classes held out from the descent, so that what must go is not conspicuously wrong. The held-out
+    samples were learned once, as there are no others at request time: their error is a low estimate.
+
+    Args:
+        gamma: Weight of the cross-entropy on what stays (0.99 in the large-scale experiments).
+        alpha: Weight of the divergence on what stays (0.001 there).
+        temperature: Softens both models in the divergence (4 there).
+        epochs: Passes over what stays.
+        ascents: How many of these begin with an epoch of ascent (msteps).
+        share: Share of what stays that is read.
+        lr: Learning rate of AdamW; None trains as the model section says.
+        rewind: Return to the epoch that fits best.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget", "retain"})
+
+    def __init__(
+        self,
+        gamma: float = 0.99,
+        alpha: float = 0.001,
+        temperature: float = 4.0,
+        epochs: int = 3,
+        ascents: int = 2,
+        share: float = 1.0,
+        lr: float | None = None,
+        rewind: bool = False,
+        keep_rows: bool = False,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.gamma, self.alpha, self.temperature, self.epochs, self.ascents = gamma, alpha, temperature, epochs, ascents
+        self.share, self.lr, self.rewind, self.keep_rows = share, lr, rewind, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and to rewinding where no sample of the same class stays."""
+        if self.rewind and not event.single:
+            return "rewinding compares with samples of the same classes that stay, and these go altogether"
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Climb and descend in turns, rewind if asked, then part with the classes."""
+        params, entropy, optimizer = editable(model), learned(strategy), adamw(self.lr)
+        teacher, stay = Teacher(model, strategy, params), retained(event, self.share)
+        kin = torch.isin(stay.labels, event.data.labels)  # samples of the same classes
+        kin &= kin.cumsum(0) <= min(len(event.data), max(1, int(kin.sum()) // 2))
+        held, stay = (stay.where(kin), stay.where(~kin)) if self.rewind else (stay, stay)
+        ends: list[tuple[float, list[Tensor]]] = []
+
+        def away(model: Model, batch: Batch) -> Tensor:
+            return -divergence(teacher(batch.x), strategy.predict(model, batch.x), self.temperature)
+
+        def close(model: Model, batch: Batch) -> Tensor:
+            apart = divergence(teacher(batch.x), strategy.predict(model, batch.x), self.temperature)
+            return self.gamma * entropy(model, batch) + self.alpha * apart
+
+        for epoch in range(self.epochs):
+            if epoch < self.ascents:
+                yield Plan(event.data, params, away, 1, optimizer)
+            yield Plan(stay, params, close, 1, optimizer)
+            if self.rewind:
+                ends.append((error(model, strategy, event.reference), [p.detach().clone() for p in params]))
+        if self.rewind:
+            wanted = error(model, strategy, held)
+            teacher.put(min(ends, key=lambda end: abs(end[0] - wanted))[1])
+        part(model, strategy, event, self.keep_rows)

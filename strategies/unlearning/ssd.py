@@ -1,0 +1,68 @@
+"""Selective synaptic dampening: shrink the weights that matter more to what must go than to everything.
+
+Foster et al., "Fast machine unlearning without retraining through selective synaptic dampening", AAAI 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+
+from cl_framework import importance
+from cl_framework.editing import editable, learned, part, reference_of, retained, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest, Joined, Subset
+
+
+@final
+class SSD(Unlearner):
+    """Where ``I_f > a I_D``: ``theta min(1, strength I_D / I_f)``. Reads the samples to forget and to retain.
+
+    I is the mean over batches of the squared gradient, so it depends on their size; nothing is trained.
+
+    Args:
+        a: How much more a weight must matter to be dampened (10 in the paper; 5 for its ViT, 50 for faces).
+        strength: What dampening leaves grows with it (1 in the paper; 0.1 for faces).
+        share: Share of what stays that is read.
+        batch: Samples per squared gradient.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget", "retain"})
+
+    def __init__(
+        self,
+        a: float = 10.0,
+        strength: float = 1.0,
+        share: float = 1.0,
+        batch: int = 64,
+        keep_rows: bool = False,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.a, self.strength, self.share, self.batch, self.keep_rows = a, strength, share, batch, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and where nothing would stay."""
+        return unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Measure twice, dampen, then part with the classes."""
+        params, entropy = editable(model), learned(strategy)
+        everything = Joined([event.reference, reference_of(event, retained(event, self.share))])
+        mixed = Subset(everything, torch.randperm(len(everything)))
+        with importance.open_to_gradients(model, params):
+            gone, all_ = (
+                importance.mean_square(
+                    lambda b: entropy(model, b), params, importance.batches(samples, self.batch, model.device)
+                )
+                for samples in (event.reference, mixed)
+            )
+        with torch.no_grad():
+            for p, f, d in zip(params, gone, all_, strict=True):
+                p.copy_(torch.where(f > self.a * d, p * (self.strength * d / f).clamp(max=1.0), p))
+        part(model, strategy, event, self.keep_rows)
+        yield from ()

@@ -1,0 +1,53 @@
+"""Task negation: learn what must go some more, and go the other way.
+
+Ilharco et al., "Editing models with task arithmetic", ICLR 2023, Sec. 3; for LoRA, Zhang et al., "Composing
+parameter-efficient modules with arithmetic operations", NeurIPS 2023, Sec. 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from cl_framework.editing import Scalable, adamw, learned, part, scalable, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest
+
+
+@final
+class TaskNegation(Unlearner):
+    """``W - scale dW``, where dW is a new delta fine-tuned on D_f. Reads the samples to forget and no others.
+
+    The change is negated, which for LoRA means one factor: negating both would leave ``B A`` as it is. Adapters that do
+    more than add to a linear map have no such negative.
+
+    Args:
+        scale: Length of the step back; the paper picks it by what stays.
+        epochs: Passes over what must go.
+        lr: Learning rate of AdamW; None trains as the model section says.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"forget"})
+
+    def __init__(self, scale: float = 1.0, epochs: int = 10, lr: float | None = None, keep_rows: bool = False) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.scale, self.epochs, self.lr, self.keep_rows = scale, epochs, lr, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and to adapters that cannot be negated."""
+        if (objection := unsuited(strategy, event)) or scalable(model):
+            return objection
+        kind = type(model.adapters.adapter).__name__
+        return f"{kind} does more than add to a linear map, so its change has no negative; LoRA's has"
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Train a new delta on what must go, negate it, then part with the classes."""
+        delta = model.adapters.push(event.name)
+        yield Plan(event.data, delta, learned(strategy), self.epochs, adamw(self.lr))
+        for rewrite in model.adapters.rewrites[event.name].children():
+            assert isinstance(rewrite, Scalable)
+            rewrite.rescale(-self.scale)
+        part(model, strategy, event, self.keep_rows)

@@ -1,0 +1,85 @@
+"""UNSIR: noise that means a class to the model takes the place of its samples.
+
+Tarun et al., "Fast yet effective machine unlearning", IEEE TNNLS 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cl_framework.editing import adamw, columns, editable, learned, part, retained, unsuited
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.stream import ForgetRequest, Joined, Rows, Samples, Subset
+
+
+@final
+class UNSIR(Unlearner):
+    """Learn noise as the class that must go (impair), then what stays (repair). Reads only samples to retain.
+
+    The noise maximises ``CE(class) - 0.1 ||noise||^2``. Only whole classes can be forgotten.
+
+    Args:
+        noises: Noise pictures for each class (32 in the paper).
+        noise_steps: Adam steps, at rate 0.1, that shape them (25 in the paper).
+        copies: How often each appears in the impair step (80 in the paper).
+        impair: Epochs on noise and what stays (1 in the paper).
+        repair: Epochs on what stays (1 in the paper).
+        share: Share of what stays that is read.
+        lr: Learning rate of AdamW; None trains as the model section says.
+        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+    """
+
+    needs = frozenset({"retain"})
+
+    def __init__(
+        self,
+        noises: int = 32,
+        noise_steps: int = 25,
+        copies: int = 80,
+        impair: int = 1,
+        repair: int = 1,
+        share: float = 1.0,
+        lr: float | None = None,
+        keep_rows: bool = False,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.noises, self.noise_steps, self.copies, self.impair, self.repair = (
+            noises,
+            noise_steps,
+            copies,
+            impair,
+            repair,
+        )
+        self.share, self.lr, self.keep_rows = share, lr, keep_rows
+
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to strategies that can forget exactly, and to requests that name single samples."""
+        partly = event.single or set(event.data.labels.tolist()) - set(event.classes)
+        return "it makes noise for a class, and samples of it stay" if partly else unsuited(strategy, event)
+
+    def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
+        """Make the noise, impair, repair, then part with the classes."""
+        stay, params = retained(event, self.share), editable(model)
+        noise: list[Samples] = [self._noise(model, strategy, c, stay[[0]].x) for c in event.classes]
+        yield Plan(Joined([*noise, stay]), params, learned(strategy), self.impair, adamw(self.lr))
+        yield Plan(stay, params, learned(strategy), self.repair, adamw(self.lr))
+        part(model, strategy, event, self.keep_rows)
+
+    def _noise(self, model: Model, strategy: Strategy, label: int, like: Tensor) -> Samples:
+        """Return copies of noise shaped as ``like`` ``(1, ...)`` that the model takes for anything but ``label``."""
+        noise = torch.randn(self.noises, *like.shape[1:], device=model.device, requires_grad=True)
+        y, adam = torch.full((self.noises,), label, device=model.device), torch.optim.Adam([noise], lr=0.1)
+        for _ in range(self.noise_steps):
+            adam.zero_grad()
+            loss = cross_entropy(strategy.predict(model, noise), columns(model, y))
+            (0.1 * noise.square().flatten(1).sum(1).mean() - loss).backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        made = Rows(noise.detach().cpu(), y.cpu(), torch.full((self.noises,), -1))
+        return Subset(made, torch.arange(self.noises).repeat(self.copies))
