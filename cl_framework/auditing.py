@@ -94,7 +94,7 @@ def joined(parts: Iterable[Samples]) -> Samples:
 def few(samples: Samples, per_class: int = PER_CLASS) -> Samples:
     """Return at most ``per_class`` samples of each class, spread evenly over those there are."""
     keep = torch.zeros(len(samples), dtype=torch.bool)
-    for c in samples.labels.unique():
+    for c in sorted(set(samples.labels.tolist())):
         at = (samples.labels == c).nonzero()[:, 0]
         keep[at[torch.linspace(0, len(at) - 1, min(per_class, len(at))).round().long()]] = True
     return samples.where(keep)
@@ -143,8 +143,8 @@ def attacks(classes: Sequence[int], members: tuple[Floats, Samples], others: tup
     found: Measured = {}
     for name, labelled in membership.LABELLED.items():
         found[name] = membership.auc(*(labelled(p, columns) if len(p) else np.empty(0) for p, columns in sides))
-    losses = [membership.loss_attack(p, columns) for p, columns in sides]
-    found["mia_loss_logistic_5fold_accuracy"] = membership.logistic_5fold_accuracy(*losses)
+    one, other = (membership.loss_attack(p, columns) for p, columns in sides)
+    found["mia_loss_logistic_5fold_accuracy"] = membership.logistic_5fold_accuracy(one, other)
     for name, unlabelled in membership.UNLABELLED.items():
         able = bool(members[0].size and others[0].size)
         found[name] = membership.auc(*(unlabelled(p) for p, _ in (members, others))) if able else None

@@ -76,10 +76,10 @@ def conduct(run: Learner, about: Subject, workshop: Workshop, made: References) 
         found |= {f"relearn_accuracy_{k}": curves[name][k] for k in SHOWN}
         columns[name], said[name] = found, (p, learner.model.classes)
     columns["pristine"] = probing.probes(workshop.blank().model, about)
-    for found in (_relearned(columns, curves), _recovered(columns), _apart(said), _gaps(columns)):
-        for name, values in found.items():
+    for derived in (_relearned(columns, curves), _recovered(columns), _apart(said), _gaps(columns)):
+        for name, values in derived.items():
             columns[name] |= values
-    order = [c for c in ("run", "original", "retrained") if c in columns]
+    order: list[str] = [c for c in ("run", "original", "retrained") if c in columns]
     order += [c for c in columns if c not in (*order, "pristine")] + ["pristine"]
     metrics = dict.fromkeys(metric for name in order for metric in columns[name])
     return {m: {name: columns[name].get(m) for name in order} for m in metrics}

@@ -107,7 +107,7 @@ def relearn(learner: Learner, about: Subject, seed: int) -> dict[int, float]:
     """
     model, gone, retained = learner.model, about.gone, about.retained
     classes = sorted({*gone.labels.tolist(), *retained.labels.tolist()})
-    asked = few(gone, max(1, ASKED // len(gone.labels.unique())))
+    asked = few(gone, max(1, ASKED // len(set(gone.labels.tolist()))))
     head = _first_head(model, retained, classes)
     adapters = list(model.adapters.parameters())
     model.adapters.eval()
@@ -129,9 +129,9 @@ def relearn(learner: Learner, about: Subject, seed: int) -> dict[int, float]:
 
 def _first_head(model: Model, retained: Samples, classes: Sequence[int]) -> nn.Linear:
     z = represent(model, retained) if len(retained) else np.zeros((0, model.backbone.width * len(spaces(model))))
-    known = retained.labels.unique().tolist()
-    means = {c: recovery.unit(z[retained.labels.numpy() == c].mean(0)[None])[0] for c in known}
-    neutral = np.mean(list(means.values()), axis=0) if means else np.zeros(z.shape[1])
+    known = sorted(set(retained.labels.tolist()))
+    means: dict[int, Floats] = {c: recovery.unit(z[retained.labels.numpy() == c].mean(0)[None])[0] for c in known}
+    neutral: Floats = np.stack(list(means.values())).mean(0) if means else np.zeros(z.shape[1])
     head = nn.Linear(z.shape[1], len(classes), bias=False).to(model.device)
     rows = np.stack([means.get(c, neutral) for c in classes])
     with torch.no_grad():
