@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from cl_framework import lineage, receipts
+from cl_framework import foretelling, receipts
 from cl_framework.cli import main
 from cl_framework.run import Run
 
@@ -188,7 +188,7 @@ def test_two_processes_are_serialised_and_the_second_is_told_by_whom(run, capsys
 @pytest.mark.parametrize("verb", [["plan-forget"], ["forget", "--dry-run"]])
 def test_what_would_be_done_is_shown_and_nothing_is_done(run, verb, monkeypatch):
     before, shown = files(run), []
-    monkeypatch.setattr(lineage, "show", lambda run, learner, event, console: shown.append(event), raising=False)
+    monkeypatch.setattr(foretelling, "show", lambda run, learner, event, console: shown.append(event))
     assert main([verb[0], str(run), *verb[1:], "--classes", "3"]) == 0
     assert [e.classes for e in shown] == [(3,)]
     assert files(run) == before
