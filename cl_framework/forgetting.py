@@ -62,7 +62,7 @@ def plan_forget(argv: Sequence[str]) -> int:
 
 
 def _show(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from cl_framework import lineage
+    from cl_framework.foretelling import show
 
     directory = Run.open(args.dir)
     experiment, timeline = reopen(directory, _overrides(args, rest))
@@ -70,7 +70,7 @@ def _show(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if (later := _request(directory, timeline, args)) is not None:
         event = list(later.steps())[-1].event
         assert isinstance(event, ForgetRequest)
-        lineage.show(directory, experiment.learner, event, CONSOLE)
+        show(directory, experiment.learner, event, CONSOLE)
     return 0
 
 

@@ -44,6 +44,7 @@ class GSLoRA(Unlearner):
         keep_rows: Go on scoring forgotten classes, as in the paper, to measure the edit alone.
     """
 
+    acts = "stack"
     needs = frozenset({"forget", "retain"})
 
     def __init__(

@@ -19,6 +19,8 @@ class HeadRows(Unlearner):
     to beat in an audit, though its accuracy on forgotten classes is zero.
     """
 
+    acts = "rows"
+
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object to strategies that can forget exactly, and where samples go whose class stays."""
         if set(event.data.labels.tolist()) - set(event.classes):

@@ -29,6 +29,7 @@ class TaskNegation(Unlearner):
         keep_rows: Go on scoring forgotten classes, to measure the edit alone.
     """
 
+    acts = "stack"
     needs = frozenset({"forget"})
 
     def __init__(self, scale: float = 1.0, epochs: int = 10, lr: float | None = None, keep_rows: bool = False) -> None:
