@@ -165,9 +165,10 @@ class Scalable(Protocol):
 
 @final
 class Paired(Samples):
-    """Samples to retain, where every batch also brings as many samples to forget, drawn anew each time.
+    """Samples to retain, where every batch also brings samples to forget, drawn anew each time.
 
-    An epoch goes once through the samples to retain. `gone` tells the two apart.
+    An epoch goes once through the samples to retain. `gone` tells the two apart. ``pace`` is how many samples to forget
+    come with one to retain: forgetting takes fewer steps than holding on.
 
     >>> from cl_framework.stream import Rows
     >>> a, b = (Rows(torch.zeros(3, 1), torch.full((3,), c), torch.arange(3) + 10 * c) for c in (0, 1))
@@ -176,14 +177,14 @@ class Paired(Samples):
     [False, False, True, True]
     """
 
-    def __init__(self, retain: Samples, forget: Samples) -> None:
+    def __init__(self, retain: Samples, forget: Samples, pace: float = 1.0) -> None:
         """Join both."""
-        self.retain, self.forget = retain, forget
+        self.retain, self.forget, self.pace = retain, forget, pace
         self.labels, self.ids, self.key = retain.labels, retain.ids, None
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Read the rows to retain, then as many to forget."""
-        drawn = torch.randint(len(self.forget), (len(rows),)).tolist()
+        """Read the rows to retain, then those to forget."""
+        drawn = torch.randint(len(self.forget), (max(1, round(self.pace * len(rows))),)).tolist()
         return Batch(*(torch.cat(pair) for pair in zip(self.retain[rows], self.forget[drawn], strict=True)))
 
     def classes(self) -> list[int]:

@@ -87,15 +87,15 @@ class SparseDelta:
         epoch: Passes over the data that are complete.
     """
 
-    def __init__(self, model: Model, name: str, sparsity: Sparsity, size: int) -> None:
+    def __init__(self, model: Model, name: str, sparsity: Sparsity, size: int, lr: float = 1e-2) -> None:
         """Push a delta that changes nothing yet; ``size`` samples make an epoch."""
         self.params = model.adapters.push(name)
         self.groups = list(groups(model.adapters, name, sparsity.by).values())
-        self.sparsity, self.size, self.epoch, self._seen = sparsity, size, 0, 0
+        self.sparsity, self.size, self.lr, self.epoch, self._seen = sparsity, size, lr, 0, 0
 
     def adamw(self, params: Params) -> Optimizer:
         """Return the optimiser of the released code; in the proximal form each of its steps ends in a proximal one."""
-        optimizer = AdamW(params, lr=1e-2, weight_decay=0.05)
+        optimizer = AdamW(params, lr=self.lr, weight_decay=0.05)
         optimizer.register_step_post_hook(self._shrink)
         return optimizer
 

@@ -41,6 +41,8 @@ class GSLoRA(Unlearner):
         warmup: Epochs without sparsity.
         epochs: Passes over what is retained.
         share: Share of what stays that is read (0.1 in the paper).
+        pace: Samples to forget that are read with one to retain (1 in the released code).
+        lr: Learning rate of AdamW (1e-2 as released).
         keep_rows: Go on scoring forgotten classes, as in the paper, to measure the edit alone.
     """
 
@@ -59,12 +61,14 @@ class GSLoRA(Unlearner):
         warmup: int = 0,
         epochs: int = 20,
         share: float = 0.1,
+        pace: float = 1.0,
+        lr: float = 1e-2,
         keep_rows: bool = False,
     ) -> None:
         """Keep the settings."""
         super().__init__()
         self.rise, self.sparsity = Rise(beta, ratio, bound, clamp), Sparsity(alpha, form, group, warmup)
-        self.epochs, self.share, self.keep_rows = epochs, share, keep_rows
+        self.epochs, self.share, self.pace, self.lr, self.keep_rows = epochs, share, pace, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object to strategies that forget exactly, to a bound out of reach, and where the betas have run out."""
@@ -72,8 +76,8 @@ class GSLoRA(Unlearner):
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Train a new delta on pairs, then part with the classes."""
-        pairs, raised = Paired(retained(event, self.share), event.data), self.rise.begin(model)
-        delta = SparseDelta(model, event.name, self.sparsity, len(pairs))
+        pairs, raised = Paired(retained(event, self.share), event.data, self.pace), self.rise.begin(model)
+        delta = SparseDelta(model, event.name, self.sparsity, len(pairs), self.lr)
 
         def loss(model: Model, batch: Batch) -> Tensor:
             y, gone = columns(model, batch.y), pairs.gone(batch)

@@ -43,6 +43,8 @@ class GSLoRAPlusPlus(Unlearner):
         share: Share of what stays that is read (0.1 in the paper).
         ema: How much of the average stays at the end of each epoch (0.9 released); None keeps the last weights.
         ema_from: First epoch to be averaged (30 or 50 of 100 released).
+        pace: Samples to forget that are read with one to retain (1 in the released code).
+        lr: Learning rate of AdamW (1e-2 as released).
         keep_rows: Go on scoring forgotten classes, as in the paper, to measure the edit alone.
     """
 
@@ -66,13 +68,15 @@ class GSLoRAPlusPlus(Unlearner):
         share: float = 0.1,
         ema: float | None = None,
         ema_from: int = 0,
+        pace: float = 1.0,
+        lr: float = 1e-2,
         keep_rows: bool = False,
     ) -> None:
         """Keep the settings."""
         super().__init__()
         self.push, self.push_bound, self.pull, self.ema, self.ema_from = push, push_bound, pull, ema, ema_from
         self.rise, self.sparsity = Rise(beta, ratio, bound, clamp), Sparsity(alpha, form, group, warmup)
-        self.epochs, self.share, self.keep_rows = epochs, share, keep_rows
+        self.epochs, self.share, self.pace, self.lr, self.keep_rows = epochs, share, pace, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object to strategies that forget exactly, to a bound out of reach, and where the betas have run out."""
@@ -81,9 +85,9 @@ class GSLoRAPlusPlus(Unlearner):
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Take prototypes, train a new delta on pairs, then part with the classes."""
         stays, raised = retained(event, self.share), self.rise.begin(model)
-        pairs = Paired(stays, event.data)
+        pairs = Paired(stays, event.data, self.pace)
         home = prototypes(model, strategy, Joined([event.reference, reference_of(event, stays)]))
-        delta = SparseDelta(model, event.name, self.sparsity, len(pairs))
+        delta = SparseDelta(model, event.name, self.sparsity, len(pairs), self.lr)
 
         def loss(model: Model, batch: Batch) -> Tensor:
             y, gone = columns(model, batch.y), pairs.gone(batch)
