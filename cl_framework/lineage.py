@@ -124,7 +124,7 @@ def _rows(learner: Learner) -> Iterator[Artifact]:
     for c in head.classes:
         yield Artifact("head row", str(c), names, head.origin, cls=c, bytes=size)
     if not head.classes:
-        yield Artifact("head row", "none", names)
+        yield Artifact("head", "without rows", names)
 
 
 def _filed(learner: Learner) -> Iterator[Artifact]:

@@ -47,6 +47,18 @@ COLUMNS: Columns = {
     "passes_per_test_image": ("passes per test image", 1, 0),
 }
 """What is compared: heading, factor and decimals of each number in the table."""
+FORGETTING: Columns = {
+    "average_incremental_accuracy": ("average accuracy", 100, 1),
+    "final_accuracy": ("final accuracy", 100, 1),
+    "accuracy_forget": ("Acc_f", 100, 1),
+    "accuracy_old": ("Acc_o", 100, 1),
+    "relapse": ("relapse", 100, 1),
+    "erosion": ("erosion", 100, 1),
+    "h_mean_pre": ("H", 100, 1),
+    "seconds_forget": ("s per request", 1, 2),
+    "seconds": ("seconds", 1, 0),
+}
+"""What is compared where streams forget: means over requests, but Acc_o of the last and the worst relapse."""
 Cell: TypeAlias = tuple[str, int, list[str]]
 """Method, seed, and the arguments of its run."""
 MARKED = re.compile(r"(?<=<!-- table: )(?P<name>[\w-]+) -->\n.*?(?=<!-- /table -->)", re.DOTALL)
@@ -63,6 +75,7 @@ class Matrix:
         validation: Share of the training pictures that ``--validation`` holds out.
         shared: Sections of a config that all methods share.
         methods: What each method changes in them.
+        forgets: Whether the stream forgets, so that other numbers are compared.
     """
 
     title: str
@@ -70,6 +83,12 @@ class Matrix:
     validation: float
     shared: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]
+    forgets: bool = False
+
+    @property
+    def columns(self) -> Columns:
+        """What is compared."""
+        return FORGETTING if self.forgets else COLUMNS
 
     def cells(self, data: str | None, validation: bool, overrides: Sequence[str] = ()) -> Iterator[Cell]:
         """Yield every cell, seed by seed.
@@ -77,9 +96,11 @@ class Matrix:
         Raises:
             UserError: If neither the file nor ``data`` names the data.
         """
-        if not data and "dataset" not in self.shared["data"]["scenario"]["init_args"]:
+        stream = self.shared["data"]["scenario"]
+        stream = stream["init_args"]["stream"] if self.forgets else stream
+        if not data and "dataset" not in stream["init_args"]:
             raise UserError(f"{self.title!r} names no data set; add `--data imagefolder:PATH`.")
-        scenario = "--data.scenario.init_args"
+        scenario = "--data.scenario.init_args" + (".stream.init_args" if self.forgets else "")
         for seed in self.seeds:
             for method, own in self.methods.items():
                 yield (
@@ -113,7 +134,7 @@ def read(path: Path) -> Matrix:
         raise UserError(f"{path} describes no comparison ({error}); configs/compare/glyphs.yaml shows how.") from error
 
 
-def settle(runs: Path, method: str, seed: int, args: Sequence[str]) -> dict[str, Any]:
+def settle(runs: Path, method: str, seed: int, args: Sequence[str], columns: Columns = COLUMNS) -> dict[str, Any]:
     """Bring one cell to its end, from wherever it is, and return what it measured."""
     experiment = build(args, CONSOLE)
     manifest = opening.manifest(experiment)
@@ -126,12 +147,29 @@ def settle(runs: Path, method: str, seed: int, args: Sequence[str]) -> dict[str,
             commands.run([*args, "--run_dir", str(path)])
     results = json.loads((path / "results.json").read_text(encoding="utf-8"))
     measured = {
-        **{k: v for k, v in results.items() if k in COLUMNS},
-        **{k: v for k, v in results["cost"].items() if k in COLUMNS},
+        **{k: v for k, v in {**results, **results["cost"], **forgotten(results["forget"])}.items() if k in columns},
         "trainable_parameters": max(e["trainable_parameters"] for e in results["events"]),
         "passes_per_test_image": passes_per_image(Run.open(path), experiment),
     }
-    return {"method": method, "seed": seed, "run": path.name, **{k: measured[k] for k in COLUMNS}}
+    return {"method": method, "seed": seed, "run": path.name, **{k: measured[k] for k in columns}}
+
+
+def forgotten(requests: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Sum up what a run's forget requests did; empty if there were none.
+
+    >>> forgotten([])
+    {}
+    """
+    if not requests:
+        return {}
+    relapses = [r["relapse"] for r in requests if r["relapse"] is not None]
+    return {
+        **{k: statistics.mean(r[k] for r in requests) for k in ("accuracy_forget", "erosion", "h_mean_pre")},
+        "accuracy_retain": requests[-1]["accuracy_retain"],
+        "accuracy_old": requests[-1]["accuracy_old"],
+        "relapse": max(relapses, default=None),
+        "seconds_forget": statistics.mean(r["seconds"] for r in requests),
+    }
 
 
 def passes_per_image(run: Run, experiment: Experiment) -> int:
@@ -154,8 +192,9 @@ def summary(cells: Sequence[Mapping[str, Any]], columns: Columns = COLUMNS) -> l
     for method in dict.fromkeys(c["method"] for c in cells):
         values = {k: [c[k] for c in cells if c["method"] == method] for k in columns}
         known = {k: v for k, v in values.items() if None not in v}
-        mean, std = dict.fromkeys(columns), dict.fromkeys(columns, 0.0)
-        mean.update({k: statistics.mean(v) for k, v in known.items()})  # type: ignore[arg-type]
+        mean: dict[str, float | None] = dict.fromkeys(columns)
+        std = dict.fromkeys(columns, 0.0)
+        mean |= {k: statistics.mean(v) for k, v in known.items()}
         std.update({k: statistics.stdev(v) for k, v in known.items() if len(v) > 1})
         rows.append({"method": method, "mean": mean, "std": std})
     return rows
@@ -209,13 +248,14 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     cells = []
     for i, (method, seed, settings) in enumerate(wanted, 1):
         CONSOLE.rule(f"{i}/{len(wanted)} {method}, seed {seed}")
-        cells.append(settle(runs, method, seed, settings))
+        cells.append(settle(runs, method, seed, settings, matrix.columns))
     line = f"python scripts/compare.py configs/compare/{args.matrix.name}{' --validation' if args.validation else ''}"
     line += f" --data {args.data.partition(':')[0]}:PATH" if args.data else ""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     spread = f"mean ± standard deviation over {len(matrix.seeds)} seeds"
-    rows = summary(cells)
-    table = markdown(matrix.title, rows, f"Accuracies in percent; {spread}; seconds on {where}. Made by `{line}`.")
+    rows = summary(cells, matrix.columns)
+    note = f"Accuracies in percent; {spread}; seconds on {where}. Made by `{line}`."
+    table = markdown(matrix.title, rows, note, matrix.columns)
     print(table)
     if args.only or overrides:  # not the whole table, or another one
         return
@@ -244,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.matrix:
             compare(args, overrides)
         if args.readme:
-            for page in (ROOT / "README.md", ROOT / "docs" / "glyphs.md"):
+            for page in (ROOT / "README.md", ROOT / "docs" / "glyphs.md", ROOT / "docs" / "forgetting.md"):
                 page.write_text(filled(page.read_text(encoding="utf-8"), args.tables), encoding="utf-8")
     except UserError as error:
         print(f"compare: {error}", file=sys.stderr)
