@@ -78,12 +78,12 @@ def hide(ids: Iterable[int], key: bytes) -> list[str]:
 
 
 def concealed(config: str, names: Sequence[str], key: bytes) -> str:
-    """Return a config, as YAML, in which forget requests tell classes by id and samples by keyed hash.
+    r"""Return a config, as YAML, in which forget requests tell classes by id and samples by keyed hash.
 
     A request is a mapping that says ``after`` (or ``forget_after``), and ``classes`` or ``samples``.
 
     >>> concealed("requests: [{after: 1, classes: [cat]}]", ["dog", "cat"], b"k")
-    'requests:\\n- after: 1\\n  classes:\\n  - 1\\n'
+    'requests:\n- after: 1\n  classes:\n  - 1\n'
     >>> concealed("requests: [{after: 1, samples: [4711]}]", [], b"k").count("keyed:")
     1
 

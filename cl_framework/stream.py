@@ -333,7 +333,7 @@ class Scenario(ABC):
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order they happen; every call yields the same ones."""
 
-    def unlock(self, key: bytes) -> None:
+    def unlock(self, key: bytes) -> None:  # noqa: B027  # nothing to do where no samples are named
         """Take the key under which a run's config hides the samples that its requests name; most name none."""
 
     def fingerprint(self) -> str:

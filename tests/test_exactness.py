@@ -8,8 +8,8 @@ import torch
 from cl_framework import engine, plugins, state
 from cl_framework.errors import UserError
 from cl_framework.features import FeatureStore
-from cl_framework.ridge import drift
 from cl_framework.stream import forget
+from cl_framework.sums import drift
 from strategies.learning.acil import ACIL
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune

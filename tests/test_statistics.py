@@ -1,8 +1,10 @@
 """Statistics of features: equal to torch's own, and exact to take apart again."""
 
+import pytest
 import torch
 
 from cl_framework.statistics import Moments, class_means
+from cl_framework.sums import Sums, discriminants, ridge_weights
 
 
 def test_class_means_are_means_of_classes():
@@ -50,3 +52,36 @@ def test_features_that_are_whole_numbers_are_subtracted_without_any_error():
 
 def test_one_sample_has_no_spread():
     assert not Moments.of(torch.randn(1, 3)).covariance().any()
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1])
+def test_discriminants_equal_a_slow_loop(shrinkage):
+    torch.manual_seed(0)
+    z, y = torch.randn(40, 3).double(), torch.arange(40) % 4
+    sums = Sums()
+    sums.add(z[:25].float(), y[:25])
+    sums.add(z[25:].float(), y[25:])
+    z = z.float().double()
+    within = torch.zeros(3, 3).double()
+    for row, c in zip(z, y, strict=True):
+        away = row - z[y == c].mean(0)
+        within += torch.outer(away, away) / len(z)
+    inverse = torch.linalg.inv((1 - shrinkage) * within + shrinkage * torch.eye(3).double())
+    weights, biases = discriminants(*sums.of([2, 0, 1, 3]), shrinkage)
+    for i, c in enumerate([2, 0, 1, 3]):
+        mean = z[y == c].mean(0)
+        torch.testing.assert_close(weights[:, i], inverse @ mean)
+        torch.testing.assert_close(biases[i], -mean @ inverse @ mean / 2)
+
+
+def test_ridge_weights_minimise_the_penalised_squares_whatever_the_order():
+    torch.manual_seed(0)
+    h, y = torch.randn(30, 5), torch.arange(30) % 3
+    one, other = Sums(), Sums()
+    one.add(h, y)
+    for i in torch.randperm(30).split(7):
+        other.add(h[i], y[i])
+    weights = ridge_weights(*one.of([0, 1, 2])[:2], 0.7)
+    torch.testing.assert_close(weights, ridge_weights(*other.of([0, 1, 2])[:2], 0.7))
+    errors = h.double() @ weights - torch.nn.functional.one_hot(y).double()
+    torch.testing.assert_close(h.double().T @ errors + 0.7 * weights, torch.zeros(5, 3).double())  # the gradient

@@ -1,0 +1,124 @@
+"""Linear classifiers from sums: classes and single samples go in and out, and the weights follow exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.erasure import Erasure
+from cl_framework.ledger import Entry, Ledger
+
+COUNT = "count"
+
+
+@final
+class Sums(nn.Module):
+    """``G = sum h h^T`` over all samples, ``q_c = sum h`` and ``n_c`` over those of class ``c``, in double precision.
+
+    What is taken out leaves at most rounding behind: see `drift`.
+
+    >>> sums, h, y = Sums(), torch.eye(2), torch.tensor([4, 7])
+    >>> sums.add(h, y)
+    >>> sums.subtract(h[:1], y[:1])
+    >>> ridge_weights(*sums.of([7])[:2], ridge=1.0).T
+    tensor([[0.0000, 0.5000]], dtype=torch.float64)
+
+    Attributes:
+        filed: ``q_c`` ``(width,)`` and ``n_c``, filed by class.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing summed up; the first samples decide the width."""
+        super().__init__()
+        self.register_buffer("gram", torch.empty(0, 0, dtype=torch.float64))
+        self.filed = Ledger()
+        self.register_load_state_dict_pre_hook(self._resize)  # type: ignore[no-untyped-call]
+
+    def __contains__(self, cls: object) -> bool:
+        """Tell whether samples of a class were added."""
+        return isinstance(cls, int) and Entry(cls) in self.filed
+
+    @property
+    def version(self) -> int:
+        """Rises with every change."""
+        return self.filed.version
+
+    def add(self, h: Tensor, y: Tensor) -> None:
+        """Add samples ``(n, width)`` of classes ``(n,)``."""
+        self._move(h.double(), y, 1)
+
+    def subtract(self, h: Tensor, y: Tensor) -> None:
+        """Take samples out again; they must have been added."""
+        self._move(h.double(), y, -1)
+
+    def of(self, classes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``G`` ``(width, width)``, and of each class ``q`` ``(width, classes)`` and ``n`` ``(classes,)``."""
+        q = torch.stack([self.filed[Entry(c)] for c in classes], 1)
+        return self.get_buffer("gram"), q, torch.stack([self.filed[Entry(c, name=COUNT)] for c in classes])
+
+    def erase(self, what: Erasure) -> None:
+        """Return to the first state if no class is left; samples of a class are taken out with `subtract` before."""
+        if all(what.hits(e.cls, e.experience) for e in self.filed):
+            self.register_buffer("gram", self.get_buffer("gram").new_empty(0, 0))
+
+    def _move(self, h: Tensor, y: Tensor, sign: int) -> None:
+        outer = sign * h.T @ h
+        self.register_buffer("gram", self.get_buffer("gram") + outer if len(self.filed) else outer)
+        for c in sorted(set(y.tolist())):
+            new = c not in self
+            for entry, value in ((Entry(c), h[y == c].sum(0)), (Entry(c, name=COUNT), (y == c).sum().to(h))):
+                self.filed[entry] = sign * value + (0 if new else self.filed[entry])
+
+    def _resize(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
+        """Before sums arrive, be as wide as they are."""
+        if f"{prefix}gram" in state:
+            self.register_buffer("gram", torch.empty_like(state[f"{prefix}gram"]))
+
+
+def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
+    """Return the ridge regression of one-hot labels on ``h``: ``W = (G + ridge I)^-1 Q``, ``(width, classes)``.
+
+    Args:
+        gram: ``G = sum h h^T`` ``(width, width)``.
+        q: ``sum h`` of each class ``(width, classes)``.
+        ridge: Weight of the penalty.
+    """
+    return torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device, dtype=gram.dtype), q)
+
+
+def discriminants(gram: Tensor, q: Tensor, n: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Return the linear discriminants under one shared covariance: ``W = L M`` and ``b = - diag(M^T L M) / 2``.
+
+    ``M = Q / n`` are the class means, ``S = (G - sum n_c m_c m_c^T) / N`` the covariance within classes, and
+    ``L = ((1 - shrinkage) S + shrinkage I)^-1``.
+
+    Args:
+        gram: ``G = sum h h^T`` ``(width, width)``.
+        q: ``sum h`` of each class ``(width, classes)``.
+        n: Samples of each class ``(classes,)``.
+        shrinkage: Share of the identity.
+
+    Returns:
+        Weights ``(width, classes)`` and biases ``(classes,)``.
+    """
+    means = q / n
+    covariance = (gram - (means * n) @ means.T) / n.sum()
+    eye = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
+    weights = torch.linalg.solve((1 - shrinkage) * covariance + shrinkage * eye, means)
+    return weights, -(weights * means).sum(0) / 2
+
+
+def drift(one: Sums, other: Sums) -> float:
+    """Return the largest difference of two Gram matrices, relative to the largest entry: rounding, or a mistake.
+
+    >>> a, b = Sums(), Sums()
+    >>> for sums in (a, b): sums.add(torch.eye(2), torch.tensor([4, 7]))
+    >>> drift(a, b)
+    0.0
+    """
+    a, b = one.get_buffer("gram"), other.get_buffer("gram")
+    scale = float(torch.maximum(a.abs().max(), b.abs().max()))
+    return float((a - b).abs().max()) / scale if scale else 0.0
