@@ -11,7 +11,7 @@ from cl_framework.backbones.timm import Timm
 from cl_framework.evaluator import Evaluator
 from cl_framework.features import FeatureStore, digest
 from cl_framework.model import Model
-from cl_framework.stream import Inputs, Rows, Step, forget
+from cl_framework.stream import Inputs, Rows, forget
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.simplecil import SimpleCIL
