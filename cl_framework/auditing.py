@@ -21,7 +21,7 @@ from cl_framework.stream import Experience, ForgetRequest, Joined, Rows, Samples
 
 Measured: TypeAlias = dict[str, float | None]
 
-PER_CLASS = 100
+PER_CLASS = 30
 """Most retained training samples of a class that an audit reads."""
 
 

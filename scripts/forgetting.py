@@ -42,7 +42,6 @@ COLUMNS: Columns = {
     "old_rows_accuracy": ("old rows put back", 100, 1),
     "mia_loss_auc": ("MIA, loss", 100, 1),
     "mia_entropy_auc": ("MIA, entropy", 100, 1),
-    "anamnesis_index": ("AIN", 1, 2),
     "js_to_retrained": ("JS to retrain", 1, 3),
     "gap_to_retrain": ("gap to retrain", 100, 1),
     "trained": ("trained, % of backbone", 100, 2),
@@ -52,7 +51,7 @@ COLUMNS: Columns = {
 """What is compared: heading, factor and decimals of each number in the table."""
 AUDITED = (
     "recovery_probe_ridge", "recovery_ncm_all", "old_rows_accuracy", "mia_loss_auc", "mia_entropy_auc",
-    "anamnesis_index", "js_to_retrained", "gap_to_retrain",
+    "js_to_retrained", "gap_to_retrain",
 )  # fmt: skip
 
 
