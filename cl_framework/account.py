@@ -76,6 +76,7 @@ def account(
         seed={"run": learner.model.seed, "request": seed_for(event.name, learner.model.seed)},
         verified=levels(learner, event, unlearner),
         semantic=SEMANTIC,
+        notes=marks.forget.notes,
         residual=residual(learner, event, unlearner),
     )
 

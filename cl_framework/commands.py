@@ -18,7 +18,7 @@ from cl_framework.features import FeatureStore
 from cl_framework.naming import concealed, concealed_args
 from cl_framework.opening import CONSOLE, check_finished, diary_of, go_on, manifest, reopen
 from cl_framework.run import Run
-from cl_framework.stream import Experience, ForgetRequest, Inputs
+from cl_framework.stream import Experience, Inputs
 from cl_framework.timeline import Timeline
 
 
@@ -28,8 +28,7 @@ def run(argv: Sequence[str]) -> int:
     path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
     steps = list(experiment.scenario.steps())  # problems with data and requests show before a directory is made
     for step in steps:
-        if isinstance(step.event, ForgetRequest):
-            experiment.learner.able(step.event)
+        experiment.learner.foresee(step.event)
     key = receipts.new_key()
     config = concealed(experiment.config, experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)
@@ -127,8 +126,8 @@ def plan(argv: Sequence[str]) -> int:
     for step in experiment.scenario.steps():
         event = step.event
         shown = ", ".join(names[c] for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
-        kind = "learn" if isinstance(event, Experience) else "forget"
-        table.add_row(event.name, kind, shown or "single samples", str(len(event.data)), str(len(step.exam)))
+        kind, nobody = ("learn", "nothing new") if isinstance(event, Experience) else ("forget", "single samples")
+        table.add_row(event.name, kind, shown or nobody, str(len(event.data)), str(len(step.exam)))
     CONSOLE.print(table)
     bank = learner.model.adapters
     size, roles = sum(p.numel() for p in bank.add("one")), sorted({s.role for s in bank.sites.values()})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, final
 
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
@@ -92,8 +92,9 @@ def take(
     cost = carry_out(learner, step.event, make_trainer, batch_size)
     learner.model.store.keep_only([*learner.model.digests(learner.model.adapters), "bare"])
     marks = evaluator.examine(step, learner.answer, learner.model.classes, learner.model.known)
-    if isinstance(step.event, ForgetRequest):
+    if isinstance(step.event, ForgetRequest) and marks.forget is not None and learner.unlearner is not None:
         scrub(learner, step.event, step.exam)
+        marks = replace(marks, forget=replace(marks.forget, notes=learner.unlearner.notes(learner.model, step.event)))
     cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
     cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
     cost.stored_bytes = size_of(learner)

@@ -56,6 +56,18 @@ class Head(nn.Module):
             nn.init.uniform_(fresh, -(self.width**-0.5), self.width**-0.5)
         self._keep(torch.arange(len(known)), fresh.to(self.weight.device), new)
 
+    def fits(self, rows: Mapping[int, int], classifier: Mapping[str, Tensor]) -> None:
+        """Make sure that rows of a pre-trained classifier can be copied.
+
+        Raises:
+            UserError: If it scores in another way than this head, or has too few rows.
+        """
+        kind = "cosine" if "sigma" in classifier else "linear"
+        if kind != self.kind:
+            raise UserError(f"The pre-trained classifier is {kind} and the head {self.kind}; set `model.head: {kind}`.")
+        if (last := max(rows.values())) >= (held := len(classifier["weight"])):
+            raise UserError(f"The pre-trained classifier has {held} rows and row {last} was asked for.")
+
     @torch.no_grad()
     def adopt(self, rows: Mapping[int, int], classifier: Mapping[str, Tensor]) -> None:
         """Copy the rows of a pre-trained classifier: ``rows`` tells which one each class id has there.
@@ -63,11 +75,7 @@ class Head(nn.Module):
         Raises:
             UserError: If the classifier scores in another way than this head, or has too few rows.
         """
-        kind = "cosine" if "sigma" in classifier else "linear"
-        if kind != self.kind:
-            raise UserError(f"The pre-trained classifier is {kind} and the head {self.kind}; set `model.head: {kind}`.")
-        if (last := max(rows.values())) >= (held := len(classifier["weight"])):
-            raise UserError(f"The pre-trained classifier has {held} rows and row {last} was asked for.")
+        self.fits(rows, classifier)
         at, take = [self.classes.index(c) for c in rows], list(rows.values())
         self.weight[at] = classifier["weight"][take].to(self.weight)
         if self.bias is not None:

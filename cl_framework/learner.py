@@ -14,7 +14,7 @@ from cl_framework.adapter import Adapter
 from cl_framework.backbone import Backbone
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
-from cl_framework.strategy import Plan, Strategy, Unlearner, lesson, seed_for
+from cl_framework.strategy import Plan, Strategy, Unlearner, check_inherited, lesson, seed_for
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Inputs, Samples
 
 
@@ -65,6 +65,17 @@ class Learner(LightningModule):
             )
         torch.manual_seed(seed_for(event.name, self.model.seed))
         return unlearner.forget(self.model, self.strategy, event)
+
+    def foresee(self, event: Event) -> None:
+        """Make sure that an event can be carried out, as soon as it is known.
+
+        Raises:
+            UserError: If it cannot, and why.
+        """
+        if isinstance(event, ForgetRequest):
+            self.able(event)
+        elif event.inherited:
+            check_inherited(self.model, self.strategy, event)
 
     def able(self, event: ForgetRequest) -> Unlearner:
         """Return the unlearner if it can honour ``event``; known as soon as the request is, before anything is learned.

@@ -19,11 +19,13 @@ class Forgotten:
         accuracy_before: On the step's exam, just before the request.
         accuracy_after: On the same, after it.
         accuracy_old: On the exams of all earlier forget requests, pooled, after it.
+        notes: What the unlearner says of its own work, such as the share of blocks it left alone.
     """
 
     accuracy_before: float | None
     accuracy_after: float | None
     accuracy_old: float | None
+    notes: dict[str, float] = field(default_factory=dict)
 
 
 @final

@@ -140,6 +140,7 @@ def _forget(i: int, days: Sequence[Marks], retain: float | None, seconds: float)
         "spillover": fmean(spilled.values()) if spilled else None,
         "spillover_exams": spilled,
         "seconds": seconds,
+        "notes": forgotten.notes,
     }
 
 

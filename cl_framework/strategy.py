@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from cl_framework.errors import UserError
+from cl_framework.memory import Memory
 from cl_framework.model import Model
 from cl_framework.stream import Batch, Experience, ForgetRequest, Inputs, Need, Samples
 
@@ -119,6 +120,10 @@ class Unlearner(nn.Module, ABC):
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Yield each stretch of training that ``event`` calls for."""
 
+    def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
+        """Return numbers about what was just done, for the results and the receipt; most have none."""
+        return {}
+
 
 def seed_for(name: str, seed: int) -> int:
     """Derive a seed from an event's name alone, so that history leaves no mark on the dice.
@@ -139,12 +144,27 @@ def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan
     if not event.classes:
         return
     if event.inherited:
-        if strategy.isolates is not None or strategy.subtracts:
-            raise UserError(
-                f"{event.name!r} is what the pre-trained classifier knows, and {type(strategy).__name__} has no shared "
-                "head to take it up; use Finetune or Joint."
-            )
+        check_inherited(model, strategy, event)
         model.inherit(event)
+        for part in strategy.modules():
+            if isinstance(part, Memory):
+                part.keep(event)
     else:
         model.meet(event)
         yield from strategy.learn(model, event)
+
+
+def check_inherited(model: Model, strategy: Strategy, event: Experience) -> None:
+    """Make sure that a strategy can take up what the backbone's own classifier knows.
+
+    Raises:
+        UserError: If it has no shared head, or the backbone has no classifier that fits the model's head.
+    """
+    if strategy.isolates is not None or strategy.subtracts:
+        raise UserError(
+            f"{event.name!r} is what the pre-trained classifier knows, and {type(strategy).__name__} has no shared "
+            "head to take it up; use Finetune or Joint."
+        )
+    if (rows := model.backbone.classifier()) is None:
+        raise UserError(f"{model.backbone.name} has no pre-trained classifier to begin with; learn the classes.")
+    model.head.fits(event.inherited, rows)

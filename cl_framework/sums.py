@@ -86,7 +86,9 @@ def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
         q: ``sum h`` of each class ``(width, classes)``.
         ridge: Weight of the penalty.
     """
-    return torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device, dtype=gram.dtype), q)
+    eye = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
+    weights: Tensor = torch.linalg.solve(gram + ridge * eye, q)
+    return weights
 
 
 def discriminants(gram: Tensor, q: Tensor, n: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:

@@ -180,6 +180,13 @@ def test_the_proximal_form_yields_true_zeros_and_the_penalty_does_not(joint, wor
     assert found["penalty"] == 0
 
 
+def test_the_share_of_blocks_left_alone_is_told(joint, world, stream, request_):
+    for alpha, told in ((0.0, 0.0), (1e4, 1.0)):
+        learner = joint("lora", GSLoRA(share=1.0, epochs=1, alpha=alpha, keep_rows=True))
+        world.learn(learner, [request_], stream[:3])
+        assert learner.unlearner.notes(learner.model, request_) == {"zero_group_ratio": told}
+
+
 def test_so_much_sparsity_leaves_nothing_changed(joint, world, stream, request_):
     learner, test = (
         joint("lora", GSLoRA(share=1.0, epochs=1, alpha=1e4, keep_rows=True)),

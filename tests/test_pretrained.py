@@ -24,6 +24,7 @@ from scenarios.pretrained import Pretrained
 from scenarios.sliding_window import SlidingWindow
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
+from strategies.learning.joint import Joint
 from strategies.learning.simplecil import SimpleCIL
 from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.neg_grad import NegGradPlus
@@ -186,3 +187,17 @@ def test_exams_of_what_is_inherited_are_like_any_other():
     assert isinstance(marked, Step)
     assert torch.equal(marked.exam.labels, plain.exam.labels)
     assert Pretrained(stream()).fingerprint() == stream().fingerprint() != ""
+
+
+def test_what_cannot_begin_is_refused_before_anything_is_written(world):
+    first = next(Pretrained(stream()).steps()).event
+    for who, told in ((learner(strategy=SimpleCIL()), "no shared head"), (learner(head="linear"), "is cosine")):
+        with pytest.raises(UserError, match=told):
+            who.foresee(first)
+        assert who.model.known == {}
+
+
+def test_joint_goes_on_rehearsing_what_it_inherited(world):
+    first = next(Pretrained(stream(base=4, increment=4)).steps())
+    who = world.learn(learner(strategy=Joint()), [first.event])
+    assert set(who.strategy.memory.all().ids.tolist()) == set(first.event.data.ids.tolist())

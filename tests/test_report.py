@@ -106,6 +106,7 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
             "spillover": pytest.approx(9 / 10 - 8 / 10),
             "spillover_exams": {"b": pytest.approx(9 / 10 - 8 / 10)},
             "seconds": 1.5,
+            "notes": {},
         }
     ]
     assert found["cost"] == {

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.editing import Paired, columns, part, retained, unsuited
 from cl_framework.model import Model
-from cl_framework.sparsity import Clamp, Grouping, Rise, SparseDelta, Sparsity
+from cl_framework.sparsity import Clamp, Grouping, Rise, SparseDelta, Sparsity, zero_ratio
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
 
@@ -90,3 +90,7 @@ class GSLoRA(Unlearner):
 
         yield Plan(pairs, delta.params, loss, self.epochs, delta.adamw)
         part(model, strategy, event, self.keep_rows)
+
+    def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
+        """Return the share of groups that the request left alone."""
+        return {"zero_group_ratio": zero_ratio(model.adapters, event.name, self.sparsity.by)}

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from cl_framework.editing import Paired, columns, part, reference_of, retained, unsuited, with_features
 from cl_framework.model import Model
 from cl_framework.prototypes import distance, prototypes
-from cl_framework.sparsity import Average, Clamp, Grouping, Rise, SparseDelta, Sparsity, bounded
+from cl_framework.sparsity import Average, Clamp, Grouping, Rise, SparseDelta, Sparsity, bounded, zero_ratio
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest, Joined
 
@@ -102,3 +102,7 @@ class GSLoRAPlusPlus(Unlearner):
         yield Plan(pairs, delta.params, loss, self.epochs, delta.adamw, after_step=average.step)
         average.put()
         part(model, strategy, event, self.keep_rows)
+
+    def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
+        """Return the share of groups that the request left alone."""
+        return {"zero_group_ratio": zero_ratio(model.adapters, event.name, self.sparsity.by)}
