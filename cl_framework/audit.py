@@ -74,7 +74,7 @@ def audit(argv: Sequence[str]) -> int:
         "samples_forgotten": len(about.gone),
         "strategy": type(run.strategy).__name__,
         "seed": run.model.seed,
-        "metrics": conduct(run, about, workshop, made),
+        "metrics": conduct(run, about, workshop, made, not args.no_relearn),
         "u_lira": u_lira(run, about, workshop, args.shadows) if args.shadows else None,
         "record": _record(directory, timeline, about),
     }
@@ -176,5 +176,6 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--shadows", type=int, default=0, metavar="N", help="shadow models for U-LiRA, trained one by one (16 or more)"
     )
+    parser.add_argument("--no-relearn", action="store_true", help="leave out learning it again, which takes longest")
     parser.add_argument("--fast", action="store_true", help="do without references that must be trained")
     return parser

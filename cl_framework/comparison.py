@@ -59,7 +59,9 @@ def references(workshop: Workshop, about: Subject, seed: int, seeds: int) -> Ref
     return References(lambda: workshop.learned("original", about.learned), tuple(retrained(i) for i in range(seeds)))
 
 
-def conduct(run: Learner, about: Subject, workshop: Workshop, made: References) -> dict[str, Measured]:
+def conduct(
+    run: Learner, about: Subject, workshop: Workshop, made: References, relearning: bool = True
+) -> dict[str, Measured]:
     """Put every model through every question; return metric -> model -> value. ``run`` itself is never changed."""
     columns: dict[str, Measured] = {}
     said, curves = {}, {}
@@ -72,8 +74,9 @@ def conduct(run: Learner, about: Subject, workshop: Workshop, made: References) 
             original = state.tensors(learner), dict(learner.model.known)
         if original is not None:
             found["old_rows_accuracy"] = probing.put_back(workshop.copy(learner), about, *original)
-        curves[name] = probing.relearn(workshop.copy(learner), about, seed_for("relearn", run.model.seed))
-        found |= {f"relearn_accuracy_{k}": curves[name][k] for k in SHOWN}
+        if relearning:
+            curves[name] = probing.relearn(workshop.copy(learner), about, seed_for("relearn", run.model.seed))
+            found |= {f"relearn_accuracy_{k}": curves[name][k] for k in SHOWN}
         columns[name], said[name] = found, (p, learner.model.classes)
     columns["pristine"] = probing.probes(workshop.blank().model, about)
     for derived in (_relearned(columns, curves), _recovered(columns), _apart(said), _gaps(columns)):

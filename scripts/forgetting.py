@@ -127,20 +127,24 @@ def forgotten(plan: Plan, method: str, base: Path, runs: Path) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(base, part)
         part.rename(path)
-    order = [c for e in json.loads((base / "results.json").read_text())["exams"] for c in e["classes"]]
     done = sum(e.kind == "forget" for e in Run.open(path).events())
     for i in range(done, plan.times):
-        last = len(order) - i * plan.classes
-        go = map(str, order[last - plan.classes : last])
-        carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *go)
+        carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *map(str, asked(plan, base, i)))
     return path
+
+
+def asked(plan: Plan, base: Path, i: int) -> list[int]:
+    """Return the classes of request ``i``: those that came last, of what earlier requests left."""
+    order = [c for e in json.loads((base / "results.json").read_text())["exams"] for c in e["classes"]]
+    last = len(order) - i * plan.classes
+    return order[last - plan.classes : last]
 
 
 def audited(path: Path, base: Path, *retrained: Path) -> dict[str, Any]:
     """Audit a run against its base and the retrained one, and return what the audit says of it."""
     if not (path / "audit.json").exists():
         given = [word for r in retrained for word in ("--retrained", str(r))]
-        carried_out("audit", str(path), "--original", str(base), *given, "--seeds", "1")
+        carried_out("audit", str(path), "--original", str(base), *given, "--seeds", "1", "--no-relearn")
     found: dict[str, Any] = json.loads((path / "audit.json").read_text())
     return found
 

@@ -1,0 +1,89 @@
+"""Time one forget request by several methods, one after the other in one process, as ratios to retraining.
+
+    python scripts/bench_forgetting.py configs/compare/forgetting.yaml --methods Retrain GSLoRA "SimpleCIL, DropAdapter"
+
+Bases and settings are those of `scripts/forgetting.py`, whose learned runs are used where they are. Each method gets a
+fresh copy of its base and forgets the last ten classes through `clf forget`: ``command`` is all of that command after
+imports (reading the run, building the model, exams, files), ``request`` what `results.json` says the request took.
+Prints a table; ``--out`` writes it, with a JSON file beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cl_framework.errors import UserError
+from scripts.compare import ROOT
+from scripts.forgetting import Plan, asked, carried_out, images, learned, read
+
+METHODS = ("Retrain", "GSLoRA", "SimpleCIL, DropAdapter", "SLDA, Subtract", "ACIL, Subtract", "EASE, DropAdapter")
+
+
+def timed(plan: Plan, method: str, base: Path) -> dict[str, Any]:
+    """Carry out the first request by ``method`` on a copy of ``base`` and return what it took."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / base.name
+        shutil.copytree(base, path)
+        unlearner = json.dumps(plan.methods[method]["unlearner"])
+        began = time.perf_counter()
+        carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *map(str, asked(plan, base, 0)))
+        command = time.perf_counter() - began
+        results = json.loads((path / "results.json").read_text())
+    return {
+        "method": method,
+        "command": command,
+        "request": results["forget"][-1]["seconds"],
+        "images": images(results),
+        "accuracy_forget": results["forget"][-1]["accuracy_forget"],
+    }
+
+
+def markdown(rows: Sequence[dict[str, Any]], note: str) -> str:
+    """Return a table; the first row is what the ratios refer to."""
+    lines = [
+        "| one request: 10 of 100 classes | `clf forget`, s | the request, s | images read | % of retraining, time |"
+    ]
+    lines.append("|---|---:|---:|---:|---:|")
+    for r in rows:
+        share = 100 * r["request"] / rows[0]["request"]
+        lines.append(f"| {r['method']} | {r['command']:.2f} | {r['request']:.2f} | {r['images']:,} | {share:.1f} |")
+    return "\n".join([*lines, "", note, ""])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the arguments, measure, print."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("plan", type=Path, help="what to time, such as configs/compare/forgetting.yaml")
+    p.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD", help="the first is the reference")
+    p.add_argument("--runs", type=Path, default=ROOT / "runs" / "forgetting", help="where learned bases are")
+    p.add_argument("--out", type=Path, metavar="FILE.md", help="write the table there, and FILE.json")
+    args = p.parse_args(argv)
+    try:
+        plan = read(args.plan)
+        bases = {m: learned(plan, plan.methods[m]["base"], plan.seeds[0], args.runs) for m in args.methods}
+        rows = [timed(plan, m, bases[m]) for m in args.methods]
+    except UserError as error:
+        print(f"bench_forgetting: {error}", file=sys.stderr)
+        return 2
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
+    line = f"python scripts/bench_forgetting.py configs/compare/{args.plan.name}"
+    table = markdown(rows, f"One process, one after the other, on {device}. Made by `{line}`.")
+    print(table)
+    if args.out:
+        args.out.write_text(table, encoding="utf-8")
+        args.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
