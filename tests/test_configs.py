@@ -17,6 +17,7 @@ from cl_framework import cli, engine
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import build
 from cl_framework.stream import Step, Subset, forget
+from scripts import forgetting
 from scripts.compare import read
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -27,7 +28,8 @@ FRAGMENTS = [
     for part in ("backbone", "adapter", "strategy", "unlearner", "scenario", "trainer")
     for path in sorted(CONFIGS.glob(f"{part}/*.yaml"))
 ]
-COMPARISONS = sorted(CONFIGS.glob("compare/*.yaml"))
+FORGETTING = CONFIGS / "compare" / "forgetting.yaml"
+COMPARISONS = [path for path in sorted(CONFIGS.glob("compare/*.yaml")) if path != FORGETTING]
 
 
 FEW = "--data.scenario.stream.dataset"
@@ -142,9 +144,25 @@ def test_every_method_of_a_comparison_builds_with_its_seeds(path):
     assert len(cells) == len(matrix.seeds) * len(matrix.methods)
     for method, seed, args in cells[: len(matrix.methods)]:
         experiment = build(args, Console(quiet=True))
-        assert type(experiment.learner.strategy).__name__ == method
-        assert (experiment.seed, experiment.scenario.order_seed) == (seed, seed)
-        assert experiment.scenario.validation == matrix.validation
+        stream = experiment.scenario.stream if matrix.forgets else experiment.scenario
+        assert type(experiment.learner.strategy).__name__ == method.partition(", ")[0]
+        assert (experiment.seed, stream.order_seed) == (seed, seed)
+        assert stream.validation == matrix.validation
+
+
+def test_every_method_of_the_forgetting_comparison_takes_its_base():
+    plan = forgetting.read(FORGETTING)
+    assert len(plan.seeds) >= 3
+    for method, told in plan.methods.items():
+        configs = [json.dumps(c) for c in (plan.shared, plan.bases[told["base"]])]
+        args = [word for c in configs for word in ("--config", c)]
+        dataset = "--data.scenario.init_args.dataset=digits"
+        experiment = build([*args, dataset, "--model.unlearner", json.dumps(told["unlearner"])], Console(quiet=True))
+        learner, first = experiment.learner, next(experiment.scenario.steps()).event
+        learner.model.meet(first)
+        request = forget("f", [first], classes=first.classes[:2])
+        assert learner.able(request) is learner.unlearner, method
+        assert type(learner.strategy).__name__ == told["base"]
 
 
 def test_the_published_experiment_keeps_to_the_protocol():
