@@ -68,7 +68,7 @@ class Timeline(Scenario):
                 continue
             stream = next(streams)
             # An id is never given twice, not even that of a forgotten sample: receipts speak of it.
-            ids = 1 + max((int(s.event.data.ids.max()) for s in learned), default=-1)
+            ids = 1 + max((int(s.event.data.ids.max()) for s in learned if len(s.event.data)), default=-1)
             for step in stream.steps():
                 moved = _shifted(step, f"more-{i}-{step.event.name}", classes, ids, surviving(seen))
                 yield i, dataclasses.replace(moved, event=self._recognised(moved.event, seen))
@@ -107,7 +107,10 @@ def _shifted(step: Step, name: str, classes: int, ids: int, past: Sequence[Exper
             classes=tuple(c + classes for c in event.classes),
             data=Relabelled(event.data, classes, ids),
             reference=Relabelled(event.reference, classes, ids),
+            inherited={c + classes: row for c, row in event.inherited.items()},
+            relearned={new + classes: old + classes for new, old in event.relearned.items()},
         )
         return Step(moved, Relabelled(step.exam, classes, ids))
-    again = forget(name, past, [c + classes for c in event.classes], (), (event.data.ids + ids).tolist())
+    gone, samples = [c + classes for c in event.classes], (event.data.ids + ids).tolist()
+    again = forget(name, past, gone, (), samples, event.missing)
     return Step(again, again.reference if again.single else Relabelled(step.exam, classes, ids))
