@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,18 +115,23 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
     )
     if event.inherited:
         always = f"The frozen backbone's own pre-training met the target, and stays. {always}"
+    if unlearner.exact and unlearner.tolerance:
+        return f"Sums that held the target stay; it was taken out of them again, up to rounding. {always}"
     if unlearner.exact:
         return f"No trained tensor that met the target is left. {always}"
     met = set(event.classes) | set(event.data.labels.tolist())
-    touched = [n for n, o in learner.model.adapters.origins.items() if any(met & classes for classes in o.values())]
+    origins = {**learner.model.adapters.origins, "the head's other rows": learner.model.head.origin}
+    touched = [n for n, o in origins.items() if any(met & classes for classes in o.values())]
     names = ", ".join(touched) if touched else "all that is shared"
     return f"Edited, not retrained: tensors that met the target stay ({names}) and may still tell of it. {always}"
 
 
 def settings_of(unlearner: Unlearner) -> dict[str, Any]:
-    """Return an unlearner's settings by name, as far as it keeps them."""
+    """Return an unlearner's settings by name, as far as it keeps them; those kept together in a part of it, too."""
     names = [p for p in inspect.signature(type(unlearner).__init__).parameters if p != "self"]
     found = {n: getattr(unlearner, n) for n in names if hasattr(unlearner, n)}
+    for part in vars(unlearner).values():
+        found |= asdict(part) if is_dataclass(part) and not isinstance(part, type) else {}
     return {n: v if isinstance(v, bool | int | float | str | None) else str(v) for n, v in found.items()}
 
 

@@ -123,8 +123,8 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
         learner.to(device)  # Lightning leaves a fitted module on the CPU
         learner.end()
     if isinstance(event, ForgetRequest):
-        gone = read & set(event.data.ids.tolist())
-        cost.read = {"forget": len(gone), "retain": len(read - gone)}
+        stay = {i for e in event.remaining for i in e.data.ids.tolist()}  # made-up samples are neither
+        cost.read = {"forget": len(read & set(event.data.ids.tolist())), "retain": len(read & stay)}
     return cost
 
 

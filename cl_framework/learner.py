@@ -96,7 +96,8 @@ class Learner(LightningModule):
         return self.unlearner
 
     def _objection(self, unlearner: Unlearner, event: ForgetRequest) -> str | None:
-        if lacking := sorted(unlearner.needs & event.missing):
+        needs = unlearner.needs if event.remaining else unlearner.needs - {"retain"}
+        if lacking := sorted(needs & event.missing):
             return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
         return unlearner.objection(self.model, self.strategy, event)
 

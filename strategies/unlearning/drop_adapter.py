@@ -29,6 +29,11 @@ class DropAdapter(Unlearner):
         if strategy.isolates is None:
             name = type(strategy).__name__
             return f"{name} shares its trained state among experiences, so nothing can be dropped exactly"
+        left = {e.name for e in event.remaining} & set(event.experiences)
+        if strategy.isolates == "class":
+            left = set(event.data.labels.tolist()) - set(event.classes)
+        if left and "retain" in event.missing:
+            return "part of what was learned together stays and is learned again from its samples, which cannot be had"
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:

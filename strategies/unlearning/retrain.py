@@ -19,6 +19,7 @@ class Retrain(Unlearner):
     """
 
     exact, acts = True, "retrain"
+    needs = frozenset({"retain"})
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object where the backbone would have to be trained again."""
