@@ -93,6 +93,8 @@ def _treated(
 ) -> tuple[Action, str]:
     if a.cls in event.classes and not (a.kind == "head row" and getattr(unlearner, "keep_rows", False)):
         return "delete", "belongs to a class that goes"
+    if unlearner.acts == "retrain" and a.kind == "edit":
+        return "delete", "what it edited is learned again without it"
     if unlearner.acts == "retrain":
         return "retrain", "everything is learned again from what remains"
     if a.ids is not None:

@@ -76,6 +76,15 @@ def test_an_exact_unlearner_keeps_nothing_that_met_what_goes(strategy, unlearner
                 assert not set().union(*t.artifact.origin.values()) & set(request.data.classes()), t
 
 
+def test_learning_again_deletes_the_edits_of_earlier_requests(world, stream, learned):
+    learner = learned(plugins.load("strategies", "Finetune"), plugins.load("unlearners", "GSLoRA"))
+    first = forget("f", stream[:3], classes=[5])
+    world.learn(learner, [first], stream[:3])
+    second, retrain = forget("g", first.remaining, classes=[2]), plugins.load("unlearners", "Retrain")()
+    told = lineage.treatments(learner, second, retrain)
+    assert [t.action for t in told if t.artifact.kind in ("adapter", "edit")] == ["retrain", "delete"]
+
+
 def test_training_is_recorded_where_it_happens(world, stream, learned):
     joint = learned(plugins.load("strategies", "Joint"), UNLEARNERS[0])
     everything = {"task-0": {5, 2}, "task-1": {7, 0}, "task-2": {1, 6}}
