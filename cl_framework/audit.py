@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from cl_framework import outputs, sealed
+from cl_framework import outputs, receipts, sealed
+from cl_framework.account import settings_of
 from cl_framework.auditing import Subject, subject
 from cl_framework.comparison import References, conduct, references
 from cl_framework.errors import UserError
@@ -49,6 +50,8 @@ def audit(argv: Sequence[str]) -> int:
     experiment, timeline = reopen(directory, quietly)
     events = directory.events()
     about = subject(list(timeline.steps())[: len(events)], args.request)
+    if args.shadows:
+        _check_method(directory, experiment.learner, about)
     run, config = experiment.learner, ["--config", str(directory.path / "config.yaml"), *quietly]
 
     def say(what: str) -> None:
@@ -102,6 +105,21 @@ def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str
             row = {name: told[r.marks.event][name] for name in RECORD}
             rows.append({"request": r.marks.event, **row, "seconds": r.seconds, "bytes_removed": removed})
     return rows
+
+
+def _check_method(directory: Run, run: Learner, about: Subject) -> None:
+    """Make sure that shadow models forget as the run did: with the unlearner of its config.
+
+    Raises:
+        UserError: If a request was carried out by another one, or with other settings.
+    """
+    mine = run.unlearner and (type(run.unlearner).__name__, settings_of(run.unlearner))
+    for told in receipts.read(directory.path):
+        if told["request"] in about.requests and (told["method"], told["settings"]["values"]) != mine:
+            raise UserError(
+                f"Shadow models forget as the config says, and {told['request']} was carried out by {told['method']} "
+                "with an unlearner or settings of its own; leave out --shadows."
+            )
 
 
 def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False) -> Learner:

@@ -134,7 +134,10 @@ def _shadow_stream(about: Subject, present: np.ndarray[Any, np.dtype[np.bool_]])
     alive = {c for e in lessons for c in e.classes}
     of = dict(zip(about.gone.ids.tolist(), about.gone.labels.tolist(), strict=True))
     single = [i for i in half if of[i] not in about.vanished]
-    return [*lessons, forget("audit-shadow", lessons, [c for c in about.vanished if c in alive], (), single)]
+    whole = [c for c in about.vanished if c in alive]
+    if not (whole or single):  # of a few samples, half can be none
+        return lessons
+    return [*lessons, forget("audit-shadow", lessons, whole, (), single)]
 
 
 def _confidence(learner: Learner, about: Subject) -> tuple[Floats, np.ndarray[Any, np.dtype[np.bool_]]]:

@@ -186,6 +186,10 @@ def test_without_an_output_there_is_no_shadow_attack(audited):
     assert u_lira(*audited(SimpleCIL, DropAdapter, classes=[2]), shadows=8) is None
 
 
+def test_a_shadow_that_met_none_of_a_few_samples_has_nothing_to_forget(audited):
+    assert u_lira(*audited(SimpleCIL, DropAdapter, samples=[5001]), shadows=8)["samples"] == 1
+
+
 def test_every_sample_is_met_by_half_of_the_shadows():
     met = halves(10, 50, seed=1)
     assert met.sum(0).tolist() == [5] * 50
@@ -260,6 +264,14 @@ def test_a_mistake_is_told_in_a_sentence(finished, tmp_path, args, told, capsys)
         assert main(["forget", str(other), "--classes", "0"]) == 0
     assert main(["audit", str(finished), *(str(other) if a == "OTHER" else a for a in args)]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_shadows_that_would_forget_in_another_way_than_the_run_are_refused(finished, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    assert main(["forget", str(other), "--classes", "0", "--unlearner", "Retrain"]) == 0
+    assert main(["audit", str(other), "--shadows", "8", "--fast"]) == 2
+    assert "forget-1 was carried out by Retrain" in capsys.readouterr().err
 
 
 def test_a_run_that_forgot_nothing_has_nothing_to_audit(tmp_path, capsys):
