@@ -15,7 +15,7 @@ from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import build, scenario_of
 from cl_framework.features import FeatureStore
-from cl_framework.naming import concealed, concealed_args
+from cl_framework.naming import concealed
 from cl_framework.opening import CONSOLE, check_finished, diary_of, go_on, manifest, reopen
 from cl_framework.run import Run
 from cl_framework.stream import Experience, Inputs
@@ -60,8 +60,8 @@ def learn(argv: Sequence[str]) -> int:
         directory.sweep()
         experiment, timeline = reopen(directory)
         check_finished(directory, timeline)
-        stream = scenario_of(rest)
-        told = concealed_args(rest, stream.class_names, receipts.run_key(directory.path))
+        stream, described = scenario_of(rest)
+        told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         later = [*timeline.later, {"learn": told, "data": stream.fingerprint()}]
         go_on(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -143,8 +144,11 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     )
 
 
-def scenario_of(args: Sequence[str]) -> Scenario:
+def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
     """Build the scenario that arguments such as ``--data.scenario ClassIncremental`` describe.
+
+    Returns:
+        The scenario, and its description with every setting spelled out, as JSON.
 
     Raises:
         UserError: If they describe none.
@@ -152,8 +156,8 @@ def scenario_of(args: Sequence[str]) -> Scenario:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Scenario, "data.scenario", required=True)
     try:
-        built = parser.instantiate_classes(parser.parse_args(list(args)))
+        config = parser.parse_args(list(args))
+        built = parser.instantiate_classes(config)
     except jsonargparse.ArgumentError as error:
         raise UserError(explain(str(error), _sections())) from error
-    scenario: Scenario = built.data.scenario
-    return scenario
+    return built.data.scenario, json.dumps(config.data.scenario.as_dict(), default=str)

@@ -7,7 +7,6 @@ sample again by hashing those there are.
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,22 +96,6 @@ def concealed(config: str, names: Sequence[str], key: bytes) -> str:
     found = yaml.safe_load(config)
     hidden = _concealed(found, names, key)
     return config if hidden == found else str(yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True))
-
-
-def concealed_args(args: Iterable[str], names: Sequence[str], key: bytes) -> list[str]:
-    """Return command line arguments with the same hidden in every value that is YAML."""
-    found = []
-    for arg in args:
-        flag, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
-        structured = value.lstrip().startswith(("[", "{"))
-        found.append(flag + equals + (_flow(concealed(value, names, key)) if structured else value))
-    return found
-
-
-def _flow(text: str) -> str:
-    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
-
-    return json.dumps(yaml.safe_load(text), ensure_ascii=False)
 
 
 def _concealed(node: Any, names: Sequence[str], key: bytes) -> Any:

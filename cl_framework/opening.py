@@ -57,7 +57,7 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
     events = directory.events()
     later = {e.state["later"][0]: e.state["later"][1] for e in events if "later" in e.state}
     specs = [later[i] for i in sorted(later)]
-    streams = [scenario_of(s["learn"]) for s in specs if "learn" in s]
+    streams = [scenario_of(s["learn"])[0] for s in specs if "learn" in s]
     # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     timeline = Timeline(experiment.scenario, specs, streams, key)

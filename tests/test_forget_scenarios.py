@@ -451,7 +451,7 @@ def test_scenarios_nest_in_a_config(tmp_path):
     inner = '{"class_path": "ClassIncremental", "init_args": {"increment": 5, "order_seed": null}}'
     known = f'{{"class_path": "Pretrained", "init_args": {{"stream": {inner}, "rows": null}}}}'
     words = ["--data.scenario=ForgetSequence", f"--data.scenario.stream={known}"]
-    scenario = scenario_of([*words, "--data.scenario.times=2", "--data.scenario.classes=3"])
+    scenario, _ = scenario_of([*words, "--data.scenario.times=2", "--data.scenario.classes=3"])
     assert isinstance(scenario.stream, Pretrained)
     assert gone(scenario) == [(7, 8, 9), (4, 5, 6)]
     first, *_, last = (s.event for s in scenario.steps())

@@ -147,6 +147,17 @@ def test_no_file_holds_what_was_forgotten(strategy, unlearner, pictures, tmp_pat
     assert main(["evaluate", str(path)]) == 0, "hidden requests are still understood"
 
 
+def test_a_stream_learned_later_is_told_without_the_names_it_forgets(pictures, tmp_path):
+    path = tmp_path / "run"
+    assert start(path, pictures, "SimpleCIL", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
+    stream = json.dumps({"class_path": "FarIds", "init_args": {"dataset": f"imagefolder:{pictures}"}})
+    args = ["ForgetThenRelearn", "--data.scenario.stream", stream, "--data.scenario.classes", f"[{NAMES[0]}]"]
+    assert main(["learn", str(path), "--data.scenario", *args]) == 0
+    assert main(["forget", str(path), "--classes", NAMES[0]]) == 0
+    assert_silent(path, [0], [])
+    assert main(["evaluate", str(path)]) == 0
+
+
 def test_history_can_be_dropped_altogether(pictures, tmp_path, monkeypatch):
     path = tmp_path / "run"
     assert start(path, pictures, "EASE", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
