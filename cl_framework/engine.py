@@ -90,7 +90,8 @@ def take(
     before, began = learner.model.passes.copy(), time.perf_counter()
     evaluator.before(step, learner.answer)
     cost = carry_out(learner, step.event, make_trainer, batch_size)
-    learner.model.store.keep_only([*learner.model.digests(learner.model.adapters), "bare"])
+    bank = learner.model.adapters
+    learner.model.store.keep_only([*learner.model.digests(bank), "bare"], learner.model.digests(bank.stack))
     marks = evaluator.examine(step, learner.answer, learner.model.classes, learner.model.known)
     if isinstance(step.event, ForgetRequest) and marks.forget is not None and learner.unlearner is not None:
         scrub(learner, step.event, step.exam)

@@ -8,7 +8,7 @@ equals what would be computed again in any other company.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -52,10 +52,20 @@ class FeatureStore:
         self.bytes += size
         self._rows.setdefault(key, {}).update(zip(ids.tolist(), (z.clone() for z in features), strict=True))
 
-    def keep_only(self, adapters: Iterable[str]) -> None:
-        """Drop the features of every adapter whose digest is not among ``adapters``: it changed or is gone."""
-        live = set(adapters)
-        self._replace({k: rows for k, rows in self._rows.items() if set(k.split("/")[0].split("+")) <= live})
+    def keep_only(self, adapters: Iterable[str], stack: Sequence[str] = ()) -> None:
+        """Drop the features of every adapter that changed or is gone, and those made under another stack of edits.
+
+        Args:
+            adapters: Digests of the adapters there are.
+            stack: Digests of the edits that every pass goes through now, in order.
+        """
+        live, end = set(adapters), list(stack)
+
+        def valid(key: str) -> bool:
+            made_with = key.split("/")[0].split("+")
+            return set(made_with) <= live and made_with[len(made_with) - len(end) :] == end
+
+        self._replace({k: rows for k, rows in self._rows.items() if valid(k)})
 
     def drop(self, samples: str | None, ids: Tensor) -> None:
         """Drop the features of the samples ``ids`` of the source, split and transform named by ``samples``."""

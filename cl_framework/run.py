@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cl_framework.signing import Sign
 
-SCHEMA = 1
+SCHEMA = 2
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 
 
@@ -92,6 +92,10 @@ class Run:
             schema = int(manifest["schema"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{path / MANIFEST} cannot be read as a manifest; restore it from a copy.") from error
+        if schema < SCHEMA:
+            raise UserError(
+                f"{path} was made by an older version (schema {schema}, now {SCHEMA}); run its config again."
+            )
         if schema > SCHEMA:
             raise UserError(f"{path} has schema {schema} and this version knows {SCHEMA}; upgrade cl-framework.")
         return cls(path, manifest)

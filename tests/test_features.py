@@ -80,6 +80,16 @@ def test_features_of_adapters_that_are_gone_are_dropped(store):
     assert store.bytes == 8
 
 
+def test_features_made_under_another_stack_of_edits_are_dropped():
+    store, one = FeatureStore(), (torch.tensor([1]), torch.zeros(1, 2))
+    for key in ("bare/s", "aa/s", "e1/s", "aa+e1/s", "aa+e1+e2/s", "aa+e2/s", "e1+e2/s"):
+        store.write(key, *one)
+    store.keep_only(["aa", "e1", "e2", "bare"], ["e1", "e2"])
+    assert keys(store) == {"aa+e1+e2/s", "e1+e2/s"}
+    store.keep_only(["aa", "e1", "bare"], ["e1"])
+    assert keys(store) == set()
+
+
 def test_features_of_forgotten_samples_are_dropped_in_every_space(store):
     store.drop("s", torch.tensor([3, 99]))
     assert keys(store) == {"aa/s", "aa/other/split"}

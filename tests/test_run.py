@@ -95,7 +95,10 @@ def test_what_is_no_run_is_refused_with_a_reason(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json"):
         Run.open(tmp_path)
-    (tmp_path / "manifest.json").write_bytes(seal({"schema": 2}))
+    (tmp_path / "manifest.json").write_bytes(seal({"schema": 1}))
+    with pytest.raises(UserError, match=r"older version \(schema 1, now 2\); run its config again"):
+        Run.open(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(seal({"schema": 3}))
     with pytest.raises(UserError, match="upgrade"):
         Run.open(tmp_path)
 

@@ -57,7 +57,7 @@ class BadTeacher(Unlearner):
         bad = Head(model.head.width, model.head.kind, model.classes).to(model.device)
 
         def loss(model: Model, batch: Batch) -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad():  # earlier edits on the stack stay in force for it, as for every pass
                 ignorant = bad(model.features(batch.x, ()))
             taught = torch.where(among(batch, event.data.ids)[:, None], ignorant, old(batch.x))
             return divergence(taught, strategy.predict(model, batch.x), self.temperature)

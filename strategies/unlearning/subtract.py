@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import final
 
 from cl_framework.editing import part
+from cl_framework.erasure import Erasure, erase
+from cl_framework.errors import UserError
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest
+from cl_framework.sums import drift
 
 
 @final
@@ -16,20 +20,49 @@ class Subtract(Unlearner):
     """Exact removal, to 1e-6, for strategies whose whole state is sums over samples: means, moments, ridge regression.
 
     Classes, experiences and single samples all go in one pass over them, which the feature store often saves. It reads
-    the samples to forget and nothing else.
+    the samples to forget and nothing else, unless ``check``.
+
+    Args:
+        check: Sum up what remains anew and compare; the run notes the drift, and a request that would leave more than
+            1e-6 of the largest entry is refused. Reads what stays.
     """
 
     exact, acts, tolerance = True, "subtract", 1e-6
     needs = frozenset({"forget"})
 
+    def __init__(self, check: bool = False) -> None:
+        """Keep the setting."""
+        super().__init__()
+        self.check = check
+        self.drift: float | None = None
+
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object where state is more than sums."""
         if not strategy.subtracts:
             return f"the state of {type(strategy).__name__} is no sum over samples, so none can be subtracted"
+        if self.check and "retain" in event.missing:
+            return "its check sums up what stays, which cannot be had"
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Subtract, then let classes without samples go; ask for no training."""
         strategy.subtract(model, event.reference)
         part(model, strategy, event)
+        self.drift = drift(strategy, rebuilt(model, strategy, event)) if self.check else None
+        if self.drift is not None and self.drift > self.tolerance:
+            raise UserError(f"The sums have drifted by {self.drift:.1e}; forget with Retrain, which sums up anew.")
         return ()
+
+    def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
+        """Return how far the sums are from a rebuild, where that was checked."""
+        return {} if self.drift is None else {"drift": self.drift}
+
+
+def rebuilt(model: Model, strategy: Strategy, event: ForgetRequest) -> Strategy:
+    """Return the strategy as it would be had it only ever met what remains."""
+    fresh = copy.deepcopy(strategy)
+    erase(Erasure(everything=True), fresh)
+    for experience in event.remaining:
+        for _ in fresh.learn(model, experience):
+            raise RuntimeError(f"{type(strategy).__name__} trains, so its state is more than sums.")
+    return fresh
