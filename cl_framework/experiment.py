@@ -157,7 +157,8 @@ def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
     parser.add_subclass_arguments(Scenario, "data.scenario", required=True)
     try:
         config = parser.parse_args(list(args))
-        built = parser.instantiate_classes(config)
+        make = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.53
+        built = make(config)
     except jsonargparse.ArgumentError as error:
         raise UserError(explain(str(error), _sections())) from error
     return built.data.scenario, json.dumps(config.data.scenario.as_dict(), default=str)

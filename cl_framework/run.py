@@ -93,9 +93,8 @@ class Run:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{path / MANIFEST} cannot be read as a manifest; restore it from a copy.") from error
         if schema < SCHEMA:
-            raise UserError(
-                f"{path} was made by an older version (schema {schema}, now {SCHEMA}); run its config again."
-            )
+            what = f"was made by an older version (schema {schema}, now {SCHEMA})"
+            raise UserError(f"{path} {what}; run its config again.")
         if schema > SCHEMA:
             raise UserError(f"{path} has schema {schema} and this version knows {SCHEMA}; upgrade cl-framework.")
         return cls(path, manifest)

@@ -114,7 +114,7 @@ def discriminants(gram: Tensor, q: Tensor, n: Tensor, shrinkage: float) -> tuple
 
 
 def drift(one: nn.Module, other: nn.Module) -> float:
-    """Return the largest difference of the sums in two strategies, relative to the largest entry: rounding, or a mistake.
+    """Return the largest difference of the sums in two strategies, relative to the largest: rounding or a mistake.
 
     >>> a, b = Sums(), Sums()
     >>> for sums in (a, b): sums.add(torch.eye(2), torch.tensor([4, 7]))

@@ -187,7 +187,7 @@ def test_a_checked_subtraction_notes_its_drift_and_refuses_sums_that_are_off(str
     world.learn(learner, [request], stream[:2])
     assert 0 <= learner.unlearner.notes(learner.model, request)["drift"] < 1e-12
     learner.strategy.sums.get_buffer("gram")[0, 0] *= 1.001
-    with pytest.raises(UserError, match="have drifted by .* Retrain"):
+    with pytest.raises(UserError, match=r"have drifted by .* Retrain"):
         world.learn(learner, [forget("g", request.remaining, classes=[5])], request.remaining)
     with pytest.raises(UserError, match="sums up what stays, which cannot be had"):
         learner.able(forget("g", request.remaining, classes=[5], missing=["retain"]))
