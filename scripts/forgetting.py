@@ -169,7 +169,7 @@ def settle(plan: Plan, method: str, seed: int, runs: Path) -> dict[str, Any]:
         **compare.forgotten(results["forget"]),
         **{k: audit["metrics"][k]["run"] for k in AUDITED},
         "trained": max(e["trainable_parameters"] for e in results["events"] if e["kind"] == "forget") / backbone,
-        "images": images(results) / images(reference) if retrained else None,
+        "images": images(results) / whole if retrained and (whole := images(reference)) else None,
     }
 
 

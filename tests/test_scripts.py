@@ -9,7 +9,7 @@ import yaml
 from cl_framework import commands
 from cl_framework.diary import Diary
 from cl_framework.errors import UserError
-from scripts import bench, compare
+from scripts import bench, bench_forgetting, compare, forgetting
 
 TINY = {
     "title": "tiny",
@@ -149,3 +149,38 @@ def test_the_bench_tells_what_forgetting_cost(capsys):
     (request,) = json.loads(capsys.readouterr().out)["forget"]
     assert (request["request"], request["images"]) == ("forget-0", 0)  # no pass through the backbone
     assert request["seconds"] > 0
+
+
+def test_ways_of_forgetting_are_compared_on_copies_of_one_base(tmp_path, monkeypatch, capsys):
+    plan = {
+        "title": "tiny", "seeds": [1], "times": 2, "classes": 1,
+        "shared": {
+            "model": {"backbone": "GlyphViT"},
+            "data": {"scenario": {"class_path": "ClassIncremental", "init_args": {
+                "dataset": "glyphs:classes=4,train=6,test=4", "increment": 2}}},
+        },
+        "bases": {"SLDA": {"model": {"strategy": "SLDA"}}},
+        "methods": {
+            "Retrain": {"base": "SLDA", "unlearner": {"class_path": "Retrain"}},
+            "Subtract": {"base": "SLDA", "unlearner": {"class_path": "Subtract"}},
+        },
+    }  # fmt: skip
+    file, places = tmp_path / "tiny.yaml", ["--runs", str(tmp_path / "runs"), "--tables", str(tmp_path / "tables")]
+    file.write_text(yaml.safe_dump(plan))
+    monkeypatch.setattr("cl_framework.figure.draw", lambda _: b"")
+    assert forgetting.main([str(file), *places]) == 0
+    cells = {c["method"]: c for c in json.loads((tmp_path / "tables" / "tiny.json").read_text())["cells"]}
+    assert cells["Subtract"]["accuracy_forget"] == cells["Retrain"]["accuracy_forget"] == 0
+    assert cells["Subtract"]["gap_to_retrain"] == pytest.approx(0, abs=1e-6)
+    assert cells["Subtract"]["images"] is None  # the features of all that remains are stored: retraining reads none
+    started = []
+    monkeypatch.setattr(forgetting, "carried_out", lambda *args: started.append(args))
+    assert forgetting.main([str(file), *places]) == 0
+    assert started == []  # all is there
+    assert "| Subtract |" in capsys.readouterr().out
+    monkeypatch.undo()
+    (tmp_path / "runs").rename(tmp_path / "again")
+    out = tmp_path / "speed.md"
+    timed = ["--methods", "Retrain", "Subtract", "--runs", str(tmp_path / "again"), "--out", str(out)]
+    assert bench_forgetting.main([str(file), *timed]) == 0
+    assert "| Subtract |" in out.read_text()
