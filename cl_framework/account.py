@@ -18,7 +18,7 @@ from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.metrics.continual import micro_accuracy
 from cl_framework.strategy import Unlearner, seed_for
-from cl_framework.stream import ForgetRequest, Joined
+from cl_framework.stream import ForgetRequest
 
 SEMANTIC = "not examined here; `clf audit` examines it"
 
@@ -93,10 +93,9 @@ def levels(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list
         reached.append("logical")
     parts = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
     remembered = any(e.experience in event.experiences and gone & set(m.ids[e].tolist()) for m in parts for e in m.ids)
-    sources = event.reference.parts if isinstance(event.reference, Joined) else (event.reference,)
     stored = any(
         bool(learner.model.store.known(key, s.ids).any())
-        for s in sources
+        for s in event.reference.sources
         if s.key is not None
         for key in learner.model.store.keys(s.key)
     )

@@ -20,7 +20,7 @@ from cl_framework.learner import Learner, parameters
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.state import size_of
-from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Joined, Samples, Scenario, Step, surviving
+from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
 
 
@@ -153,7 +153,7 @@ def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
 def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
     """Drop the stored features of samples that must be forgotten, and of those their exam was held on."""
     for samples in (event.reference, exam):
-        for part in samples.parts if isinstance(samples, Joined) else (samples,):  # each source has its own key
+        for part in samples.sources:
             learner.model.store.drop(part.key, part.ids)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from cl_framework.learner import Learner
 from cl_framework.lineage import Artifact, Treatment, treatments
 from cl_framework.run import Run
-from cl_framework.stream import ForgetRequest, Joined, Samples
+from cl_framework.stream import ForgetRequest
 
 STYLES = {"keep": "dim", "delete": "red", "retrain": "yellow", "edit": "yellow", "subtract": "green"}
 
@@ -52,7 +52,7 @@ def _features(learner: Learner, event: ForgetRequest, inside: Sequence[Treatment
     ]
     why = "measured with an adapter that changes or goes; measured again where they are needed"
     fates = (
-        (sum(store.count(p.key, p.ids) for p in _parts(event.reference)), "of samples that go"),
+        (sum(store.count(p.key, p.ids) for p in event.reference.sources), "of samples that go"),
         (sum(store.rows_of(d) for d in learner.model.digests(changed)), why),
     )
     found = [
@@ -83,10 +83,6 @@ def _files(run: Run, learner: Learner, inside: Sequence[Treatment]) -> list[Trea
     ):
         found.append(Treatment(Artifact(kind, name, ()), action, why))  # type: ignore[arg-type]
     return found
-
-
-def _parts(samples: Samples) -> Sequence[Samples]:
-    return samples.parts if isinstance(samples, Joined) else (samples,)
 
 
 def _called(kind: str, some: Sequence[Artifact]) -> str:

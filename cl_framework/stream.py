@@ -43,6 +43,11 @@ class Samples(Dataset[Batch], ABC):
         """Count the samples."""
         return len(self.labels)
 
+    @property
+    def sources(self) -> tuple[Samples, ...]:
+        """The samples by the source they come from: each has a key of its own."""
+        return (self,)
+
     def classes(self) -> list[int]:
         """Return the ids of all classes that reading may bring."""
         return sorted(set(self.labels.tolist()))
@@ -87,6 +92,11 @@ class Joined(Samples):
         self.starts = torch.tensor([0, *(len(p) for p in self.parts)]).cumsum(0)
         keys = {p.key for p in self.parts}
         self.key = keys.pop() if len(keys) == 1 else None
+
+    @property
+    def sources(self) -> tuple[Samples, ...]:
+        """What was joined."""
+        return self.parts
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read each part once and restore the order asked for."""
