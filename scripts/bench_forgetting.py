@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from cl_framework.errors import UserError
-from scripts.compare import ROOT
-from scripts.forgetting import Plan, asked, carried_out, images, learned, read
+from scripts.cells import ROOT, carried_out, images
+from scripts.forgetting import Plan, asked, learned, read
 
 METHODS = ("Retrain", "GSLoRA", "SimpleCIL, DropAdapter", "SLDA, Subtract", "ACIL, Subtract", "EASE, DropAdapter")
 

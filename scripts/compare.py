@@ -14,54 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import torch
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
-from rich.console import Console
 
-from cl_framework import commands, opening, state
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.experiment import Experiment, build
-from cl_framework.run import Run
-from cl_framework.stream import Subset
-
-ROOT = Path(__file__).parents[1]
-CONSOLE = Console(stderr=True)
-Columns: TypeAlias = Mapping[str, tuple[str, float, int]]
-COLUMNS: Columns = {
-    "average_incremental_accuracy": ("average incremental accuracy", 100, 1),
-    "final_accuracy": ("final accuracy", 100, 1),
-    "forgetting_max_past": ("forgetting, max past", 100, 1),
-    "plasticity": ("plasticity", 100, 1),
-    "trainable_parameters": ("trained parameters (k)", 1e-3, 0),
-    "stored_bytes": ("stored (MB)", 1e-6, 2),
-    "seconds": ("seconds", 1, 0),
-    "passes_per_test_image": ("passes per test image", 1, 0),
-}
-"""What is compared: heading, factor and decimals of each number in the table."""
-FORGETTING: Columns = {
-    "average_incremental_accuracy": ("average accuracy", 100, 1),
-    "final_accuracy": ("final accuracy", 100, 1),
-    "accuracy_forget": ("Acc_f", 100, 1),
-    "accuracy_old": ("Acc_o", 100, 1),
-    "relapse": ("relapse", 100, 1),
-    "erosion": ("erosion", 100, 1),
-    "h_mean_pre": ("H", 100, 1),
-    "seconds_forget": ("s per request", 1, 2),
-    "seconds": ("seconds", 1, 0),
-}
-"""What is compared where streams forget: means over requests, but Acc_o of the last and the worst relapse."""
-Cell: TypeAlias = tuple[str, int, list[str]]
-"""Method, seed, and the arguments of its run."""
-MARKED = re.compile(r"(?<=<!-- table: )(?P<name>[\w-]+) -->\n.*?(?=<!-- /table -->)", re.DOTALL)
+from scripts.cells import CONSOLE, ROOT, Cell, guarded, settle
+from scripts.tables import COLUMNS, FORGETTING, Columns, filled, markdown, summary
 
 
 @final
@@ -75,7 +39,9 @@ class Matrix:
         validation: Share of the training pictures that ``--validation`` holds out.
         shared: Sections of a config that all methods share.
         methods: What each method changes in them.
-        forgets: Whether the stream forgets, so that other numbers are compared.
+        forgets: Whether the stream forgets, so that other numbers are compared and every cell is audited.
+        retrained: The method that learns everything again at each request, with which those of the same strategy are
+            compared; for others the audit trains a model of its own.
     """
 
     title: str
@@ -84,11 +50,21 @@ class Matrix:
     shared: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]
     forgets: bool = False
+    retrained: str | None = None
 
     @property
     def columns(self) -> Columns:
         """What is compared."""
         return FORGETTING if self.forgets else COLUMNS
+
+    def reference(self, cell: Cell, every: Iterable[Cell]) -> Cell | None:
+        """Return the cell of the same seed and strategy that learned everything again."""
+        if self.retrained is None or self._strategy(cell[0]) != self._strategy(self.retrained):
+            return None
+        return next(c for c in every if c[:2] == (self.retrained, cell[1]))
+
+    def _strategy(self, method: str) -> Any:
+        return self.methods[method]["model"]["strategy"]
 
     def cells(self, data: str | None, validation: bool, overrides: Sequence[str] = ()) -> Iterator[Cell]:
         """Yield every cell, seed by seed.
@@ -134,104 +110,6 @@ def read(path: Path) -> Matrix:
         raise UserError(f"{path} describes no comparison ({error}); configs/compare/glyphs.yaml shows how.") from error
 
 
-def settle(runs: Path, method: str, seed: int, args: Sequence[str], columns: Columns = COLUMNS) -> dict[str, Any]:
-    """Bring one cell to its end, from wherever it is, and return what it measured."""
-    experiment = build(args, CONSOLE)
-    manifest = opening.manifest(experiment)
-    decides = json.dumps([list(args), manifest["backbone"], manifest["data"]])
-    path = runs / f"{method.lower()}-{seed}-{sha256(decides.encode()).hexdigest()[:8]}"
-    if not (path / "results.json").exists():
-        if (path / "manifest.json").exists():
-            commands.resume([str(path)])
-        else:
-            commands.run([*args, "--run_dir", str(path)])
-    results = json.loads((path / "results.json").read_text(encoding="utf-8"))
-    measured = {
-        **{k: v for k, v in {**results, **results["cost"], **forgotten(results["forget"])}.items() if k in columns},
-        "trainable_parameters": max(e["trainable_parameters"] for e in results["events"]),
-        "passes_per_test_image": passes_per_image(Run.open(path), experiment),
-    }
-    return {"method": method, "seed": seed, "run": path.name, **{k: measured[k] for k in columns}}
-
-
-def forgotten(requests: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Sum up what a run's forget requests did; empty if there were none.
-
-    >>> forgotten([])
-    {}
-    """
-    if not requests:
-        return {}
-    relapses = [r["relapse"] for r in requests if r["relapse"] is not None]
-    return {
-        **{k: statistics.mean(r[k] for r in requests) for k in ("accuracy_forget", "erosion", "h_mean_pre")},
-        "accuracy_retain": requests[-1]["accuracy_retain"],
-        "accuracy_old": requests[-1]["accuracy_old"],
-        "relapse": max(relapses, default=None),
-        "seconds_forget": statistics.mean(r["seconds"] for r in requests),
-    }
-
-
-def passes_per_image(run: Run, experiment: Experiment) -> int:
-    """Count how often the finished learner passes one new picture through the backbone to answer."""
-    learner = experiment.learner
-    state.restore(learner, run.state(), run.events()[-1].state)
-    before = learner.model.passes["evaluate"]
-    learner.answer(Subset(next(iter(experiment.scenario.steps())).exam, torch.tensor([0])))
-    return learner.model.passes["evaluate"] - before
-
-
-def summary(cells: Sequence[Mapping[str, Any]], columns: Columns = COLUMNS) -> list[dict[str, Any]]:
-    """Return mean and sample standard deviation over seeds of every number, by method; what is None in some is None.
-
-    >>> [row] = summary([{"method": "EASE", "seed": s, **dict.fromkeys(COLUMNS, s)} for s in (1, 3)])
-    >>> row["method"], row["mean"]["plasticity"], round(row["std"]["plasticity"], 3)
-    ('EASE', 2, 1.414)
-    """
-    rows = []
-    for method in dict.fromkeys(c["method"] for c in cells):
-        values = {k: [c[k] for c in cells if c["method"] == method] for k in columns}
-        known = {k: v for k, v in values.items() if None not in v}
-        mean: dict[str, float | None] = dict.fromkeys(columns)
-        std = dict.fromkeys(columns, 0.0)
-        mean |= {k: statistics.mean(v) for k, v in known.items()}
-        std.update({k: statistics.stdev(v) for k, v in known.items() if len(v) > 1})
-        rows.append({"method": method, "mean": mean, "std": std})
-    return rows
-
-
-def markdown(title: str, rows: Sequence[Mapping[str, Any]], note: str, columns: Columns = COLUMNS) -> str:
-    """Return a table; accuracies are in percent, a spread that rounds to nothing is left out, None is a dash."""
-
-    def shown(mean: float | None, std: float, factor: float, digits: int) -> str:
-        if mean is None:
-            return "-"
-        middle, spread = f"{mean * factor:,.{digits}f}", f"{std * factor:,.{digits}f}"
-        return f"{middle} ± {spread}" if float(spread.replace(",", "")) else middle
-
-    lines = [f"| {title} | " + " | ".join(heading for heading, _, _ in columns.values()) + " |"]
-    lines += ["|---|" + "---:|" * len(columns)]
-    for row in rows:
-        numbers = [shown(row["mean"][k], row["std"][k], factor, digits) for k, (_, factor, digits) in columns.items()]
-        lines.append(f"| {row['method']} | " + " | ".join(numbers) + " |")
-    return "\n".join([*lines, "", note, ""])
-
-
-def filled(readme: str, tables: Path) -> str:
-    """Return ``readme`` with the table NAME between each ``<!-- table: NAME -->`` and ``<!-- /table -->``.
-
-    Raises:
-        UserError: If there is no such pair, or a table is not made yet.
-    """
-    names = [m["name"] for m in MARKED.finditer(readme)]
-    if not names:
-        raise UserError("README.md has no place for a table; add lines `<!-- table: NAME -->` and `<!-- /table -->`.")
-    if missing := [n for n in names if not (tables / f"{n}.md").exists()]:
-        raise UserError(f"{tables} has no {missing[0]}.md; `compare.py configs/compare/{missing[0]}.yaml` makes it.")
-    texts = {n: (tables / f"{n}.md").read_text(encoding="utf-8") for n in names}
-    return MARKED.sub(lambda m: f"{m['name']} -->\n{texts[m['name']]}", readme)
-
-
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Settle every cell, print the table, and write it if it is the one that the file describes.
 
@@ -244,11 +122,12 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if overrides and not args.validation:
         raise UserError(f"{overrides[0]} is not in {args.matrix}; write it there, or try it out with --validation.")
     runs = args.runs / name
-    wanted = [c for c in matrix.cells(args.data, args.validation, overrides) if c[0] in (args.only or matrix.methods)]
+    every = list(matrix.cells(args.data, args.validation, overrides))
+    wanted = [c for c in every if c[0] in (args.only or matrix.methods)]
     cells = []
-    for i, (method, seed, settings) in enumerate(wanted, 1):
-        CONSOLE.rule(f"{i}/{len(wanted)} {method}, seed {seed}")
-        cells.append(settle(runs, method, seed, settings, matrix.columns))
+    for i, cell in enumerate(wanted, 1):
+        CONSOLE.rule(f"{i}/{len(wanted)} {cell[0]}, seed {cell[1]}")
+        cells.append(settle(runs, cell, matrix.columns, matrix.reference(cell, every)))
     line = f"python scripts/compare.py configs/compare/{args.matrix.name}{' --validation' if args.validation else ''}"
     line += f" --data {args.data.partition(':')[0]}:PATH" if args.data else ""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
@@ -280,19 +159,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = p.parse_known_args(argv)
     if not (args.matrix or args.readme):
         p.error("name a comparison, or --readme")
-    try:
-        if args.matrix:
-            compare(args, overrides)
-        if args.readme:
-            for page in (ROOT / "README.md", ROOT / "docs" / "glyphs.md", ROOT / "docs" / "forgetting.md"):
-                page.write_text(filled(page.read_text(encoding="utf-8"), args.tables), encoding="utf-8")
-    except UserError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same line goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return guarded("compare", lambda: _carry_out(args, overrides))
+
+
+def _carry_out(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    if args.matrix:
+        compare(args, overrides)
+    if args.readme:
+        for page in (ROOT / "README.md", ROOT / "docs" / "glyphs.md", ROOT / "docs" / "forgetting.md"):
+            page.write_text(filled(page.read_text(encoding="utf-8"), args.tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

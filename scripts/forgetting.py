@@ -22,37 +22,18 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-from cl_framework import cli
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.run import Run
-from scripts import compare
-from scripts.compare import CONSOLE, ROOT, Columns, markdown, summary
+from scripts.cells import CONSOLE, ROOT, audited, carried_out, guarded, images, results_of
+from scripts.cells import forgotten as of_requests
+from scripts.tables import AUDIT, EFFORT, REQUESTS, Columns, markdown, summary
 
 REFERENCE = "Retrain"
 COLUMNS: Columns = {
-    "accuracy_forget": ("Acc_f", 100, 1),
-    "accuracy_retain": ("Acc_r", 100, 1),
-    "erosion": ("erosion", 100, 1),
-    "accuracy_old": ("Acc_o", 100, 1),
-    "h_mean_pre": ("H", 100, 1),
-    "relapse": ("relapse", 100, 1),
-    "recovery_probe_ridge": ("recovery, probe", 100, 0),
-    "recovery_ncm_all": ("recovery, NCM", 100, 0),
-    "old_rows_accuracy": ("old rows put back", 100, 1),
-    "mia_loss_auc": ("MIA, loss", 100, 1),
-    "mia_entropy_auc": ("MIA, entropy", 100, 1),
-    "js_to_retrained": ("JS to retrain", 1, 3),
-    "gap_to_retrain": ("gap to retrain", 100, 1),
-    "trained": ("trained, % of backbone", 100, 2),
-    "seconds_forget": ("s per request", 1, 2),
-    "images": ("images read, % of retraining", 100, 1),
-}
+    **REQUESTS, **AUDIT, "trained": ("trained, % of backbone", 100, 2), **EFFORT,
+}  # fmt: skip
 """What is compared: heading, factor and decimals of each number in the table."""
-AUDITED = (
-    "recovery_probe_ridge", "recovery_ncm_all", "old_rows_accuracy", "mia_loss_auc", "mia_entropy_auc",
-    "js_to_retrained", "gap_to_retrain",
-)  # fmt: skip
 
 
 @final
@@ -90,16 +71,6 @@ def read(path: Path) -> Plan:
     except (OSError, TypeError, yaml.YAMLError) as error:
         shown = "configs/compare/forgetting.yaml shows how"
         raise UserError(f"{path} describes no comparison ({error}); {shown}.") from error
-
-
-def carried_out(*args: str) -> None:
-    """Carry out a command line.
-
-    Raises:
-        UserError: If it fails; what was wrong is on the screen.
-    """
-    if code := cli.main(args):
-        raise UserError(f"`clf {' '.join(args)}` ended with {code}; mend that, then run this line again.")
 
 
 def learned(plan: Plan, base: str, seed: int, runs: Path) -> Path:
@@ -140,15 +111,6 @@ def asked(plan: Plan, base: Path, i: int) -> list[int]:
     return order[last - plan.classes : last]
 
 
-def audited(path: Path, base: Path, *retrained: Path) -> dict[str, Any]:
-    """Audit a run against its base and the retrained one, and return what the audit says of it."""
-    if not (path / "audit.json").exists():
-        given = [word for r in retrained for word in ("--retrained", str(r))]
-        carried_out("audit", str(path), "--original", str(base), *given, "--seeds", "1", "--no-relearn")
-    found: dict[str, Any] = json.loads((path / "audit.json").read_text())
-    return found
-
-
 def settle(plan: Plan, method: str, seed: int, runs: Path) -> dict[str, Any]:
     """Bring one cell to its end and return what it measured.
 
@@ -159,24 +121,19 @@ def settle(plan: Plan, method: str, seed: int, runs: Path) -> dict[str, Any]:
     path = forgotten(plan, method, base, runs)
     slowest = [m for m, told in plan.methods.items() if told["base"] == family and m == REFERENCE]
     retrained = [forgotten(plan, m, base, runs) for m in slowest]
-    results, reference = (json.loads((p / "results.json").read_text()) for p in (path, (retrained or [path])[0]))
-    audit = audited(path, base, *retrained)
+    results, reference = results_of(path), results_of((retrained or [path])[0])
+    given = [word for r in retrained for word in ("--retrained", str(r))]
+    audit = audited(path, "--original", str(base), *given, "--seeds", "1")
     backbone = sum(p.numel() for p in GlyphViT().parameters())
     return {
         "method": method,
         "seed": seed,
         "run": path.name,
-        **compare.forgotten(results["forget"]),
-        **{k: audit["metrics"][k]["run"] for k in AUDITED},
+        **of_requests(results["forget"]),
+        **audit,
         "trained": max(e["trainable_parameters"] for e in results["events"] if e["kind"] == "forget") / backbone,
         "images": images(results) / whole if retrained and (whole := images(reference)) else None,
     }
-
-
-def images(results: Mapping[str, Any]) -> int:
-    """Count the images that all forget requests of a run sent through the backbone, exams aside."""
-    forgets = [e for e in results["events"] if e["kind"] == "forget"]
-    return sum(e["passes_train"] + e["passes_statistics"] for e in forgets)
 
 
 def tabulate(args: argparse.Namespace) -> None:
@@ -217,15 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--seeds", nargs="+", default=[], type=int, metavar="SEED", help="these seeds only; likewise")
     p.add_argument("--runs", type=Path, default=ROOT / "runs" / "forgetting", help="where the cells are")
     p.add_argument("--tables", type=Path, default=ROOT / "docs" / "tables", help="where tables are written")
-    try:
-        tabulate(p.parse_args(argv))
-    except UserError as error:
-        print(f"forgetting: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same line goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    args = p.parse_args(argv)
+    return guarded("forgetting", lambda: tabulate(args))
 
 
 if __name__ == "__main__":

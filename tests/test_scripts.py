@@ -9,7 +9,7 @@ import yaml
 from cl_framework import commands
 from cl_framework.diary import Diary
 from cl_framework.errors import UserError
-from scripts import bench, bench_forgetting, compare, forgetting
+from scripts import bench, bench_forgetting, compare, forgetting, tables
 
 TINY = {
     "title": "tiny",
@@ -98,11 +98,11 @@ def test_data_that_the_file_leaves_open_must_be_given():
 
 
 def test_a_table_shows_mean_and_sample_deviation_over_seeds():
-    same = {"method": "EASE", **dict.fromkeys(compare.COLUMNS, 1)}
+    same = {"method": "EASE", **dict.fromkeys(tables.COLUMNS, 1)}
     cells = [{**same, "seed": seed, "plasticity": p} for seed, p in ((1, 0.8), (2, 0.9))]
-    (row,) = compare.summary(cells)
+    (row,) = tables.summary(cells)
     assert row["std"]["plasticity"] == pytest.approx(0.1 / 2**0.5)
-    line = compare.markdown("t", [row], "").splitlines()[2]
+    line = tables.markdown("t", [row], "").splitlines()[2]
     assert "| 85.0 ± 7.1 |" in line
     assert "| 100.0 |" in line  # no spread, none shown
 
@@ -110,13 +110,13 @@ def test_a_table_shows_mean_and_sample_deviation_over_seeds():
 def test_tables_are_copied_between_their_markers_only(tmp_path):
     (tmp_path / "a.md").write_text("| new \\1 |\n")
     readme = "before\n<!-- table: a -->\n| old |\n<!-- /table -->\nafter\n"
-    once = compare.filled(readme, tmp_path)
+    once = tables.filled(readme, tmp_path)
     assert once == "before\n<!-- table: a -->\n| new \\1 |\n<!-- /table -->\nafter\n"
-    assert compare.filled(once, tmp_path) == once
+    assert tables.filled(once, tmp_path) == once
     with pytest.raises(UserError, match=r"b\.yaml"):
-        compare.filled(readme.replace("table: a", "table: b"), tmp_path)
+        tables.filled(readme.replace("table: a", "table: b"), tmp_path)
     with pytest.raises(UserError, match="no place"):
-        compare.filled("nothing", tmp_path)
+        tables.filled("nothing", tmp_path)
 
 
 def test_a_phase_inside_another_is_not_counted_twice():

@@ -1,0 +1,133 @@
+"""Cells of a comparison: a run brought to its end, audited, and what it measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from rich.console import Console
+
+from cl_framework import cli, commands, opening, state
+from cl_framework.errors import UserError
+from cl_framework.experiment import Experiment, build
+from cl_framework.run import Run
+from cl_framework.stream import Subset
+from scripts.tables import AUDIT, Columns
+
+ROOT = Path(__file__).parents[1]
+CONSOLE = Console(stderr=True)
+Cell: TypeAlias = tuple[str, int, list[str]]
+"""Method, seed, and the arguments of its run."""
+
+
+def finished(runs: Path, method: str, seed: int, args: Sequence[str]) -> tuple[Path, Experiment]:
+    """Bring one cell to its end, from wherever it is, and return its run directory."""
+    experiment = build(args, CONSOLE)
+    manifest = opening.manifest(experiment)
+    decides = json.dumps([list(args), manifest["backbone"], manifest["data"]])
+    path = runs / f"{method.lower()}-{seed}-{sha256(decides.encode()).hexdigest()[:8]}"
+    if not (path / "results.json").exists():
+        if (path / "manifest.json").exists():
+            commands.resume([str(path)])
+        else:
+            commands.run([*args, "--run_dir", str(path)])
+    return path, experiment
+
+
+def settle(runs: Path, cell: Cell, columns: Columns, reference: Cell | None = None) -> dict[str, Any]:
+    """Bring one cell to its end and return what it measured; where requests are compared, audit it.
+
+    Args:
+        runs: Where the cells are.
+        cell: Which one.
+        columns: What is compared.
+        reference: The cell that learned everything again at each request of the same stream by the same strategy.
+    """
+    method, seed, _ = cell
+    path, experiment = finished(runs, *cell)
+    results = results_of(path)
+    measured = {**results, **results["cost"], **forgotten(results["forget"])}
+    if AUDIT.keys() <= columns.keys():
+        retrained = finished(runs, *reference)[0] if reference else None
+        given = ["--fast", "--retrained", str(retrained)] if retrained else ["--seeds", "1"]
+        measured |= audited(path, *given)
+        measured["images"] = images(results) / images(results_of(retrained)) if retrained else None
+    measured["trainable_parameters"] = max(e["trainable_parameters"] for e in results["events"])
+    measured["passes_per_test_image"] = passes_per_image(Run.open(path), experiment)
+    return {"method": method, "seed": seed, "run": path.name, **{k: measured[k] for k in columns}}
+
+
+def carried_out(*args: str) -> None:
+    """Carry out a command line.
+
+    Raises:
+        UserError: If it fails; what was wrong is on the screen.
+    """
+    if code := cli.main(args):
+        raise UserError(f"`clf {' '.join(args)}` ended with {code}; mend that, then run this line again.")
+
+
+def audited(path: Path, *args: str) -> dict[str, Any]:
+    """Audit a run, unless that is done, and return what the audit says of it."""
+    if not (path / "audit.json").exists():
+        carried_out("audit", str(path), *args, "--no-relearn")
+    found = json.loads((path / "audit.json").read_text(encoding="utf-8"))["metrics"]
+    return {k: found[k]["run"] for k in AUDIT}
+
+
+def results_of(path: Path) -> dict[str, Any]:
+    """Return what a finished run measured."""
+    found: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+def images(results: Mapping[str, Any]) -> int:
+    """Count the images that all forget requests of a run sent through the backbone, exams aside."""
+    forgets = [e for e in results["events"] if e["kind"] == "forget"]
+    return sum(e["passes_train"] + e["passes_statistics"] for e in forgets)
+
+
+def forgotten(requests: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Sum up what a run's forget requests did; empty if there were none.
+
+    >>> forgotten([])
+    {}
+    """
+    if not requests:
+        return {}
+    relapses = [r["relapse"] for r in requests if r["relapse"] is not None]
+    return {
+        **{k: statistics.mean(r[k] for r in requests) for k in ("accuracy_forget", "erosion", "h_mean_pre")},
+        "accuracy_retain": requests[-1]["accuracy_retain"],
+        "accuracy_old": requests[-1]["accuracy_old"],
+        "relapse": max(relapses, default=None),
+        "seconds_forget": statistics.mean(r["seconds"] for r in requests),
+    }
+
+
+def passes_per_image(run: Run, experiment: Experiment) -> int:
+    """Count how often the finished learner passes one new picture through the backbone to answer."""
+    learner = experiment.learner
+    state.restore(learner, run.state(), run.events()[-1].state)
+    before = learner.model.passes["evaluate"]
+    learner.answer(Subset(next(iter(experiment.scenario.steps())).exam, torch.tensor([0])))
+    return learner.model.passes["evaluate"] - before
+
+
+def guarded(script: str, work: Callable[[], None]) -> int:
+    """Do the work of a script and return its exit code: 2 after a mistake, 130 after Ctrl-C, both explained."""
+    try:
+        work()
+    except UserError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same line goes on from here", file=sys.stderr)
+        return 130
+    return 0
