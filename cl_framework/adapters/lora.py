@@ -48,6 +48,9 @@ class _LowRank(Rewrite):
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
         return out + self.scale * (given @ self.a.T @ self.b.T)
 
+    def delta(self) -> Tensor:
+        return self.scale * self.b @ self.a
+
     @torch.no_grad()
     def rescale(self, by: float) -> None:
         """Multiply the correction by a number: in one factor, for in both a sign would cancel."""
