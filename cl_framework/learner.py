@@ -12,9 +12,10 @@ from torch import Tensor
 
 from cl_framework.adapter import Adapter
 from cl_framework.backbone import Backbone
+from cl_framework.editing import unsuited
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
-from cl_framework.strategy import Plan, Strategy, Unlearner, check_inherited, lesson, seed_for
+from cl_framework.strategy import Plan, Strategy, Unlearner, check_adapter, check_inherited, lesson, seed_for
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Inputs, Samples
 
 
@@ -42,9 +43,14 @@ class Learner(LightningModule):
         schedule: Literal["cosine", "constant"] = "cosine",
         head: Literal["linear", "cosine"] = "linear",
     ) -> None:
-        """Assemble the parts."""
+        """Assemble the parts.
+
+        Raises:
+            UserError: If the strategy cannot work with such adapters.
+        """
         super().__init__()
         self.model = Model(backbone, adapter, head)
+        check_adapter(self.model, strategy)
         self.strategy, self.unlearner = strategy, unlearner
         self.optimizer, self.schedule = optimizer, schedule
         self.plan: Plan | None = None
@@ -66,19 +72,21 @@ class Learner(LightningModule):
         torch.manual_seed(seed_for(event.name, self.model.seed))
         return unlearner.forget(self.model, self.strategy, event)
 
-    def foresee(self, event: Event) -> None:
-        """Make sure that an event can be carried out, as soon as it is known.
+    def foresee(self, events: Iterable[Event]) -> None:
+        """Make sure that the events to come can be carried out, as soon as they are known.
 
         Raises:
-            UserError: If it cannot, and why.
+            UserError: If one cannot, and why.
         """
-        if isinstance(event, ForgetRequest):
-            self.able(event)
-        elif event.inherited:
-            check_inherited(self.model, self.strategy, event)
+        requests = 0
+        for event in events:
+            if isinstance(event, ForgetRequest):
+                self.able(event, requests := requests + 1)
+            elif event.inherited:
+                check_inherited(self.model, self.strategy, event)
 
-    def able(self, event: ForgetRequest) -> Unlearner:
-        """Return the unlearner if it can honour ``event``; known as soon as the request is, before anything is learned.
+    def able(self, event: ForgetRequest, nth: int = 1) -> Unlearner:
+        """Return the unlearner if it can honour ``event``, the ``nth`` request to come; known before anything is learned.
 
         Raises:
             UserError: If there is none or it objects, naming those that can.
@@ -87,7 +95,7 @@ class Learner(LightningModule):
             raise UserError(
                 f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`."
             )
-        if objection := self._objection(self.unlearner, event):
+        if objection := self._objection(self.unlearner, event, nth):
             able = [c.__name__ for c in Unlearner.__subclasses__() if self._objection(c(), event) is None]
             raise UserError(
                 f"{type(self.unlearner).__name__} cannot honour {event.name!r}: {objection}. "
@@ -95,11 +103,13 @@ class Learner(LightningModule):
             )
         return self.unlearner
 
-    def _objection(self, unlearner: Unlearner, event: ForgetRequest) -> str | None:
+    def _objection(self, unlearner: Unlearner, event: ForgetRequest, nth: int = 1) -> str | None:
         needs = unlearner.needs if event.remaining else unlearner.needs - {"retain"}
         if lacking := sorted(needs & event.missing):
             return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
-        return unlearner.objection(self.model, self.strategy, event)
+        if not unlearner.exact and (objection := unsuited(self.strategy, event)):
+            return objection
+        return unlearner.objection(self.model, self.strategy, event) or unlearner.runs_out(self.model, nth)
 
     def forward(self, x: Inputs) -> Tensor:
         """Answer as the strategy would: scores over the classes alive now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from cl_framework.adapter import Adapter
+from cl_framework.backbone import Backbone
 from cl_framework.errors import UserError
 from cl_framework.memory import Memory
 from cl_framework.model import Model
@@ -33,12 +36,14 @@ class Plan:
 
     Attributes:
         data: What to iterate over; replay is a concatenation.
-        params: What may change, as parameters or optimiser groups; nothing else will.
+        params: What may change, as parameters or optimiser groups; nothing else will. A group may say ``lr_factor``: how
+            many times the optimiser's learning rate it is given.
         loss: What to minimise on each batch.
         epochs: Passes over the data; None defers to the trainer section.
         optimizer: How to minimise; None defers to the model section.
         edit_gradients: Called between backward and step.
         after_step: Called after each step: merging, averages, proximal steps.
+        batch_size: Samples per step; None defers to the data section.
     """
 
     data: Samples
@@ -48,6 +53,7 @@ class Plan:
     optimizer: Callable[[Params], Optimizer] | None = None
     edit_gradients: Callable[[Model], None] | None = None
     after_step: Callable[[Model], None] | None = None
+    batch_size: int | None = None
 
 
 class Strategy(nn.Module, ABC):
@@ -59,10 +65,12 @@ class Strategy(nn.Module, ABC):
         isolates: What has its state to itself: each ``class``, each ``experience``, or None when all is shared.
             Where it is not None, ``learn`` fills in only what is missing, so that a part can be learned again.
         derived: What it works out from its state and never stores, for lineage to name.
+        rewrites: What adapters must be made of for it, such as `LowRank`; None takes any.
     """
 
     isolates: ClassVar[Literal["class", "experience"] | None] = None
     derived: ClassVar[tuple[str, ...]] = ()
+    rewrites: ClassVar[type | None] = None
 
     def subtract(self, model: Model, gone: Samples) -> None:
         """Take samples out of sums they were added to; only strategies whose whole state is such sums can.
@@ -99,7 +107,8 @@ class Unlearner(nn.Module, ABC):
     """How to carry out a forget request. Works like ``Strategy.learn``.
 
     Attributes:
-        exact: Whether what comes out equals the learner that never met what was forgotten.
+        exact: Whether what comes out equals the learner that never met what was forgotten. One that is not is refused
+            where the strategy forgets exactly, and where an edit would leave nothing (`editing.unsuited`).
         acts: What it does to state that met what must go: ``drop`` what was had apart and make the rest of it again,
             ``subtract``, ``retrain`` everything, ``edit`` adapters in place, put an edit on the ``stack``, or take only
             the head's ``rows``. Lineage foretells from it what becomes of every artifact.
@@ -114,6 +123,10 @@ class Unlearner(nn.Module, ABC):
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Return why the request cannot be honoured, before anything changes; None when it can."""
+        return None
+
+    def runs_out(self, model: Model, requests: int) -> str | None:
+        """Return why its settings do not last for so many more requests; None when they do, as most always do."""
         return None
 
     @abstractmethod
@@ -152,6 +165,32 @@ def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan
     else:
         model.meet(event)
         yield from strategy.learn(model, event)
+
+
+def suits(adapter: Adapter, backbone: Backbone, kind: type | None) -> bool:
+    """Tell whether whatever ``adapter`` builds for ``backbone`` is of a kind; None stands for any."""
+    with torch.random.fork_rng(devices=[]):  # asking must not move the dice
+        built = [r for site in backbone.sites().values() if (r := adapter.build(site)) is not None]
+    return kind is None or (bool(built) and all(isinstance(r, kind) for r in built))
+
+
+def check_adapter(model: Model, strategy: Strategy) -> None:
+    """Make sure that a strategy can work with the adapters it is given; known as soon as the config is read.
+
+    Raises:
+        UserError: If they are made of something else.
+    """
+    adapter, kind = model.adapters.adapter, strategy.rewrites
+    if kind is None or suits(adapter, model.backbone, kind):
+        return
+    fitting = []
+    for other in Adapter.__subclasses__():
+        with suppress(TypeError):  # has arguments without a default, so it cannot be asked
+            fitting += [other.__name__] if suits(other(), model.backbone, kind) else []
+    raise UserError(
+        f"{type(strategy).__name__} works on {kind.__name__} adapters, and {type(adapter).__name__} is none; "
+        f"set `model.adapter: {' or '.join(sorted(fitting)) or 'one that is'}`."
+    )
 
 
 def check_inherited(model: Model, strategy: Strategy, event: Experience) -> None:

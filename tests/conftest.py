@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from cl_framework import engine, plugins, state
 from cl_framework.adapter import Adapter
 from cl_framework.adapters.bottleneck import Bottleneck
+from cl_framework.adapters.lora import LoRA
 from cl_framework.backbone import Backbone, Site
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
-from cl_framework.strategy import Strategy, Unlearner
+from cl_framework.strategy import Strategy, Unlearner, suits
 from cl_framework.stream import Event, Experience, Inputs, Rows, Samples, Scenario, Step, exam_of
 from cl_framework.training import MakeTrainer, fresh_trainers
 
@@ -126,7 +127,9 @@ class World:
     def learner(
         strategy: Strategy, unlearner: Unlearner | None = None, adapter: Adapter | None = None, **options: Any
     ) -> Learner:
-        return Learner(TinyBackbone(), adapter or Bottleneck(4), strategy, unlearner, **options)
+        body = TinyBackbone()
+        fitting = adapter or next(a for a in (Bottleneck(4), LoRA(4)) if suits(a, body, strategy.rewrites))
+        return Learner(body, fitting, strategy, unlearner, **options)
 
     @classmethod
     def learn(cls, learner: Learner, events: Sequence[Event], past: Sequence[Experience] = ()) -> Learner:
