@@ -10,7 +10,21 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-Role: TypeAlias = Literal["query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp"]
+Role: TypeAlias = Literal[
+    "query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp",
+    "linear", "norm", "embedding", "attention_in", "block_in", "block_out", "tokens_out",
+]  # fmt: skip
+"""What a place does.
+
+Linear maps: ``query``, ``key``, ``value``, ``attention_out``, ``mlp_in``, ``mlp_out``, and ``linear`` for any other one
+that a pass goes through. ``norm`` is any layer norm, ``embedding`` what makes tokens of the input, before the class
+token and positions. ``block_mlp`` runs beside a block's MLP and reads the residual before its norm.
+
+The token stream ``(n, tokens, width)``, where tokens may be added or taken away at the end as long as they are gone
+before the stream is pooled: ``block_in`` is what a block is given, ``block_out`` what it returns, ``tokens_out`` what
+is pooled (after the final norm), ``attention_in`` what attention is given. A token added at ``attention_in`` and cut off
+at ``attention_out``, whose key and value are replaced in between, is a prefix: attended to, and asking nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +38,9 @@ class Site:
         width_out: Width of what it returns.
         reads: The module whose input the rewrite is given, when that is not ``module`` itself.
         columns: The part of the output that belongs to this site, as in a fused query-key-value map.
+        before: What is rewritten is the module's input, not its output.
+        block: Which block it lies in, from 0; None outside the blocks.
+        blocks: How many blocks there are.
     """
 
     role: Role
@@ -32,6 +49,9 @@ class Site:
     width_out: int
     reads: nn.Module | None = None
     columns: slice | None = None
+    before: bool = False
+    block: int | None = None
+    blocks: int = 0
 
 
 class Backbone(nn.Module, ABC):
