@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site
+from cl_framework.backbone import Backbone, Role, Site
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
 from cl_framework.origin import Origin
@@ -24,12 +24,30 @@ class Rewrite(nn.Module, ABC):
         """Return the site's new output from what the site reads and its old output."""
 
 
+class Asking(Rewrite, ABC):
+    """A rewrite that also sees the query: the pristine backbone's feature of the same samples."""
+
+    @abstractmethod
+    def forward(self, given: Tensor, out: Tensor, query: Tensor | None = None) -> Tensor:
+        """Return the site's new output; ``query`` ``(n, width)`` is row-aligned, without gradients, always there."""
+
+
 class Adapter(ABC):
-    """How to build one rewrite per site."""
+    """How to build one rewrite per site.
+
+    Attributes:
+        needs: Roles without any of which it would do something else than it says.
+        neutral: Whether an adapter changes nothing at birth. One that does change something cannot lie on the stack.
+        coupled: Whether what it does to a sample depends on the rest of the batch. Such features are never stored.
+    """
+
+    needs: ClassVar[frozenset[Role]] = frozenset()
+    neutral: bool = True
+    coupled: bool = False
 
     @abstractmethod
     def build(self, site: Site) -> Rewrite | None:
-        """Build the rewrite for ``site``, or None to leave it alone; at birth it changes nothing."""
+        """Build the rewrite for ``site``, or None to leave it alone; at birth it changes nothing if it is neutral."""
 
 
 @final
@@ -42,6 +60,8 @@ class AdapterBank(nn.Module):
             one, so that each can be taken back, and the order changed, by its name.
         sites: The places that are rewritten, by name.
         origins: What went into each adapter.
+        asks: Whether a pass through its adapters needs a query.
+        query: The query of the pass under way, ``(n, width)``.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
@@ -49,8 +69,11 @@ class AdapterBank(nn.Module):
         super().__init__()
         self.adapter = adapter
         with torch.random.fork_rng(devices=[]):  # asking which sites are rewritten must not move the dice
-            self.sites = {k: s for k, s in backbone.sites().items() if adapter.build(s) is not None}
-        if not self.sites:
+            built = {k: (s, adapter.build(s)) for k, s in backbone.sites().items()}
+        self.sites = {k: s for k, (s, rewrite) in built.items() if rewrite is not None}
+        self.asks = any(isinstance(rewrite, Asking) for _, rewrite in built.values())
+        self.query: Tensor | None = None
+        if not self.sites or adapter.needs - {s.role for s in self.sites.values()}:
             roles = sorted({s.role for s in backbone.sites().values()})
             raise UserError(
                 f"{type(adapter).__name__} finds no place in {backbone.name}, which has {', '.join(roles) or 'none'}; "
@@ -61,16 +84,20 @@ class AdapterBank(nn.Module):
         self.stack: tuple[str, ...] = ()
         self.origins: dict[str, Origin] = {}
         self._given: dict[str, Tensor] = {}
+        self._anchor = list(backbone.parameters())[:1]  # tells where the backbone is; a list, so that it is no part of the bank
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
     def _attach(self) -> None:
-        by_module: dict[nn.Module, dict[str, Site]] = {}
+        given: dict[nn.Module, dict[str, Site]] = {}
+        returned: dict[nn.Module, dict[str, Site]] = {}
         for key, site in self.sites.items():
-            by_module.setdefault(site.module, {})[key] = site
+            (given if site.before else returned).setdefault(site.module, {})[key] = site
             if site.reads is not None:
                 site.reads.register_forward_pre_hook(self._keeper(key))
-        for module, sites in by_module.items():
+        for module, sites in given.items():
+            module.register_forward_pre_hook(self._rewriter_of_input(sites))
+        for module, sites in returned.items():
             module.register_forward_hook(self._rewriter(sites))
 
     def _keeper(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -80,22 +107,38 @@ class AdapterBank(nn.Module):
 
         return keep
 
-    def _rewriter(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def rewrite(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            if not (applied := self.applied):
-                return out
-            parts: list[Tensor] = []
-            for key, site in sites.items():
-                seen = given[0] if site.reads is None else self._given.pop(key)
-                part = out if site.columns is None else out[..., site.columns]
-                for name in applied:
-                    part = self.rewrites[name][key](seen, part)  # type: ignore[index]
-                if site.columns is None:
-                    return part
-                parts.append(part)
-            return _put_back(out, parts, [s.columns for s in sites.values()])
+    def _rewriter_of_input(
+        self, sites: Mapping[str, Site]
+    ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def rewrite(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            stream, *others = given
+            for key in sites:
+                stream = self._rewritten(key, stream, stream)
+            return (stream, *others)
 
         return rewrite
+
+    def _rewriter(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def rewrite(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            if not self.applied:
+                return out
+            parts: list[tuple[slice, Tensor]] = []
+            for key, site in sites.items():
+                seen = given[0] if site.reads is None else self._given.pop(key)
+                if site.columns is None:
+                    out = self._rewritten(key, seen, out)
+                else:
+                    parts.append((site.columns, self._rewritten(key, seen, out[..., site.columns])))
+            return _put_back(out, parts) if parts else out
+
+        return rewrite
+
+    def _rewritten(self, key: str, seen: Tensor, out: Tensor) -> Tensor:
+        """Pass ``out`` through every adapter's rewrite at one site."""
+        for name in self.applied:
+            rewrite = self.rewrites[name][key]  # type: ignore[index]
+            out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
+        return out
 
     @property
     def applied(self) -> tuple[str, ...]:
@@ -110,8 +153,12 @@ class AdapterBank(nn.Module):
         """Tell whether ``name`` exists."""
         return isinstance(name, str) and name in self.rewrites
 
-    def add(self, name: str) -> list[nn.Parameter]:
+    def add(self, name: str, like: str | None = None) -> list[nn.Parameter]:
         """Create an adapter and return its parameters.
+
+        Args:
+            name: What to call it.
+            like: One whose weights it starts from, and what they met with them; a newborn changes nothing.
 
         Raises:
             ValueError: If the name is taken.
@@ -120,12 +167,25 @@ class AdapterBank(nn.Module):
             raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
         built = {key: self.adapter.build(site) for key, site in self.sites.items()}
         self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None})
-        anchor = next(iter(self.sites.values())).module
-        place = next(iter(anchor.parameters()), torch.empty(0)).device
-        return self.params(name) if place.type == "cpu" else list(self.rewrites[name].to(place).parameters())
+        place = self._anchor[0].device if self._anchor else torch.device("cpu")
+        if place.type != "cpu":
+            self.rewrites[name].to(place)
+        if like is not None:
+            self.rewrites[name].load_state_dict(self.rewrites[like].state_dict())
+            self.origins[name] = self.origins.get(like, {})
+        return self.params(name)
 
     def push(self, name: str) -> list[nn.Parameter]:
-        """Create an adapter on top of the stack and return its parameters; at birth it changes nothing."""
+        """Create an adapter on top of the stack and return its parameters; at birth it changes nothing.
+
+        Raises:
+            UserError: If adapters of this kind do change something at birth.
+        """
+        if not self.adapter.neutral:
+            raise UserError(
+                f"{type(self.adapter).__name__} changes features from birth, so that an edit made of it would begin "
+                "with damage; choose an adapter that does not, such as Bottleneck or LoRA."
+            )
         params = self.add(name)
         self.stack = (*self.stack, name)
         return params
@@ -147,6 +207,16 @@ class AdapterBank(nn.Module):
         """Drop the adapters that the erased experiences had to themselves."""
         for name in [n for n in self if what.hits(experience=n)]:
             self.drop(name)
+
+    @contextmanager
+    def pristine(self) -> Iterator[None]:
+        """Put nothing in use, not even the stack, for the duration of the block."""
+        stack, self.stack = self.stack, ()
+        try:
+            with self.using():
+                yield
+        finally:
+            self.stack = stack
 
     @contextmanager
     def using(self, *names: str) -> Iterator[None]:
@@ -176,11 +246,10 @@ class AdapterBank(nn.Module):
                 self.add(name)
 
 
-def _put_back(out: Tensor, parts: list[Tensor], columns: list[slice | None]) -> Tensor:
+def _put_back(out: Tensor, parts: list[tuple[slice, Tensor]]) -> Tensor:
     """Return ``out`` with some of its columns replaced."""
     pieces, at = [], 0
-    for part, where in zip(parts, columns, strict=True):
-        assert where is not None
+    for where, part in parts:
         pieces += [out[..., at : where.start], part]
         at = where.stop
     return torch.cat([*pieces, out[..., at:]], -1)

@@ -113,7 +113,7 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
         trainer = make_trainer(plan.epochs)
         with quiet():
             try:
-                trainer.fit(learner, loader(_Noted(plan.data, read), batch_size))
+                trainer.fit(learner, loader(_Noted(plan.data, read), plan.batch_size or batch_size))
             except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
                 raise KeyboardInterrupt from stopped
         if trainer.global_step == 0:

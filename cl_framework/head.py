@@ -111,6 +111,14 @@ class Head(nn.Module):
             return linear(z, self.weight, self.bias)
         return self.sigma * normalize(z, dim=-1) @ normalize(self.weight, dim=-1).T
 
+    def cosines(self, z: Tensor) -> Tensor:
+        """Return ``cos(w_c, z)`` ``(n, classes)``, whatever else this head makes of it."""
+        scores: Tensor = self(z)
+        if self.sigma is not None:
+            return scores / self.sigma
+        scores = scores if self.bias is None else scores - self.bias
+        return scores / (z.norm(dim=-1, keepdim=True) * self.weight.norm(dim=-1)).clamp_min(1e-12)
+
     def _keep(self, rows: Tensor, fresh: Tensor, new: list[int]) -> None:
         """Replace the parameters by some of their rows followed by fresh ones."""
         at = rows.to(self.weight.device)

@@ -168,6 +168,8 @@ class Learner(LightningModule):
         """Optimise exactly what the current plan names."""
         plan = self._plan()
         optimizer = (plan.optimizer or self.optimizer)(plan.params)
+        for group in optimizer.param_groups:
+            group["lr"] *= group.pop("lr_factor", 1.0)
         if self.schedule == "constant":
             return optimizer
         epochs = max(self.trainer.max_epochs or 1, 1)

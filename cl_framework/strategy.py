@@ -36,8 +36,8 @@ class Plan:
 
     Attributes:
         data: What to iterate over; replay is a concatenation.
-        params: What may change, as parameters or optimiser groups; nothing else will. A group may say ``lr_factor``: how
-            many times the optimiser's learning rate it is given.
+        params: What may change, as parameters or optimiser groups; nothing else will. A group may say ``lr_factor``, its
+            share of the learning rate.
         loss: What to minimise on each batch.
         epochs: Passes over the data; None defers to the trainer section.
         optimizer: How to minimise; None defers to the model section.
@@ -66,11 +66,13 @@ class Strategy(nn.Module, ABC):
             Where it is not None, ``learn`` fills in only what is missing, so that a part can be learned again.
         derived: What it works out from its state and never stores, for lineage to name.
         rewrites: What adapters must be made of for it, such as `LowRank`; None takes any.
+        adopts: Whether it can take up classes of which nothing is known but their rows in a pre-trained classifier.
     """
 
     isolates: ClassVar[Literal["class", "experience"] | None] = None
     derived: ClassVar[tuple[str, ...]] = ()
     rewrites: ClassVar[type | None] = None
+    adopts: ClassVar[bool] = True
 
     def subtract(self, model: Model, gone: Samples) -> None:
         """Take samples out of sums they were added to; only strategies whose whole state is such sums can.
@@ -199,10 +201,11 @@ def check_inherited(model: Model, strategy: Strategy, event: Experience) -> None
     Raises:
         UserError: If it has no shared head, or the backbone has no classifier that fits the model's head.
     """
-    if strategy.isolates is not None or strategy.subtracts:
+    if strategy.isolates is not None or strategy.subtracts or not strategy.adopts:
+        why = "has no shared head to take it up" if strategy.adopts else "needs more than its rows"
         raise UserError(
-            f"{event.name!r} is what the pre-trained classifier knows, and {type(strategy).__name__} has no shared "
-            "head to take it up; use Finetune or Joint."
+            f"{event.name!r} is what the pre-trained classifier knows, and {type(strategy).__name__} {why}; "
+            "use Finetune or Joint."
         )
     if (rows := model.backbone.classifier()) is None:
         raise UserError(f"{model.backbone.name} has no pre-trained classifier to begin with; learn the classes.")

@@ -175,6 +175,10 @@ class Inputs:
         """Count the inputs."""
         return len(self.ids)
 
+    def __getitem__(self, rows: Tensor) -> Inputs:
+        """Return the inputs at ``rows`` ``(k,)``, as unread as they were."""
+        return Inputs(lambda: self.tensor[rows.to(self.tensor.device)], self.ids[rows.to(self.ids.device)], self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class Experience:
