@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         data: What to iterate over; replay is a concatenation.
-        params: What may change, as parameters or optimiser groups; nothing else will. A group may say ``lr_factor``, its
+        params: What may change, as parameters or optimiser groups; nothing else will. A group's ``lr_factor`` is its
             share of the learning rate.
         loss: What to minimise on each batch.
         epochs: Passes over the data; None defers to the trainer section.
