@@ -67,3 +67,44 @@ class Moments:
             return torch.zeros_like(self.outer)
         mean = self.mean()
         return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+
+
+def class_moments(z: Tensor, y: Tensor, classes: Iterable[int]) -> dict[int, Moments]:
+    """Return the moments of the features of each class.
+
+    Args:
+        z: ``(n, width)`` features.
+        y: ``(n,)`` class ids.
+        classes: Which to measure; each must occur in ``y``.
+
+    >>> class_moments(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([7, 7, 8]), [7])[7].covariance()
+    tensor([[2.]], dtype=torch.float64)
+    """
+    return {c: Moments.of(z[y == c]) for c in classes}
+
+
+def semantic_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 4.0, floor: float = 1e-5) -> Tensor:
+    """Return how far class means moved, from how samples near them moved: ``sum_i w_ci (after_i - before_i)``.
+
+    ``w_ci = exp(-|before_i - means_c|^2 / (2 sigma^2)) + floor``, normalised over samples: Yu et al., "Semantic drift
+    compensation for class-incremental learning", CVPR 2020, Eqs. 5-7, with SSIAT's floor, which makes the shift that
+    of the mean sample where no sample is near.
+
+    Args:
+        means: ``(classes, width)``.
+        before: ``(n, width)`` features of samples as they were.
+        after: ``(n, width)`` features of the same samples as they are.
+        sigma: How near is near, in the units of features.
+        floor: Added to every weight.
+
+    Returns:
+        ``(classes, width)``, in double precision.
+
+    >>> before, after = torch.tensor([[0.0], [90.0]]), torch.tensor([[1.0], [90.0]])
+    >>> semantic_shift(torch.zeros(1, 1), before, after).round(decimals=3)
+    tensor([[1.]], dtype=torch.float64)
+    """
+    mu, one, two = means.double(), before.double(), after.double()
+    apart = (mu.square().sum(1)[:, None] + one.square().sum(1) - 2 * mu @ one.T).clamp_min(0)
+    weights = torch.exp(-apart / (2 * sigma**2)) + floor
+    return weights / weights.sum(1, keepdim=True) @ (two - one)
