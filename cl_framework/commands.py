@@ -27,8 +27,7 @@ def run(argv: Sequence[str]) -> int:
     experiment = build(argv, CONSOLE)
     path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
     steps = list(experiment.scenario.steps())  # problems with data and requests show before a directory is made
-    for step in steps:
-        experiment.learner.foresee(step.event)
+    experiment.learner.foresee(step.event for step in steps)
     key = receipts.new_key()
     config = concealed(experiment.config, experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)

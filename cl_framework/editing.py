@@ -20,18 +20,11 @@ from cl_framework.strategy import Loss, Params, Strategy
 from cl_framework.stream import Batch, ForgetRequest, Joined, Samples
 
 
-def shared_only(strategy: Strategy) -> str | None:
-    """Object to strategies that keep classes, experiences or samples apart: they can forget exactly."""
-    if strategy.isolates is None and not strategy.subtracts:
-        return None
-    exact = "Subtract" if strategy.subtracts else "DropAdapter"
-    return f"{type(strategy).__name__} keeps what it learns apart and forgets exactly with {exact}"
-
-
 def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
-    """Object as `shared_only` does, and where no sample or no other class is there to turn to."""
-    if objection := shared_only(strategy):
-        return objection
+    """Object to editing what is kept apart and can be forgotten exactly, and where no sample or other class stays."""
+    if strategy.isolates is not None or strategy.subtracts:
+        exact = "Subtract" if strategy.subtracts else "DropAdapter"
+        return f"{type(strategy).__name__} keeps what it learns apart and forgets exactly with {exact}"
     if not event.remaining:
         return "an edit has to keep something, and nothing would stay"
     alive = {*event.classes, *(c for e in event.remaining for c in e.classes)}

@@ -86,7 +86,7 @@ class Learner(LightningModule):
                 check_inherited(self.model, self.strategy, event)
 
     def able(self, event: ForgetRequest, nth: int = 1) -> Unlearner:
-        """Return the unlearner if it can honour ``event``, the ``nth`` request to come; known before anything is learned.
+        """Return the unlearner if it can honour ``event``, the ``nth`` request to come, before anything is learned.
 
         Raises:
             UserError: If there is none or it objects, naming those that can.

@@ -59,11 +59,15 @@ class Rise:
     clamp: Clamp
 
     def objection(self, model: Model) -> str | None:
-        """Object where the betas have run out, or the bound is out of the head's reach."""
-        made = len(model.adapters.stack)
-        if isinstance(self.beta, Sequence) and made >= len(self.beta):
-            return f"beta has {len(self.beta)} values and this is edit number {made + 1}"
+        """Object where the bound is out of the head's reach."""
         return out_of_reach(model, self.bound)
+
+    def runs_out(self, model: Model, requests: int) -> str | None:
+        """Tell where there are fewer betas than edits, after so many more requests."""
+        edits = len(model.adapters.stack) + requests
+        if isinstance(self.beta, Sequence) and edits > len(self.beta):
+            return f"beta has {len(self.beta)} values and this is edit number {edits}"
+        return None
 
     def begin(self, model: Model) -> Callable[[Tensor, Tensor, Sequence[nn.Parameter]], Tensor]:
         """Return, for the request at hand, the loss of the entropies of what stays and goes and of the parameters."""

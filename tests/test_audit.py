@@ -32,7 +32,9 @@ class _RowsOnly(Unlearner):
 
 
 class _Nothing(Unlearner):
-    """Do nothing at all."""
+    """Do nothing at all, and claim that it was exact: an edit would be refused where state is kept apart."""
+
+    exact = True
 
     def forget(self, model, strategy, event):
         return ()

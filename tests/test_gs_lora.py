@@ -12,6 +12,7 @@ from cl_framework.adapter import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.glyph import GlyphViT
+from cl_framework.cli import main
 from cl_framework.editing import Paired, columns, retained
 from cl_framework.errors import UserError
 from cl_framework.strategy import Plan, Unlearner, seed_for
@@ -20,6 +21,7 @@ from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
 from strategies.unlearning.gs_lora import GSLoRA
 
+SMALL = "glyphs:classes=6,train=6,test=3"
 ADAPTERS = {"lora": LoRA(4, roles=["mlp_in", "value"]), "bottleneck": Bottleneck(4)}
 
 
@@ -255,6 +257,33 @@ def test_each_request_has_its_own_beta(joint, world, stream, request_):
     assert torch.equal(delta(listed, "g"), delta(single, "g"))
     with pytest.raises(UserError, match="beta has 2 values and this is edit number 3"):
         world.learn(listed, [forget("h", second.remaining, classes=[5])], second.remaining)
+
+
+def test_a_list_of_betas_that_will_run_out_shows_before_anything_is_learned(world, stream, request_):
+    second = forget("g", request_.remaining, classes=[6])
+    coming = [*stream[:3], request_, second]
+    fresh = world.learner(Joint(), GSLoRA([0.1]), ADAPTERS["lora"])
+    with pytest.raises(UserError, match=r"cannot honour 'g': beta has 1 values and this is edit number 2\. Use one"):
+        fresh.foresee(coming)
+    assert fresh.model.known == {}
+    world.learner(Joint(), GSLoRA([0.1, 0.9]), ADAPTERS["lora"]).foresee(coming)
+
+
+def test_edits_already_made_have_used_up_their_betas(joint, world, stream, request_):
+    learner = world.learn(joint("lora", GSLoRA([0.1, 0.9], share=1.0, epochs=1)), [request_], stream[:3])
+    second = forget("g", request_.remaining, classes=[6])
+    learner.foresee([second])
+    with pytest.raises(UserError, match=r"'h': beta has 2 values and this is edit number 3"):
+        learner.foresee([second, forget("h", second.remaining, classes=[5])])
+
+
+def test_a_run_whose_betas_will_run_out_is_not_begun(tmp_path, capsys):
+    stream = ["--data.scenario.stream", "ClassIncremental", "--data.scenario.stream.dataset", SMALL]
+    asked = ["--data.scenario", "ForgetSequence", *stream, "--data.scenario.times", "2", "--data.scenario.classes", "1"]
+    made_of = ["--model.strategy", "Finetune", "--model.unlearner", "GSLoRA", "--model.unlearner.beta", "[0.2]"]
+    assert main(["run", *asked, *made_of, "--run_dir", str(tmp_path / "run")]) == 2
+    assert "beta has 1 values and this is edit number 2" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bound_that_no_cosine_head_reaches_is_refused(world, stream, request_):

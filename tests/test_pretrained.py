@@ -193,7 +193,7 @@ def test_what_cannot_begin_is_refused_before_anything_is_written(world):
     first = next(Pretrained(stream()).steps()).event
     for who, told in ((learner(strategy=SimpleCIL()), "no shared head"), (learner(head="linear"), "is cosine")):
         with pytest.raises(UserError, match=told):
-            who.foresee(first)
+            who.foresee([first])
         assert who.model.known == {}
 
 

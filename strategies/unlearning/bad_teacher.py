@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cl_framework.editing import Teacher, adamw, among, divergence, editable, part, retained, unsuited
+from cl_framework.editing import Teacher, adamw, among, divergence, editable, part, retained
 from cl_framework.head import Head
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
@@ -46,10 +46,6 @@ class BadTeacher(Unlearner):
         super().__init__()
         self.epochs, self.share, self.temperature, self.lr = epochs, share, temperature, lr
         self.keep_rows = keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Imitate both teachers, then part with the classes."""

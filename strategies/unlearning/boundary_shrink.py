@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cl_framework import importance
-from cl_framework.editing import Labelled, adamw, columns, editable, learned, part, unsuited
+from cl_framework.editing import Labelled, adamw, columns, editable, learned, part
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest
@@ -39,10 +39,6 @@ class BoundaryShrink(Unlearner):
         """Keep the settings."""
         super().__init__()
         self.eps, self.epochs, self.lr, self.batch, self.keep_rows = eps, epochs, lr, batch, keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Find the neighbours, learn them as labels, then part with the classes."""

@@ -11,7 +11,7 @@ from typing import final
 import torch
 
 from cl_framework import importance
-from cl_framework.editing import editable, part, reference_of, retained, unsuited
+from cl_framework.editing import editable, part, reference_of, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest
@@ -36,10 +36,6 @@ class FisherForgetting(Unlearner):
         """Keep the settings."""
         super().__init__()
         self.a, self.most, self.share, self.keep_rows = a, most, share, keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Measure, add noise, then part with the classes; nothing is trained."""

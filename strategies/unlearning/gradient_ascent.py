@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import adamw, columns, editable, part, unsuited
+from cl_framework.editing import adamw, columns, editable, part
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
@@ -35,10 +35,6 @@ class GradientAscent(Unlearner):
         """Keep the settings."""
         super().__init__()
         self.epochs, self.lr, self.keep_rows = epochs, lr, keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Climb, then part with the classes."""

@@ -11,7 +11,7 @@ from typing import Literal, final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import Paired, columns, part, retained, unsuited
+from cl_framework.editing import Paired, columns, part, retained
 from cl_framework.model import Model
 from cl_framework.sparsity import Clamp, Grouping, Rise, SparseDelta, Sparsity, zero_ratio
 from cl_framework.strategy import Plan, Strategy, Unlearner
@@ -71,8 +71,12 @@ class GSLoRA(Unlearner):
         self.epochs, self.share, self.pace, self.lr, self.keep_rows = epochs, share, pace, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that forget exactly, to a bound out of reach, and where the betas have run out."""
-        return unsuited(strategy, event) or self.rise.objection(model)
+        """Object to a bound out of reach."""
+        return self.rise.objection(model)
+
+    def runs_out(self, model: Model, requests: int) -> str | None:
+        """Tell where the betas are fewer than the requests."""
+        return self.rise.runs_out(model, requests)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Train a new delta on pairs, then part with the classes."""

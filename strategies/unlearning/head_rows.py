@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.editing import part, unsuited
+from cl_framework.editing import part
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest
@@ -22,10 +22,9 @@ class HeadRows(Unlearner):
     acts = "rows"
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where samples go whose class stays."""
-        if set(event.data.labels.tolist()) - set(event.classes):
-            return "it deletes rows of classes, and of these samples the class stays"
-        return unsuited(strategy, event)
+        """Object where samples go whose class stays."""
+        partly = set(event.data.labels.tolist()) - set(event.classes)
+        return "it deletes rows of classes, and of these samples the class stays" if partly else None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Part with the classes."""

@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import Paired, adamw, columns, editable, part, retained, unsuited
+from cl_framework.editing import Paired, adamw, columns, editable, part, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
@@ -44,10 +44,6 @@ class NegGradPlus(Unlearner):
         """Keep the settings."""
         super().__init__()
         self.balance, self.epochs, self.share, self.lr, self.keep_rows = balance, epochs, share, lr, keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Train on pairs, then part with the classes."""

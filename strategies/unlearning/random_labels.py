@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.editing import adamw, editable, part, relabelling, retained, unsuited
+from cl_framework.editing import adamw, editable, part, relabelling, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest, Joined
@@ -34,10 +34,6 @@ class RandomLabels(Unlearner):
         """Keep the settings."""
         super().__init__()
         self.epochs, self.share, self.lr, self.keep_rows = epochs, share, lr, keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Train on both, then part with the classes."""

@@ -11,7 +11,7 @@ from typing import final
 import torch
 
 from cl_framework import importance
-from cl_framework.editing import adamw, editable, learned, part, relabelling, retained, unsuited
+from cl_framework.editing import adamw, editable, learned, part, relabelling, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest, Joined
@@ -48,10 +48,6 @@ class SalUn(Unlearner):
         super().__init__()
         self.top, self.epochs, self.share, self.lr = top, epochs, share, lr
         self.batch, self.keep_rows = batch, keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Rank, train what is salient, then part with the classes."""

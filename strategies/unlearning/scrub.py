@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cl_framework.editing import Teacher, adamw, divergence, editable, error, learned, part, retained, unsuited
+from cl_framework.editing import Teacher, adamw, divergence, editable, error, learned, part, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
@@ -57,10 +57,10 @@ class SCRUB(Unlearner):
         self.share, self.lr, self.rewind, self.keep_rows = share, lr, rewind, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and to rewinding where no sample of the same class stays."""
+        """Object to rewinding where no sample of the same class stays."""
         if self.rewind and not event.single:
             return "rewinding compares with samples of the same classes that stay, and these go altogether"
-        return unsuited(strategy, event)
+        return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Climb and descend in turns, rewind if asked, then part with the classes."""

@@ -11,7 +11,7 @@ from typing import final
 import torch
 
 from cl_framework import importance
-from cl_framework.editing import editable, learned, part, reference_of, retained, unsuited
+from cl_framework.editing import editable, learned, part, reference_of, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest, Joined, Subset
@@ -44,10 +44,6 @@ class SSD(Unlearner):
         """Keep the settings."""
         super().__init__()
         self.a, self.strength, self.share, self.batch, self.keep_rows = a, strength, share, batch, keep_rows
-
-    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and where nothing would stay."""
-        return unsuited(strategy, event)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Measure twice, dampen, then part with the classes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.editing import Scalable, adamw, learned, part, scalable, unsuited
+from cl_framework.editing import Scalable, adamw, learned, part, scalable
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest
@@ -38,9 +38,9 @@ class TaskNegation(Unlearner):
         self.scale, self.epochs, self.lr, self.keep_rows = scale, epochs, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and to adapters that cannot be negated."""
-        if (objection := unsuited(strategy, event)) or scalable(model):
-            return objection
+        """Object to adapters that cannot be negated."""
+        if scalable(model):
+            return None
         kind = type(model.adapters.adapter).__name__
         return f"{kind} does more than add to a linear map, so its change has no negative; LoRA's has"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import adamw, columns, editable, learned, part, retained, unsuited
+from cl_framework.editing import adamw, columns, editable, learned, part, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import ForgetRequest, Joined, Rows, Samples, Subset
@@ -60,9 +60,9 @@ class UNSIR(Unlearner):
         self.share, self.lr, self.keep_rows = share, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to strategies that can forget exactly, and to requests that name single samples."""
+        """Object to requests that name single samples."""
         partly = event.single or set(event.data.labels.tolist()) - set(event.classes)
-        return "it makes noise for a class, and samples of it stay" if partly else unsuited(strategy, event)
+        return "it makes noise for a class, and samples of it stay" if partly else None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Make the noise, impair, repair, then part with the classes."""
