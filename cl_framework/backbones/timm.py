@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 
 import timm
 import torch
 from huggingface_hub import constants as hub
+from timm.layers.norm import RmsNorm
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site
+from cl_framework.backbone import Backbone, Role, Site
 from cl_framework.errors import UserError, did_you_mean
+
+QKV: tuple[Role, ...] = ("query", "key", "value")
+STREAM: tuple[Role, ...] = ("attention_in", "block_in", "block_out", "tokens_out")
 
 
 @final
@@ -73,8 +78,11 @@ class Timm(Backbone):
         Raises:
             UserError: If the weights have gone from this machine since.
         """
-        if not self.tagged:
-            return None
+        return self._classifier if self.tagged else None
+
+    @cached_property
+    def _classifier(self) -> Mapping[str, Tensor] | None:
+        """The classifier, kept once it is read: only the whole model's weight file holds it."""
         head = self._whole().get_classifier()  # type: ignore[operator]
         if not isinstance(head, nn.Linear) or head.in_features != self.width:
             return None
@@ -85,7 +93,7 @@ class Timm(Backbone):
 def _load(name: str, weights: str | None, download: bool, **options: Any) -> nn.Module:
     """Build a model of timm's, going online only if allowed to."""
     try:
-        with _network(download):
+        with network(download):
             body: nn.Module = timm.create_model(name, checkpoint_path=weights or "", **options)
     except (OSError, RuntimeError, ConnectionError) as error:
         place = f"{weights} cannot be read" if weights else f"the weights of {name} are not on this machine"
@@ -98,31 +106,68 @@ def _load(name: str, weights: str | None, download: bool, **options: Any) -> nn.
 def transformer_sites(body: nn.Module) -> dict[str, Site]:
     """Find the sites of a timm transformer by what its modules are, fused or separate projections alike."""
     found: dict[str, Site] = {}
-    for path, block in body.named_modules():
+    for path, module in body.named_modules():
         at = path.replace(".", "/")
-        if isinstance(qkv := getattr(block, "qkv", None), nn.Linear):
-            width = qkv.out_features // 3
-            for i, role in enumerate(("query", "key", "value")):
-                part = slice(i * width, (i + 1) * width)
-                found[f"{at}/{role}"] = Site(role, qkv, qkv.in_features, width, columns=part)  # type: ignore[arg-type]
-        for short, role in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
-            if isinstance(m := getattr(block, short, None), nn.Linear):
-                found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
-        attention = hasattr(block, "qkv") or hasattr(block, "q_proj")
-        for short, role, here in (
-            ("proj", "attention_out", attention),
-            ("fc1", "mlp_in", True),
-            ("fc2", "mlp_out", True),
-        ):
-            if here and isinstance(m := getattr(block, short, None), nn.Linear):
-                found[f"{at}/{role}"] = Site(role, m, m.in_features, m.out_features)  # type: ignore[arg-type]
-        if getattr(block, "gamma_2", None) is not None:
-            continue  # a layer scale that is no module: nothing can join after it
-        norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
-        if isinstance(norm, nn.LayerNorm) and isinstance(mlp, nn.Module):
-            width = norm.normalized_shape[-1]
-            last = getattr(block, "ls2", mlp)  # layer scale belongs to the MLP branch, so the adapter joins after it
-            found[f"{at}/block_mlp"] = Site("block_mlp", last, width, width, reads=norm)
+        found |= {f"{at}/{role}": site for role, site in _inside(module).items()}
+    mapped = {s.module for s in found.values()}
+    for path, module in body.named_modules():
+        at = path.replace(".", "/")
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm | RmsNorm):
+            width = int(module.normalized_shape[-1])
+            found[f"{at}/norm"] = Site("norm", module, width, width)
+        elif isinstance(module, nn.Linear) and module not in mapped:
+            found[f"{at}/linear"] = Site("linear", module, module.in_features, module.out_features)
+    found |= _stream(body)
+    order = {f"blocks/{i}": i for i in range(len(_blocks(body)))}
+    at_block = {k: order.get("/".join(k.split("/")[:2])) for k in found}
+    return {k: replace(s, block=at_block[k], blocks=len(order)) for k, s in found.items()}
+
+
+def _inside(block: nn.Module) -> dict[Role, Site]:
+    """Find the linear maps of an attention or an MLP, and the branch beside the MLP of a block."""
+    found: dict[Role, Site] = {}
+    if isinstance(qkv := getattr(block, "qkv", None), nn.Linear):
+        width = qkv.out_features // 3
+        for i, role in enumerate(QKV):
+            found[role] = Site(role, qkv, qkv.in_features, width, columns=slice(i * width, (i + 1) * width))
+    attention = hasattr(block, "qkv") or hasattr(block, "q_proj")
+    named: tuple[tuple[str, Role], ...] = (
+        ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("proj", "attention_out"), ("fc1", "mlp_in"),
+        ("fc2", "mlp_out"),
+    )  # fmt: skip
+    for short, role in named:
+        if (short != "proj" or attention) and isinstance(m := getattr(block, short, None), nn.Linear):
+            found[role] = Site(role, m, m.in_features, m.out_features)
+    if getattr(block, "gamma_2", None) is not None:
+        return found  # a layer scale that is no module: nothing can join after it
+    norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
+    if isinstance(norm, nn.LayerNorm) and isinstance(mlp, nn.Module):
+        width = norm.normalized_shape[-1]
+        last = getattr(block, "ls2", mlp)  # layer scale belongs to the MLP branch, so the adapter joins after it
+        found["block_mlp"] = Site("block_mlp", last, width, width, reads=norm)
+    return found
+
+
+def _blocks(body: nn.Module) -> list[nn.Module]:
+    blocks = getattr(body, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else []
+
+
+def _stream(body: nn.Module) -> dict[str, Site]:
+    """Find the places of the token stream, all or none."""
+    blocks, embed, norm = _blocks(body), getattr(body, "patch_embed", None), getattr(body, "norm", None)
+    width = size if isinstance(size := getattr(body, "embed_dim", 0), int) else 0
+    found: dict[str, Site] = {}
+    if width and isinstance(embed, nn.Module):
+        found["patch_embed/embedding"] = Site("embedding", embed, width, width)
+    if not (width and blocks and isinstance(norm, nn.Module)):
+        return found
+    for i, block in enumerate(blocks):
+        found[f"blocks/{i}/block_in"] = Site("block_in", block, width, width, before=True)
+        found[f"blocks/{i}/block_out"] = Site("block_out", block, width, width)
+        if isinstance(attention := getattr(block, "attn", None), nn.Module):
+            found[f"blocks/{i}/attn/attention_in"] = Site("attention_in", attention, width, width, before=True)
+    found["norm/tokens_out"] = Site("tokens_out", norm, width, width)
     return found
 
 
@@ -136,20 +181,53 @@ def _side(body: nn.Module) -> int:
 def reached(body: nn.Module, sites: Mapping[str, Site], image_size: int) -> dict[str, Site]:
     """Keep the sites that a hook can serve: some models read a layer's weight without calling the layer.
 
-    A site also needs its input before its output, so a norm that comes after the MLP rules out the branch beside it.
+    A site also needs its input before its output, so a norm that comes after the MLP rules out the branch beside it;
+    and features last, where channels do not rule them out. Places of the token stream are of use only if attention
+    takes tokens that were not there before, which relative positions and windows do not.
     """
     order: list[nn.Module] = []
+    width: dict[nn.Module, int] = {}
+
+    def returns(module: nn.Module, _: object, out: object) -> None:
+        width[module] = out.shape[-1] if isinstance(out, Tensor) else 0
+
     watched = {m for s in sites.values() for m in (s.module, s.reads) if m is not None}
     hooks = [m.register_forward_pre_hook(lambda m, _: order.append(m)) for m in watched]
-    body(torch.zeros(1, 3, image_size, image_size))
+    hooks += [m.register_forward_hook(returns) for m in watched]
+    x = torch.zeros(1, 3, image_size, image_size)
+    plain = body(x)
     for hook in hooks:
         hook.remove()
     first = {m: order.index(m) for m in watched if m in order}
-    return {
+    found = {
         k: s
         for k, s in sites.items()
-        if s.module in first and (s.reads is None or first.get(s.reads, len(order)) < first[s.module])
+        if s.module in first
+        and (s.reads is None or first.get(s.reads, len(order)) < first[s.module])
+        and (s.before or s.columns is not None or width[s.module] == s.width_out)
     }
+    ends = [s for s in found.values() if s.role in ("block_in", "block_out")]
+    if ends and _takes_tokens(body, ends, x, plain):
+        return found
+    return {k: s for k, s in found.items() if s.role not in STREAM}
+
+
+def _takes_tokens(body: nn.Module, sites: Sequence[Site], x: Tensor, plain: Tensor) -> bool:
+    """Tell whether every block can be given one token more, by giving it one."""
+
+    def longer(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (torch.cat([given[0], given[0][:, :1]], 1), *given[1:])
+
+    hooks = [s.module.register_forward_pre_hook(longer) for s in sites if s.before]
+    hooks += [s.module.register_forward_hook(lambda _, __, out: out[:, :-1]) for s in sites if not s.before]
+    try:
+        found: Tensor = body(x)
+        return found.shape == plain.shape
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):  # each family complains in its own way
+        return False
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_name(name: str, needs_tag: bool) -> None:
@@ -169,7 +247,7 @@ def _check_name(name: str, needs_tag: bool) -> None:
 
 
 @contextmanager
-def _network(allowed: bool) -> Iterator[None]:
+def network(allowed: bool) -> Iterator[None]:
     """Keep the hub client off the network unless the user asked for it; it read the environment at its own import."""
     before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = not allowed
