@@ -70,12 +70,7 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def adopt(self, rows: Mapping[int, int], classifier: Mapping[str, Tensor]) -> None:
-        """Copy the rows of a pre-trained classifier: ``rows`` tells which one each class id has there.
-
-        Raises:
-            UserError: If the classifier scores in another way than this head, or has too few rows.
-        """
-        self.fits(rows, classifier)
+        """Copy the rows of a classifier that `fits`: ``rows`` tells which one each class id has there."""
         at, take = [self.classes.index(c) for c in rows], list(rows.values())
         self.weight[at] = classifier["weight"][take].to(self.weight)
         if self.bias is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias, final
 
 import torch
@@ -13,7 +13,6 @@ from cl_framework import origin
 from cl_framework.adapter import Adapter, AdapterBank
 from cl_framework.backbone import Backbone
 from cl_framework.erasure import Erasure
-from cl_framework.errors import UserError
 from cl_framework.features import CHUNK, FeatureStore, digest
 from cl_framework.head import Head
 from cl_framework.stream import Experience, Inputs, Samples
@@ -63,18 +62,11 @@ class Model(nn.Module):
         for c in event.classes:
             self.known.setdefault(c, event.name)
 
-    def inherit(self, event: Experience) -> None:
-        """Take up classes that the backbone's own classifier knows: its rows, under an adapter that changes nothing.
-
-        Raises:
-            UserError: If the backbone has no classifier, or one of another kind than the model's head.
-        """
-        rows = self.backbone.classifier()
-        if rows is None:
-            raise UserError(f"{self.backbone.name} has no pre-trained classifier to begin with; learn the classes.")
+    def inherit(self, event: Experience, classifier: Mapping[str, Tensor]) -> None:
+        """Take up classes that the backbone's own classifier knows: its rows, under an adapter that changes nothing."""
         self.ready("shared", event.classes)
         self.meet(event)
-        self.head.adopt(event.inherited, rows)
+        self.head.adopt(event.inherited, classifier)
 
     def erase(self, what: Erasure) -> None:
         """Let go of erased classes; experiences without live classes go with them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -159,8 +159,7 @@ def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan
     if not event.classes:
         return
     if event.inherited:
-        check_inherited(model, strategy, event)
-        model.inherit(event)
+        model.inherit(event, check_inherited(model, strategy, event))
         for part in strategy.modules():
             if isinstance(part, Memory):
                 part.keep(event)
@@ -195,8 +194,8 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
     )
 
 
-def check_inherited(model: Model, strategy: Strategy, event: Experience) -> None:
-    """Make sure that a strategy can take up what the backbone's own classifier knows.
+def check_inherited(model: Model, strategy: Strategy, event: Experience) -> Mapping[str, Tensor]:
+    """Return the backbone's own classifier, once it is sure that a strategy can take up what that knows.
 
     Raises:
         UserError: If it has no shared head, or the backbone has no classifier that fits the model's head.
@@ -210,3 +209,4 @@ def check_inherited(model: Model, strategy: Strategy, event: Experience) -> None
     if (rows := model.backbone.classifier()) is None:
         raise UserError(f"{model.backbone.name} has no pre-trained classifier to begin with; learn the classes.")
     model.head.fits(event.inherited, rows)
+    return rows

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from torch.nn.functional import normalize
 
 from cl_framework import engine
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.glyph import GlyphViT
+from cl_framework.backbones.timm import Timm
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.learner import Learner
@@ -195,6 +197,21 @@ def test_what_cannot_begin_is_refused_before_anything_is_written(world):
         with pytest.raises(UserError, match=told):
             who.foresee([first])
         assert who.model.known == {}
+
+
+def test_a_lesson_reads_the_classifier_once(world, monkeypatch):
+    who, asked, held = learner(), [], GlyphViT().classifier()
+    monkeypatch.setattr(GlyphViT, "classifier", lambda _: asked.append(1) or held)
+    world.learn(who, [next(Pretrained(stream()).steps()).event])
+    assert asked == [1]
+
+
+def test_timm_builds_the_whole_model_for_its_classifier_once(monkeypatch):
+    backbone, built, create = Timm("test_vit", pretrained=False, image_size=32), [], timm.create_model
+    backbone.tagged = True  # as if its random weights had been a tag's
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: built.append(a) or create(*a, **k))
+    assert backbone.classifier() is backbone.classifier() is not None
+    assert len(built) == 1
 
 
 def test_joint_goes_on_rehearsing_what_it_inherited(world):
