@@ -74,17 +74,16 @@ class AdapterBank(nn.Module):
         self.asks = any(isinstance(rewrite, Asking) for _, rewrite in built.values())
         self.query: Tensor | None = None
         if not self.sites or adapter.needs - {s.role for s in self.sites.values()}:
-            roles = sorted({s.role for s in backbone.sites().values()})
+            roles, needs = sorted({s.role for s in backbone.sites().values()}), ", ".join(sorted(adapter.needs))
             raise UserError(
-                f"{type(adapter).__name__} finds no place in {backbone.name}, which has {', '.join(roles) or 'none'}; "
-                "choose other roles or another adapter."
+                f"{type(adapter).__name__} finds no place {f'for {needs} ' if needs else ''}in {backbone.name}, which "
+                f"has {', '.join(roles) or 'none'}; choose other roles or another adapter."
             )
         self.rewrites = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self.stack: tuple[str, ...] = ()
         self.origins: dict[str, Origin] = {}
         self._given: dict[str, Tensor] = {}
-        self._anchor = list(backbone.parameters())[:1]  # tells where the backbone is; a list, so that it is no part of the bank
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
@@ -123,13 +122,14 @@ class AdapterBank(nn.Module):
             if not self.applied:
                 return out
             parts: list[tuple[slice, Tensor]] = []
+            seen = {k: given[0] if s.reads is None else self._given.pop(k) for k, s in sites.items()}
             for key, site in sites.items():
-                seen = given[0] if site.reads is None else self._given.pop(key)
-                if site.columns is None:
-                    out = self._rewritten(key, seen, out)
-                else:
-                    parts.append((site.columns, self._rewritten(key, seen, out[..., site.columns])))
-            return _put_back(out, parts) if parts else out
+                if site.columns is not None:
+                    parts.append((site.columns, self._rewritten(key, seen[key], out[..., site.columns])))
+            out = _put_back(out, parts) if parts else out
+            for key, site in sites.items():
+                out = self._rewritten(key, seen[key], out) if site.columns is None else out
+            return out
 
         return rewrite
 
@@ -167,7 +167,7 @@ class AdapterBank(nn.Module):
             raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
         built = {key: self.adapter.build(site) for key, site in self.sites.items()}
         self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None})
-        place = self._anchor[0].device if self._anchor else torch.device("cpu")
+        place = next((p.device for s in self.sites.values() for p in s.module.parameters()), torch.device("cpu"))
         if place.type != "cpu":
             self.rewrites[name].to(place)
         if like is not None:

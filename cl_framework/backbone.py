@@ -20,10 +20,10 @@ Linear maps: ``query``, ``key``, ``value``, ``attention_out``, ``mlp_in``, ``mlp
 that a pass goes through. ``norm`` is any layer norm, ``embedding`` what makes tokens of the input, before the class
 token and positions. ``block_mlp`` runs beside a block's MLP and reads the residual before its norm.
 
-The token stream ``(n, tokens, width)``, where tokens may be added or taken away at the end as long as they are gone
-before the stream is pooled: ``block_in`` is what a block is given, ``block_out`` what it returns, ``tokens_out`` what
-is pooled (after the final norm), ``attention_in`` what attention is given. A token added at ``attention_in`` and cut off
-at ``attention_out``, whose key and value are replaced in between, is a prefix: attended to, and asking nothing.
+The token stream ``(n, tokens, width)``, to whose end tokens may be added as long as they are gone before it is pooled:
+``block_in`` is what a block is given, ``block_out`` what it returns, ``tokens_out`` what is pooled (after the final
+norm), ``attention_in`` what attention is given. A token added at ``attention_in`` and cut off at ``attention_out``,
+whose key and value are replaced in between, is a prefix: attended to without asking.
 """
 
 

@@ -21,6 +21,7 @@ KINDS = [
     pytest.param(LoRA(4, roles=("attention_out", "mlp_in", "mlp_out")), id="LoRA elsewhere"),
 ]
 ROLES = {"query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp"}
+STREAM = {"block_in", "block_out", "attention_in"}
 
 
 @pytest.fixture
@@ -43,8 +44,13 @@ def stir(bank, name):
 
 def test_every_block_offers_every_role(vit):
     sites = vit.sites()
-    assert {s.role for s in sites.values()} == ROLES
-    assert len(sites) == len(ROLES) * len(vit.body.blocks)
+    depth = len(vit.body.blocks)
+    assert {s.role for s in sites.values()} == ROLES | STREAM | {"norm", "embedding", "tokens_out"}
+    assert all(sum(s.role == role for s in sites.values()) == depth for role in ROLES | STREAM)
+    assert sum(s.role == "norm" for s in sites.values()) == 2 * depth + 1
+    assert len(sites) == len(ROLES | STREAM) * depth + 2 * depth + 3
+    assert all(s.block == (int(k.split("/")[1]) if k.startswith("blocks/") else None) for k, s in sites.items())
+    assert all(s.blocks == depth for s in sites.values())
     assert not any("." in name for name in sites)
 
 
