@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from cl_framework.adapter import AdapterBank
 from cl_framework.backbone import Site
 from cl_framework.errors import UserError
+
+Side: TypeAlias = Literal["input", "output", "both"]
 
 
 @runtime_checkable
@@ -67,3 +70,18 @@ def total(bank: AdapterBank, names: Iterable[str]) -> dict[str, Tensor]:
             delta = rewrite.delta().detach()
             sums[site] = sums[site] + delta if site in sums else delta
     return sums
+
+
+def directions(rewrite: LowRank, side: Side) -> list[Tensor]:
+    """Return as rows what a correction reads (``input``), what it writes (``output``), or ``both``."""
+    sides = [rewrite.a, rewrite.b.T]
+    return sides if side == "both" else sides[:1] if side == "input" else sides[1:]
+
+
+def past_directions(bank: AdapterBank, names: Iterable[str], side: Side) -> dict[str, list[Tensor]]:
+    """Return by site and side asked for the directions of several adapters, stacked ``(adapters, rank, width)``."""
+    found: dict[str, list[list[Tensor]]] = {}
+    for name in names:
+        for site, rewrite in factors(bank, name).items():
+            found.setdefault(site, []).append([d.detach() for d in directions(rewrite, side)])
+    return {site: [torch.stack(each) for each in zip(*rows, strict=True)] for site, rows in found.items()}
