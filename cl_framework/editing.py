@@ -138,6 +138,15 @@ def reference_of(event: ForgetRequest, chosen: Samples) -> Samples:
     return Joined([e.reference.where(torch.isin(e.reference.ids, chosen.ids)) for e in event.remaining])
 
 
+def hold_out(event: ForgetRequest, stay: Samples) -> tuple[Samples, Samples]:
+    """Return as many samples of each class as go, at most half of it, as exams see them; and the rest of ``stay``."""
+    held = torch.zeros(len(stay), dtype=torch.bool)
+    for c in event.data.classes():
+        of = stay.labels == c
+        held |= of & (of.cumsum(0) <= min(int((event.data.labels == c).sum()), max(1, int(of.sum()) // 2)))
+    return reference_of(event, stay.where(held)), stay.where(~held)
+
+
 def _some(samples: Samples, share: float) -> Samples:
     if share >= 1:
         return samples
@@ -201,6 +210,10 @@ class Labelled(Samples):
         """Read through and relabel."""
         return Batch(self.whole[rows].x, self.labels[torch.as_tensor(rows, dtype=torch.int64)], self.ids[list(rows)])
 
+    def classes(self) -> list[int]:
+        """Return the classes of the labels, and those that the samples are really of."""
+        return sorted({*self.whole.classes(), *super().classes()})
+
 
 @final
 class Teacher:
@@ -230,6 +243,7 @@ class Teacher:
         """Give the parameters other values."""
         for p, value in zip(self.params, values, strict=True):
             p.copy_(value)
+        torch.clear_autocast_cache()  # which holds low-precision copies of what the parameters were
 
 
 def part(model: Model, strategy: Strategy, event: ForgetRequest, keep_rows: bool = False) -> None:

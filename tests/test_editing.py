@@ -1,6 +1,7 @@
 """Parts and limit cases of approximate forgetting: where a method must equal another, or change nothing."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from cl_framework import editing, importance, state
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.errors import UserError
+from cl_framework.learner import Learner
 from cl_framework.prototypes import distance, prototypes
 from cl_framework.sparsity import Average, SparseDelta, Sparsity
 from cl_framework.strategy import Plan, Unlearner
@@ -266,6 +268,21 @@ def test_a_teacher_answers_as_the_model_once_did_and_leaves_no_trace(ready, forg
     assert not torch.allclose(now, then)
 
 
+def test_a_teacher_leaves_no_trace_in_mixed_precision_either(world, stream, wanted):
+    """Autocast keeps a low-precision copy of each weight it meets; one of the teacher must not serve the student."""
+    learner, x = world.learn(world.learner(Joint(), adapter=Bottleneck(4)), stream[:1]), wanted.reference[[0, 1, 2]].x
+    teacher = editing.Teacher(learner.model, learner.strategy, params := editing.editable(learner.model))
+    for p in params:
+        p.requires_grad_(True)
+        p.data.add_(0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        now = predict(learner, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        old, again = teacher(x), predict(learner, x)
+    assert torch.equal(again, now)
+    assert not torch.equal(old, now)
+
+
 def test_rewinding_returns_to_the_epoch_that_errs_as_held_out_samples_do(forgotten, stream, monkeypatch):
     request = forget("f", stream[:3], samples=[2001, 2004, 6003])
 
@@ -291,6 +308,9 @@ def test_held_out_samples_are_of_the_same_classes_and_not_trained_on(forgotten, 
     forgotten(scrub.SCRUB(epochs=1, ascents=0, rewind=True), request)
     assert held[-1].labels.tolist() == [2, 2]
     assert not set(held[-1].ids.tolist()) & {2001, 2004, *plans[0].ids.tolist()}
+    forgotten(scrub.SCRUB(epochs=1, ascents=0, rewind=True), forget("f", stream[:3], samples=[2001, 6003, 6004]))
+    assert sorted(held[-1].labels.tolist()) == [2, 6, 6], "of each class as many as go"
+    assert held[-1].key == held[0].key == "noise/train", "both errors are of pictures as exams see them"
 
 
 def test_the_neighbour_across_the_boundary_is_never_the_class_itself(ready, wanted, world):
@@ -307,6 +327,15 @@ def test_samples_under_other_labels_keep_their_pictures(wanted):
     batch = made[[3, 1]]
     assert torch.equal(batch.x, wanted.data[[3, 1]].x)
     assert (batch.y.tolist(), batch.ids.tolist()) == ([42, 42], wanted.data.ids[[3, 1]].tolist())
+
+
+def test_what_learns_a_neighbours_label_has_still_met_the_class_itself(world, stream):
+    known = replace(stream[0], inherited={5: 0, 2: 1})
+    backbone = world.TinyBackbone()
+    backbone.classifier = lambda: {"weight": torch.randn(2, 16), "bias": torch.zeros(2)}
+    learner = Learner(backbone, Bottleneck(4), Joint(), boundary_shrink.BoundaryShrink(epochs=1))
+    world.learn(learner, [known, forget("f", [known], classes=[2])])
+    assert learner.model.adapters.origins["shared"]["task-0"] == {2, 5}
 
 
 def test_noise_is_what_the_model_does_not_take_for_the_class(ready, wanted):

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-import torch
 from torch import Tensor
 
-from cl_framework.editing import Teacher, adamw, divergence, editable, error, learned, part, retained
+from cl_framework.editing import Teacher, adamw, divergence, editable, error, hold_out, learned, part, retained
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
@@ -22,8 +21,8 @@ class SCRUB(Unlearner):
     """Epochs of ``max KL(old || new)`` on D_f, ``min gamma CE + alpha KL`` on D_r. Reads both kinds of samples.
 
     ``rewind`` (SCRUB+R, for single samples) returns to the epoch whose error on what must go is closest to the error on
-    samples of the same classes held out from the descent, so that what must go is not conspicuously wrong. The held-out
-    samples were learned once, as there are no others at request time: their error is a low estimate.
+    as many samples of each class held out from the descent, so that what must go is not conspicuously wrong. Those were
+    learned once, as there are no others at request time: their error is a low estimate.
 
     Args:
         gamma: Weight of the cross-entropy on what stays (0.99 in the large-scale experiments).
@@ -66,9 +65,7 @@ class SCRUB(Unlearner):
         """Climb and descend in turns, rewind if asked, then part with the classes."""
         params, entropy, optimizer = editable(model), learned(strategy), adamw(self.lr)
         teacher, stay = Teacher(model, strategy, params), retained(event, self.share)
-        kin = torch.isin(stay.labels, event.data.labels)  # samples of the same classes
-        kin &= kin.cumsum(0) <= min(len(event.data), max(1, int(kin.sum()) // 2))
-        held, stay = (stay.where(kin), stay.where(~kin)) if self.rewind else (stay, stay)
+        held, stay = hold_out(event, stay) if self.rewind else (stay, stay)
         ends: list[tuple[float, list[Tensor]]] = []
 
         def away(model: Model, batch: Batch) -> Tensor:
