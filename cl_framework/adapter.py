@@ -14,6 +14,7 @@ from cl_framework.backbone import Backbone, Role, Site
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
 from cl_framework.origin import Origin
+from cl_framework.reading import Reading
 
 
 class Rewrite(nn.Module, ABC):
@@ -60,6 +61,8 @@ class AdapterBank(nn.Module):
             one, so that each can be taken back, and the order changed, by its name.
         sites: The places that are rewritten, by name.
         origins: What went into each adapter.
+        outlived: Requests that took samples which each adapter had met and still holds.
+        reading: Which samples went into each, where not all of a class were read.
         asks: Whether a pass through its adapters needs a query.
         query: The query of the pass under way, ``(n, width)``.
     """
@@ -83,6 +86,8 @@ class AdapterBank(nn.Module):
         self.active: tuple[str, ...] = ()
         self.stack: tuple[str, ...] = ()
         self.origins: dict[str, Origin] = {}
+        self.outlived: dict[str, tuple[str, ...]] = {}
+        self.reading = Reading()
         self._given: dict[str, Tensor] = {}
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
@@ -173,6 +178,8 @@ class AdapterBank(nn.Module):
         if like is not None:
             self.rewrites[name].load_state_dict(self.rewrites[like].state_dict())
             self.origins[name] = self.origins.get(like, {})
+            self.outlived[name] = self.outlived.get(like, ())
+            self.reading.copy(like, name)
         return self.params(name)
 
     def push(self, name: str) -> list[nn.Parameter]:
@@ -202,6 +209,8 @@ class AdapterBank(nn.Module):
         self.active = tuple(n for n in self.active if n != name)
         self.stack = tuple(n for n in self.stack if n != name)
         self.origins.pop(name, None)
+        self.outlived.pop(name, None)
+        self.reading.drop(name)
 
     def erase(self, what: Erasure) -> None:
         """Drop the adapters that the erased experiences had to themselves."""

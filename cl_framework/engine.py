@@ -14,11 +14,13 @@ from typing import Protocol, final
 
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
+from cl_framework import lineage
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.learner import Learner, parameters
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
+from cl_framework.reading import partly
 from cl_framework.state import size_of
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
@@ -105,15 +107,15 @@ def take(
 def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int) -> Cost:
     """Train each plan that ``event`` calls for, with a fresh trainer: a used one trains zero steps, silently."""
     cost, read = Cost(), set[int]()
+    foretold = lineage.treatments(learner, event, learner.able(event)) if isinstance(event, ForgetRequest) else []
     for plan in learner.plans(event):
         device = learner.model.device
         learner.begin(plan)
-        learner.model.trace(parameters(plan), plan.data.classes())
         cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in parameters(plan)))
-        trainer = make_trainer(plan.epochs)
+        trainer, noted = make_trainer(plan.epochs), set[tuple[int, int]]()
         with quiet():
             try:
-                trainer.fit(learner, loader(_Noted(plan.data, read), plan.batch_size or batch_size))
+                trainer.fit(learner, loader(_Noted(plan.data, noted), plan.batch_size or batch_size))
             except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
                 raise KeyboardInterrupt from stopped
         if trainer.global_step == 0:
@@ -121,26 +123,40 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
                 f"Nothing was trained for {event.name!r}: no step was taken. Check trainer.max_epochs and its limits."
             )
         cost.steps += trainer.global_step
+        learner.model.trace(parameters(plan), plan.data.classes(), _partly(learner, event, plan.data.classes(), noted))
+        read |= {i for _, i in noted}
         learner.to(device)  # Lightning leaves a fitted module on the CPU
         learner.end()
     if isinstance(event, ForgetRequest):
         stay = {i for e in event.remaining for i in e.data.ids.tolist()}  # made-up samples are neither
         cost.read = {"forget": len(read & set(event.data.ids.tolist())), "retain": len(read & stay)}
+        learner.model.outlived = lineage.outlived(learner, event, foretold, read)
     return cost
 
 
 @final
 class _Noted(Samples):
-    """The same samples; those that are read are noted by id."""
+    """The same samples; those that are read are noted by class and id."""
 
-    def __init__(self, whole: Samples, read: set[int]) -> None:
+    def __init__(self, whole: Samples, read: set[tuple[int, int]]) -> None:
         self.whole, self.read = whole, read
         self.labels, self.ids, self.key = whole.labels, whole.ids, whole.key
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         batch = self.whole[rows]
-        self.read.update(batch.ids.tolist())
+        self.read.update(zip(batch.y.tolist(), batch.ids.tolist(), strict=True))
         return batch
+
+
+def _partly(
+    learner: Learner, event: Event, classes: Sequence[int], read: set[tuple[int, int]]
+) -> dict[int, frozenset[int]]:
+    """Return the samples read of each class of which some were read and not all that are alive."""
+    by_class = {c: frozenset(i for y, i in read if y == c) for c in classes}
+    if isinstance(event, ForgetRequest):
+        return partly(by_class, [e.data for e in event.remaining], frozenset(event.data.ids.tolist()))
+    memories = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
+    return partly(by_class, [event.data, *(s for m in memories for s in m.sources)])
 
 
 def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:

@@ -12,6 +12,7 @@ from torch.nn.functional import linear, normalize
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
 from cl_framework.origin import Origin
+from cl_framework.reading import Reading
 
 
 @final
@@ -24,6 +25,7 @@ class Head(nn.Module):
     Attributes:
         classes: Ids of the classes, in the order of the rows.
         origin: What the rows were trained on.
+        reading: Which samples of it, where not all of a class were read.
     """
 
     def __init__(self, width: int, kind: Literal["linear", "cosine"] = "linear", classes: Iterable[int] = ()) -> None:
@@ -31,6 +33,7 @@ class Head(nn.Module):
         super().__init__()
         self.width, self.kind = width, kind
         self.origin: Origin = {}
+        self.reading = Reading()
         self.weight = nn.Parameter(torch.empty(0, width))
         self.bias = nn.Parameter(torch.empty(0)) if kind == "linear" else None
         self.sigma = nn.Parameter(torch.ones(())) if kind == "cosine" else None

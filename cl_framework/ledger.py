@@ -90,6 +90,15 @@ class Ledger(nn.Module):
                 self.register_buffer(key[len(prefix) :], torch.empty_like(value))
 
 
+def entry_of(tensor: str) -> Entry:
+    """Return where a tensor is filed, from its name in a state.
+
+    >>> entry_of("strategy.prototypes.|3|task-0")
+    Entry(cls=3, experience='task-0', name='')
+    """
+    return _parse(tensor.rpartition(".")[2])
+
+
 def _spell(entry: Entry) -> str:
     cls = "" if entry.cls is None else str(entry.cls)
     return f"{entry.name}|{cls}|{(entry.experience or '').replace('.', '·')}"

@@ -1,27 +1,32 @@
 """Lineage: what went into every artifact of a run, hence what a forget request means for each of them.
 
 Training is recorded where it happens: a plan names its samples and its parameters, so whatever holds those parameters
-has met those classes. State filed by class and experience says itself where it comes from.
+has met those classes. State filed by class and experience says itself where it comes from. Which samples that were, the
+stream tells (`census`), with two exceptions on record: samples that something outlived, and classes read in part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, final
+
+from torch import Tensor
 
 from cl_framework import origin, state
+from cl_framework.census import Census, census, ids_of
 from cl_framework.learner import Learner
-from cl_framework.ledger import Ledger
+from cl_framework.ledger import Ledger, entry_of
 from cl_framework.memory import Memory
-from cl_framework.origin import Origin
+from cl_framework.model import ADAPTERS
+from cl_framework.origin import Ingredient, Origin
 from cl_framework.strategy import Unlearner
-from cl_framework.stream import ForgetRequest
+from cl_framework.stream import Event, ForgetRequest
 
 Action: TypeAlias = Literal["keep", "delete", "subtract", "retrain", "edit", "rewrite", "redact"]
 
-
-NEVER = "never met what goes"
+HEAD, READING = "model.head", ".reading.ids."
+NEVER, TOGETHER = "never met what goes", "edited together with the adapters that met what goes"
 ACTIONS: dict[str, Action] = {
     "drop": "retrain", "subtract": "subtract", "edit": "edit", "stack": "keep", "rows": "keep",
 }  # fmt: skip
@@ -44,21 +49,28 @@ class Artifact:
         kind: What it is, such as ``adapter`` or ``prototypes``.
         name: Which of its kind.
         tensors: Its names in the learner's state.
-        origin: Experience -> classes whose samples went into it.
+        made: What it was made of: first its own samples, then those of the adapter it was measured with.
         cls: The class it belongs to, if to one alone.
         space: The experience in whose adapter's space it was measured, or that it belongs to.
         ids: The samples it holds by id, if it does.
         bytes: Its size.
+        holder: Under which name `Model.outlived` speaks of it.
     """
 
     kind: str
     name: str
     tensors: tuple[str, ...]
-    origin: Origin = field(default_factory=dict)
+    made: tuple[Ingredient, ...] = ()
     cls: int | None = None
     space: str | None = None
     ids: frozenset[int] | None = None
     bytes: int = 0
+    holder: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """Experience -> classes whose samples went into it."""
+        return origin.merged(*(i.origin for i in self.made))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +82,76 @@ class Treatment:
     why: str
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a state says of its origins, as `state.facts` tells it; ``parts`` by owner, the head under no name."""
+
+    known: Mapping[int, str]
+    origins: Mapping[str, Origin]
+    head: Origin
+    outlived: Mapping[str, Sequence[str]]
+    parts: Mapping[str, Mapping[int, frozenset[int]]]
+
+    @classmethod
+    def now(cls, learner: Learner) -> Told:
+        """Ask a learner."""
+        model = learner.model
+        parts = {name: model.adapters.reading.of(name) for name in model.adapters}
+        parts[""] = model.head.reading.of("")
+        return cls(model.known, model.adapters.origins, model.head.origin, model.outlived, parts)
+
+    def then(self, facts: Mapping[str, Any]) -> Told:
+        """Return what was told after an earlier event; what was read in part since then counts as read."""
+        origins = {name: origin.from_json(o) for name, o in facts["origins"].items()}
+        known = {int(c): str(e) for c, e in facts["known"]}
+        return Told(known, origins, origin.from_json(facts["head_origin"]), facts.get("outlived", {}), self.parts)
+
+    def made(self, tensor: str) -> tuple[Ingredient, ...]:
+        """Return what a tensor of the state was made of."""
+        if tensor.startswith(ADAPTERS):
+            return (self._adapter(tensor.removeprefix(ADAPTERS).split(".")[0]),)
+        if tensor.startswith(f"{HEAD}."):
+            return (self._ingredient(self.head, HEAD, ""),)
+        if "|" not in tensor:
+            return (self._ingredient(origin.of(self.known, self.known), tensor),)
+        entry = entry_of(tensor)
+        own = {} if entry.cls is None else origin.of(self.known, [entry.cls])
+        through = entry.experience in self.origins
+        return (self._ingredient(own, tensor), *([self._adapter(entry.experience or "")] if through else []))
+
+    def _adapter(self, name: str) -> Ingredient:
+        return self._ingredient(self.origins.get(name, {}), ADAPTERS + name, name)
+
+    def _ingredient(self, made: Origin, holder: str, owner: str | None = None) -> Ingredient:
+        parts = {} if owner is None else self.parts.get(owner, {})
+        return Ingredient(made, tuple(self.outlived.get(holder, ())), parts)
+
+
 def artifacts(learner: Learner) -> list[Artifact]:
     """Return everything a learner holds beyond the frozen backbone, with what went into it."""
-    found = [*_adapters(learner), *_rows(learner), *_filed(learner)]
+    tensors, told = state.tensors(learner), Told.now(learner)
+    found = [*_adapters(learner, tensors, told), *_rows(learner, tensors, told), *_filed(learner, told)]
     claimed = {n for a in found for n in a.tensors}
-    everything = origin.of(learner.model.known, learner.model.classes)
-    return found + [Artifact("sums" if n.endswith(".gram") else "other", n.removeprefix("strategy."), (n,), everything,
-                             bytes=t.numel() * t.element_size())
-                    for n, t in state.tensors(learner).items() if n not in claimed]  # fmt: skip
+    return found + [
+        Artifact("sums" if n.endswith(".gram") else "other", n.removeprefix("strategy."), (n,), told.made(n),
+                 bytes=_size([t]), holder=n)
+        for n, t in tensors.items() if n not in claimed
+    ]  # fmt: skip
+
+
+def samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[int]:
+    """Return the ids of the training samples that went into an artifact.
+
+    They are exact but in one case: of an edit made from a share of what stays, all samples that a later request took
+    from its classes are counted once it outlives that request, read or not.
+
+    Args:
+        artifact: What `artifacts` found.
+        stream: The events that the learner met, in order, or their `census`.
+    """
+    there = stream if isinstance(stream, Census) else census(stream)
+    return ids_of(there.resolved(artifact.made)) | (artifact.ids or frozenset())
 
 
 def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list[Treatment]:
@@ -88,20 +162,52 @@ def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> 
     return [Treatment(a, *_treated(a, event, unlearner, touched, ids, left)) for a in artifacts(learner)]
 
 
+def outlived(
+    learner: Learner, event: ForgetRequest, foretold: Iterable[Treatment], read: Collection[int]
+) -> dict[str, tuple[str, ...]]:
+    """Return which requests what a learner holds has outlived, once ``event`` is carried out.
+
+    Args:
+        learner: In the state after the request.
+        event: The request.
+        foretold: What it was to do, resolved before.
+        read: The samples that it trained on.
+    """
+    stayed = {t.artifact.holder: t.artifact for t in foretold if t.action not in ("delete", "retrain")}
+    found = {holder: old for holder, old in learner.model.outlived.items() if holder in stayed}
+    if learner.unlearner is None or learner.unlearner.exact:
+        return found
+    pairs = set(zip(event.data.labels.tolist(), event.data.ids.tolist(), strict=True))
+    again = {c for c, i in pairs if i in set(read)}
+    held = {holder for holder, a in stayed.items() if any(_holds(a, c, i) for c, i in pairs)}
+    trained = [a for a in artifacts(learner) if a.made and a.holder.startswith("model.")]
+    held |= {a.holder for a in trained if again & _classes(a.made[0])}
+    return found | {holder: (*found.get(holder, ()), event.name) for holder in sorted(held)}
+
+
+def _holds(a: Artifact, cls: int, sample: int) -> bool:
+    return bool(a.made) and cls in _classes(a.made[0]) and sample in a.made[0].parts.get(cls, {sample})
+
+
+def _classes(made: Ingredient) -> frozenset[int]:
+    return frozenset[int]().union(*made.origin.values())
+
+
 def _treated(
     a: Artifact, event: ForgetRequest, unlearner: Unlearner, touched: Origin, ids: frozenset[int], left: set[str]
 ) -> tuple[Action, str]:
-    if a.cls in event.classes and not (a.kind == "head row" and getattr(unlearner, "keep_rows", False)):
+    if a.cls in event.classes and not (a.kind in ("head row", "lineage") and getattr(unlearner, "keep_rows", False)):
         return "delete", "belongs to a class that goes"
     if unlearner.acts == "retrain" and a.kind == "edit":
         return "delete", "what it edited is learned again without it"
     if unlearner.acts == "retrain":
         return "retrain", "everything is learned again from what remains"
     if a.ids is not None:
-        whole, some = a.ids <= ids, bool(a.ids & ids)
+        whole, some = a.ids <= ids and a.kind != "lineage", bool(a.ids & ids)
         return ("delete" if whole else "edit", "holds samples that go, by id") if some else ("keep", NEVER)
     if not any(a.origin.get(e, frozenset()) & classes for e, classes in touched.items()):
-        return "keep", NEVER
+        together = unlearner.acts == "edit" and a.kind == "adapter"
+        return ("edit", TOGETHER) if together else ("keep", NEVER)
     if unlearner.acts == "drop" and a.space is not None and a.space not in left:
         return "delete", "belongs to an experience that goes as a whole"
     if unlearner.acts == "edit" and a.kind != "adapter":
@@ -109,45 +215,47 @@ def _treated(
     return ACTIONS[unlearner.acts], WHY.get(unlearner.acts) or KEPT[unlearner.acts]
 
 
-def _adapters(learner: Learner) -> Iterator[Artifact]:
-    bank, tensors = learner.model.adapters, state.tensors(learner)
+def _adapters(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterator[Artifact]:
+    bank = learner.model.adapters
     for name in bank:
-        start = f"model.adapters.rewrites.{name}."
+        start = f"{ADAPTERS}{name}."
         mine = tuple(n for n in tensors if n.startswith(start))
-        size = sum(tensors[n].numel() * tensors[n].element_size() for n in mine)
-        kind = "edit" if name in bank.stack else "adapter"
-        yield Artifact(kind, name, mine, bank.origins.get(name, {}), space=name, bytes=size)
+        kind, size = "edit" if name in bank.stack else "adapter", _size(tensors[n] for n in mine)
+        yield Artifact(kind, name, mine, told.made(start), space=name, bytes=size, holder=ADAPTERS + name)
 
 
-def _rows(learner: Learner) -> Iterator[Artifact]:
+def _rows(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterator[Artifact]:
     head = learner.model.head
-    names = tuple(n for n in state.tensors(learner) if n.startswith("model.head."))
+    names = tuple(n for n in tensors if n.startswith(f"{HEAD}.") and READING not in n)
     size = head.weight.element_size() * (head.width + (head.bias is not None))
     for c in head.classes:
-        yield Artifact("head row", str(c), names, head.origin, cls=c, bytes=size)
+        yield Artifact("head row", str(c), names, told.made(f"{HEAD}."), cls=c, bytes=size, holder=HEAD)
     if not head.classes:
         yield Artifact("head", "without rows", names)
 
 
-def _filed(learner: Learner) -> Iterator[Artifact]:
+def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
     """Yield what ledgers hold: of a class, and made with the adapter of the experience it is filed under."""
-    model = learner.model
-    for path, ledger in learner.strategy.named_modules(prefix="strategy"):
-        if not isinstance(ledger, Ledger):
+    for path, ledger in learner.named_modules():
+        if not isinstance(ledger, Ledger) or not path.startswith(("strategy.", "model.")):
             continue
-        memory = isinstance(learner.get_submodule(path.rpartition(".")[0]), Memory)
-        kind = path.split(".")[1]
+        reading = path.startswith("model.")
+        by_id = reading or isinstance(learner.get_submodule(path.rpartition(".")[0]), Memory)
+        kind = "lineage" if reading else path.split(".")[1]
         for name, entry in ledger.named():
-            own = {} if entry.cls is None else origin.of(model.known, [entry.cls])
-            through = {} if memory else model.adapters.origins.get(entry.experience or "", {})
-            value = ledger[entry]
+            value, tensor = ledger[entry], f"{path}.{name}"
             yield Artifact(
                 kind,
                 " in ".join(str(x) for x in (entry.cls, entry.experience) if x is not None),
-                (f"{path}.{name}",),
-                origin.merged(own, through),
+                (tensor,),
+                told.made(tensor) if not by_id else (),
                 entry.cls,
                 entry.experience,
-                frozenset(value.tolist()) if memory else None,
-                value.numel() * value.element_size(),
+                frozenset(value.tolist()) if by_id else None,
+                _size([value]),
+                tensor,
             )
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

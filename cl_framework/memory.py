@@ -43,6 +43,11 @@ class Memory(nn.Module):
             some = ids if self.per_class is None else ids[torch.randperm(len(ids))[: self.per_class]].sort().values
             self.ids[Entry(c, event.name)] = some
 
+    @property
+    def sources(self) -> tuple[Samples, ...]:
+        """All samples of the experiences that it keeps some of, or could."""
+        return tuple(self._source.values())
+
     def attach(self, past: Iterable[Experience]) -> None:
         """Bring back the data of past experiences."""
         self._source = {e.name: e.data for e in past}

@@ -15,7 +15,12 @@ from cl_framework.backbone import Backbone
 from cl_framework.erasure import Erasure
 from cl_framework.features import CHUNK, FeatureStore, digest
 from cl_framework.head import Head
+from cl_framework.origin import Origin
+from cl_framework.reading import Reading
 from cl_framework.stream import Experience, Inputs, Samples
+
+ADAPTERS = "model.adapters.rewrites."
+"""How the names of an adapter's tensors begin in the learner's state; its own name follows."""
 
 Using: TypeAlias = str | Sequence[str] | None
 
@@ -40,6 +45,7 @@ class Model(nn.Module):
         self.known: dict[int, str] = {}
         self.seed = 0
         self.passes: Counter[str] = Counter()
+        self._outlived: dict[str, tuple[str, ...]] = {}
         self.phase: Literal["train", "statistics", "evaluate"] = "statistics"
 
     @property
@@ -57,6 +63,22 @@ class Model(nn.Module):
         """Where the backbone is."""
         return next(self.backbone.parameters()).device
 
+    @property
+    def outlived(self) -> dict[str, tuple[str, ...]]:
+        """Names of the forget requests that took samples of something which holds them still.
+
+        By what that is: a tensor of the learner's state, or the beginning of the names of several.
+        """
+        adapters = {ADAPTERS + name: requests for name, requests in self.adapters.outlived.items() if requests}
+        return {**self._outlived, **adapters}
+
+    @outlived.setter
+    def outlived(self, told: Mapping[str, Sequence[str]]) -> None:
+        found = {holder: tuple(requests) for holder, requests in told.items()}
+        self._outlived = {holder: r for holder, r in found.items() if not holder.startswith(ADAPTERS)}
+        names = {holder.removeprefix(ADAPTERS): r for holder, r in found.items() if holder.startswith(ADAPTERS)}
+        self.adapters.outlived = names
+
     def meet(self, event: Experience) -> None:
         """Note which classes an experience brings."""
         for c in event.classes:
@@ -72,14 +94,29 @@ class Model(nn.Module):
         """Let go of erased classes; experiences without live classes go with them."""
         self.known = {c: e for c, e in self.known.items() if not what.hits(c, e)}
 
-    def trace(self, params: Iterable[nn.Parameter], classes: Iterable[int]) -> None:
-        """Note that samples of ``classes`` go into whatever holds ``params``: adapters by name, and the head."""
-        trained, met = {id(p) for p in params}, origin.of(self.known, classes)
+    def trace(
+        self, params: Iterable[nn.Parameter], classes: Iterable[int], some: Mapping[int, frozenset[int]] | None = None
+    ) -> None:
+        """Note that samples of ``classes`` went into whatever holds ``params``: adapters by name, and the head.
+
+        Args:
+            params: What was trained.
+            classes: Whose samples were read.
+            some: The samples read of each class of which not all were.
+        """
+        trained, classes = {id(p) for p in params}, list(classes)
+        met = origin.of(self.known, classes)
+
+        def note(reading: Reading, owner: str, before: Origin) -> Origin:
+            reading.note(owner, classes, frozenset().union(*before.values()), self.known, some or {})
+            return origin.merged(before, met)
+
         for name in self.adapters:
             if any(id(p) in trained for p in self.adapters.params(name)):
-                self.adapters.origins[name] = origin.merged(self.adapters.origins.get(name, {}), met)
+                before = self.adapters.origins.get(name, {})
+                self.adapters.origins[name] = note(self.adapters.reading, name, before)
         if any(id(p) in trained for p in self.head.parameters()):
-            self.head.origin = origin.merged(self.head.origin, met)
+            self.head.origin = note(self.head.reading, "", self.head.origin)
 
     def ready(self, adapter: str, classes: Iterable[int]) -> list[nn.Parameter]:
         """Put ``adapter`` in use (created if new), give ``classes`` head rows, and return what to train."""

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TypeAlias, final
 
 Origin: TypeAlias = Mapping[str, frozenset[int]]
 """Experience -> ids of its classes."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """What went into something, so that the stream can tell which samples that were.
+
+    They are all samples of its classes that are alive, for a request that takes samples makes anew whatever met them
+    or takes them out. Two things differ from that and are written down.
+
+    Attributes:
+        origin: Experience -> classes.
+        outlived: Requests whose samples it met and holds on to, because it was edited or left as it was.
+        parts: Class -> the samples read, where only some were.
+    """
+
+    origin: Origin
+    outlived: tuple[str, ...] = ()
+    parts: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
 def merged(*origins: Origin) -> dict[str, frozenset[int]]:

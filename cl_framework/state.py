@@ -27,6 +27,7 @@ def facts(learner: Learner) -> dict[str, Any]:
         "stack": list(model.adapters.stack),
         "origins": {name: origin.to_json(o) for name, o in model.adapters.origins.items()},
         "head_origin": origin.to_json(model.head.origin),
+        "outlived": {holder: list(requests) for holder, requests in model.outlived.items()},
         "passes": dict(model.passes),
         "steps": learner.steps,
     }
@@ -39,6 +40,7 @@ def restore(learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, An
     learner.model.adapters.stack = tuple(told["stack"])
     learner.model.adapters.origins = {name: origin.from_json(o) for name, o in told["origins"].items()}
     learner.model.head.origin = origin.from_json(told["head_origin"])
+    learner.model.outlived = told.get("outlived", {})  # older runs do not tell
     learner.model.known = {int(c): str(e) for c, e in told["known"]}
     learner.model.passes = Counter(told["passes"])
     learner.steps = int(told["steps"])

@@ -27,7 +27,7 @@ class Samples(Dataset[Batch], ABC):
 
     Attributes:
         labels: ``(n,)`` int64 class ids.
-        ids: ``(n,)`` int64, stable and unique within a data source and its split.
+        ids: ``(n,)`` int64, stable and unique within a data source and its split; below zero for made-up samples.
         key: Names the source, split and transform; None when the transform is random, so that nothing is remembered.
     """
 
@@ -141,9 +141,9 @@ class Rows(Samples):
     """Samples held as one tensor, such as features drawn from a Gaussian."""
 
     def __init__(self, x: Tensor, labels: Tensor, ids: Tensor | None = None, key: str | None = None) -> None:
-        """Keep ``x`` ``(n, ...)`` and its labels; ids count up unless given."""
+        """Keep ``x`` ``(n, ...)`` and its labels; without ids they are made up, and count down from -1."""
         self.x, self.labels, self.key = x, labels, key
-        self.ids = torch.arange(len(labels)) if ids is None else ids
+        self.ids = -1 - torch.arange(len(labels)) if ids is None else ids
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Index the tensor."""

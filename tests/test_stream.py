@@ -72,8 +72,8 @@ def test_inputs_are_read_only_when_looked_at_and_only_once():
     assert count == [1]
 
 
-def test_rows_count_their_ids_unless_given():
-    assert Rows(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64)).ids.tolist() == [0, 1, 2]
+def test_rows_are_made_up_unless_ids_are_given():
+    assert Rows(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64)).ids.tolist() == [-1, -2, -3]
 
 
 def test_an_experience_loses_classes_and_samples_in_both_views_alike(stream):
