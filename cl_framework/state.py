@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_framework import origin
 from cl_framework.learner import Learner
@@ -24,6 +24,7 @@ def facts(learner: Learner) -> dict[str, Any]:
     model = learner.model
     return {
         "known": [[c, e] for c, e in model.known.items()],
+        "adapters": list(model.adapters),
         "stack": list(model.adapters.stack),
         "origins": {name: origin.to_json(o) for name, o in model.adapters.origins.items()},
         "head_origin": origin.to_json(model.head.origin),
@@ -37,7 +38,9 @@ def restore(learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, An
     """Put a learner into a saved state; it grows adapters, rows and entries as the tensors ask for."""
     frozen = {k: v for k, v in learner.state_dict().items() if k.startswith(FROZEN)}
     learner.load_state_dict({**frozen, **found})
-    learner.model.adapters.stack = tuple(told["stack"])
+    bank = learner.model.adapters  # files hold tensors in the order of their names, the bank oldest first
+    bank.rewrites = nn.ModuleDict({name: bank.rewrites[name] for name in told.get("adapters", list(bank))})
+    bank.stack = tuple(told["stack"])
     learner.model.adapters.origins = {name: origin.from_json(o) for name, o in told["origins"].items()}
     learner.model.head.origin = origin.from_json(told["head_origin"])
     learner.model.outlived = told.get("outlived", {})  # older runs do not tell

@@ -30,6 +30,20 @@ def classify(model: Model, batch: Batch) -> Tensor:
     return cross_entropy(model(batch.x), model.head.index(batch.y))
 
 
+def classify_among(model: Model, scores: Tensor, y: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return the cross-entropy over the rows of ``classes`` only: other rows get no gradient.
+
+    Args:
+        model: Whose head has the rows.
+        scores: ``(n, rows)``.
+        y: ``(n,)`` class ids, all of them among ``classes``.
+        classes: The classes to tell from one another.
+    """
+    among = model.head.index(torch.tensor(classes, device=y.device))
+    right = scores.gather(1, model.head.index(y)[:, None])[:, 0]
+    return (scores[:, among].logsumexp(1) - right).mean()
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A stretch of training, described instead of hooked into.
@@ -69,7 +83,7 @@ class Strategy(nn.Module, ABC):
         adopts: Whether it can take up classes of which nothing is known but their rows in a pre-trained classifier.
     """
 
-    isolates: ClassVar[Literal["class", "experience"] | None] = None
+    isolates: Literal["class", "experience"] | None = None
     derived: ClassVar[tuple[str, ...]] = ()
     rewrites: ClassVar[type | None] = None
     adopts: ClassVar[bool] = True
