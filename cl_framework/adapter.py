@@ -40,15 +40,22 @@ class Adapter(ABC):
         needs: Roles without any of which it would do something else than it says.
         neutral: Whether an adapter changes nothing at birth. One that does change something cannot lie on the stack.
         coupled: Whether what it does to a sample depends on the rest of the batch. Such features are never stored.
+        several: Whether several may be in use at once. Not where one puts something of its own in the place of what
+            another made of a site.
     """
 
     needs: ClassVar[frozenset[Role]] = frozenset()
     neutral: bool = True
     coupled: bool = False
+    several: bool = True
 
     @abstractmethod
     def build(self, site: Site) -> Rewrite | None:
         """Build the rewrite for ``site``, or None to leave it alone; at birth it changes nothing if it is neutral."""
+
+    def restore(self, site: Site, state: Mapping[str, Tensor]) -> Rewrite | None:
+        """Build a rewrite that ``state`` can be loaded into; its shapes may differ from those of birth, after a merge."""
+        return self.build(site)
 
 
 @final
@@ -140,7 +147,13 @@ class AdapterBank(nn.Module):
 
     def _rewritten(self, key: str, seen: Tensor, out: Tensor) -> Tensor:
         """Pass ``out`` through every adapter's rewrite at one site."""
-        for name in self.applied:
+        applied = self.applied
+        if len(applied) > 1 and not self.adapter.several:
+            raise UserError(
+                f"{' and '.join(applied)} were put in use at once, and of {type(self.adapter).__name__} as it is set "
+                "one would undo the other; choose an adapter that adds, such as LoRA."
+            )
+        for name in applied:
             rewrite = self.rewrites[name][key]  # type: ignore[index]
             out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
         return out
@@ -170,17 +183,29 @@ class AdapterBank(nn.Module):
         """
         if name in self:
             raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
-        built = {key: self.adapter.build(site) for key, site in self.sites.items()}
-        self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None})
-        place = next((p.device for s in self.sites.values() for p in s.module.parameters()), torch.device("cpu"))
-        if place.type != "cpu":
-            self.rewrites[name].to(place)
-        if like is not None:
-            self.rewrites[name].load_state_dict(self.rewrites[like].state_dict())
+        if like is None:
+            self._put(name, {key: self.adapter.build(site) for key, site in self.sites.items()})
+        else:
+            weights = self.rewrites[like].state_dict()
+            self._fit(name, weights)
+            self.rewrites[name].load_state_dict(weights)
             self.origins[name] = self.origins.get(like, {})
             self.outlived[name] = self.outlived.get(like, ())
             self.reading.copy(like, name)
         return self.params(name)
+
+    def _put(self, name: str, built: Mapping[str, Rewrite | None]) -> None:
+        self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None})
+        place = next((p.device for s in self.sites.values() for p in s.module.parameters()), torch.device("cpu"))
+        if place.type != "cpu":
+            self.rewrites[name].to(place)
+
+    def _fit(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Have an adapter that ``state`` can be loaded into."""
+        mine = self.rewrites[name].state_dict() if name in self else {}
+        if name not in self or {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in mine.items()}:
+            parts = {key: _under(f"{key}.", state) for key in self.sites}
+            self._put(name, {key: self.adapter.restore(site, parts[key]) for key, site in self.sites.items()})
 
     def push(self, name: str) -> list[nn.Parameter]:
         """Create an adapter on top of the stack and return its parameters; at birth it changes nothing.
@@ -192,6 +217,11 @@ class AdapterBank(nn.Module):
             raise UserError(
                 f"{type(self.adapter).__name__} changes features from birth, so that an edit made of it would begin "
                 "with damage; choose an adapter that does not, such as Bottleneck or LoRA."
+            )
+        if not self.adapter.several:
+            raise UserError(
+                f"{type(self.adapter).__name__} as it is set is used one at a time, so that an edit cannot lie on top "
+                "of what is in use; choose an adapter that adds, such as Bottleneck or LoRA."
             )
         params = self.add(name)
         self.stack = (*self.stack, name)
@@ -251,8 +281,12 @@ class AdapterBank(nn.Module):
         for name in [n for n in self if n not in names]:
             self.drop(name)
         for name in names:
-            if name not in self:
-                self.add(name)
+            self._fit(name, _under(f"{start}{name}.", state))
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is below ``prefix``, by the rest of its name."""
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _put_back(out: Tensor, parts: list[tuple[slice, Tensor]]) -> Tensor:

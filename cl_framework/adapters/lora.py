@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
@@ -33,22 +33,41 @@ class LoRA(Adapter):
 
     def build(self, site: Site) -> Rewrite | None:
         """Correct a map whose role was chosen; it must be linear, so a block's branch is none."""
-        return _LowRank(site, self.rank, self.scale) if site.role in self.roles and site.role != "block_mlp" else None
+        if site.role not in self.roles or site.role == "block_mlp":
+            return None
+        return Factors(site.width_in, site.width_out, self.rank, self.scale)
+
+    def restore(self, site: Site, state: Mapping[str, Tensor]) -> Rewrite | None:
+        """Build the correction with the rank that is stored, which a merge may have changed."""
+        if "a" not in state:
+            return self.build(site)
+        return Factors(site.width_in, site.width_out, len(state["a"]), self.scale)
 
 
 @final
-class _LowRank(Rewrite):
-    def __init__(self, site: Site, rank: int, scale: float) -> None:
+class Factors(Rewrite):
+    """``out + scale * b a given``, with ``b`` at zero at birth.
+
+    Attributes:
+        a: ``(rank, width_in)``.
+        b: ``(width_out, rank)``.
+        scale: Fixed factor.
+    """
+
+    def __init__(self, width_in: int, width_out: int, rank: int, scale: float = 1.0) -> None:
+        """Draw ``a``."""
         super().__init__()
-        self.a = nn.Parameter(torch.empty(rank, site.width_in))
-        self.b = nn.Parameter(torch.zeros(site.width_out, rank))
+        self.a = nn.Parameter(torch.empty(rank, width_in))
+        self.b = nn.Parameter(torch.zeros(width_out, rank))
         nn.init.kaiming_uniform_(self.a, a=5**0.5)
         self.scale = scale
 
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
+        """Add the correction."""
         return out + self.scale * (given @ self.a.T @ self.b.T)
 
     def delta(self) -> Tensor:
+        """Return what is added to the weight, ``(width_out, width_in)``."""
         return self.scale * self.b @ self.a
 
     @torch.no_grad()
