@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 Role: TypeAlias = Literal[
@@ -72,6 +73,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def sites(self) -> Mapping[str, Site]:
         """Name the places an adapter may rewrite; names hold no dots."""
+
+    def lengths(self, x: Tensor) -> Tensor:
+        """Return how long each input is ``(n,)`` int64, where a pass may be as long as what it is given.
+
+        Frozen passes hold inputs of one length, so that it is an input's own. Pictures are all alike.
+        """
+        return torch.zeros(len(x), dtype=torch.int64)
 
     def classifier(self) -> Mapping[str, Tensor] | None:
         """Return the classifier it was pre-trained with, if there is one.

@@ -167,16 +167,17 @@ class Model(nn.Module):
         return out
 
     def _in_chunks(self, x: Tensor) -> Tensor:
-        """Pass ``x`` through the backbone in chunks of one size: a row's bits then depend on that row alone."""
+        """Pass ``x`` through the backbone in chunks of one size and length: a row's bits depend on that row alone."""
         self.passes[self.phase] += len(x)
         training = self.adapters.training
         self.adapters.eval()
-        pieces = []
-        for part in torch.split(x.to(self.device), CHUNK):
+        lengths, pieces = self.backbone.lengths(x), []
+        rows = [r for n in lengths.unique() for r in torch.split((lengths == n).nonzero()[:, 0], CHUNK)] or [lengths]
+        for part in (x[r.to(x.device)].to(self.device) for r in rows):
             padded = torch.cat([part, part.new_zeros(CHUNK - len(part), *part.shape[1:])])
             pieces.append(self.backbone(padded)[: len(part)])
         self.adapters.train(training)
-        return torch.cat(pieces)
+        return torch.cat(pieces)[torch.cat(rows).argsort().to(self.device)]
 
     def digests(self, names: Iterable[str]) -> list[str]:
         """Return a hash of each named adapter's weights."""

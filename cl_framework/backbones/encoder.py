@@ -1,0 +1,152 @@
+"""Sites of transformers encoders by role, whatever a family calls its maps, and attention that lets tokens be added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from cl_framework.backbone import Role, Site
+
+ATTENTION = "padding_only"
+MAPS: Mapping[Role, tuple[str, ...]] = {
+    "query": ("query", "q_proj", "q_lin", "q"),
+    "key": ("key", "k_proj", "k_lin", "k"),
+    "value": ("value", "v_proj", "v_lin", "v"),
+}
+OUT = ("o_proj", "out_lin", "out_proj", "o")
+MLP = (("fc1", "fc2"), ("lin1", "lin2"))
+STREAM: tuple[Role, ...] = ("block_in", "block_out", "attention_in", "tokens_out")
+EMBEDDING = ("word_embeddings", "patch_embeddings")
+NORM = ("layernorm_after", "norm2", "layer_norm2")
+"""Norms in front of an MLP; where there is none, the norm comes after it and the MLP reads the residual itself."""
+
+
+def encoder_sites(body: nn.Module, pooled: nn.Module, width: int, grows: bool = True) -> dict[str, Site]:
+    """Find the sites of an encoder by what its modules are.
+
+    Args:
+        body: The encoder.
+        pooled: A module that the token stream goes through between encoder and pooling.
+        width: Width of the token stream.
+        grows: Whether its attention bears that tokens are added; places where they might be are left out otherwise.
+    """
+    layers = blocks(body)
+    found = {
+        f"{path}/{role}": replace(site, block=i, blocks=len(layers))
+        for i, (path, block) in enumerate(layers.items())
+        for role, site in _of_block(block, width)
+    }
+    mapped = {site.module for site in found.values()}
+    for path, module in body.named_modules():
+        at, inside = path.replace(".", "/"), (i for i, start in enumerate(layers) if path.startswith(f"{start}."))
+        block = next(inside, None)
+        if isinstance(module, nn.LayerNorm):
+            size = module.normalized_shape[-1]
+            found[f"{at}/norm"] = Site("norm", module, size, size, block=block, blocks=len(layers))
+        elif isinstance(module, nn.Linear) and module not in mapped:
+            size, out = module.in_features, module.out_features
+            found[f"{at}/linear"] = Site("linear", module, size, out, block=block, blocks=len(layers))
+        elif path.rpartition(".")[2] in EMBEDDING:
+            found[f"{at}/embedding"] = Site("embedding", module, width, width, blocks=len(layers))
+    found["pooled/tokens_out"] = Site("tokens_out", pooled, width, width, blocks=len(layers))
+    return {name.replace(".", "/"): site for name, site in found.items() if grows or site.role not in STREAM}
+
+
+def blocks(body: nn.Module) -> dict[str, nn.Module]:
+    """Return the blocks: the members of the outermost lists whose every member holds an attention."""
+    found: dict[str, nn.Module] = {}
+    for path, layers in body.named_modules():
+        inside = any(path.startswith(f"{at}.") for at in found)
+        if isinstance(layers, nn.ModuleList) and not inside and all(attention(each) is not None for each in layers):
+            found |= {f"{path}.{i}": each for i, each in enumerate(layers)}
+    return found
+
+
+def attention(block: nn.Module) -> nn.Module | None:
+    """Return the first module within ``block`` that holds a query, a key and a value map."""
+    return next((m for m in block.modules() if all(_linear(m, names) is not None for names in MAPS.values())), None)
+
+
+def _of_block(block: nn.Module, width: int) -> Iterator[tuple[str, Site]]:
+    asks = attention(block)
+    assert asks is not None
+    yield "block_in", Site("block_in", block, width, width, before=True)
+    yield "block_out", Site("block_out", block, width, width)
+    yield "attention_in", Site("attention_in", asks, width, width, before=True)
+    maps: dict[Role, nn.Linear | None] = {role: _linear(asks, names) for role, names in MAPS.items()}
+    maps["attention_out"] = _linear(asks, OUT) or _after(block, asks)
+    first, last, inner = _mlp(block)
+    maps |= {"mlp_in": first, "mlp_out": last}
+    for role, m in maps.items():
+        if m is not None:
+            yield role, Site(role, m, m.in_features, m.out_features)
+    norm = next((m for n in NORM if isinstance(m := getattr(block, n, None), nn.LayerNorm)), None)
+    if inner is not None:
+        end = getattr(block, "layer_scale2", inner)  # a layer scale belongs to the branch, so an adapter joins after it
+        yield "block_mlp", Site("block_mlp", end, width, width, reads=norm)
+    elif last is not None:  # BERT: the branch has no module of its own and ends in a dropout
+        end = getattr(getattr(block, "output", None), "dropout", last)
+        yield "block_mlp", Site("block_mlp", end, width, width, reads=norm or first)
+
+
+def _mlp(block: nn.Module) -> tuple[nn.Linear | None, nn.Linear | None, nn.Module | None]:
+    """Return the two maps of a block's MLP, and the module that holds both if one does."""
+    for module in block.modules():
+        for first, last in MLP:
+            a, b = getattr(module, first, None), getattr(module, last, None)
+            if isinstance(a, nn.Linear) and isinstance(b, nn.Linear):
+                return a, b, module if module is not block else None
+    pair = [getattr(getattr(block, part, None), "dense", None) for part in ("intermediate", "output")]
+    a, b = (m if isinstance(m, nn.Linear) else None for m in pair)
+    return a, b, None
+
+
+def _after(block: nn.Module, asks: nn.Module) -> nn.Linear | None:
+    """Return BERT's output map of attention, which lies beside the module that asks."""
+    for module in block.modules():
+        if module is not block and any(child is asks for child in module.children()):
+            dense = getattr(getattr(module, "output", None), "dense", None)
+            return dense if isinstance(dense, nn.Linear) else None
+    return None
+
+
+def _linear(module: nn.Module, names: tuple[str, ...]) -> nn.Linear | None:
+    return next((m for n in names if isinstance(m := getattr(module, n, None), nn.Linear)), None)
+
+
+def let_tokens_be_added(body: Any) -> bool:
+    """Give an encoder attention that sees every token added at the end, and only padding not; False if it has its own.
+
+    transformers makes one mask for all blocks, as long as the sentences; whatever an adapter adds would not fit it.
+    """
+    from transformers import AttentionInterface
+
+    if not getattr(body, "_supports_attention_backend", False):
+        return False
+    AttentionInterface.register(ATTENTION, padding_only)
+    body.set_attn_implementation(ATTENTION)
+    return True
+
+
+def padding_only(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Return softmax attention ``(n, tokens, heads, width)`` and its weights ``(n, heads, tokens, keys)``.
+
+    Args:
+        module: The layer, as transformers passes it.
+        query: ``(n, heads, tokens, width)``.
+        key: ``(n, heads, keys, width)``.
+        value: ``(n, heads, keys, width)``.
+        attention_mask: ``(n, 1, 1, tokens)``, added to the scores; keys beyond it are seen.
+        options: ``scaling`` of the scores.
+    """
+    scores = (query @ key.transpose(2, 3)) * (options.get("scaling") or query.shape[-1] ** -0.5)
+    if attention_mask is not None:
+        scores = scores + pad(attention_mask, (0, scores.shape[-1] - attention_mask.shape[-1]))
+    weights = scores.softmax(-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights

@@ -1,0 +1,254 @@
+"""Any transformers encoder, of sentences or of pictures, frozen, with its sites resolved by role."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from cl_framework.backbone import Backbone, Site
+from cl_framework.backbones.encoder import encoder_sites, let_tokens_be_added
+from cl_framework.backbones.timm import network
+from cl_framework.errors import UserError
+
+STEP = 8  # lengths of passes in tokens: few enough to fill chunks, close enough to waste little
+PARTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+@final
+class HuggingFace(Backbone):
+    """A transformers encoder such as BERT, RoBERTa, DistilBERT, MiniLM or ViT, without its head.
+
+    A sentence comes as its UTF-8 bytes and is cut into tokens here: the tokenizer belongs to the weights, so no stream
+    can be given the wrong one. Padding is masked, and frozen passes hold sentences of one length, rounded up to a
+    multiple of 8 tokens: a feature depends on its own sentence alone, bit for bit.
+
+    Args:
+        name: A folder with ``config.json`` and ``*.safetensors``, an installed package that carries one, or a name on
+            the Hugging Face hub.
+        pooling: Average the tokens (``mean``) or take the first (``cls``); None follows ``1_Pooling/config.json``, as
+            sentence-transformers writes it, and else takes the first.
+        normalize: Scale features to length one.
+        max_tokens: Where sentences are cut off, special tokens included; None for what the encoder was made for.
+        download: Allow the hub to fetch what is not on this machine.
+
+    Raises:
+        UserError: If there is no such encoder here, its weights are not complete or not safetensors, or it is of a
+            kind that makes no features.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pooling: Literal["mean", "cls"] | None = None,
+        normalize: bool = False,
+        max_tokens: int | None = None,
+        download: bool = False,
+    ) -> None:
+        """Load the network and its tokenizer, and freeze."""
+        super().__init__()
+        folder = located(name, download)
+        self.name = name if not Path(name).is_dir() else Path(name).resolve().name
+        self.body = _load(folder)
+        self.body.requires_grad_(False).eval()
+        self.pooled = nn.Identity()  # where the token stream can be met between the encoder and the pooling
+        self.pooling, self.normalize = pooling or _pooling(folder), normalize
+        config: Any = self.body.config
+        self.width = int(config.hidden_size)
+        self.reads: Literal["sentences", "pictures"] = "pictures" if _sees(self.body) else "sentences"
+        if self.reads == "sentences":
+            self.tokenizer, most = _tokenizer(folder), _most_tokens(folder, config)
+            self.max_tokens = min(max_tokens or most, most)
+            self.padding = int(config.pad_token_id or 0)
+            self.tokenizer.enable_truncation(self.max_tokens)
+            self.tokenizer.no_padding()
+        self.grows = let_tokens_be_added(self.body)
+        self._sites = encoder_sites(self.body, self.pooled, self.width, self.grows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features ``(n, width)`` of sentences ``(n, bytes)`` uint8 or of pictures ``(n, 3, side, side)``.
+
+        Raises:
+            UserError: If it is given the other kind.
+        """
+        if (x.dtype == torch.uint8 and x.dim() == 2) != (self.reads == "sentences"):
+            found = "sentences" if self.reads == "pictures" else f"{str(x.dtype).removeprefix('torch.')} pictures"
+            raise UserError(f"{self.name} reads {self.reads} and was given {found}; choose other data or backbone.")
+        if self.reads == "pictures":
+            tokens = self.pooled(self.body(pixel_values=x).last_hidden_state)
+            return self._finish(tokens, tokens.new_ones(tokens.shape[:2]))
+        ids, mask = (t.to(x.device) for t in self._padded(self.tokens(x)))
+        hidden = (1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
+        found = self.body(input_ids=ids, attention_mask=hidden if self.grows else mask)
+        return self._finish(self.pooled(found.last_hidden_state), mask)
+
+    def tokens(self, x: Tensor) -> list[list[int]]:
+        """Return the token ids of each of the sentences ``(n, bytes)``."""
+        sentences = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in x.cpu().numpy()]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(sentences)]
+
+    def lengths(self, x: Tensor) -> Tensor:
+        """Return how many tokens each sentence takes, rounded up."""
+        if self.reads == "pictures":
+            return super().lengths(x)
+        return torch.tensor([self._rounded(len(ids)) for ids in self.tokens(x)], dtype=torch.int64)
+
+    def sites(self) -> Mapping[str, Site]:
+        """Return the sites of every block."""
+        return self._sites
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all weights by name, and of the tokenizer."""
+        words = self.tokenizer.to_str() if self.reads == "sentences" else ""
+        return hashlib.sha256((super().digest() + words).encode()).hexdigest()
+
+    def _rounded(self, count: int) -> int:
+        return min(-(-count // STEP) * STEP, self.max_tokens)
+
+    def _padded(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
+        longest = self._rounded(max((len(ids) for ids in tokens), default=1))
+        ids = torch.full((len(tokens), longest), self.padding, dtype=torch.int64)
+        mask = torch.zeros(len(tokens), longest, dtype=torch.int64)
+        for i, row in enumerate(tokens):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+    def _finish(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        z = tokens[:, 0] if self.pooling == "cls" else mean_of(tokens, mask)
+        return nn.functional.normalize(z, dim=-1) if self.normalize else z
+
+
+def mean_of(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean ``(n, width)`` of the tokens ``(n, tokens, width)`` that ``mask`` ``(n, tokens)`` leaves.
+
+    >>> mean_of(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
+    tensor([[2.]])
+    """
+    weight = mask[..., None].to(tokens.dtype)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def located(name: str, download: bool = False) -> Path:
+    """Return the folder of an encoder: the folder itself, the one that a package carries, or the hub's.
+
+    Raises:
+        UserError: If there is none, or it holds no safetensors.
+    """
+    if (folder := Path(name).expanduser()).is_dir():
+        return _checked(folder)
+    package = name.replace("-", "_")
+    if package.isidentifier() and (spec := find_spec(package)) is not None:
+        places = [Path(p) for p in spec.submodule_search_locations or ()]
+        held = sorted({c.parent for p in places for c in p.rglob("config.json") if any(c.parent.glob("*.safetensors"))})
+        if len(held) == 1:
+            return held[0]
+    try:
+        with network(download):
+            found = snapshot_download(
+                name, local_files_only=not download, allow_patterns=PARTS, ignore_patterns=["onnx/*", "openvino/*"]
+            )
+    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+        raise UserError(
+            f"Cannot find the encoder {name!r}: it is no folder, no installed package that carries weights, and not in "
+            f"the hub's cache on this machine ({type(error).__name__}); give a folder, or set `download: true`."
+        ) from error
+    return _checked(Path(found))
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no config.json; give the folder that `save_pretrained` wrote.")
+    if not any(folder.glob("*.safetensors")):
+        others = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
+        raise UserError(
+            f"{folder} holds {others} and no *.safetensors; pickled weights can run code and are not read: convert "
+            "them with `save_pretrained`."
+        )
+    return folder
+
+
+def _load(folder: Path) -> nn.Module:
+    """Build the encoder from a folder, without its pooling layer, in single precision."""
+    from transformers import AutoConfig, AutoModel, logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with network(False), torch.random.fork_rng(devices=[]):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if getattr(config, "is_encoder_decoder", False):
+                raise UserError(f"{folder} holds a {config.model_type}, which has a decoder; give an encoder.")
+            body, told = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"Cannot load the encoder in {folder} ({reason}); give one that transformers knows.") from error
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+    if lacking := sorted(k for k in told["missing_keys"] if not k.startswith("pooler.")):
+        raise UserError(f"The weights in {folder} lack {lacking[0]}; give a complete checkpoint of an encoder.")
+    if hasattr(body, "pooler"):
+        body.pooler = None  # trained for another purpose, and random in many checkpoints
+    whole: nn.Module = body.float()
+    return whole
+
+
+def _sees(body: nn.Module) -> bool:
+    return getattr(body, "main_input_name", "input_ids") == "pixel_values"
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with network(False):
+            found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{folder} holds no tokenizer that can be read; add its tokenizer.json.") from error
+    if (backend := getattr(found, "backend_tokenizer", None)) is None:
+        raise UserError(f"{folder} holds no tokenizer.json; save the tokenizer with a fast version.")
+    return backend
+
+
+def _most_tokens(folder: Path, config: Any) -> int:
+    """Return how many tokens the encoder was made for: what sentence-transformers recorded, or else has positions."""
+    room = int(getattr(config, "max_position_embeddings", 512))
+    room -= int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET else 0
+    return min(int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or room), room)
+
+
+OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # positions count from after the padding's id
+
+
+def _pooling(folder: Path) -> Literal["mean", "cls"]:
+    said = _json(folder / "1_Pooling" / "config.json")
+    modes = [said.get("pooling_mode"), *(k.removeprefix("pooling_mode_") for k, v in said.items() if v is True)]
+    chosen = [m for m in modes if m in ("mean", "cls", "mean_tokens", "cls_token")]
+    if said and len(chosen) != 1:
+        raise UserError(f"{folder} pools in a way that is not known here; set `pooling` to mean or cls.")
+    return "mean" if chosen and chosen[0].startswith("mean") else "cls"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
+    return found if isinstance(found, dict) else {}
