@@ -13,10 +13,11 @@ from torch import Tensor
 
 from cl_framework.errors import UserError
 from cl_framework.stream import Experience, Scenario, Step
-from scenarios.data.decode import decode
+from scenarios.data.decode import decode, sentence
+from scenarios.data.grouping import read_groups
 from scenarios.data.open import open_source
 from scenarios.data.source import Source, View
-from scenarios.transform import Plain, Transform
+from scenarios.transform import Plain, Transform, Utf8
 
 
 @final
@@ -27,15 +28,18 @@ class ClassIncremental(Scenario):
     Class ids stay the source's own. Nothing is loaded before the stream is first used.
 
     Args:
-        dataset: A data source: digits, glyphs, torchvision:NAME, imagefolder:PATH or csv:FILE.
+        dataset: A data source: digits, glyphs, torchvision:NAME, imagefolder:PATH, csv:FILE or json:FILE.
         base: Classes of the first experience; ``increment`` if None or 0.
         increment: Classes of each experience after it.
         order_seed: Seed of the class order (numpy's legacy generator; 1993 in the literature); None for natural order.
         order: The class order itself, in place of a seed; classes left out do not appear in the stream.
         sizes: How many classes each experience brings, in place of ``base`` and ``increment``.
-        transform: How pictures become inputs; ``Plain()`` if None.
-        validation: Share of the training pictures to be examined on in place of the test split, for choosing settings.
+        transform: How samples become inputs; ``Plain()`` for pictures and ``Utf8()`` for sentences if None.
+        validation: Share of the training samples to be examined on in place of the test split, for choosing settings.
         classes: Stop after this many classes of the order; None for all.
+        groups: A JSON file that names the classes of each experience, ``{"banking": ["transfer", ...], ...}``, in place
+            of ``base``, ``increment``, ``order`` and ``sizes``; ``order_seed`` then orders the groups. Classes in none
+            do not appear.
 
     Raises:
         UserError: If the arguments contradict each other or, on first use, the data.
@@ -52,15 +56,18 @@ class ClassIncremental(Scenario):
         transform: Transform | None = None,
         validation: float = 0.0,
         classes: int | None = None,
+        groups: str | None = None,
     ) -> None:
         """Keep the settings."""
         self.dataset, self.increment, self.order_seed = dataset, increment, order_seed
         self.base, self.order, self.sizes = base or increment, order, sizes
-        self.transform, self.validation, self.classes = transform or Plain(), validation, classes
+        self.transform, self.validation, self.classes, self.grouping = transform, validation, classes, groups
         if self.base < 1 or increment < 1 or min(sizes or [1]) < 1 or (classes is not None and classes < 1):
             raise UserError("Every experience needs a class; give base, increment, sizes and classes of 1 or more.")
         if order is not None and len(set(order)) < len(order):
             raise UserError(f"The class order {order} names a class twice; name each once.")
+        if groups and (order or sizes or classes):
+            raise UserError("The groups say which classes come when; leave out order, sizes and classes.")
         if not 0 <= validation < 1:
             raise UserError(f"validation is a share of the training images, from 0 to below 1; found {validation}.")
 
@@ -75,13 +82,29 @@ class ClassIncremental(Scenario):
         """What each class id is called."""
         return self.source.class_names
 
+    @cached_property
+    def how(self) -> Transform:
+        """How samples become inputs.
+
+        Raises:
+            UserError: If the transform is for samples of another kind.
+        """
+        kind = self.source.train.kind
+        how = self.transform or {"pictures": Plain, "sentences": Utf8}[kind]()
+        if how.takes != kind:
+            raise UserError(f"{type(how).__name__} takes {how.takes}, and {self.dataset} holds {kind}; leave it out.")
+        return how
+
     def groups(self) -> list[tuple[int, ...]]:
         """Return the class ids of every experience.
 
         Raises:
-            UserError: If order, sizes, base or classes do not fit the number of classes.
+            UserError: If order, sizes, base, classes or groups do not fit the classes there are.
         """
         n = len(self.class_names)
+        if self.grouping is not None:
+            found = read_groups(self.grouping, self.class_names)
+            return [found[i] for i in class_order(len(found), self.order_seed)]
         order = class_order(n, self.order_seed) if self.order is None else self.order
         if strange := sorted(set(order) - set(range(n))):
             raise UserError(f"The class order names class {strange[0]}, but {self.dataset} has classes 0 to {n - 1}.")
@@ -96,7 +119,7 @@ class ClassIncremental(Scenario):
 
     def steps(self) -> Iterator[Step]:
         """Yield one experience after another, with the test samples of its classes as its exam."""
-        source, how = self.source, self.transform
+        source, how = self.source, self.how
         data = View(source.train, how.train())
         reference = View(source.train, how.test(), f"{source.name}/{source.train.split}/{how.name}")
         exam = View(source.test, how.test(), f"{source.name}/{source.test.split}/{how.name}")
@@ -104,8 +127,9 @@ class ClassIncremental(Scenario):
             yield Step(Experience(f"task-{i}", classes, data.of(classes), reference.of(classes)), exam.of(classes))
 
     def read(self, files: Sequence[str]) -> Tensor:
-        """Read image files as the exams are read: ``(n, 3, side, side)``."""
-        return self.transform.test()([decode(Path(f)) for f in files])
+        """Read files as the exams are read: an image each ``(n, 3, side, side)``, or a sentence each ``(n, bytes)``."""
+        one = decode if self.how.takes == "pictures" else sentence
+        return self.how.test()([one(Path(f)) for f in files])
 
     def fingerprint(self) -> str:
         """Return a hash of the data."""

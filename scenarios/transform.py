@@ -1,28 +1,33 @@
-"""How pictures become inputs: one way for training, one for tests, prototypes and statistics."""
+"""How pictures and sentences become inputs: one way for training, one for tests, prototypes and statistics."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 from torchvision.transforms import v2
 
-Pipeline: TypeAlias = Callable[[Tensor | list[Tensor]], Tensor]
+from cl_framework.errors import UserError
+
+Pipeline: TypeAlias = Callable[[Any], Tensor]
 """From pictures ``(n, 3, H, W)``, or a list of ``(3, H, W)`` of any sizes, uint8 or floats in [0, 1], to inputs
-``(n, 3, S, S)`` float32 in [0, 1]. Randomness is drawn anew for each picture from torch's global generator."""
+``(n, 3, S, S)`` float32 in [0, 1]. Randomness is drawn anew for each picture from torch's global generator.
+Or from a list of sentences to inputs ``(n, bytes)`` uint8."""
 
 
 class Transform(ABC):
-    """A pair of pipelines; the one for tests has no randomness and treats each picture by itself.
+    """A pair of pipelines; the one for tests has no randomness and treats each sample by itself.
 
     Attributes:
+        takes: What it makes inputs of.
         name: Unique among settings that differ at test time: remembered features are filed under it.
     """
 
+    takes: ClassVar[Literal["pictures", "sentences"]] = "pictures"
     name: str
 
     @abstractmethod
@@ -96,6 +101,40 @@ class Pilot(Transform):
         """Return a bicubic resize and a centre crop."""
         resize = v2.Resize(round(self.size * 256 / 224), interpolation=v2.InterpolationMode.BICUBIC)
         return _Each([resize, v2.CenterCrop(self.size)])
+
+
+@final
+class Utf8(Transform):
+    """For sentences: their bytes, zeros after the end. Where they are cut into tokens is the backbone's business.
+
+    Args:
+        size: Room for each sentence in bytes; longer ones are refused rather than cut.
+    """
+
+    takes = "sentences"
+
+    def __init__(self, size: int = 512) -> None:
+        """Keep the room."""
+        self.size, self.name = size, f"utf8-{size}"
+
+    def train(self) -> Pipeline:
+        """Return the bytes: nothing is varied."""
+        return self._bytes
+
+    def test(self) -> Pipeline:
+        """Return the bytes."""
+        return self._bytes
+
+    def _bytes(self, sentences: list[str]) -> Tensor:
+        raw = [sentence.encode() for sentence in sentences]
+        if (long := next((i for i, b in enumerate(raw) if len(b) > self.size), None)) is not None:
+            raise UserError(
+                f"There is room for {self.size} bytes, and the sentence {sentences[long][:40]!r}... takes "
+                f"{len(raw[long])}; set `transform` to Utf8 with a larger size."
+            )
+        return torch.frombuffer(bytearray(b"".join(b.ljust(self.size, b"\0") for b in raw)), dtype=torch.uint8).view(
+            len(raw), self.size
+        )
 
 
 @final

@@ -1,4 +1,4 @@
-"""Image files to tensors; a file that cannot be read is named."""
+"""Image and text files to samples; a file that cannot be read is named."""
 
 from __future__ import annotations
 
@@ -36,3 +36,15 @@ def decode(path: Path) -> Tensor:
     if not np.isfinite(grey).all():
         raise UserError(f"The image {path} holds NaN or infinity; replace it or take it out of the data.")
     return torch.from_numpy((grey.clip(0, 1) * 255).round().astype(np.uint8)).expand(3, -1, -1)
+
+
+def sentence(path: Path) -> str:
+    """Read a text file as one sentence.
+
+    Raises:
+        UserError: If the file is missing or not UTF-8.
+    """
+    try:
+        return " ".join(path.read_text(encoding="utf-8").split())
+    except (OSError, ValueError) as e:
+        raise UserError(f"Cannot read the text {path} ({e}); give a file that holds one sentence.") from e

@@ -16,6 +16,7 @@ LOADERS = {
     "torchvision": "torchvision_sets",
     "imagefolder": "imagefolder",
     "csv": "table",
+    "json": "records",
 }
 FORM = re.compile(r"(?P<subject>.*?)(?:(?:^|:)(?P<options>\w+=[^,]*(?:,\w+=[^,]*)*))?", re.DOTALL)
 
@@ -26,7 +27,7 @@ def open_source(spec: str) -> Source:
     Args:
         spec: ``NAME``, ``NAME:SUBJECT``, and options after a colon, as in ``digits:seed=3``,
             ``glyphs:classes=50,train=40``, ``torchvision:CIFAR100:download=true``, ``imagefolder:PATH:test=0.3`` or
-            ``csv:FILE``; the options of a name are the arguments of its ``load``.
+            ``csv:FILE``, ``json:FILE``; the options of a name are the arguments of its ``load``.
 
     Raises:
         UserError: If the name or an option is unknown, the subject is missing, or the data cannot be read.

@@ -1,4 +1,4 @@
-"""Where pictures come from: two labelled splits, and views of them through a transform."""
+"""Where pictures and sentences come from: two labelled splits, and views of them through a transform."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ class Pictures:
         ids: ``(n,)`` int64, the row in the split as the source first listed it.
         split: The split these rows come from, such as ``train``.
     """
+
+    kind: ClassVar[Literal["pictures"]] = "pictures"
+    noun: ClassVar[str] = "images"
 
     def __init__(
         self, split: str, images: Tensor | Sequence[Path], labels: Tensor | Sequence[int], ids: Tensor | None = None
@@ -78,27 +81,72 @@ class Pictures:
 
 
 @final
+class Sentences:
+    """Labelled sentences of one split.
+
+    Attributes:
+        sentences: The sentences.
+        labels: ``(n,)`` int64 indices into the source's class names.
+        ids: ``(n,)`` int64, the row in the split as the source first listed it.
+        split: The split these rows come from, such as ``train``.
+    """
+
+    kind: ClassVar[Literal["sentences"]] = "sentences"
+    noun: ClassVar[str] = "sentences"
+
+    def __init__(
+        self, split: str, sentences: Sequence[str], labels: Tensor | Sequence[int], ids: Tensor | None = None
+    ) -> None:
+        """Keep the sentences; ids count up unless given."""
+        self.split, self.sentences = split, tuple(sentences)
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.ids = torch.arange(len(self.labels)) if ids is None else ids
+
+    def __len__(self) -> int:
+        """Count the sentences."""
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> Sentences:
+        """Return the sentences at ``rows``; they keep their ids."""
+        return Sentences(self.split, self.read(rows), self.labels[rows], self.ids[rows])
+
+    def read(self, rows: Tensor) -> list[str]:
+        """Return sentences."""
+        return [self.sentences[i] for i in rows.tolist()]
+
+    def digest(self) -> str:
+        """Return a sha256 of sentences, labels and ids."""
+        h = sha256(self.labels.numpy().tobytes() + self.ids.numpy().tobytes())
+        h.update("\0".join(self.sentences).encode())
+        return h.hexdigest()
+
+    def describe(self, rows: Tensor) -> str:
+        """Name the samples at ``rows``, at most five of them, for a message."""
+        return ", ".join(map(repr, self.read(rows[:5]))) + (", ..." if len(rows) > 5 else "")
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Pictures to learn from and pictures to be examined on; every class has both.
+    """Pictures or sentences to learn from and others to be examined on; every class has both.
 
     Attributes:
         name: How the source was asked for; part of the key under which features are remembered.
-        train: Pictures to learn from.
-        test: Pictures that only the evaluator sees.
+        train: Samples to learn from.
+        test: Samples that only the evaluator sees.
         class_names: What each label is called.
     """
 
     name: str
-    train: Pictures
-    test: Pictures
+    train: Pictures | Sentences
+    test: Pictures | Sentences
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         """Check every label.
 
         Raises:
-            UserError: If a label lies outside the declared classes, or a class has no pictures in a split.
+            UserError: If a label lies outside the declared classes, or a class has no samples in a split.
         """
         n = len(self.class_names)
         for part in (self.train, self.test):
@@ -111,7 +159,7 @@ class Source:
             empty = (torch.bincount(part.labels, minlength=n) == 0).nonzero()[:, 0].tolist()
             if empty:
                 names = ", ".join(repr(self.class_names[c]) for c in empty[:5]) + (", ..." if len(empty) > 5 else "")
-                raise UserError(f"Class {names} of {self.name} has no {part.split} images; add some or remove it.")
+                raise UserError(f"Class {names} of {self.name} has no {part.split} {part.noun}; add some or remove it.")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -120,12 +168,14 @@ class Source:
         return sha256("\0".join(parts).encode()).hexdigest()
 
     def validating(self, share: float, seed: int = 0) -> Source:
-        """Return a source examined on a held-out ``share`` of the training pictures; the test split is out of reach."""
-        kept, held = stratified(self.train.labels, share, seed, self.class_names)
+        """Return a source examined on a held-out ``share`` of the training samples; the test split is out of reach."""
+        kept, held = stratified(self.train.labels, share, seed, self.class_names, self.train.noun[:-1])
         return replace(self, train=self.train.take(kept), test=self.train.take(held))
 
 
-def stratified(labels: Tensor, share: float, seed: int, class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
+def stratified(
+    labels: Tensor, share: float, seed: int, class_names: Sequence[str], noun: str = "image"
+) -> tuple[Tensor, Tensor]:
     """Split rows so that every class, however small, gives its ``share`` and at least one row, and keeps one.
 
     Returns:
@@ -141,7 +191,7 @@ def stratified(labels: Tensor, share: float, seed: int, class_names: Sequence[st
     for c in sorted(set(labels.tolist())):
         rows = (labels == c).nonzero()[:, 0]
         if len(rows) < 2:
-            raise UserError(f"Class {class_names[c]!r} has a single image, which cannot be split; add images to it.")
+            raise UserError(f"Class {class_names[c]!r} has a single {noun}, which cannot be split; add {noun}s to it.")
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=g)[:count]]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
@@ -149,9 +199,9 @@ def stratified(labels: Tensor, share: float, seed: int, class_names: Sequence[st
 
 @final
 class View(Samples):
-    """Pictures through a transform; each batch has x ``(n, 3, S, S)`` float32 in [0, 1]."""
+    """Samples through a transform; a batch has x ``(n, 3, S, S)`` float32 in [0, 1], or ``(n, bytes)`` uint8."""
 
-    def __init__(self, pictures: Pictures, pipeline: Pipeline, key: str | None = None) -> None:
+    def __init__(self, pictures: Pictures | Sentences, pipeline: Pipeline, key: str | None = None) -> None:
         """Look at ``pictures`` through ``pipeline``; give a ``key`` only if the pipeline has no randomness."""
         self.pictures, self.pipeline, self.key = pictures, pipeline, key
         self.labels, self.ids = pictures.labels, pictures.ids

@@ -1,4 +1,4 @@
-"""`csv:FILE`: a table of images with columns path, label and, if you like, split."""
+"""`csv:FILE`: a table of images (columns path, label) or sentences (text, label), and split if you like."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import csv
 from pathlib import Path
 
 from cl_framework.errors import UserError
+from scenarios.data import records
+from scenarios.data.records import Record
 from scenarios.data.source import Pictures, Source, stratified
 
 
-def load(path: str, test: float = 0.2, seed: int = 0) -> Source:
+def load(path: str, test: float = 0.2, seed: int = 0, exam: str = "") -> Source:
     """Read the table; class ids follow the sorted labels (sorted as numbers if all are).
 
     Args:
         path: A CSV file whose first line names the columns; image paths resolve beside it; split is train or test.
         test: Share of each class held out for testing where there is no split column.
         seed: Seed of that split.
+        exam: A second table of sentences, all of it to be examined on; the first is then all learned from.
 
     Raises:
         UserError: If the table or an image is missing, a column is missing, or a line has no label or an odd split.
     """
     file, name = Path(path).expanduser(), f"csv:{path}"
-    if not file.is_file():
-        raise UserError(f"There is no file {path}; give a CSV with columns path,label[,split].")
-    with file.open(newline="", encoding="utf-8-sig") as f:
-        reader = csv.DictReader(f, restval="")
-        columns = set(reader.fieldnames or ())
-        if missing := {"path", "label"} - columns:
-            raise UserError(f"{path} has no column {sorted(missing)[0]!r}; line 1 must name path,label[,split].")
-        wanted = [k for k in ("path", "label", "split") if k in columns]
-        rows = [{"line": str(reader.line_num)} | {k: r[k].strip() for k in wanted} for r in reader]
+    columns, rows = lines(path)
+    if "text" in columns:
+        found = sentences(path, rows)
+        found = records.joined(found, sentences(exam, lines(exam)[1])) if exam else found
+        return records.source(name, found, test, seed)
+    if exam:
+        raise UserError(f"csv:exam is for tables of sentences, and {path} has no column 'text'; use a split column.")
     for row in rows:
         check(path, file.parent / row["path"], row)
     labels = {row["label"] for row in rows if row.get("split", "train") == "train"}
@@ -47,6 +48,32 @@ def load(path: str, test: float = 0.2, seed: int = 0) -> Source:
     else:
         train, held = ([rows[i] for i in at.tolist()] for at in stratified(part("", rows).labels, test, seed, names))
     return Source(name, part("train", train), part("test", held), tuple(names))
+
+
+def lines(path: str) -> tuple[set[str], list[dict[str, str]]]:
+    """Read a table: its columns, and of each line those that matter, with its number.
+
+    Raises:
+        UserError: If it is missing or lacks a column.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"There is no file {path}; give a CSV with columns path,label[,split] or text,label[,split].")
+    with file.open(newline="", encoding="utf-8-sig") as f:
+        reader = csv.DictReader(f, restval="")
+        columns = set(reader.fieldnames or ())
+        if missing := {"text" if "text" in columns else "path", "label"} - columns:
+            raise UserError(
+                f"{path} has no column {sorted(missing)[0]!r}; line 1 must name path,label[,split] or "
+                "text,label[,split]."
+            )
+        wanted = [k for k in ("path", "text", "label", "split") if k in columns]
+        return columns, [{"line": str(reader.line_num)} | {k: r[k].strip() for k in wanted} for r in reader]
+
+
+def sentences(path: str, rows: list[dict[str, str]]) -> list[Record]:
+    """Return the lines of a table of sentences as records."""
+    return [Record(f"{path}, line {r['line']}", r["text"], r["label"], r.get("split", "")) for r in rows]
 
 
 def check(path: str, image: Path, row: dict[str, str]) -> None:
