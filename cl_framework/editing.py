@@ -110,13 +110,6 @@ def error(model: Model, strategy: Strategy, samples: Samples) -> float:
     return 1 - right / len(samples)
 
 
-def scalable(model: Model) -> bool:
-    """Tell whether the model's adapters are corrections that can be negated."""
-    with torch.random.fork_rng(devices=[]):  # asking must not move the dice
-        built = [model.adapters.adapter.build(site) for site in model.adapters.sites.values()]
-    return all(isinstance(rewrite, Scalable) for rewrite in built)
-
-
 def with_features(model: Model, strategy: Strategy, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the features ``(n, width)`` that reach the head, and the strategy's scores of them."""
     seen: list[Tensor] = []

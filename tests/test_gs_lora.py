@@ -15,6 +15,8 @@ from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.cli import main
 from cl_framework.editing import Paired, columns, retained
 from cl_framework.errors import UserError
+from cl_framework.opening import reopen
+from cl_framework.run import Run
 from cl_framework.strategy import Plan, Unlearner, seed_for
 from cl_framework.stream import forget
 from strategies.learning.finetune import Finetune
@@ -150,6 +152,29 @@ def test_dropping_a_delta_gives_back_the_old_answers(joint, world, stream, reque
     assert torch.equal(world.scores(learner, test), before)
 
 
+def test_an_edit_of_a_finished_run_can_be_taken_back(tmp_path):
+    """As docs/forgetting.md tells: open the run, drop the edit, ask again. The run's files stay as they are."""
+    known = "glyphs:known=true,classes=8,train=6,test=6"
+    stream = ["--data.scenario", "Pretrained", "--data.scenario.stream", "ClassIncremental"]
+    stream += [f"--data.scenario.stream.dataset={known}", "--data.scenario.stream.increment=8", "--data.batch_size=8"]
+    told = [*stream, "--model.strategy", "Finetune", "--model.head", "cosine", "--model.adapter", "LoRA"]
+    assert main(["run", *told, "--run_dir", str(tmp_path / "run")]) == 0
+    settings = {"share": 1.0, "epochs": 8, "beta": 1.0, "keep_rows": "true"}
+    edit = ["--unlearner", "GSLoRA", *(f"--model.unlearner.{k}={v}" for k, v in settings.items())]
+    assert main(["forget", str(tmp_path / "run"), "--classes", "0", *edit]) == 0
+
+    experiment, timeline = reopen(Run.open(tmp_path / "run"))
+    learner, exam = experiment.learner, next(timeline.steps()).exam
+    edited = accuracy(learner, exam.of([0]))
+    (name,) = learner.model.adapters.stack
+    learner.model.adapters.drop(name)
+    assert edited < 0.4
+    assert accuracy(learner, exam.of([0])) > 0.8
+    again = reopen(Run.open(tmp_path / "run"))[0].learner
+    assert again.model.adapters.stack == (name,)
+    assert accuracy(again, exam.of([0])) == edited
+
+
 def test_two_deltas_may_change_places_and_each_can_be_taken_back(joint, world, stream, request_):
     """LoRA's deltas at one map add up, and a sum knows no order."""
     learner, test = joint("lora", GSLoRA(share=1.0, epochs=2, keep_rows=True)), world.noise(range(8), 4, "test")
@@ -180,6 +205,26 @@ def test_the_proximal_form_yields_true_zeros_and_the_penalty_does_not(joint, wor
         found[form] = sparsity.zero_ratio(learner.model.adapters, "f", "matrix")
     assert found["proximal"] > 0
     assert found["penalty"] == 0
+
+
+@pytest.mark.parametrize("rank", [2, 8])
+def test_a_proximal_step_counts_against_the_root_of_the_size_of_a_group(rank, world):
+    """AdamW's first step moves every entry by its rate, whatever the loss; the paper's 1e-2 takes back a thousandth."""
+    learner = world.learner(Joint(), adapter=LoRA(rank, roles=["mlp_in"]))
+    root = sum(p.numel() for p in learner.model.adapters.add("size")) ** 0.5
+
+    def moved(alpha):
+        made = sparsity.SparseDelta(learner.model, f"edit-{round(1000 * alpha)}", sparsity.Sparsity(alpha), size=1)
+        for p in made.params:
+            p.data.zero_()
+            p.grad = torch.full_like(p, 1e-3)
+        made.adamw(made.params).step()
+        return sparsity.norms(made.groups).sum().item()
+
+    free = moved(0.0)
+    assert moved(root / 8) == pytest.approx(7 / 8 * free, rel=1e-3)
+    assert moved(1.01 * root) == 0
+    assert moved(1e-2) > 0.998 * free
 
 
 def test_the_share_of_blocks_left_alone_is_told(joint, world, stream, request_):

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.editing import Paired, columns, part, retained
 from cl_framework.model import Model
-from cl_framework.sparsity import Clamp, Grouping, Rise, SparseDelta, Sparsity, zero_ratio
+from cl_framework.sparsity import Clamp, Grouping, Rise, SparseDelta, Sparsity
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest
 
@@ -35,7 +35,8 @@ class GSLoRA(Unlearner):
             for a cosine head with sigma 64 and bound nothing under a linear head.
         clamp: ``sample`` bounds every sample, so that none hides behind others; ``batch`` bounds the mean, as released.
         alpha: Weight of sparsity. Released: 1e-2 after 20 epochs, or 1e-4 throughout, in the penalty form, where AdamW
-            amplifies it.
+            amplifies it. In the proximal form that is next to nothing, and the edit is dense: there it counts against
+            ``sqrt(parameters of a group)``, as `sparsity.Sparsity` explains, and wants a ``beta`` set by hand.
         form: ``proximal`` yields true zeros; ``penalty`` is the released form and yields none.
         group: What is kept or dropped together: a transformer block, a site, or a matrix.
         warmup: Epochs without sparsity.
@@ -97,4 +98,4 @@ class GSLoRA(Unlearner):
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
         """Return the share of groups that the request left alone."""
-        return {"zero_group_ratio": zero_ratio(model.adapters, event.name, self.sparsity.by)}
+        return self.sparsity.notes(model.adapters, event.name)

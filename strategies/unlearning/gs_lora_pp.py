@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from cl_framework.editing import Paired, columns, part, reference_of, retained, with_features
 from cl_framework.model import Model
 from cl_framework.prototypes import distance, prototypes
-from cl_framework.sparsity import Average, Clamp, Grouping, Rise, SparseDelta, Sparsity, bounded, zero_ratio
+from cl_framework.sparsity import Average, Clamp, Grouping, Rise, SparseDelta, Sparsity, bounded
 from cl_framework.strategy import Plan, Strategy, Unlearner
 from cl_framework.stream import Batch, ForgetRequest, Joined
 
@@ -109,4 +109,4 @@ class GSLoRAPlusPlus(Unlearner):
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
         """Return the share of groups that the request left alone."""
-        return {"zero_group_ratio": zero_ratio(model.adapters, event.name, self.sparsity.by)}
+        return self.sparsity.notes(model.adapters, event.name)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.editing import Scalable, adamw, learned, part, scalable
+from cl_framework.editing import Scalable, adamw, learned, part
 from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.strategy import Plan, Strategy, Unlearner, suits
 from cl_framework.stream import ForgetRequest
 
 
@@ -39,9 +39,10 @@ class TaskNegation(Unlearner):
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Object to adapters that cannot be negated."""
-        if scalable(model):
+        adapter = model.adapters.adapter
+        if suits(adapter, model.backbone, Scalable):
             return None
-        kind = type(model.adapters.adapter).__name__
+        kind = type(adapter).__name__
         return f"{kind} does more than add to a linear map, so its change has no negative; LoRA's has"
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
