@@ -70,7 +70,7 @@ class AdapterBank(nn.Module):
         origins: What went into each adapter.
         outlived: Requests that took samples which each adapter had met and still holds.
         reading: Which samples went into each, where not all of a class were read.
-        asks: Whether a pass through its adapters needs a query.
+        asks: Whether its adapters ask for the query.
         query: The query of the pass under way, ``(n, width)``.
     """
 
@@ -157,6 +157,11 @@ class AdapterBank(nn.Module):
             rewrite = self.rewrites[name][key]  # type: ignore[index]
             out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
         return out
+
+    @property
+    def asking(self) -> bool:
+        """Whether a pass now needs a query."""
+        return self.asks and bool(self.applied)
 
     @property
     def applied(self) -> tuple[str, ...]:
@@ -246,6 +251,15 @@ class AdapterBank(nn.Module):
         """Drop the adapters that the erased experiences had to themselves."""
         for name in [n for n in self if what.hits(experience=n)]:
             self.drop(name)
+
+    @contextmanager
+    def asked(self, query: Tensor | None) -> Iterator[None]:
+        """Have the query of a pass ready for rewrites that ask for it, for the duration of the block."""
+        before, self.query = self.query, query
+        try:
+            yield
+        finally:
+            self.query = before
 
     @contextmanager
     def pristine(self) -> Iterator[None]:

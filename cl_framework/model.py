@@ -127,17 +127,26 @@ class Model(nn.Module):
         self.head.to(self.device)
         return [*self.adapters.params(adapter), *self.head.parameters()]
 
-    def features(self, x: Tensor | Inputs, using: Using = None) -> Tensor:
+    def query(self, x: Tensor | Inputs) -> Tensor:
+        """Return the pristine backbone's features ``(n, width)``, by which prompts are chosen; without gradients."""
+        with torch.no_grad(), self.adapters.pristine():
+            return self.features(x)
+
+    def features(self, x: Tensor | Inputs, using: Using = None, query: Tensor | None = None) -> Tensor:
         """Return features ``(n, width)`` under the adapters ``using``: one, several, ``()`` for none, None as they are.
 
         A tensor is a training pass, with gradients. ``Inputs`` are a frozen pass, read from the store where known.
+        Adapters that ask for the query cost a second pass, unless the ``query`` of a tensor is at hand already.
         """
         names = self.adapters.active if using is None else (using,) if isinstance(using, str) else tuple(using)
         with self.adapters.using(*names):
             if isinstance(x, Inputs):
                 return self._frozen(x, self.adapters.applied)
+            if query is None and self.adapters.asking:
+                query = self.query(x)
             self.passes[self.phase] += len(x)
-            z: Tensor = self.backbone(x)
+            with self.adapters.asked(query):
+                z: Tensor = self.backbone(x)
             return z
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
@@ -152,11 +161,13 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def _frozen(self, x: Inputs, names: Sequence[str]) -> Tensor:
-        key = None if x.key is None else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
+        coupled = bool(names) and self.adapters.adapter.coupled  # no feature of one sample, so none to be remembered
+        key = None if x.key is None or coupled else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
         known = torch.zeros(len(x), dtype=torch.bool) if key is None else self.store.known(key, x.ids)
         if bool(known.all()) and key is not None:
             return self.store.read(key, x.ids).to(self.device)
-        fresh = self._in_chunks(x.tensor if not bool(known.any()) else x.tensor[~known])
+        unknown = x if not bool(known.any()) else Inputs(lambda: x.tensor[~known], x.ids[~known], x.key)
+        fresh = self._in_chunks(unknown, pad=not coupled)
         if key is None:
             return fresh
         self.store.write(key, x.ids[~known], fresh.cpu())
@@ -166,22 +177,34 @@ class Model(nn.Module):
         out[~known], out[known] = fresh, self.store.read(key, x.ids[known]).to(fresh.device)
         return out
 
-    def _in_chunks(self, x: Tensor) -> Tensor:
-        """Pass ``x`` through the backbone in chunks of one size and length: a row's bits depend on that row alone."""
+    def _in_chunks(self, given: Inputs, pad: bool) -> Tensor:
+        """Pass inputs through the backbone in chunks of one size and length: a row's bits depend on that row alone.
+
+        Where rows are coupled, a padded one would have its say: chunks are then left as they are.
+        """
+        query = self.query(given) if self.adapters.asking else None
+        x = given.tensor
         self.passes[self.phase] += len(x)
         training = self.adapters.training
         self.adapters.eval()
         lengths, pieces = self.backbone.lengths(x), []
         rows = [r for n in lengths.unique() for r in torch.split((lengths == n).nonzero()[:, 0], CHUNK)] or [lengths]
-        for part in (x[r.to(x.device)].to(self.device) for r in rows):
-            padded = torch.cat([part, part.new_zeros(CHUNK - len(part), *part.shape[1:])])
-            pieces.append(self.backbone(padded)[: len(part)])
+        for r in rows:
+            size = CHUNK if pad else len(r)
+            part = _padded(x[r.to(x.device)].to(self.device), size)
+            with self.adapters.asked(None if query is None else _padded(query[r.to(query.device)], size)):
+                pieces.append(self.backbone(part)[: len(r)])
         self.adapters.train(training)
         return torch.cat(pieces)[torch.cat(rows).argsort().to(self.device)]
 
     def digests(self, names: Iterable[str]) -> list[str]:
         """Return a hash of each named adapter's weights."""
         return [digest(self.adapters.rewrites[n]) for n in names]
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """Return ``x`` with rows of zeros added up to a number of rows."""
+    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
 
 
 def inputs(samples: Samples, batch: int) -> list[Inputs]:

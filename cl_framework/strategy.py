@@ -195,6 +195,11 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
     Raises:
         UserError: If they are made of something else.
     """
+    if model.adapters.adapter.coupled and strategy.rewrites is None:
+        raise UserError(
+            f"With {type(model.adapters.adapter).__name__} as it is set a prediction depends on the rest of its batch, and "
+            f"{type(strategy).__name__} promises that it does not; let each sample stand for itself."
+        )
     adapter, kind = model.adapters.adapter, strategy.rewrites
     if kind is None or suits(adapter, model.backbone, kind):
         return

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cl_framework import engine, plugins, state
 from cl_framework.adapter import Adapter
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
+from cl_framework.adapters.prompt_pool import PromptPool, PromptPooling
 from cl_framework.backbone import Backbone, Site
+from cl_framework.backbones.timm import transformer_sites
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
 from cl_framework.strategy import Strategy, Unlearner, suits
@@ -57,6 +60,27 @@ class TinyBackbone(Backbone):
             "mlp_in": Site("mlp_in", self.mlp[0], 16, 32),
             "block_mlp": Site("block_mlp", self.mlp, 16, 16, reads=self.norm),
         }
+
+
+class TinyTransformer(Backbone):
+    """Two blocks of attention over a class token and four patches of ``(n, 3, 8, 8)``; the same weights every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.width = "tiny transformer", 64
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.body = VisionTransformer(img_size=8, patch_size=4, embed_dim=64, depth=2, num_heads=4, num_classes=0)
+        for p in self.body.parameters():
+            if p.ndim > 1:
+                p.data.mul_(8)  # as large as trained ones, so that features differ from class to class
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def sites(self) -> Mapping[str, Site]:
+        return transformer_sites(self.body)
 
 
 def noise(classes: Sequence[int], n: int, split: str) -> Rows:
@@ -119,7 +143,7 @@ def clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class World:
     """Everything a test of the core needs, as attributes."""
 
-    TinyBackbone, Listed, Listener, BUILD = TinyBackbone, Listed, Listener, BUILD
+    TinyBackbone, TinyTransformer, Listed, Listener, BUILD = TinyBackbone, TinyTransformer, Listed, Listener, BUILD
     noise, experience, clone = staticmethod(noise), staticmethod(experience), staticmethod(clone)
     make_trainer: MakeTrainer = staticmethod(fresh_trainers(BUILD, None))
 
@@ -127,8 +151,9 @@ class World:
     def learner(
         strategy: Strategy, unlearner: Unlearner | None = None, adapter: Adapter | None = None, **options: Any
     ) -> Learner:
-        body = TinyBackbone()
-        fitting = adapter or next(a for a in (Bottleneck(4), LoRA(4)) if suits(a, body, strategy.rewrites))
+        body = TinyBackbone() if strategy.rewrites is not PromptPooling else TinyTransformer()
+        kinds = (Bottleneck(4), LoRA(4), PromptPool(4, 2, 1))
+        fitting = adapter or next(a for a in kinds if suits(a, body, strategy.rewrites))
         return Learner(body, fitting, strategy, unlearner, **options)
 
     @classmethod

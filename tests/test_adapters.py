@@ -8,6 +8,8 @@ from torch.nn.functional import layer_norm
 from cl_framework.adapter import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
+from cl_framework.adapters.ssf import SSF
+from cl_framework.adapters.vpt import VPT
 from cl_framework.backbones.timm import Timm, transformer_sites
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
@@ -19,7 +21,9 @@ KINDS = [
     pytest.param(Bottleneck(8), id="Bottleneck"),
     pytest.param(LoRA(4), id="LoRA"),
     pytest.param(LoRA(4, roles=("attention_out", "mlp_in", "mlp_out")), id="LoRA elsewhere"),
+    pytest.param(SSF(), id="SSF"),
 ]
+ALL = [*KINDS, pytest.param(VPT(2), id="VPT deep"), pytest.param(VPT(2, deep=False), id="VPT shallow")]
 ROLES = {"query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp"}
 STREAM = {"block_in", "block_out", "attention_in"}
 
@@ -66,7 +70,7 @@ def test_an_adapter_changes_nothing_at_birth_and_something_once_trained(kind, vi
     assert torch.equal(vit(images), plain)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_dropping_an_adapter_restores_the_features_bit_for_bit(kind, vit, images):
     plain, bank = vit(images), AdapterBank(vit, kind)
     bank.add("a")
@@ -79,7 +83,7 @@ def test_dropping_an_adapter_restores_the_features_bit_for_bit(kind, vit, images
     assert not list(bank.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_adapters_do_not_disturb_each_other_and_compose_in_the_order_named(kind, vit, images):
     bank = AdapterBank(vit, kind)
     for name in ("a", "b"):
@@ -210,7 +214,7 @@ def test_dropout_acts_only_on_the_adapter_being_trained(vit, images):
     assert steady("new"), "nothing is trained outside a plan"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_gradients_flow_to_the_adapter_in_use_alone(kind, vit, images):
     learner = Learner(vit, kind, EASE())
     bank = learner.model.adapters

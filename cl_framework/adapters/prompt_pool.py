@@ -1,0 +1,112 @@
+"""A pool of prompts with keys: each sample is shown those whose keys resemble its own pristine feature."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from cl_framework.adapter import Adapter, AdapterBank, Asking, Rewrite
+from cl_framework.backbone import Site
+from cl_framework.errors import UserError
+
+
+class PromptPooling(Rewrite, ABC):
+    """Where prompts of a pool go in, or where they answer: what a strategy asks for that needs a pool."""
+
+
+@final
+class PromptPool(Adapter):
+    """The prompts of L2P (Wang et al., CVPR 2022, Secs. 4.1-4.2): the ``top`` that suit a sample join its tokens.
+
+    They join after the embedding and pass through all blocks; the feature is the mean of what comes out of them
+    behind the final norm. (Attention has no order, so it does not matter that they come last.) Two pools cannot be
+    in use at once, since one alone answers.
+
+    ``choice="batch"`` is how L2P was released: the ``top`` prompts that most samples of a batch would choose are shown
+    to all of them, at test time too. Test batches came sorted by class, so that the vote tells which task a sample
+    belongs to: it leaks what a class-incremental learner has to find out, and such figures compare with no others (one
+    user's 75.95 fell to 61.85 on shuffled batches). A batch is what is passed at once, at most 64 samples at test time;
+    nothing made so is stored, and a prediction depends on the company of its sample.
+
+    Args:
+        size: Prompts in the pool.
+        length: Tokens of a prompt.
+        top: Prompts that a sample is shown.
+        choice: Who chooses: each ``sample`` for itself, or its ``batch`` by vote.
+    """
+
+    needs = frozenset({"block_in", "tokens_out"})
+    neutral = several = False
+
+    def __init__(
+        self, size: int = 10, length: int = 5, top: int = 5, choice: Literal["sample", "batch"] = "sample"
+    ) -> None:
+        """Keep the shape of the pool and who chooses from it.
+
+        Raises:
+            UserError: If the pool holds fewer prompts than are shown, or nobody chooses.
+        """
+        if not 1 <= top <= size or length < 1:
+            raise UserError(f"A pool of {size} prompts of {length} tokens cannot show {top}; choose top <= size.")
+        if choice not in ("sample", "batch"):
+            raise UserError(f"A sample or its batch chooses prompts; found choice={choice!r}.")
+        self.size, self.length, self.top, self.coupled = size, length, top, choice == "batch"
+
+    def build(self, site: Site) -> Rewrite | None:
+        """Show prompts to the first block, and let them answer at the end."""
+        if site.role == "block_in" and site.block == 0:
+            return Pool(site.width_out, self)
+        return _Answer(self.top * self.length) if site.role == "tokens_out" else None
+
+
+@final
+class Pool(PromptPooling, Asking):
+    """Prompts ``(size, length, width)`` and their keys ``(size, width)``, both uniform between -1 and 1 at first."""
+
+    def __init__(self, width: int, spec: PromptPool) -> None:
+        """Draw prompts and keys."""
+        super().__init__()
+        self.prompts = nn.Parameter(torch.empty(spec.size, spec.length, width).uniform_(-1, 1))
+        self.keys = nn.Parameter(torch.empty(spec.size, width).uniform_(-1, 1))
+        self.top, self.vote = spec.top, spec.coupled
+
+    def forward(self, given: Tensor, out: Tensor, query: Tensor | None = None) -> Tensor:
+        """Add the chosen prompts to the tokens."""
+        if query is None:
+            raise RuntimeError("A prompt pool chooses by a query; pass inputs through `Model.features`.")
+        return torch.cat([out, self.prompts[self.chosen(query)].flatten(1, 2)], 1)
+
+    def chosen(self, query: Tensor) -> Tensor:
+        """Return which prompts the samples of ``query`` ``(n, width)`` are shown, ``(n, top)``."""
+        own = self._cosines(query).topk(self.top, dim=1).indices
+        if not self.vote:
+            return own
+        return own.flatten().bincount(minlength=len(self.keys)).topk(self.top).indices.expand(len(query), -1)
+
+    def agreement(self, query: Tensor) -> Tensor:
+        """Return the sum ``(n,)`` of each query's cosines with the keys of the prompts it is shown."""
+        return self._cosines(query).gather(1, self.chosen(query)).sum(1)
+
+    def _cosines(self, query: Tensor) -> Tensor:
+        return normalize(query, dim=-1) @ normalize(self.keys, dim=-1).T
+
+
+@final
+class _Answer(PromptPooling):
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, given: Tensor, out: Tensor) -> Tensor:
+        """Put the prompts' mean in place of every other token: however they are pooled, that is the feature."""
+        answer = out[:, -self.tokens :].mean(1, keepdim=True)
+        return answer.expand(-1, out.shape[1] - self.tokens, -1)
+
+
+def pool_of(bank: AdapterBank, name: str) -> Pool:
+    """Return the pool of one adapter, of a bank whose adapters are prompt pools."""
+    return next(r for r in bank.rewrites[name].children() if isinstance(r, Pool))
