@@ -8,6 +8,8 @@ from cl_framework import archive, engine, plugins, state
 from cl_framework.stream import forget
 from strategies.unlearning.retrain import Retrain
 
+LOCAL = {"L2P"}  # train the rows of an experience against each other alone, so that others may still outbid them
+
 NAMES = [entry.name for entry in plugins.catalogue("strategies")]
 
 
@@ -61,7 +63,9 @@ def test_columns_are_the_classes_they_are_said_to_be(kind, world, stream):
     for event in stream[:3]:
         world.learn(learner, [event], past)
         past.append(event)
-        assert (learner.answer(event.data) == event.data.labels).float().mean() > 0.8
+        among = event.classes if kind.__name__ in LOCAL else learner.model.classes
+        scores = world.scores(learner, event.data)[:, [learner.model.classes.index(c) for c in among]]
+        assert (torch.tensor(among)[scores.argmax(1)] == event.data.labels).float().mean() > 0.8
 
 
 def test_its_state_survives_a_round_trip_through_bytes(kind, trained, world, stream):
