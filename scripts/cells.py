@@ -40,24 +40,25 @@ def finished(runs: Path, method: str, seed: int, args: Sequence[str]) -> tuple[P
     return path, experiment
 
 
-def settle(runs: Path, cell: Cell, columns: Columns, reference: Cell | None = None) -> dict[str, Any]:
+def settle(runs: Path, cell: Cell, columns: Columns, references: tuple[Cell, Cell] | None = None) -> dict[str, Any]:
     """Bring one cell to its end and return what it measured; where requests are compared, audit it.
 
     Args:
         runs: Where the cells are.
         cell: Which one.
         columns: What is compared.
-        reference: The cell that learned everything again at each request of the same stream by the same strategy.
+        references: Of the same stream by the same strategy, the cell that learned everything again at each request,
+            and the one that was asked to forget nothing; without them the audit learns models of its own.
     """
     method, seed, _ = cell
     path, experiment = finished(runs, *cell)
     results = results_of(path)
     measured = {**results, **results["cost"], **forgotten(results["forget"])}
     if AUDIT.keys() <= columns.keys():
-        retrained = finished(runs, *reference)[0] if reference else None
-        given = ["--fast", "--retrained", str(retrained)] if retrained else ["--seeds", "1"]
-        measured |= audited(path, *given)
-        measured["images"] = images(results) / images(results_of(retrained)) if retrained else None
+        made = [finished(runs, *c)[0] for c in references or ()]
+        given = [w for option, p in zip(("--retrained", "--original"), made, strict=False) for w in (option, str(p))]
+        measured |= audited(path, *given, "--seeds", "1")
+        measured["images"] = images(results) / images(results_of(made[0])) if made else None
     measured["trainable_parameters"] = max(e["trainable_parameters"] for e in results["events"])
     measured["passes_per_test_image"] = passes_per_image(Run.open(path), experiment)
     return {"method": method, "seed": seed, "run": path.name, **{k: measured[k] for k in columns}}

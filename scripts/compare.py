@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -57,11 +57,18 @@ class Matrix:
         """What is compared."""
         return FORGETTING if self.forgets else COLUMNS
 
-    def reference(self, cell: Cell, every: Iterable[Cell]) -> Cell | None:
-        """Return the cell of the same seed and strategy that learned everything again."""
+    def references(self, cell: Cell, every: Iterable[Cell], unasked: Iterable[Cell]) -> tuple[Cell, Cell] | None:
+        """Return the cells of the same seed and strategy that learned everything again, and that forgot nothing."""
         if self.retrained is None or self._strategy(cell[0]) != self._strategy(self.retrained):
             return None
-        return next(c for c in every if c[:2] == (self.retrained, cell[1]))
+        again, never = (next(c for c in some if c[:2] == (self.retrained, cell[1])) for some in (every, unasked))
+        return again, (f"{never[0]}, unasked", *never[1:])
+
+    def unasked(self) -> Matrix:
+        """Return the same comparison without forget requests."""
+        stream = self.shared["data"]["scenario"]["init_args"]["stream"]
+        shared = {**self.shared, "data": {**self.shared["data"], "scenario": stream}}
+        return replace(self, shared=shared, forgets=False)
 
     def _strategy(self, method: str) -> Any:
         return self.methods[method]["model"]["strategy"]
@@ -123,11 +130,12 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError(f"{overrides[0]} is not in {args.matrix}; write it there, or try it out with --validation.")
     runs = args.runs / name
     every = list(matrix.cells(args.data, args.validation, overrides))
+    unasked = list(matrix.unasked().cells(args.data, args.validation)) if matrix.retrained else []
     wanted = [c for c in every if c[0] in (args.only or matrix.methods)]
     cells = []
     for i, cell in enumerate(wanted, 1):
         CONSOLE.rule(f"{i}/{len(wanted)} {cell[0]}, seed {cell[1]}")
-        cells.append(settle(runs, cell, matrix.columns, matrix.reference(cell, every)))
+        cells.append(settle(runs, cell, matrix.columns, matrix.references(cell, every, unasked)))
     line = f"python scripts/compare.py configs/compare/{args.matrix.name}{' --validation' if args.validation else ''}"
     line += f" --data {args.data.partition(':')[0]}:PATH" if args.data else ""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
