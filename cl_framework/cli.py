@@ -47,6 +47,11 @@ VERBS = {
     ),
     "predict": Verb("Name the most likely classes of images.", "runs/quickstart image.png"),
     "plan": Verb("Show what a config would do, and do nothing.", QUICK),
+    "reproduce": Verb(
+        "Run a published setting and say whether its figures come out.",
+        "simplecil_cifar100_inc5",
+        "reproducing.reproduce",
+    ),
     "report": Verb("Compare runs side by side.", "runs/ease runs/simplecil", "light.report"),
     "verify": Verb("Check every file and receipt of a run against its hash.", "runs/quickstart", "light.verify"),
     "list": Verb("Show strategies, unlearners, scenarios, backbones or adapters.", "strategies", "light.catalogue"),

@@ -18,6 +18,7 @@ from cl_framework import plugins
 from cl_framework.errors import UserError
 from cl_framework.explain import explain
 from cl_framework.learner import Learner
+from cl_framework.published import Published
 from cl_framework.stream import Scenario
 from cl_framework.training import MakeTrainer, RequestBar, fresh_trainers, quiet
 
@@ -91,6 +92,9 @@ class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="Directory of the run; runs/NAME when not given."
+        )
+        parser.add_argument(
+            "--published", type=Published | None, default=None, help="What a paper reports; see `clf reproduce`."
         )
         parser.set_defaults(
             {

@@ -92,7 +92,7 @@ LEARNS = [p for p in [*WHOLE, *FRAGMENTS] if p.parent.name != "backbone" and p.s
 def test_a_config_takes_a_step_and_forgets_where_it_can(path):
     data = {
         "cifar100_b0inc5": [f"--config={CONFIGS}/backbone/vit_b16_in21k.yaml", "--data.scenario.dataset=digits"],
-        "ease_cifar100_b0inc5_in21k": ["--data.scenario.dataset=digits"],
+        "ease_cifar100_inc5": ["--data.scenario.dataset=digits"],
         "glyphs": ["--data.scenario.dataset=glyphs:classes=10,train=2,test=1"],
         "forget_sequence": [f"{FEW}=glyphs:classes=10,train=2,test=1", "--data.scenario.classes=1"],
         "sliding_window": [f"{FEW}=glyphs:classes=10,train=2,test=1", "--data.scenario.stream.base=5"],
@@ -166,7 +166,7 @@ def test_every_method_of_the_forgetting_comparison_takes_its_base():
 
 
 def test_the_published_experiment_keeps_to_the_protocol():
-    experiment = built(CONFIGS / "experiment" / "ease_cifar100_b0inc5_in21k.yaml", "--data.scenario.classes=100")
+    experiment = built(CONFIGS / "experiment" / "ease_cifar100_inc5.yaml", "--data.scenario.classes=100")
     scenario, optimizer = experiment.scenario, experiment.learner.optimizer([torch.nn.Parameter(torch.zeros(1))])
     scenario.class_names = list(map(str, range(100)))  # known without the data
     assert next(iter(scenario.groups())) == (68, 56, 78, 8, 23)

@@ -1,0 +1,91 @@
+"""Published settings: every file tells its figure, what is missing is named, and the verdict can be outside."""
+
+import json
+
+import pytest
+import yaml
+
+from cl_framework import cli, commands, reproducing
+from cl_framework.errors import UserError
+from cl_framework.published import Published, verdicts
+
+SIMPLE = "simplecil_cifar100_inc5"
+
+
+def test_every_published_setting_tells_its_figures_and_their_source():
+    files = sorted(reproducing.experiments().glob("*.yaml"))
+    assert len(files) > 10
+    for path in files:
+        it = reproducing.told(path)
+        assert len(it.source) > 20
+        assert 20 < it.final_accuracy < 100
+        assert 0 < it.tolerance <= 3
+        assert it.average_incremental_accuracy is None or 20 < it.average_incremental_accuracy < 100
+        assert path.stem in path.read_text()  # the comment that says how to compare
+
+
+def test_without_a_name_they_are_listed(capsys):
+    assert cli.main(["reproduce"]) == 0
+    out = capsys.readouterr().out
+    assert SIMPLE in out
+    assert "87.57" in out
+
+
+def test_an_unknown_name_gets_what_is_close(capsys):
+    assert cli.main(["reproduce", "simplecil_cifar100_inc50"]) == 2
+    assert SIMPLE in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_with_its_place_and_nothing_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CLF_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert cli.main(["reproduce", SIMPLE, "--run_dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "vit_base_patch16_224.augreg_in21k" in said
+    assert str(tmp_path / "nowhere") in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_run_is_judged_and_a_finished_one_is_not_repeated(tmp_path, monkeypatch, capsys):
+    """Digits on the embedded backbone stand in for CIFAR-100 on a ViT-B: tested is the way from run to verdict."""
+    stand_in = tmp_path / "configs"
+    stand_in.mkdir()
+    config = {
+        "published": {"source": "a table of our own making", "final_accuracy": 10.0, "tolerance": 1.0},
+        "model": {"backbone": "GlyphViT", "strategy": "SimpleCIL"},
+        "data": {"scenario": {"class_path": "ClassIncremental", "init_args": {"dataset": "digits", "increment": 5}}},
+    }
+    (stand_in / "own.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(reproducing, "experiments", lambda: stand_in)
+    started = []
+    run = commands.run
+    monkeypatch.setattr(commands, "run", lambda argv: started.append(argv) or run(argv))
+    line = ["reproduce", "own", "--run_dir", str(tmp_path / "run")]
+    assert cli.main(line) == 1
+    assert "OUTSIDE" in capsys.readouterr().out
+    final = 100 * json.loads((tmp_path / "run" / "results.json").read_text())["final_accuracy"]
+    assert final > 90
+    config["published"]["final_accuracy"] = round(final, 1)
+    (stand_in / "own.yaml").write_text(yaml.safe_dump(config))
+    assert cli.main(line) == 0
+    assert "inside" in capsys.readouterr().out
+    assert len(started) == 1
+    changed = [*line, "--data.scenario.dataset", "imagefolder:nowhere", "--run_dir", str(tmp_path / "other")]
+    assert cli.main(changed) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_figure_that_was_not_reported_is_not_judged():
+    assert verdicts(Published("log"), {"final_accuracy": 0.5}) == []
+    two = Published("log", average_incremental_accuracy=50.0, final_accuracy=40.0, tolerance=0.0)
+    assert [v.inside for v in verdicts(two, {"average_incremental_accuracy": 0.5, "final_accuracy": 0.41})] == [
+        True,
+        False,
+    ]
+
+
+def test_find_takes_the_name_with_and_without_its_suffix():
+    assert reproducing.find(SIMPLE) == reproducing.find(f"{SIMPLE}.yaml")
+    with pytest.raises(UserError):
+        reproducing.find("")
