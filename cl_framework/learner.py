@@ -15,7 +15,16 @@ from cl_framework.backbone import Backbone
 from cl_framework.editing import unsuited
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
-from cl_framework.strategy import Plan, Strategy, Unlearner, check_adapter, check_inherited, lesson, seed_for
+from cl_framework.strategy import (
+    Plan,
+    Strategy,
+    Unlearner,
+    check_adapter,
+    check_inherited,
+    check_repeated,
+    lesson,
+    seed_for,
+)
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Inputs, Samples
 
 
@@ -78,12 +87,16 @@ class Learner(LightningModule):
         Raises:
             UserError: If one cannot, and why.
         """
-        requests = 0
+        requests, known = 0, set(self.model.known)
         for event in events:
             if isinstance(event, ForgetRequest):
                 self.able(event, requests := requests + 1)
-            elif event.inherited:
+                known -= set(event.classes)
+                continue
+            if event.inherited:
                 check_inherited(self.model, self.strategy, event)
+            check_repeated(self.strategy, event, known)
+            known |= set(event.classes)
 
     def able(self, event: ForgetRequest, nth: int = 1) -> Unlearner:
         """Return the unlearner if it can honour ``event``, the ``nth`` request to come, before anything is learned.

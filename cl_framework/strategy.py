@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -80,12 +80,14 @@ class Strategy(nn.Module, ABC):
             Where it is not None, ``learn`` fills in only what is missing, so that a part can be learned again.
         derived: What it works out from its state and never stores, for lineage to name.
         rewrites: What adapters must be made of for it, such as `LowRank`; None takes any.
+        repeats: Whether it can learn more of a class that it knows, as domain-incremental streams ask.
         adopts: Whether it can take up classes of which nothing is known but their rows in a pre-trained classifier.
     """
 
     isolates: Literal["class", "experience"] | None = None
     derived: ClassVar[tuple[str, ...]] = ()
     rewrites: ClassVar[type | None] = None
+    repeats: ClassVar[bool] = False
     adopts: ClassVar[bool] = True
 
     def subtract(self, model: Model, gone: Samples) -> None:
@@ -229,3 +231,17 @@ def check_inherited(model: Model, strategy: Strategy, event: Experience) -> Mapp
         raise UserError(f"{model.backbone.name} has no pre-trained classifier to begin with; learn the classes.")
     model.head.fits(event.inherited, rows)
     return rows
+
+
+def check_repeated(strategy: Strategy, event: Experience, known: Collection[int]) -> None:
+    """Make sure that a strategy can learn an experience beside the classes that are ``known`` before it.
+
+    Raises:
+        UserError: If the experience brings one of them again and the strategy files each class where it first came.
+    """
+    if not strategy.repeats and (again := sorted(set(event.classes) & set(known))):
+        able = sorted(c.__name__ for c in Strategy.__subclasses__() if c.repeats)
+        raise UserError(
+            f"{event.name!r} brings class {again[0]} again, and {type(strategy).__name__} learns a class once; use one "
+            f"that learns more of it: {', '.join(able)}."
+        )

@@ -16,6 +16,8 @@ from cl_framework.stream import Experience, Inputs
 class Finetune(Strategy):
     """Plain sequential training of what is shared, with nothing done against forgetting."""
 
+    repeats = True
+
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train, and keep nothing else."""
         yield Plan(event.data, model.ready("shared", event.classes))

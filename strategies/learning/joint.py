@@ -17,6 +17,8 @@ from cl_framework.stream import Experience, Inputs
 class Joint(Strategy):
     """Keep all data and train the shared adapter and head on all of them after every experience."""
 
+    repeats = True
+
     def __init__(self) -> None:
         """Start with no data."""
         super().__init__()

@@ -1,0 +1,190 @@
+"""Avalanche's benchmarks as our streams, and our streams as Avalanche's benchmarks. Needs the extra ``avalanche``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from cl_framework.errors import UserError, did_you_mean
+from cl_framework.stream import Batch, Experience, Samples, Scenario, Step
+from scenarios.data.decode import decode
+from scenarios.transform import Pipeline, Plain, Transform
+
+
+@final
+class FromAvalanche(Scenario):
+    """Takes experiences from any Avalanche benchmark with a train and a test stream, class- or domain-incremental.
+
+    Pictures come without the benchmark's own transforms and go through ours. Test experience ``i`` is the exam of
+    training experience ``i``; a benchmark with one test experience for all is split by the classes of each. Where an
+    experience brings a class again (domain-incremental), only strategies that can learn more of a known class take it.
+
+    Args:
+        benchmark: A name from ``avalanche.benchmarks.classic`` such as ``SplitCIFAR100``, or ``module:function`` for
+            one of your own.
+        options: Its arguments, such as ``{n_experiences: 10, seed: 1}``.
+        transform: How pictures become inputs; ``Plain()`` if None.
+
+    Raises:
+        UserError: On first use, if Avalanche is not installed, or has no such benchmark, or its streams do not match.
+    """
+
+    def __init__(
+        self, benchmark: str, options: dict[str, Any] | None = None, transform: Transform | None = None
+    ) -> None:
+        """Keep the settings."""
+        self.benchmark, self.options, self.transform = benchmark, options or {}, transform or Plain()
+
+    @cached_property
+    def made(self) -> Any:
+        """The benchmark, built on first use; what it draws from torch's dice is drawn from a seed of its own."""
+        make = _maker(self.benchmark)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                return make(**self.options)
+            except TypeError as error:
+                raise UserError(f"{self.benchmark} does not take these options ({error}).") from error
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:  # type: ignore[override]  # read from the data, on first use
+        """What each class id is called: its number, for Avalanche keeps no names."""
+        return tuple(map(str, range(1 + max(int(max(e.dataset.targets)) for e in self.made.train_stream))))
+
+    def steps(self) -> Iterator[Step]:
+        """Yield an experience for each of the training stream.
+
+        Raises:
+            UserError: If there are test experiences, but neither one for all nor one for each.
+        """
+        trains, tests = list(self.made.train_stream), list(self.made.test_stream)
+        if len(tests) not in {1, len(trains)}:
+            raise UserError(
+                f"{self.benchmark} has {len(trains)} training and {len(tests)} test experiences; make them match."
+            )
+        start, how, name = 0, self.transform, f"avalanche/{self.benchmark}/{self._digest}"
+        for i, experience in enumerate(trains):
+            data = _Viewed(experience.dataset, start, how.train(), None)
+            reference = _Viewed(experience.dataset, start, how.test(), f"{name}/train/{how.name}")
+            at = min(i, len(tests) - 1)
+            before = sum(len(t.dataset) for t in tests[:at])
+            exam = _Viewed(tests[at].dataset, before, how.test(), f"{name}/test/{how.name}")
+            classes = tuple(dict.fromkeys(data.labels.tolist()))
+            yield Step(Experience(f"task-{i}", tuple(sorted(classes)), data, reference), exam.of(classes))
+            start += len(data)
+
+    def read(self, files: Sequence[str]) -> Tensor:
+        """Read image files as the exams are read."""
+        return self.transform.test()([decode(Path(f)) for f in files])
+
+    def fingerprint(self) -> str:
+        """Return a hash of labels, order and a few pictures of every experience: reading all would take long."""
+        found = sha256()
+        for stream in (self.made.train_stream, self.made.test_stream):
+            for e in stream:
+                rows = _Viewed(e.dataset, 0, self.transform.test(), None)
+                found.update(rows.labels.numpy().tobytes())
+                few = torch.linspace(0, len(rows) - 1, min(8, len(rows))).long().tolist()
+                found.update(rows[few].x.numpy().tobytes())
+        return found.hexdigest()
+
+    @cached_property
+    def _digest(self) -> str:
+        return sha256(repr(sorted(self.options.items())).encode()).hexdigest()[:8]
+
+
+@final
+class _Viewed(Samples):
+    """The samples of an Avalanche dataset, its own transforms taken off, through ours."""
+
+    def __init__(self, dataset: Any, start: int, pipeline: Pipeline, key: str | None) -> None:
+        """Number the samples from ``start`` on."""
+        self.dataset, self.pipeline, self.key = dataset.replace_current_transform_group((None, None)), pipeline, key
+        self.labels = torch.tensor([int(t) for t in dataset.targets], dtype=torch.int64)
+        self.ids = start + torch.arange(len(self.labels))
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        """Read, and make tensors of what is none."""
+        at = torch.as_tensor(rows, dtype=torch.int64)
+        pictures = [_tensor(self.dataset[i][0]) for i in at.tolist()]
+        return Batch(self.pipeline(pictures), self.labels[at], self.ids[at])
+
+
+def to_avalanche(scenario: Scenario) -> Any:
+    """Return an Avalanche benchmark with one train and one test experience for each experience of ``scenario``.
+
+    Inputs are those that a strategy would get: the training transform in the train stream, the test transform in the
+    other. Class ids stay, and Avalanche's class timeline is there.
+
+    Raises:
+        UserError: If Avalanche is not installed, or the stream forgets, which Avalanche knows nothing of.
+    """
+    steps = list(scenario.steps())
+    lessons = [(s.event, s.exam) for s in steps if isinstance(s.event, Experience)]
+    if len(lessons) < len(steps):
+        raise UserError("Avalanche has no forget requests; hand over a stream of experiences only.")
+    benchmarks, utils = _avalanche("benchmarks"), _avalanche("benchmarks.utils")
+    scenarios = _avalanche("benchmarks.scenarios")
+
+    def handed(samples: Samples) -> Any:
+        return utils.as_classification_dataset(_OneByOne(samples))
+
+    made = benchmarks.benchmark_from_datasets(
+        train=[handed(e.data) for e, _ in lessons], test=[handed(exam) for _, exam in lessons]
+    )
+    return scenarios.with_classes_timeline(made)
+
+
+@final
+class _OneByOne(Dataset[tuple[Tensor, int]]):
+    """Samples as Avalanche reads them: one at a time, with ``targets``."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples, self.targets = samples, samples.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        batch = self.samples[[row]]
+        return batch.x[0], int(batch.y[0])
+
+
+def _tensor(picture: Any) -> Tensor:
+    """Return ``(3, H, W)`` of a picture that Pillow, torchvision or a tensor dataset holds."""
+    x = picture if isinstance(picture, Tensor) else pil_to_tensor(picture)
+    x = x[None] if x.ndim == 2 else x
+    return x.expand(3, -1, -1) if x.shape[0] == 1 else x[:3]
+
+
+def _maker(name: str) -> Any:
+    if ":" in name:
+        module, _, function = name.partition(":")
+        try:
+            return getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{name} leads to no function ({error}); write module:function.") from error
+    classic = _avalanche("benchmarks.classic")
+    known: Mapping[str, Any] = {n: v for n, v in vars(classic).items() if callable(v) and n[0].isupper()}
+    if name not in known:
+        raise UserError(f"Avalanche has no benchmark {name!r}. {did_you_mean(name, known)}")
+    return known[name]
+
+
+def _avalanche(part: str) -> Any:
+    """Import a part of Avalanche, which takes long and happens only here."""
+    try:
+        return import_module(f"avalanche.{part}")
+    except ImportError as error:
+        raise UserError(
+            f"This needs Avalanche ({error}); `pip install 'cl-framework[avalanche]'` brings it."
+        ) from error
