@@ -54,7 +54,7 @@ class Adapter(ABC):
         """Build the rewrite for ``site``, or None to leave it alone; at birth it changes nothing if it is neutral."""
 
     def restore(self, site: Site, state: Mapping[str, Tensor]) -> Rewrite | None:
-        """Build a rewrite that ``state`` can be loaded into; its shapes may differ from those of birth, after a merge."""
+        """Build a rewrite that ``state`` can be loaded into; a merge may have given it shapes unlike those of birth."""
         return self.build(site)
 
 

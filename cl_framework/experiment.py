@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -114,6 +115,7 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     plugins.discover()
     try:
         with quiet():
+            warnings.filterwarnings("ignore", message="`loftq_config` specified")  # a default of peft, spelled out
             cli = _CLI(
                 Learner,
                 Data,
@@ -126,6 +128,10 @@ def build(args: Sequence[str], console: Console) -> Experiment:
                 parser_kwargs={"exit_on_error": False, "prog": "clf run", "description": DESCRIPTION},
             )
     except jsonargparse.ArgumentError as error:
+        raise UserError(explain(str(error), _sections())) from error
+    except ValueError as error:  # what a class objects to is wrapped where a setting has several types
+        if "Union subtypes" not in str(error):
+            raise
         raise UserError(explain(str(error), _sections())) from error
     except MisconfigurationException as error:
         raise UserError(f"The trainer section does not fit this machine: {' '.join(str(error).split())}") from error

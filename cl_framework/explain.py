@@ -21,6 +21,9 @@ MISSING = re.compile(r"the following arguments are required: (?P<found>.+)")
 NO_FILE = re.compile(r"File does not exist: '?(?P<found>[^']+)'?")
 NO_YAML = re.compile(r"Problems parsing config: (?P<cause>.+?)\s+in .*?line (?P<line>\d+)", re.DOTALL)
 KEY, CLASS = re.compile(r'Parser key "([^"]+)"'), re.compile(r"given class_path '([^']+)'")
+NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<found>\w+)'")
+ALTERNATIVES = re.compile(r"Errors:\n(?P<errors>.+?)\n *Given value type: .*Given value: (?P<found>[^\n]+)", re.DOTALL)
+OTHER_TYPE = re.compile(r"does not (?:correspond to a subclass|implement protocol)")
 EXPECTED = re.compile(r"Expected an? <class '(?P<type>[^']+)'>")
 GIVEN = re.compile(r"(?:Got value|Given value): (?P<found>.+)")
 ROLES = {**{base.lower(): kind for kind, base in KINDS.items()}, "stream": "scenarios"}
@@ -33,11 +36,15 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
         message: What the parser said.
         sections: The keys of each section of a config.
     """
+    message = _closest(message)
     where = ".".join(KEY.findall(message))
     owner = (CLASS.findall(message) or [""])[-1]
     name = owner.rpartition(".")[2] or where
     if m := NO_CLASS.search(message):
         return _no_class(where, m["found"])
+    if m := NO_ATTRIBUTE.search(message):
+        names = [n for n, v in vars(importlib.import_module(m["module"])).items() if inspect.isclass(v)]
+        return f"{where}: there is no {m['module']}.{m['found']}. {did_you_mean(m['found'], names)}"
     if (m := NO_OPTION.search(message)) and not owner:
         return _no_key(m["found"], sections)
     if m:
@@ -54,6 +61,17 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
         right = " or ".join(dict.fromkeys("nothing" if t == "NoneType" else t for t in types))
         return f"{where} must be {right}; found {given[-1]!r}."
     return " ".join(message.split())
+
+
+def _closest(message: str) -> str:
+    """Return what matters where a value may be of several types: what the type that the value names had against it."""
+    m = ALTERNATIVES.search(message)
+    if not m or not OTHER_TYPE.search(m["errors"]):
+        return message
+    objections = [e for e in re.split(r"^ *- ", m["errors"], flags=re.MULTILINE) if e.strip()]
+    no_class = f"Expected a dot import path string: {m['found']}"
+    closest = next((e for e in objections if not OTHER_TYPE.search(e)), no_class)
+    return message[: m.start()].partition("Does not validate")[0] + closest
 
 
 def _no_class(where: str, found: str) -> str:

@@ -11,6 +11,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 
 from cl_framework.adapter import Adapter
+from cl_framework.adapters.peft import Peft, PeftConfig
 from cl_framework.backbone import Backbone
 from cl_framework.editing import unsuited
 from cl_framework.errors import UserError
@@ -34,7 +35,7 @@ class Learner(LightningModule):
 
     Args:
         backbone: Frozen feature extractor.
-        adapter: What each adapter of the bank is made of.
+        adapter: What each adapter of the bank is made of; a config of the peft library will do.
         strategy: How to learn.
         unlearner: How to forget.
         optimizer: How to minimise, unless a plan says otherwise.
@@ -45,7 +46,7 @@ class Learner(LightningModule):
     def __init__(
         self,
         backbone: Backbone,
-        adapter: Adapter,
+        adapter: Adapter | PeftConfig,
         strategy: Strategy,
         unlearner: Unlearner | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=5e-4),
@@ -58,7 +59,7 @@ class Learner(LightningModule):
             UserError: If the strategy cannot work with such adapters.
         """
         super().__init__()
-        self.model = Model(backbone, adapter, head)
+        self.model = Model(backbone, adapter if isinstance(adapter, Adapter) else Peft(adapter), head)
         check_adapter(self.model, strategy)
         self.strategy, self.unlearner = strategy, unlearner
         self.optimizer, self.schedule = optimizer, schedule
@@ -122,6 +123,8 @@ class Learner(LightningModule):
             return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
         if not unlearner.exact and (objection := unsuited(self.strategy, event)):
             return objection
+        if unlearner.acts == "stack" and not self.model.adapters.adapter.several:
+            return "it puts its edit on top of what is in use, and such adapters are used one at a time"
         return unlearner.objection(self.model, self.strategy, event) or unlearner.runs_out(self.model, nth)
 
     def forward(self, x: Inputs) -> Tensor:

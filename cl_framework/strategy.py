@@ -81,12 +81,14 @@ class Strategy(nn.Module, ABC):
         derived: What it works out from its state and never stores, for lineage to name.
         rewrites: What adapters must be made of for it, such as `LowRank`; None takes any.
         repeats: Whether it can learn more of a class that it knows, as domain-incremental streams ask.
+        several: Whether it puts several adapters in use at once, so that one must not undo another.
         adopts: Whether it can take up classes of which nothing is known but their rows in a pre-trained classifier.
     """
 
     isolates: Literal["class", "experience"] | None = None
     derived: ClassVar[tuple[str, ...]] = ()
     rewrites: ClassVar[type | None] = None
+    several: ClassVar[bool] = False
     repeats: ClassVar[bool] = False
     adopts: ClassVar[bool] = True
 
@@ -203,6 +205,11 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
             f"{type(strategy).__name__} promises that it does not; let each sample stand for itself."
         )
     adapter, kind = model.adapters.adapter, strategy.rewrites
+    if strategy.several and not adapter.several:
+        raise UserError(
+            f"{type(strategy).__name__} puts several adapters in use at once, and of {type(adapter).__name__} as it is "
+            "set one would undo the other; set `model.adapter` to one that adds, such as LoRA."
+        )
     if kind is None or suits(adapter, model.backbone, kind):
         return
     fitting = []
