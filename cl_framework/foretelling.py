@@ -1,99 +1,121 @@
-"""`clf plan-forget`: what a request would do to every artifact of a run, without doing it."""
+"""`clf plan-forget`: what a request would do to every artifact of a run, and what went into it, without doing it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cl_framework.census import Contents, ids_of, pooled
 from cl_framework.learner import Learner
-from cl_framework.lineage import Artifact, Treatment, treatments
 from cl_framework.run import Run
-from cl_framework.stream import ForgetRequest
+from cl_framework.stream import Step
+from cl_framework.traces import Case, Foretold
 
 STYLES = {"keep": "dim", "delete": "red", "retrain": "yellow", "edit": "yellow", "subtract": "green"}
 
 
-def plan(run: Run, learner: Learner, event: ForgetRequest) -> list[Treatment]:
-    """Resolve a request against what a learner holds and what its run directory keeps.
+def plan(run: Run, learner: Learner, steps: Sequence[Step]) -> list[Foretold]:
+    """Resolve a request, the last of ``steps``, against what a learner holds and what its run directory keeps.
 
     Raises:
         UserError: If the unlearner cannot honour the request.
     """
-    inside = treatments(learner, event, learner.able(event))
-    return [*inside, *_features(learner, event, inside), *_files(run, learner, inside)]
+    return _all(Case(run, learner, steps))
 
 
-def show(run: Run, learner: Learner, event: ForgetRequest, console: Console) -> None:
+def show(run: Run, learner: Learner, steps: Sequence[Step], console: Console) -> None:
     """Print what would be done, artifacts of one kind and fate on one line."""
-    title = f"{event.name} with {type(learner.unlearner).__name__}: what would be done; nothing is done yet"
+    case = Case(run, learner, steps)
+    title = f"{case.event.name} with {type(case.unlearner).__name__}: what would be done; nothing is done yet"
     table = Table(title=title, title_justify="left")
-    for head in ("artifact", "made from", "bytes", "action", "why"):
-        table.add_column(head, justify="right" if head == "bytes" else "left")
-    alike: dict[tuple[str, str, str], list[Artifact]] = {}
-    for t in plan(run, learner, event):
-        alike.setdefault((t.artifact.kind, t.action, t.why), []).append(t.artifact)
+    for head in ("artifact", "made from", "that go", "bytes", "action", "why"):
+        table.add_column(head, justify="right" if head in ("that go", "bytes") else "left")
+    alike: dict[tuple[str, str, str], list[Foretold]] = {}
+    for f in _all(case):
+        alike.setdefault((f.treatment.artifact.kind, f.treatment.action, f.treatment.why), []).append(f)
     for (kind, action, why), some in alike.items():
-        size, style = sum(a.bytes for a in some), STYLES.get(action, "cyan")
+        size, style = sum(f.treatment.artifact.bytes for f in some), STYLES.get(action, "cyan")
+        made, examined = (pooled(parts) for parts in zip(*((f.made, f.examined) for f in some), strict=True))
         table.add_row(
-            _called(kind, some), _made_from(some), f"{size:,}" if size else "", f"[{style}]{action}[/{style}]", why
+            _called(kind, [f.treatment.artifact.name for f in some]),
+            "\n".join([*_made_from(made, "samples", case), *_made_from(examined, "test samples", case)]),
+            _counted(len(_both(made, case.taken)), len(_both(examined, case.tested))),
+            f"{size:,}" if size else "",
+            f"[{style}]{action}[/{style}]",
+            why,
         )
     console.print(table)
 
 
-def _features(learner: Learner, event: ForgetRequest, inside: Sequence[Treatment]) -> list[Treatment]:
-    """What becomes of stored features: rows of samples that go are deleted, those under a changed adapter all."""
-    store, size = learner.model.store, learner.model.backbone.width * 4
-    changed = [
-        t.artifact.name
-        for t in inside
-        if (t.artifact.kind == "adapter" and t.action != "keep") or (t.artifact.kind == "edit" and t.action == "delete")
-    ]
-    why = "measured with an adapter that changes or goes; measured again where they are needed"
-    fates = (
-        (sum(store.count(p.key, p.ids) for p in event.reference.sources), "of samples that go"),
-        (sum(store.rows_of(d) for d in learner.model.digests(changed)), why),
-    )
-    found = [
-        Treatment(Artifact("stored features", f"{n} rows", (), bytes=n * size), "delete", why) for n, why in fates if n
-    ]
-    return found or [Treatment(Artifact("stored features", "all", ()), "keep", "none is of a sample that goes")]
+def as_json(run: Run, learner: Learner, steps: Sequence[Step], ids: bool = False) -> dict[str, Any]:
+    """Return the same for a program, artifact by artifact; samples are counted, and named only if ``ids``."""
+    case = Case(run, learner, steps)
+    return {
+        "request": case.event.name,
+        "unlearner": type(case.unlearner).__name__,
+        "policy": "exact" if case.unlearner.exact else "approximate",
+        "classes": list(case.event.classes),
+        "samples": len(ids_of(case.taken)),
+        "test_samples": len(ids_of(case.tested)),
+        "artifacts": [_told(f, case, ids) for f in _all(case)],
+    }
 
 
-def _files(run: Run, learner: Learner, inside: Sequence[Treatment]) -> list[Treatment]:
-    """What becomes of the files of a run: earlier checkpoints lose what is replaced, results lose names."""
-    changed = {n for t in inside if t.action != "keep" for n in t.artifact.tensors}
-    found = [
-        Treatment(Artifact("derived", name, ()), "rewrite", "never stored: worked out again from what is left")
-        for name in learner.strategy.derived
-    ]
-    for e in run.events():
-        hit = sorted(changed & e.tensors.keys())
-        artifact = Artifact("checkpoint", e.folder, tuple(hit), bytes=e.files[e.data]["bytes"])
-        why = "tensors that are deleted or replaced are taken out" if hit else "holds nothing that changes"
-        found.append(Treatment(artifact, "rewrite" if hit else "keep", why))
-    for kind, name, action, why in (
-        ("results", "results.json results.csv", "redact", "names of forgotten classes go; numbers stay, by class id"),
-        ("figures", "figures/", "rewrite", "drawn again from the new results"),
-        ("event metrics", "metrics.json", "keep", "counts by class id; no names, no sample ids"),
-        ("config", "config.yaml", "keep", "requests in it hold class ids and keyed hashes only"),
-        ("receipts", "receipts.jsonl", "keep", "one line is added; keyed hashes, no names"),
-        ("logs", "trainer loggers", "keep", "losses by step; no names, no sample ids"),
-    ):
-        found.append(Treatment(Artifact(kind, name, ()), action, why))  # type: ignore[arg-type]
+def _all(case: Case) -> list[Foretold]:
+    return [*case.in_learner(), *case.in_store(), *case.in_files()]
+
+
+def _told(f: Foretold, case: Case, ids: bool) -> dict[str, Any]:
+    a, made, examined = f.treatment.artifact, ids_of(f.made), ids_of(f.examined)
+    before = ids_of(pooled(case.now.taken.values()))
+    return {
+        "kind": a.kind,
+        "name": a.name,
+        "action": f.treatment.action,
+        "why": f.treatment.why,
+        "bytes": a.bytes,
+        "samples": len(made),
+        "samples_that_go": len(_both(f.made, case.taken)),
+        "samples_forgotten_before": len(made & before),
+        "test_samples": len(examined),
+        "test_samples_that_go": len(_both(f.examined, case.tested)),
+        "made_from": _by_experience(f.made, ids),
+        "examined_on": _by_experience(f.examined, ids),
+    }
+
+
+def _by_experience(contents: Contents, ids: bool) -> dict[str, dict[str, int | list[int]]]:
+    found: dict[str, dict[str, int | list[int]]] = {}
+    for (experience, c), some in sorted(contents.items()):
+        found.setdefault(experience, {})[str(c)] = sorted(some) if ids else len(some)
     return found
 
 
-def _called(kind: str, some: Sequence[Artifact]) -> str:
-    names = ", ".join(a.name for a in some[:3])
-    return f"{kind} {names}" + (f", ... ({len(some)})" if len(some) > 3 else "")
+def _both(contents: Contents, gone: Contents) -> frozenset[int]:
+    return ids_of(contents) & ids_of(gone)
 
 
-def _made_from(some: Sequence[Artifact]) -> str:
-    origins: dict[str, set[int]] = {}
-    for a in some:
-        for experience, classes in a.origin.items():
-            origins.setdefault(experience, set()).update(classes)
-    shown = [f"{e}: {', '.join(map(str, sorted(c)[:6]))}{' ...' if len(c) > 6 else ''}" for e, c in origins.items()]
-    return "\n".join(shown[:4] + ([f"... {len(shown)} experiences"] if len(shown) > 4 else []))
+def _counted(trained: int, tested: int) -> str:
+    return "\n".join([*([f"{trained:,}"] if trained else []), *([f"{tested:,} test"] if tested else [])])
+
+
+def _called(kind: str, names: Sequence[str]) -> str:
+    return f"{kind} {', '.join(names[:3])}" + (f", ... ({len(names)})" if len(names) > 3 else "")
+
+
+def _made_from(contents: Contents, what: str, case: Case) -> list[str]:
+    """Return a line for each experience, four at most, and how many samples had been forgotten before."""
+    by: dict[str, dict[int, frozenset[int]]] = {}
+    for (experience, c), ids in contents.items():
+        by.setdefault(experience, {})[c] = ids
+    lines = [f"{e}: {_few(sorted(classes))} ({sum(map(len, classes.values())):,} {what})" for e, classes in by.items()]
+    more = [f"... {len(lines)} experiences, {len(ids_of(contents)):,} {what}"] if len(lines) > 4 else []
+    old = len(_both(contents, pooled(case.now.taken.values()))) if what == "samples" else 0
+    return lines[:4] + more + ([f"{old:,} of them forgotten before"] if old else [])
+
+
+def _few(classes: Sequence[int]) -> str:
+    return ", ".join(map(str, classes[:6])) + (" ..." if len(classes) > 6 else "")

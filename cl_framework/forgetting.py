@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from rich.console import Console
 
 from cl_framework import receipts
 from cl_framework.diary import Testimony
@@ -14,13 +17,14 @@ from cl_framework.naming import class_ids, hide, sample_ids
 from cl_framework.opening import CONSOLE, check_finished, go_on, reopen
 from cl_framework.run import Run
 from cl_framework.signing import signer
-from cl_framework.stream import Experience, ForgetRequest, Need, surviving
+from cl_framework.stream import Experience, Need, surviving
 from cl_framework.timeline import Timeline
 
 _T = TypeVar("_T", int, str)
 
 EXAMPLES = """examples:
   clf plan-forget runs/quickstart --classes 3 7          what would be deleted, retrained, edited, and why
+  clf plan-forget runs/quickstart --classes 3 --json     the same for a program or an archive
   clf forget runs/quickstart --classes 3 7               classes, by id or name
   clf forget runs/quickstart --experiences task-1        everything an experience brought
   clf forget runs/quickstart --samples ids.txt --sign key.pem
@@ -34,6 +38,7 @@ def forget(argv: Sequence[str]) -> int:
     """Carry out a forget request on a finished run."""
     parser = _parser("forget", "Forget classes, experiences or single samples of a finished run, and write a receipt.")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    _add_forms(parser)
     parser.add_argument("--sign", metavar="KEY.pem", help="Ed25519 private key to sign the receipt with")
     parser.add_argument("--requester", metavar="WHO", help="who asks; the receipt keeps a keyed hash of it")
     parser.add_argument(
@@ -45,6 +50,8 @@ def forget(argv: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(argv)
     if args.dry_run:
         return _show(args, rest)
+    if args.json or args.ids:
+        raise UserError("--json and --ids show what would be done; give --dry-run with them, or ask `clf plan-forget`.")
     directory, sign = Run.open(args.dir), signer(args.sign) if args.sign else None
     with directory.lock():
         directory.sweep()
@@ -57,20 +64,35 @@ def forget(argv: Sequence[str]) -> int:
 
 def plan_forget(argv: Sequence[str]) -> int:
     """Show what a forget request would do to every artifact, and do nothing."""
-    what = "Show, for each artifact of a finished run, what a forget request would do and why. Nothing is changed."
-    return _show(*_parser("plan-forget", what).parse_known_args(argv))
+    what = (
+        "Show, for each artifact of a finished run, what went into it, what a forget request would do to it, and why. "
+        "Nothing is changed."
+    )
+    parser = _parser("plan-forget", what)
+    _add_forms(parser)
+    return _show(*parser.parse_known_args(argv))
+
+
+def _add_forms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table; samples are counted")
+    parser.add_argument("--ids", action="store_true", help="with --json: name the samples by id")
 
 
 def _show(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from cl_framework.foretelling import show
+    from cl_framework import foretelling
 
+    if args.ids and not args.json:
+        raise UserError("--ids names the samples in JSON; give --json with it.")
     directory = Run.open(args.dir)
     experiment, timeline = reopen(directory, _overrides(args, rest))
     check_finished(directory, timeline)
-    if (later := _request(directory, timeline, args)) is not None:
-        event = list(later.steps())[-1].event
-        assert isinstance(event, ForgetRequest)
-        show(directory, experiment.learner, event, CONSOLE)
+    later = _request(directory, timeline, args, Console(stderr=True) if args.json else CONSOLE)
+    steps = [] if later is None else list(later.steps())
+    if args.json:
+        told = foretelling.as_json(directory, experiment.learner, steps, args.ids) if steps else None
+        print(json.dumps(told, indent=1))
+    elif steps:
+        foretelling.show(directory, experiment.learner, steps, CONSOLE)
     return 0
 
 
@@ -128,7 +150,9 @@ class _Past:
         return past
 
 
-def _request(directory: Run, timeline: Timeline, args: argparse.Namespace) -> Timeline | None:
+def _request(
+    directory: Run, timeline: Timeline, args: argparse.Namespace, console: Console = CONSOLE
+) -> Timeline | None:
     """Return the timeline with the request at its end; None if all it asks for is forgotten already.
 
     Raises:
@@ -139,11 +163,11 @@ def _request(directory: Run, timeline: Timeline, args: argparse.Namespace) -> Ti
     left = _Past.of(surviving(steps))
     classes = class_ids(args.classes, timeline.class_names, sorted(left.classes))
     samples = sample_ids(args.samples) if args.samples else []
-    kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes)
-    experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences)
-    kept_samples = _not_yet(directory, "sample", samples, ever.samples - left.samples)
+    kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes, console)
+    experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences, console)
+    kept_samples = _not_yet(directory, "sample", samples, ever.samples - left.samples, console)
     if (classes or args.experiences or samples) and not (kept_classes or experiences or kept_samples):
-        CONSOLE.print("Nothing is left to forget; the run stays as it is.")
+        console.print("Nothing is left to forget; the run stays as it is.")
         return None
     missing: list[Need] = args.without
     spec = {"classes": kept_classes, "experiences": experiences, "samples": kept_samples, "missing": missing}
@@ -155,7 +179,7 @@ def _request(directory: Run, timeline: Timeline, args: argparse.Namespace) -> Ti
     return asked
 
 
-def _not_yet(directory: Run, kind: str, asked: Sequence[_T], gone: Collection[_T]) -> list[_T]:
+def _not_yet(directory: Run, kind: str, asked: Sequence[_T], gone: Collection[_T], console: Console) -> list[_T]:
     """Return what of the request is not forgotten yet; say which receipt tells of the rest."""
     past = [a for a in asked if a in gone]
     if past:
@@ -164,5 +188,5 @@ def _not_yet(directory: Run, kind: str, asked: Sequence[_T], gone: Collection[_T
         names = ", ".join(map(str, past[:10])) + (" ..." if len(past) > 10 else "")
         where = ", ".join(str(n) for n in sorted(set(lines.values())))
         told = f"; {receipts.FILE} line {where}" if where else ""
-        CONSOLE.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{told}", soft_wrap=True)
+        console.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{told}", soft_wrap=True)
     return [a for a in asked if a not in gone]

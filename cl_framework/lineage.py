@@ -20,6 +20,7 @@ from cl_framework.ledger import Ledger, entry_of
 from cl_framework.memory import Memory
 from cl_framework.model import ADAPTERS
 from cl_framework.origin import Ingredient, Origin
+from cl_framework.reading import Reading
 from cl_framework.strategy import Unlearner
 from cl_framework.stream import Event, ForgetRequest
 
@@ -116,9 +117,15 @@ class Told:
         if "|" not in tensor:
             return (self._ingredient(origin.of(self.known, self.known), tensor),)
         entry = entry_of(tensor)
-        own = {} if entry.cls is None else origin.of(self.known, [entry.cls])
-        through = entry.experience in self.origins
-        return (self._ingredient(own, tensor), *([self._adapter(entry.experience or "")] if through else []))
+        mine = [c for c, e in self.known.items() if entry.experience in (None, e)] if entry.cls is None else [entry.cls]
+        own = self._ingredient(origin.of(self.known, mine), tensor)
+        if entry.experience is None:
+            return (own,)
+        return (own, self._adapter(entry.experience)) if entry.experience in self.origins else (own, *self.trained())
+
+    def trained(self) -> tuple[Ingredient, ...]:
+        """Return what plans read: what went into the adapters and the head."""
+        return (*map(self._adapter, self.origins), self._ingredient(self.head, HEAD, ""))
 
     def _adapter(self, name: str) -> Ingredient:
         return self._ingredient(self.origins.get(name, {}), ADAPTERS + name, name)
@@ -140,11 +147,17 @@ def artifacts(learner: Learner) -> list[Artifact]:
     ]  # fmt: skip
 
 
+def by_id(learner: Learner) -> tuple[str, ...]:
+    """Return how the names of those tensors begin that hold sample ids."""
+    parts = ((path, m) for path, m in learner.named_modules() if isinstance(m, Memory | Reading))
+    return tuple(f"{path}.ids." for path, _ in parts)
+
+
 def samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[int]:
     """Return the ids of the training samples that went into an artifact.
 
-    They are exact but in one case: of an edit made from a share of what stays, all samples that a later request took
-    from its classes are counted once it outlives that request, read or not.
+    They are exact but in one case: what an edit read of samples that stay is known one by one, but of those that a
+    request took, its own or one that it outlived, all count, read or not, for their ids are kept nowhere.
 
     Args:
         artifact: What `artifacts` found.
@@ -208,8 +221,9 @@ def _treated(
     if not any(a.origin.get(e, frozenset()) & classes for e, classes in touched.items()):
         together = unlearner.acts == "edit" and a.kind == "adapter"
         return ("edit", TOGETHER) if together else ("keep", NEVER)
-    if unlearner.acts == "drop" and a.space is not None and a.space not in left:
-        return "delete", "belongs to an experience that goes as a whole"
+    if unlearner.acts in ("drop", "subtract") and a.space is not None:
+        whole = a.space not in left
+        return ("delete", "belongs to an experience that goes as a whole") if whole else ("retrain", WHY["drop"])
     if unlearner.acts == "edit" and a.kind != "adapter":
         return "keep", KEPT["stack"]
     return ACTIONS[unlearner.acts], WHY.get(unlearner.acts) or KEPT[unlearner.acts]

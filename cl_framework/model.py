@@ -74,6 +74,7 @@ class Model(nn.Module):
 
     @outlived.setter
     def outlived(self, told: Mapping[str, Sequence[str]]) -> None:
+        """Take up what a state tells."""
         found = {holder: tuple(requests) for holder, requests in told.items()}
         self._outlived = {holder: r for holder, r in found.items() if not holder.startswith(ADAPTERS)}
         names = {holder.removeprefix(ADAPTERS): r for holder, r in found.items() if holder.startswith(ADAPTERS)}

@@ -188,10 +188,77 @@ def test_two_processes_are_serialised_and_the_second_is_told_by_whom(run, capsys
 @pytest.mark.parametrize("verb", [["plan-forget"], ["forget", "--dry-run"]])
 def test_what_would_be_done_is_shown_and_nothing_is_done(run, verb, monkeypatch):
     before, shown = files(run), []
-    monkeypatch.setattr(foretelling, "show", lambda run, learner, event, console: shown.append(event))
+    monkeypatch.setattr(foretelling, "show", lambda run, learner, steps, console: shown.append(steps[-1].event))
     assert main([verb[0], str(run), *verb[1:], "--classes", "3"]) == 0
     assert [e.classes for e in shown] == [(3,)]
     assert files(run) == before
+
+
+def foretold(capsys, *args):
+    """What `clf plan-forget --json` prints, and its artifacts by kind."""
+    capsys.readouterr()
+    assert main(["plan-forget", *map(str, args), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    kinds = {}
+    for a in told["artifacts"]:
+        kinds.setdefault(a["kind"], []).append(a)
+    return told, kinds
+
+
+def test_the_samples_of_every_artifact_are_told_as_json(shared, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("1")  # of class 0, whose samples are 0 to 5
+    edit = ["--unlearner", "NegGradPlus", "--model.unlearner.epochs=1"]
+    assert main(["forget", str(shared), "--samples", str(tmp_path / "ids.txt"), *edit]) == 0
+    before = files(shared)
+    told, kinds = foretold(capsys, shared, "--classes", 0)
+    assert files(shared) == before
+    assert (told["request"], told["policy"], told["classes"]) == ("forget-1", "exact", [0])
+    assert (told["samples"], told["test_samples"]) == (5, 3)
+    classes = {f"task-{t}": {str(2 * t): 6, str(2 * t + 1): 6} for t in range(3)}
+    (adapter,), (logs,), (receipt,) = kinds["adapter"], kinds["logs"], kinds["receipts"]
+    for met_all in (adapter, logs, *kinds["head row"]):
+        assert met_all["made_from"] == classes
+        assert (met_all["samples"], met_all["samples_that_go"], met_all["samples_forgotten_before"]) == (36, 5, 1)
+    assert receipt["made_from"] == {"task-0": {"0": 1}}
+    for table in kinds["results"]:
+        assert table["made_from"] == {"task-0": {"0": 1}}
+        assert (table["test_samples"], table["test_samples_that_go"]) == (18, 3)
+    metrics = [(a["test_samples"], a["samples"]) for a in kinds["event metrics"]]
+    assert metrics == [(6, 0), (12, 0), (18, 0), (18, 1)], "the sample was examined, as no class went with it"
+    assert {a["name"]: (a["samples"], a["action"]) for a in kinds["checkpoint"]} == {
+        "000-learn-task-0": (0, "keep"),
+        "001-learn-task-1": (0, "keep"),
+        "002-learn-task-2": (36, "rewrite"),  # the head; the adapter was taken out when it was edited
+        "003-forget-forget-0": (36, "rewrite"),
+    }
+    _, kinds = foretold(capsys, shared, "--classes", 0, "--ids")
+    assert kinds["adapter"][0]["made_from"]["task-0"]["0"] == [0, 1, 2, 3, 4, 5]
+    (tmp_path / "ids.txt").write_text("1 2")
+    told, kinds = foretold(capsys, shared, "--samples", tmp_path / "ids.txt", *edit)
+    assert (told["samples"], kinds["adapter"][0]["samples_that_go"], told["policy"]) == (1, 1, "approximate")
+
+    assert main(["forget", str(shared), "--classes", "0"]) == 0  # learns again
+    _, kinds = foretold(capsys, shared, "--classes", 1)
+    assert kinds["adapter"][0]["made_from"]["task-0"] == {"1": 6}
+    assert not any(a["samples_forgotten_before"] for k in ("adapter", "head row", "checkpoint") for a in kinds[k])
+    assert main(["plan-forget", str(shared), "--classes", "1", "--ids"]) == 2
+
+
+def test_a_checkpoint_holds_what_its_tensors_were_made_of_then(run, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("0")
+    _, kinds = foretold(capsys, run, "--samples", tmp_path / "ids.txt")
+    assert [a["made_from"] for a in kinds["checkpoint"]] == [
+        {f"task-{t}": {str(2 * t): 6, str(2 * t + 1): 6}} for t in range(3)
+    ]
+    assert [a["samples_that_go"] for a in kinds["checkpoint"]] == [1, 0, 0]
+    assert [a["action"] for a in kinds["checkpoint"]] == ["rewrite", "keep", "keep"]
+    (row,) = [a for a in kinds["stored features"] if a["why"] == "of samples that go"]
+    assert (row["name"], row["made_from"]) == ("1 rows", {"task-0": {"0": 1}})
+    assert main(["forget", str(run), "--samples", str(tmp_path / "ids.txt")]) == 0
+    _, kinds = foretold(capsys, run, "--classes", 1)
+    held = {a["name"]: a["made_from"] for a in kinds["checkpoint"]}
+    assert held["000-learn-task-0"] == {"task-0": {"1": 6}}
+    assert held["003-forget-forget-0"] == {"task-0": {"0": 5}}
 
 
 def test_help_teaches_by_example(capsys):

@@ -2,13 +2,20 @@
 
 import inspect
 import itertools
+import json
 
 import pytest
 import torch
 
-from cl_framework import lineage, plugins, state
+from cl_framework import engine, lineage, plugins, state
 from cl_framework.adapters.lora import LoRA
-from cl_framework.stream import forget
+from cl_framework.census import census, ids_of
+from cl_framework.evaluator import Evaluator
+from cl_framework.learner import Learner
+from cl_framework.memory import Memory
+from cl_framework.strategy import Plan, Strategy
+from cl_framework.stream import Rows, forget
+from cl_framework.traces import Case
 
 STRATEGIES = [plugins.load("strategies", e.name) for e in plugins.catalogue("strategies")]
 UNLEARNERS = [plugins.load("unlearners", e.name) for e in plugins.catalogue("unlearners")]
@@ -99,3 +106,229 @@ def test_a_prototype_comes_from_its_class_and_from_what_trained_the_adapter_it_w
     ease = learned(plugins.load("strategies", "EASE"), UNLEARNERS[0])
     (later,) = [a for a in lineage.artifacts(ease) if a.kind == "prototypes" and (a.cls, a.space) == (1, "task-0")]
     assert later.origin == {"task-0": {5, 2}, "task-2": {1}}
+
+
+def load(strategy, unlearner, **settings):
+    return plugins.load("strategies", strategy)(), plugins.load("unlearners", unlearner)(**settings)
+
+
+def ids(*classes, without=()):
+    """The samples of classes of the tiny world."""
+    return {1000 * c + i for c in classes for i in range(10)} - set(without)
+
+
+def by_name(learner, events):
+    """Sample ids by what holds them."""
+    there = census(events)
+    return {(a.kind, a.name): set(lineage.samples(a, there)) for a in lineage.artifacts(learner)}
+
+
+@pytest.fixture
+def two_requests(stream):
+    """Two experiences are learned, then two samples and a class are forgotten."""
+    f = forget("f", stream[:2], samples=[2001, 7003])
+    return [*stream[:2], f, forget("g", f.remaining, classes=[0])]
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Which samples were read by event and adapter, noted where they are learned from."""
+    read, step, carry = {}, Learner.training_step, engine.carry_out
+
+    def noted(learner, batch, batch_idx):
+        bank = learner.model.adapters
+        for name in bank:
+            if any(p.requires_grad for p in bank.params(name)):
+                read[noted.event].setdefault(name, set()).update(batch.ids.tolist())
+        return step(learner, batch, batch_idx)
+
+    def carried(learner, event, *args):
+        noted.event = event.name
+        read[event.name] = {}
+        return carry(learner, event, *args)
+
+    monkeypatch.setattr(Learner, "training_step", noted)
+    monkeypatch.setattr(engine, "carry_out", carried)
+    return read
+
+
+def test_samples_of_what_is_kept_apart_are_those_that_were_left(world, two_requests, batches):
+    learner = world.learn(world.learner(*load("EASE", "DropAdapter")), two_requests)
+    first, second = ids(5, 2, without=[2001]), ids(7, without=[7003])
+    assert by_name(learner, two_requests) == {
+        ("adapter", "task-0"): first,
+        ("adapter", "task-1"): second,
+        ("head", "without rows"): set(),
+        ("prototypes", "5 in task-0"): first,
+        ("prototypes", "2 in task-0"): first,
+        ("prototypes", "7 in task-0"): first | second,
+        ("prototypes", "7 in task-1"): second,
+    }
+    assert batches["f"] | batches["g"] == {"task-0": first, "task-1": second}
+
+
+def test_samples_of_sums_are_those_that_were_not_subtracted(world, two_requests):
+    learner = world.learn(world.learner(*load("ACIL", "Subtract")), two_requests)
+    found = by_name(learner, two_requests)
+    assert found.pop(("sums", "sums.gram")) == ids(5, 2, 7, without=[2001, 7003])
+    assert {name: s for (_, name), s in found.items() if s} == {
+        "5": ids(5), "2": ids(2, without=[2001]), "7": ids(7, without=[7003])
+    }  # fmt: skip
+
+
+def test_samples_of_what_is_learned_again_are_those_that_are_left(world, two_requests, batches):
+    learner = world.learn(world.learner(*load("Joint", "Retrain")), two_requests)
+    left = ids(5, 2, 7, without=[2001, 7003])
+    assert batches["g"] == {"shared": left}
+    memories = {("memory", f"{c} in task-{c // 7}"): ids(c, without=[2001, 7003]) for c in (5, 2, 7)}
+    rows = {("head row", str(c)): left for c in (5, 2, 7)}
+    assert by_name(learner, two_requests) == {("adapter", "shared"): left, **rows, **memories}
+    assert learner.model.outlived == {}
+
+
+@pytest.mark.parametrize(
+    ("unlearner", "settings"),
+    [("NegGradPlus", {"epochs": 1}), ("HeadRows", {}), ("SSD", {}), ("GSLoRA", {"epochs": 1}), ("UNSIR", {})],
+)
+def test_what_is_edited_or_left_holds_what_was_forgotten_until_it_is_learned_again(
+    unlearner, settings, world, stream, batches
+):
+    learner = world.learner(*load("Joint", unlearner, **settings), adapter=LoRA(2))
+    events = [*stream[:2], forget("f", stream[:2], classes=[0])]
+    world.learn(learner, events)
+    assert by_name(learner, events)["adapter", "shared"] == ids(5, 2, 7, 0) == batches["task-1"]["shared"]
+    assert by_name(learner, events)["head row", "7"] == ids(5, 2, 7, 0)
+    assert by_name(learner, events)["memory", "7 in task-1"] == ids(7)
+    told = state.facts(learner)
+    adapters = ["shared", "f"] if unlearner == "GSLoRA" else ["shared"]
+    stayed = ["model.head", *(f"model.adapters.rewrites.{name}" for name in adapters)]
+    assert told["outlived"] == {holder: ["f"] for holder in stayed}
+
+    learner.unlearner = plugins.load("unlearners", "Retrain")()
+    events.append(forget("g", events[-1].remaining, samples=[2001]))
+    world.learn(learner, events[-1:], events[-2].remaining)
+    gone = ids(0) | {2001}
+    assert all(not s & gone for s in by_name(learner, events).values())
+    assert state.facts(learner)["outlived"] == {}
+
+
+def test_samples_that_an_edit_forgot_stay_in_what_had_met_them(world, two_requests, batches):
+    learner = world.learner(*load("Finetune", "GSLoRA", epochs=1, share=0.3), adapter=LoRA(2))
+    world.learn(learner, two_requests)
+    found, everything = by_name(learner, two_requests), ids(5, 2, 7, 0)
+    assert found["adapter", "shared"] == everything
+    assert found["head row", "5"] == everything
+    one, two = batches["f"]["f"], batches["g"]["g"]
+    assert found["edit", "g"] == two | ids(0)  # what was taken counts as a whole; of what stays, only what was read
+    assert found["edit", "f"] == one | {2001, 7003} | ids(0)
+    assert len(found["edit", "g"] - ids(0)) < len(ids(5, 2, 7)) / 2
+    restored = world.learner(*load("Finetune", "GSLoRA"), adapter=LoRA(2))
+    state.restore(restored, world.clone(state.tensors(learner)), json.loads(json.dumps(state.facts(learner))))
+    assert by_name(restored, two_requests) == found
+    written = json.dumps(state.facts(learner))
+    assert not any(str(i) in written for i in everything if i > 999)
+    kept = set(torch.cat([t for n, t in state.tensors(learner).items() if ".reading." in n]).tolist())
+    assert kept
+    assert not kept & (ids(0) | {2001, 7003})
+
+
+class Replay(Strategy):
+    """An adapter for each experience, trained with three old samples of each class."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = Memory(3)
+
+    def learn(self, model, event):
+        model.head.grow(event.classes)
+        yield Plan(self.memory.with_(event.data), [*model.adapters.add(event.name), *model.head.parameters()])
+        self.memory.keep(event)
+
+    def predict(self, model, x):
+        return model.head(model.features(x, model.experiences[-1]))
+
+
+def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batches):
+    retrain = plugins.load("unlearners", "Retrain")()
+    learner = world.learn(world.learner(Replay(), retrain), stream[:3])
+    found = by_name(learner, stream[:3])
+    assert len(found["adapter", "task-2"]) == 20 + 4 * 3
+    for name in ("task-0", "task-1", "task-2"):
+        assert found["adapter", name] == batches[name][name]
+    assert found["head row", "6"] == ids(5, 2, 7, 0, 1, 6), "the head met all of them in turn"
+    old = next(i for i in found["adapter", "task-2"] if i // 1000 == 5)
+    request = forget("f", stream[:3], samples=[old])
+    treated = lineage.treatments(learner, request, retrain)
+    assert {t.action for t in treated if t.artifact.kind == "lineage"} == {"retrain"}
+    world.learn(learner, [request], stream[:3])
+    after = by_name(learner, [*stream[:3], request])
+    assert after["adapter", "task-2"] == batches["f"]["task-2"]
+    assert not any(old in s for s in after.values())
+    assert not any(old in t.flatten().tolist() for n, t in state.tensors(learner).items() if ".ids." in n)
+    never = world.learn(world.learner(Replay()), request.remaining)
+    assert world.differences(learner, never) == []
+
+
+def test_an_adapter_that_starts_as_another_has_met_the_same(world, stream):
+    learner = world.learner(*load("Finetune", "NegGradPlus", epochs=1))
+    events = [*stream[:2], forget("f", stream[:2], classes=[0])]
+    bank = world.learn(learner, events).model.adapters
+    bank.add("twin", like="shared")
+    found = by_name(learner, events)
+    assert found["adapter", "twin"] == found["adapter", "shared"] == ids(5, 2, 7, 0)
+    bank.drop("shared")
+    assert learner.model.outlived.keys() == {"model.head", "model.adapters.rewrites.twin"}
+
+
+def test_made_up_samples_stand_for_their_class(world, stream):
+    class Drawn(Strategy):
+        def learn(self, model, event):
+            model.head.grow(event.classes)
+            labels = torch.tensor(event.classes).repeat(4)
+            yield Plan(Rows(torch.randn(8, 16), labels), list(model.head.parameters()), drawn)
+
+        def predict(self, model, x):
+            return model.head(model.features(x, ()))
+
+    def drawn(model, batch):
+        return torch.nn.functional.cross_entropy(model.head(batch.x), model.head.index(batch.y))
+
+    learner = world.learn(world.learner(Drawn()), stream[:1])
+    assert by_name(learner, stream[:1])["head row", "5"] == ids(5, 2)
+
+
+def test_a_census_knows_what_each_request_took(two_requests):
+    there = census(two_requests)
+    assert there.taken["f"] == {("task-0", 2): {2001}, ("task-1", 7): {7003}}
+    assert ids_of(there.taken["g"]) == ids(0)
+    left = {("task-0", 5): ids(5), ("task-0", 2): ids(2, without=[2001]), ("task-1", 7): ids(7, without=[7003])}
+    assert there.alive == left
+    assert ids_of(there.ever) == ids(5, 2, 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "unlearner", "settings"),
+    [
+        ("SimpleCIL", "DropAdapter", {}),
+        ("EASE", "DropAdapter", {}),
+        ("Finetune", "GSLoRA", {"epochs": 1}),
+        ("Joint", "Retrain", {}),
+    ],
+)
+def test_stored_features_go_as_foretold(strategy, unlearner, settings, world, stream):
+    learner = world.learner(*load(strategy, unlearner, **settings), adapter=LoRA(2))
+    events = [*stream[:3], forget("f", stream[:3], classes=[2])]
+    steps, evaluator = list(world.Listed(events).steps()), Evaluator()
+    engine.run(learner, world.Listed(events[:3]), world.make_trainer, evaluator, world.Listener(learner), 8)
+    foretold = Case(None, learner, steps).in_store()
+    rows = {k: set(r) for k, r in learner.model.store._rows.items()}
+    engine.remember(learner, stream[:3])
+    engine.take(learner, steps[-1], world.make_trainer, evaluator, 8)
+    after = {k: set(r) for k, r in learner.model.store._rows.items()}
+    lost = sum(len(r - after.get(k, set())) for k, r in rows.items())
+    fates = {"delete": 0, "keep": 0}
+    for f in foretold:
+        fates[f.treatment.action] += int(f.treatment.artifact.name.split()[0])
+    assert fates == {"delete": lost, "keep": sum(map(len, rows.values())) - lost}
+    gone = next(f for f in foretold if f.treatment.why == "of samples that go")
+    assert {c for _, c in gone.examined} == {2}
