@@ -61,10 +61,12 @@ class Backbone(nn.Module, ABC):
     Attributes:
         width: Size of a feature.
         name: What manifests call it.
+        smooth: Whether inputs are numbers that gradients reach and noise can stand for, as pictures are.
     """
 
     width: int
     name: str
+    smooth: bool = True
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

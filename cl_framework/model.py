@@ -189,7 +189,8 @@ class Model(nn.Module):
         training = self.adapters.training
         self.adapters.eval()
         lengths, pieces = self.backbone.lengths(x), []
-        rows = [r for n in lengths.unique() for r in torch.split((lengths == n).nonzero()[:, 0], CHUNK)] or [lengths]
+        alike = [(lengths == n).nonzero()[:, 0] for n in sorted(set(lengths.tolist()))]
+        rows = [part for each in alike for part in torch.split(each, CHUNK)] or [lengths]
         for r in rows:
             size = CHUNK if pad else len(r)
             part = _padded(x[r.to(x.device)].to(self.device), size)

@@ -103,8 +103,8 @@ class ClassIncremental(Scenario):
         """
         n = len(self.class_names)
         if self.grouping is not None:
-            found = read_groups(self.grouping, self.class_names)
-            return [found[i] for i in class_order(len(found), self.order_seed)]
+            dealt = read_groups(self.grouping, self.class_names)
+            return [dealt[i] for i in class_order(len(dealt), self.order_seed)]
         order = class_order(n, self.order_seed) if self.order is None else self.order
         if strange := sorted(set(order) - set(range(n))):
             raise UserError(f"The class order names class {strange[0]}, but {self.dataset} has classes 0 to {n - 1}.")

@@ -66,8 +66,13 @@ def distances(samples: Samples, batch: int = 256) -> Tensor:
     Args:
         samples: Samples with the test transform.
         batch: How many to read at a time.
+
+    Raises:
+        UserError: If the inputs are no pictures.
     """
     pieces = torch.split(torch.arange(len(samples)), batch)
+    if not samples[[0]].x.is_floating_point():
+        raise UserError("Only pictures have a mean that samples can be far from; set `pick: random`.")
     owner = torch.unique(samples.labels, return_inverse=True)[1]
     counts = torch.bincount(owner)
     sums: Tensor | None = None

@@ -20,6 +20,7 @@ from cl_framework.backbones.timm import network
 from cl_framework.errors import UserError
 
 STEP = 8  # lengths of passes in tokens: few enough to fill chunks, close enough to waste little
+WORDS = ("tokenizer.json", "vocab.*", "*.model")
 PARTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -64,8 +65,9 @@ class HuggingFace(Backbone):
         config: Any = self.body.config
         self.width = int(config.hidden_size)
         self.reads: Literal["sentences", "pictures"] = "pictures" if _sees(self.body) else "sentences"
+        self.smooth = self.reads == "pictures"
         if self.reads == "sentences":
-            self.tokenizer, most = _tokenizer(folder), _most_tokens(folder, config)
+            self.tokenizer, most = _tokenizer(folder, int(config.vocab_size)), _most_tokens(folder, config)
             self.max_tokens = min(max_tokens or most, most)
             self.padding = int(config.pad_token_id or 0)
             self.tokenizer.enable_truncation(self.max_tokens)
@@ -181,8 +183,8 @@ def _load(folder: Path) -> nn.Module:
     from transformers import AutoConfig, AutoModel, logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with network(False), torch.random.fork_rng(devices=[]):
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -201,7 +203,7 @@ def _load(folder: Path) -> nn.Module:
         raise UserError(f"Cannot load the encoder in {folder} ({reason}); give one that transformers knows.") from error
     finally:
         logging.set_verbosity(before)
-        logging.enable_progress_bar()
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if lacking := sorted(k for k in told["missing_keys"] if not k.startswith("pooler.")):
         raise UserError(f"The weights in {folder} lack {lacking[0]}; give a complete checkpoint of an encoder.")
     if hasattr(body, "pooler"):
@@ -214,16 +216,22 @@ def _sees(body: nn.Module) -> bool:
     return getattr(body, "main_input_name", "input_ids") == "pixel_values"
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, room: int) -> Any:
+    """Read the tokenizer that lies beside the weights; without its files transformers would make up an empty one."""
     from transformers import AutoTokenizer
 
+    if not any(p for name in WORDS for p in folder.glob(name)):
+        raise UserError(f"{folder} holds no tokenizer; add its tokenizer.json.")
     try:
         with network(False):
             found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{folder} holds no tokenizer that can be read; add its tokenizer.json.") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"The tokenizer in {folder} cannot be read ({reason}); add its tokenizer.json.") from error
     if (backend := getattr(found, "backend_tokenizer", None)) is None:
-        raise UserError(f"{folder} holds no tokenizer.json; save the tokenizer with a fast version.")
+        raise UserError(f"The tokenizer in {folder} is a slow one; save it again with its fast version.")
+    if (held := backend.get_vocab_size()) > room:
+        raise UserError(f"The tokenizer in {folder} has {held} tokens and the encoder {room}; give one that fits.")
     return backend
 
 

@@ -40,6 +40,11 @@ class BoundaryShrink(Unlearner):
         super().__init__()
         self.eps, self.epochs, self.lr, self.batch, self.keep_rows = eps, epochs, lr, batch, keep_rows
 
+    def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
+        """Object to inputs that cannot be moved across a boundary."""
+        unmoved = f"the inputs of {model.backbone.name} cannot be moved along a gradient, for none reaches them"
+        return None if model.backbone.smooth else unmoved
+
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Find the neighbours, learn them as labels, then part with the classes."""
         with importance.open_to_gradients(model, ()):

