@@ -111,14 +111,14 @@ def error(model: Model, strategy: Strategy, samples: Samples) -> float:
 
 
 def with_features(model: Model, strategy: Strategy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the features ``(n, width)`` that reach the head, and the strategy's scores of them."""
+    """Return the last features ``(n, width)`` that a strategy makes for its scores, and the scores."""
     seen: list[Tensor] = []
-    watch = model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    watch = model.backbone.register_forward_hook(lambda _, __, z: seen.append(z))
     try:
         scores = strategy.predict(model, x)
     finally:
         watch.remove()
-    return seen[0], scores
+    return seen[-1], scores
 
 
 def retained(event: ForgetRequest, share: float = 1.0) -> Samples:

@@ -8,7 +8,8 @@ from cl_framework import archive, engine, plugins, state
 from cl_framework.stream import forget
 from strategies.unlearning.retrain import Retrain
 
-LOCAL = {"L2P"}  # train the rows of an experience against each other alone, so that others may still outbid them
+LOCAL = {"InfLoRA", "L2P", "OLoRA", "OSF", "OrthogonalAdaptation", "PEGO"}
+"""Train the rows of an experience against each other alone, so that others may still outbid them."""
 
 NAMES = [entry.name for entry in plugins.catalogue("strategies")]
 

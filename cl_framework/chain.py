@@ -1,0 +1,123 @@
+"""Adapters in a chain: each experience trains its own on top of all those before, which stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.importance import batches
+from cl_framework.lowrank import LowRank, factors
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, classify_among
+from cl_framework.stream import Batch, Experience, Samples
+
+Compete: TypeAlias = Literal["current", "all"]
+"""Which classes a sample is told apart from: those of its own experience, or all so far."""
+
+
+def links(model: Model) -> list[str]:
+    """Return the adapters of a chain, oldest first: all but the edits that forget requests put on top."""
+    return [name for name in model.adapters if name not in model.adapters.stack]
+
+
+def extend(model: Model, event: Experience) -> tuple[list[str], dict[str, LowRank]]:
+    """Add the adapter of an experience and its classes' rows of the head, and put the whole chain in use.
+
+    Returns:
+        The names of the adapters before it, and its own corrections by site.
+    """
+    model.ready(event.name, event.classes)
+    model.adapters.active = tuple(links(model))
+    return [name for name in links(model) if name != event.name], factors(model.adapters, event.name)
+
+
+def plan(
+    model: Model,
+    event: Experience,
+    params: Sequence[nn.Parameter],
+    compete: Compete = "current",
+    penalty: Callable[[], Tensor] | None = None,
+    after_step: Callable[[Model], None] | None = None,
+) -> Plan:
+    """Return the training of the newest adapter's ``params`` and the head on an experience.
+
+    Args:
+        model: With the chain in use, as `extend` leaves it.
+        event: What to train on.
+        params: Those of the adapter that may change.
+        compete: Which classes' scores the cross-entropy sees. With ``current`` the rows of earlier classes get no
+            gradient, and are also kept from weight decay.
+        penalty: Added to the loss.
+        after_step: Called after each step.
+    """
+    rivals = model.classes if compete == "all" else event.classes
+    hold = None if compete == "all" else holding(model, event.classes)
+
+    def loss(model: Model, batch: Batch) -> Tensor:
+        fit = classify_among(model, model(batch.x), batch.y, rivals)
+        return fit if penalty is None else fit + penalty()
+
+    def after(model: Model) -> None:
+        for act in (hold, after_step):
+            if act is not None:
+                act(model)
+
+    return Plan(event.data, [*params, *model.head.parameters()], loss, after_step=after)
+
+
+def holding(model: Model, classes: Sequence[int]) -> Callable[[Model], None]:
+    """Return what puts back the head's rows of all but some classes after a step: weight decay moves idle rows too."""
+    head = model.head
+    others = [i for i, c in enumerate(head.classes) if c not in classes]
+    kept = [None if p is None else p.detach()[others].clone() for p in (head.weight, head.bias)]
+
+    @torch.no_grad()
+    def put_back(model: Model) -> None:
+        for p, was in zip((model.head.weight, model.head.bias), kept, strict=True):
+            if p is not None and was is not None:
+                p[others] = was.to(p)
+
+    return put_back
+
+
+def same_input(model: Model) -> dict[str, list[str]]:
+    """Return the sites that adapters rewrite, grouped by the module that reads for them, under the first of each group.
+
+    The parts of a fused query-key-value map read the same input.
+    """
+    first: dict[nn.Module, str] = {}
+    groups: dict[str, list[str]] = {}
+    for name, site in model.adapters.sites.items():
+        groups.setdefault(first.setdefault(site.reads or site.module, name), []).append(name)
+    return groups
+
+
+@torch.no_grad()
+def input_moments(model: Model, samples: Samples, batch: int = 64) -> dict[str, Tensor]:
+    """Return the mean of ``x x^T`` over all tokens that reach each group of sites, ``(width_in, width_in)``.
+
+    One pass over ``samples`` as they are read, under the adapters in use; sums are in double precision.
+    """
+    sums: dict[str, Tensor] = {}
+    counts = dict.fromkeys(same_input(model), 0)
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            x = given[0].detach().flatten(0, -2).double()
+            sums[name] = x.T @ x + sums.get(name, 0)
+            counts[name] += len(x)
+
+        return add
+
+    sites = model.adapters.sites
+    hooks = [(sites[n].reads or sites[n].module).register_forward_pre_hook(watch(n)) for n in counts]
+    try:
+        for read in batches(samples, batch, model.device):
+            model.features(read.x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: total / counts[name] for name, total in sums.items()}

@@ -1,0 +1,89 @@
+"""Orthogonal Adaptation: corrections trained apart on bases that do not meet, so that adding them up is a merge.
+
+Po et al., "Orthogonal adaptation for modular customization of diffusion models", CVPR 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+
+from cl_framework.chain import links
+from cl_framework.errors import UserError
+from cl_framework.head import Head
+from cl_framework.ledger import Entry, Ledger
+from cl_framework.lowrank import LowRank, factors
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy
+from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.subspace import rotation
+
+
+@final
+class OrthogonalAdaptation(Strategy):
+    """``W + sum_i B_i A_i``: rows of ``A_i`` are columns of one orthogonal matrix and stay fixed, ``B_i`` is trained.
+
+    Every experience is trained as if it were alone, under a head of its own; the answer is given with all corrections
+    at once. With disjoint columns ``A_i A_j^T = 0``: an input within the directions of one correction is not touched by
+    any other. The matrix depends on ``seed`` and width only, so that learners agree on it without talking.
+
+    The paper draws columns at random (``bases="random"``), of which two corrections share ``r^2 / width`` in
+    expectation. An experience then depends on nothing but its own samples and name, and is forgotten exactly by
+    ``DropAdapter``. Disjoint columns depend on how many experiences came before, and only ``Retrain`` is exact. The
+    paper's numbers are of image generation with rank 20.
+
+    Args:
+        bases: ``disjoint`` columns in the order of arrival, until none is left, or ``random`` ones.
+        seed: Of the orthogonal matrix, which belongs to the method and is never stored.
+    """
+
+    rewrites = LowRank
+    adopts = False
+
+    def __init__(self, bases: Literal["disjoint", "random"] = "disjoint", seed: int = 0) -> None:
+        """Start with no corrections."""
+        super().__init__()
+        self.bases, self.seed, self.rows = bases, seed, Ledger()
+        if bases == "random":
+            self.isolates = "experience"
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Train the output side of a fresh correction, and a head of its own, with no other correction in use."""
+        if event.name in model.adapters:
+            return
+        place = len(links(model))
+        proxy = Head(model.backbone.width, "linear", event.classes).to(model.device)
+        model.adapters.add(event.name)
+        mine = factors(model.adapters, event.name)
+        for rewrite in mine.values():
+            with torch.no_grad():
+                rewrite.a.copy_(self._basis(len(rewrite.a), rewrite.a.shape[1], place))
+
+        def loss(model: Model, batch: Batch) -> Tensor:
+            return cross_entropy(proxy(model.features(batch.x, event.name)), proxy.index(batch.y))
+
+        yield Plan(event.data, [*(r.b for r in mine.values()), *proxy.parameters()], loss)
+        for i, c in enumerate(proxy.classes):
+            self.rows[Entry(c, event.name, "weight")] = proxy.weight[i]
+            self.rows[Entry(c, event.name, "bias")] = next(p for p in proxy.parameters() if p.ndim == 1)[i]
+
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
+        """Score with the sum of all corrections and the rows of all heads."""
+        known = model.known.items()
+        weight = torch.stack([self.rows[Entry(c, e, "weight")] for c, e in known])
+        bias = torch.stack([self.rows[Entry(c, e, "bias")] for c, e in known])
+        return linear(model.features(x, model.experiences), weight, bias)
+
+    def _basis(self, rank: int, width: int, place: int) -> Tensor:
+        if self.bases == "random":
+            return rotation(width, self.seed)[:, torch.randperm(width)[:rank]].T
+        if (place + 1) * rank > width:
+            raise UserError(
+                f"{width} directions hold {width // rank} disjoint bases of rank {rank}, not {place + 1}; "
+                "lower the adapter's `rank`, or set `model.strategy.init_args.bases: random`."
+            )
+        return rotation(width, self.seed)[:, place * rank : (place + 1) * rank].T

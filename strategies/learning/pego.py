@@ -1,0 +1,96 @@
+"""PEGO: groups of low-rank corrections that preserve what was pre-trained and differ from one another.
+
+Hu et al., "Learn to preserve and diversify: Parameter-efficient group with orthogonal regularization for domain
+generalization", ECCV 2024. Our reading of it: the authors' code was not at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from torch import Tensor
+
+from cl_framework import chain
+from cl_framework.errors import UserError
+from cl_framework.lowrank import LowRank, Side, directions, frozen_weight, past_directions
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy
+from cl_framework.stream import Experience, Inputs
+from cl_framework.subspace import Norm, diversity, preservation, top_block
+
+
+@final
+class PEGO(Strategy):
+    """Each experience trains a group of corrections, ``W + sum_n B_n A_n``, on top of earlier groups.
+
+    ``loss + preserve mean_n |A_n W^T|^2 / |W|^2 + diversify mean_{n,m} |A_n A_m^T|^2``, means over sites as well. The
+    method is about one training on several domains; in a stream new members also keep off those of earlier
+    experiences. Norms, weights and this extension are our reading. A group is one LoRA whose rank is shared out: four
+    members of rank 4 are rank 16.
+
+    A square weight of full rank leaves no direction alone, so that ``preserve`` also pulls ``A`` towards zero; measure
+    ``cosines`` to prevent that, and only the ``top`` directions of the weight to ask for what can be attained.
+
+    Args:
+        preserve: Weight of orthogonality to the pre-trained weight.
+        diversify: Weight of orthogonality between members.
+        group: Members of a group; the rank must be a multiple. A rank below it gives as many members of rank 1.
+        norm: ``squared`` Frobenius norms or sums of absolute values (``l1``).
+        cosines: Bring directions to length one first.
+        side: Whether directions of the input are compared, of the output, or both.
+        top: Compare with this many leading singular vectors of the weight instead of all of it.
+        compete: Whether a new class is told from the classes of its own experience (``current``) or from ``all``.
+    """
+
+    rewrites = LowRank
+
+    def __init__(
+        self,
+        preserve: float = 1.0,
+        diversify: float = 1.0,
+        group: int = 4,
+        norm: Norm = "squared",
+        cosines: bool = False,
+        side: Side = "input",
+        top: int | None = None,
+        compete: chain.Compete = "current",
+    ) -> None:
+        """Keep the weights and what is measured."""
+        super().__init__()
+        self.preserve, self.diversify, self.group, self.side, self.top = preserve, diversify, group, side, top
+        self.how, self.compete = (norm, cosines), compete
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Train a new group and the head, with earlier groups in use and untouched."""
+        before, mine = chain.extend(model, event)
+        rank = max(len(r.a) for r in mine.values())
+        if rank % (share := max(rank // self.group, 1)):
+            raise UserError(f"PEGO shares rank {rank} out to {self.group} members; make `rank` a multiple of that.")
+        past = past_directions(model.adapters, before, self.side)
+        weights = {site: self._read(frozen_weight(model.adapters.sites[site])) for site in mine}
+
+        def penalty() -> Tensor:
+            total = model.head.weight.new_zeros(())
+            for site, rewrite in mine.items():
+                others = [r.reshape(-1, share, r.shape[2]) for r in past.get(site, ())]
+                for i, rows in enumerate(directions(rewrite, self.side)):
+                    group, earlier = rows.reshape(-1, share, rows.shape[1]), others[i] if others else None
+                    total = total + self.preserve * preservation(group, weights[site][i], *self.how)
+                    total = total + self.diversify * diversity(group, earlier, *self.how)
+            return total / len(mine)
+
+        yield chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
+
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
+        """Score with all groups and the head."""
+        scores: Tensor = model.head(model.features(x, chain.links(model)))
+        return scores
+
+    def _read(self, weight: Tensor) -> list[Tensor]:
+        """Return as rows the directions of a weight's input, of its output, or both."""
+        sides = [weight, weight.T]
+        if self.top is not None:
+            left, right = top_block(weight, self.top)
+            sides = [right.T.to(weight), left.T.to(weight)]
+        return {"input": sides[:1], "output": sides[1:], "both": sides}[self.side]
