@@ -126,9 +126,11 @@ def factor(covariance: Tensor, eps: float) -> Tensor:
     if wide.ndim == 1:
         return (wide + eps).clamp_min(0).sqrt()
     eye = torch.eye(len(wide), device=wide.device, dtype=wide.dtype)
-    for e in (eps * 10**k for k in range(10)):
+    tries = [e for e in (eps * 10**k for k in range(10)) if e <= 1.001]
+    for e in tries:
+        found: Tensor
         found, failed = torch.linalg.cholesky_ex(wide + e * eye)
-        if e <= 1.001 and not bool(failed):
+        if not bool(failed):
             return found
     values, vectors = torch.linalg.eigh(wide)
     factored: Tensor = vectors * values.clamp_min(0).sqrt()
@@ -138,28 +140,28 @@ def factor(covariance: Tensor, eps: float) -> Tensor:
 def align(
     model: Model,
     gaussians: Gaussians,
-    params: Params,
-    scores: Callable[[Tensor], Tensor],
     *,
     epochs: int,
     lr: float,
     draws: int,
+    params: Params | None = None,
+    scores: Callable[[Tensor], Tensor] | None = None,
     weight_decay: float = 5e-4,
     eps: float = 1e-4,
     shrink: Mapping[int, float] | None = None,
 ) -> Plan:
-    """Return the plan that trains ``params`` of the head on drawn features of every live class.
+    """Return the plan that trains the head on drawn features of every live class.
 
     An epoch takes as many steps as there are classes, each on ``draws`` features, by SGD with momentum 0.9.
 
     Args:
         model: Whose live classes are drawn, and whose head has a row for each.
         gaussians: Where the classes lie.
-        params: What is trained.
-        scores: Features ``(n, width)`` to logits ``(n, rows)``.
         epochs: How often everything is drawn.
         lr: Learning rate of SGD.
         draws: Features of each class in an epoch, and in a step.
+        params: What is trained; None stands for the whole head.
+        scores: Features ``(n, width)`` to logits ``(n, rows)``; None stands for the head.
         weight_decay: Of SGD.
         eps: Added to the diagonal of covariances.
         shrink: Factor on the mean of each class; none stands for 1.
@@ -170,12 +172,13 @@ def align(
         made[c] = (mean * (shrink or {}).get(c, 1.0), factor(covariance, eps).to(mean))
 
     def loss(model: Model, batch: Batch) -> Tensor:
-        return cross_entropy(scores(batch.x), model.head.index(batch.y))
+        return cross_entropy((scores or model.head)(batch.x), model.head.index(batch.y))
 
     def optimizer(params: Params) -> torch.optim.Optimizer:
         return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=weight_decay)
 
-    return Plan(Draws(made, draws), params, loss, epochs, optimizer, batch_size=draws)
+    trained = list(model.head.parameters()) if params is None else params
+    return Plan(Draws(made, draws), trained, loss, epochs, optimizer, batch_size=draws)
 
 
 def by_age(model: Model, least: float = 0.9) -> dict[int, float]:
