@@ -62,7 +62,9 @@ def learn(argv: Sequence[str]) -> int:
         stream, described = scenario_of(rest)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         later = [*timeline.later, {"learn": told, "data": stream.fingerprint()}]
-        go_on(directory, experiment, Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key))
+        longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key)
+        experiment.learner.foresee(s.event for s in list(longer.steps())[len(directory.events()) :])
+        go_on(directory, experiment, longer)
     return 0
 
 
