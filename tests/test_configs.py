@@ -28,6 +28,7 @@ FRAGMENTS = [
     for part in ("backbone", "adapter", "strategy", "unlearner", "scenario", "trainer")
     for path in sorted(CONFIGS.glob(f"{part}/*.yaml"))
 ]
+TEXT = [p for p in FRAGMENTS if p.stem in {"minilm", "clinc150", "clinc150_domains"}]  # tests/test_text.py has them
 FORGETTING = CONFIGS / "compare" / "forgetting.yaml"
 COMPARISONS = [path for path in sorted(CONFIGS.glob("compare/*.yaml")) if path != FORGETTING]
 
@@ -75,7 +76,7 @@ def test_no_config_is_left_out():
     assert len(FRAGMENTS) >= 15
 
 
-@pytest.mark.parametrize("path", [*WHOLE, *FRAGMENTS], ids=named)
+@pytest.mark.parametrize("path", [p for p in [*WHOLE, *FRAGMENTS] if p not in TEXT], ids=named)
 def test_everything_a_config_says_is_what_is_built(path):
     said = yaml.safe_load(path.read_text())
     if path.stem.startswith("gpu"):
@@ -85,25 +86,28 @@ def test_everything_a_config_says_is_what_is_built(path):
     assert not silent(said, yaml.safe_load(built(path).config))
 
 
-LEARNS = [p for p in [*WHOLE, *FRAGMENTS] if p.parent.name != "backbone" and p.stem != "gs_lora_4x20"]
+LEARNS = [p for p in [*WHOLE, *FRAGMENTS] if p.parent.name != "backbone" and p.stem != "gs_lora_4x20" and p not in TEXT]
 
 
 @pytest.mark.parametrize("path", LEARNS, ids=named)
 def test_a_config_takes_a_step_and_forgets_where_it_can(path):
     data = {
         "cifar100_b0inc5": [f"--config={CONFIGS}/backbone/vit_b16_in21k.yaml", "--data.scenario.dataset=digits"],
-        "ease_cifar100_inc5": ["--data.scenario.dataset=digits"],
         "glyphs": ["--data.scenario.dataset=glyphs:classes=10,train=2,test=1"],
         "forget_sequence": [f"{FEW}=glyphs:classes=10,train=2,test=1", "--data.scenario.classes=1"],
         "sliding_window": [f"{FEW}=glyphs:classes=10,train=2,test=1", "--data.scenario.stream.base=5"],
     }.get(path.stem, [])
+    if path.parent.name == "experiment":  # digits stand in for data that cannot be had here
+        data = ["--data.scenario.dataset=digits", "--data.scenario.increment=5"]
+        data += ["--model.strategy.expansion=64"] if path.stem.startswith("ranpac") else []
     unlearner = "DropAdapter" if path.stem in {"ease", "simplecil", "drop_adapter"} else "Retrain"
     trainer = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]
     experiment = built(path, *data, *trainer, f"--model.unlearner={unlearner}")
     learner, evaluator = experiment.learner, Evaluator()
     step = small(next(iter(experiment.scenario.steps())))
     _, cost = engine.take(learner, step, experiment.make_trainer, evaluator, 8)
-    assert (cost.steps, cost.trainable_parameters > 0) == ((0, False) if path.stem == "simplecil" else (1, True))
+    still = path.stem.partition("_")[0] == "simplecil"
+    assert (cost.steps, cost.trainable_parameters > 0) == ((0, False) if still else (1, True))
     assert learner.model.classes == step.event.classes
     gone = step.event.classes[0]
     request = Step(forget("gone", [step.event], classes=[gone]), step.exam.of([gone]))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch.nn.functional import layer_norm, normalize, pad, scaled_dot_product_attention
 
 from cl_framework import cli, engine, plugins
@@ -20,6 +21,8 @@ from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.encoder import padding_only
 from cl_framework.backbones.huggingface import HuggingFace, located
 from cl_framework.errors import UserError
+from cl_framework.evaluator import Evaluator
+from cl_framework.experiment import build
 from cl_framework.learner import Learner
 from cl_framework.model import Model
 from cl_framework.stream import Experience, ForgetRequest, Inputs, forget
@@ -599,6 +602,34 @@ def test_a_run_from_config_to_prediction(folders, talk, tmp_path, capsys, monkey
     assert cli.main(["evaluate", "run"]) == 0
     assert cli.main(["predict", "run", "ask.txt", "--top", "1"]) == 0
     assert re.search(r"ask\.txt.*money", capsys.readouterr().out)
+
+
+CONFIGS = ROOT / "configs"
+
+
+def configured(folder, monkeypatch, *args):
+    """Build a config on top of the quickstart, a tiny encoder standing in for MiniLM."""
+    monkeypatch.setattr("cl_framework.backbones.huggingface.located", lambda *_: folder)
+    words = ["--config", CONFIGS / "quickstart.yaml", "--config", CONFIGS / "backbone" / "minilm.yaml", *args]
+    return build([*map(str, words), "--trainer.accelerator=cpu", "--trainer.fast_dev_run=true"], Console(quiet=True))
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("clinc150", [2, 2]), ("clinc150_domains", [1, 2])])
+def test_the_configs_of_clinc150_take_a_step(name, sizes, folders, talk, monkeypatch):
+    own = (
+        ["--data.scenario.increment=2"] if name == "clinc150" else [f"--data.scenario.groups={talk.parent}/groups.json"]
+    )
+    config = ["--config", CONFIGS / "scenario" / f"{name}.yaml"]
+    as_written = configured(folders["bert"], monkeypatch, *config)
+    assert as_written.scenario.dataset == "json:clinc150/data_full.json"
+    with pytest.raises(UserError, match=r"no file clinc150/data_full\.json"):
+        next(as_written.scenario.steps())
+    experiment = configured(folders["bert"], monkeypatch, *config, f"--data.scenario.dataset=json:{talk}", *own)
+    assert experiment.learner.model.backbone.name == MINILM
+    steps = list(experiment.scenario.steps())
+    assert sorted(len(s.event.classes) for s in steps) == sizes
+    _, cost = engine.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
+    assert cost.steps == 1
 
 
 # --- real sentences, a real encoder ---------------------------------------------------------------------------------
