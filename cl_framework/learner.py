@@ -7,11 +7,12 @@ from typing import Any, Literal, final
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from cl_framework.adapter import Adapter
-from cl_framework.adapters.peft import Peft, PeftConfig
+from cl_framework.adapters.peft import Peft
+from cl_framework.adapters.peft_families import PeftConfig
 from cl_framework.backbone import Backbone
 from cl_framework.editing import unsuited
 from cl_framework.errors import UserError
@@ -39,7 +40,8 @@ class Learner(LightningModule):
         strategy: How to learn.
         unlearner: How to forget.
         optimizer: How to minimise, unless a plan says otherwise.
-        schedule: ``cosine`` lets the learning rate of each plan fall to zero, once per epoch; ``constant`` keeps it.
+        schedule: ``cosine`` lets the learning rate of each plan fall to zero, once per epoch; ``constant`` keeps it;
+            any scheduler of torch's, such as ``MultiStepLR``, also steps once per epoch.
         head: What the shared head computes, for strategies that use it.
     """
 
@@ -50,7 +52,7 @@ class Learner(LightningModule):
         strategy: Strategy,
         unlearner: Unlearner | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=5e-4),
-        schedule: Literal["cosine", "constant"] = "cosine",
+        schedule: Literal["cosine", "constant"] | LRSchedulerCallable = "cosine",
         head: Literal["linear", "cosine"] = "linear",
     ) -> None:
         """Assemble the parts.
@@ -188,6 +190,8 @@ class Learner(LightningModule):
             group["lr"] *= group.pop("lr_factor", 1.0)
         if self.schedule == "constant":
             return optimizer
+        if callable(self.schedule):
+            return [optimizer], [self.schedule(optimizer)]
         epochs = max(self.trainer.max_epochs or 1, 1)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)]
 

@@ -17,7 +17,8 @@ from torch.nn.functional import linear
 from cl_framework import plugins, state
 from cl_framework.adapter import AdapterBank
 from cl_framework.adapters.lora import LoRA
-from cl_framework.adapters.peft import FAMILIES, REFUSED, Peft, family
+from cl_framework.adapters.peft import Peft
+from cl_framework.adapters.peft_families import FAMILIES, REFUSED, family
 from cl_framework.backbones.timm import Timm
 from cl_framework.errors import UserError
 from cl_framework.experiment import build

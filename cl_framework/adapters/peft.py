@@ -1,6 +1,6 @@
 """Any adapter of the peft library that can do what a bank of adapters promises, around a backbone's frozen maps.
 
-What each family can do is written down in `FAMILIES`, and tests hold every entry to it by building and training one.
+What each family does is written down in `peft_families`, and tests hold it to that by building and training one.
 What would break a promise is refused when the config is read. peft brings transformers along, so that it is imported
 when the first of its adapters is built and not before.
 """
@@ -8,10 +8,9 @@ when the first of its adapters is built and not before.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, cast, final
+from typing import Any, Final, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -19,119 +18,19 @@ from torch.nn.functional import linear
 
 from cl_framework.adapter import Adapter, Rewrite
 from cl_framework.adapters.lora import Factors
+from cl_framework.adapters.peft_families import (
+    FACTORED,
+    FAMILIES,
+    PeftConfig,
+    family,
+    objection,
+    starts_as_its_family,
+)
 from cl_framework.backbone import Role, Site
-from cl_framework.errors import UserError, did_you_mean
+from cl_framework.errors import UserError
 from cl_framework.lowrank import frozen_weight
 
 LINEAR: Final = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear")
-
-
-@final
-class Does(NamedTuple):
-    """What a family of adapters does.
-
-    Attributes:
-        adds: It adds to what a map gives, so that several may be in use at once.
-        merges: It is exactly a matrix added to the weight.
-        neutral: It changes nothing at birth but for rounding, as long as its start is the family's own.
-        untouched: It leaves the weights of the backbone as they are; refused where not.
-        routes: What it does to a sample depends on that sample alone, so that each sample may go through an adapter of
-            its own; refused where not.
-        apart: All it trains belongs to one map, rather than being shared among maps; refused where not.
-    """
-
-    adds: bool
-    merges: bool
-    neutral: bool = True
-    untouched: bool = True
-    routes: bool = True
-    apart: bool = True
-
-
-FAMILIES: Final[Mapping[str, Does]] = {
-    "LORA": Does(adds=True, merges=True),
-    "LORA gaussian": Does(adds=True, merges=True),
-    "LORA orthogonal": Does(adds=True, merges=True),
-    "LORA mica": Does(adds=True, merges=True),
-    "LORA dora": Does(adds=False, merges=True),  # scales what the map gives
-    "LORA pissa": Does(adds=True, merges=True, neutral=False, untouched=False),
-    "LORA olora": Does(adds=True, merges=True, neutral=False, untouched=False),
-    "ADAMSS": Does(adds=True, merges=False),  # has a bias
-    "BEFT": Does(adds=True, merges=False),  # is a bias
-    "BOFT": Does(adds=False, merges=True),  # rotates what the map gives
-    "C3A": Does(adds=True, merges=True, neutral=False),
-    "DEFT": Does(adds=False, merges=True),  # takes a subspace out of what the map gives
-    "DELORA": Does(adds=True, merges=True),
-    "FOURIERFT": Does(adds=True, merges=True, neutral=False),
-    "GLORA": Does(adds=False, merges=False),  # scales what the map gives, and has a bias
-    "GRALORA": Does(adds=True, merges=True),
-    "HIRA": Does(adds=True, merges=True),
-    "HRA": Does(adds=False, merges=True),  # reflects what the map reads
-    "IA3": Does(adds=False, merges=False),  # scales what the map gives, its bias too
-    "LILY": Does(adds=True, merges=False, routes=False),  # averages its routing over the batch
-    "LOHA": Does(adds=True, merges=True),
-    "LOKR": Does(adds=True, merges=True),
-    "MISS": Does(adds=True, merges=True),
-    "MISS bat": Does(adds=False, merges=True),  # multiplies blocks of the weight
-    "OFT": Does(adds=False, merges=True),  # rotates what the map reads
-    "PEANUT": Does(adds=True, merges=True),
-    "PSOFT": Does(adds=True, merges=True),
-    "PVERA": Does(adds=True, merges=True),
-    "RANDLORA": Does(adds=True, merges=True),
-    "ROAD": Does(adds=False, merges=False),  # rotates what the map gives, its bias too
-    "SHIRA": Does(adds=False, merges=True),  # works on a copy of the weight
-    "SUPERTUNING": Does(adds=False, merges=True),  # works on a copy of the weight
-    "TINYLORA": Does(adds=True, merges=True, apart=False),
-    "UNILORA": Does(adds=True, merges=True, neutral=False, apart=False),
-    "VBLORA": Does(adds=True, merges=True, neutral=False, apart=False),
-    "VERA": Does(adds=True, merges=True),
-    "WAVEFT": Does(adds=True, merges=True),
-}
-"""What each family does. ``LORA dora`` is a `LoraConfig` with ``use_dora``; other second words say how it starts."""
-
-FACTORED: Final = ("LORA", "LORA gaussian", "LORA orthogonal")
-"""Families that are two factors, both of them trained."""
-
-_TOKENS = "gives tokens to a language model; choose an adapter of prompts"
-REFUSED: Final[Mapping[str, str]] = {
-    "LORA corda": "changes the weights of the backbone",
-    "LORA loftq": "changes the weights of the backbone",
-    "LORA lora_ga": "changes the weights of the backbone",
-    "LORA eva": "reads data before it starts",
-    "ADALORA": "has to be told after each step how ranks are shared out, which nothing here does",
-    "FROD": "works out a basis from all maps together",
-    "LN_TUNING": "copies norms, and is no change of a linear map; choose an adapter that scales and shifts",
-    "OSF": "keeps a decomposition of each whole weight; choose the strategy OSF with LoRA",
-    "POLY": "has to be told the task of each sample",
-    "SHADOW": "adds a network beside the backbone",
-    "TRAINABLE_TOKENS": "changes the embeddings of words",
-    "XLORA": "mixes finished adapters of a language model",
-    **dict.fromkeys(
-        ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE",
-         "ADAPTION_PROMPT"), _TOKENS,
-    ),
-}  # fmt: skip
-"""Families that cannot work here at all, and why."""
-
-PLACES: Final = (
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "feedforward_modules",
-    "target_parameters", "trainable_token_indices", "layer_replication", "rank_pattern", "alpha_pattern",
-)  # fmt: skip
-"""Settings of peft that choose by name what roles choose here."""
-
-BEYOND: Final = (
-    "modules_to_save", "bias", "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora", "velora_config",
-    "kasa_config", "alora_invocation_tokens", "monteclora_config", "arrow_config", "megatron_config",
-    "generator_seed", "use_asa",
-)  # fmt: skip
-"""Settings of peft that reach beyond a change of one map, or keep state outside of it."""
-
-
-class PeftConfig(Protocol):
-    """A config of the peft library, such as ``peft.HRAConfig``, known without importing peft."""
-
-    def to_dict(self) -> Any:
-        """Return the settings."""
 
 
 @final
@@ -154,23 +53,14 @@ class Peft(Adapter):
         Raises:
             UserError: If they do not, saying what to choose.
         """
-        self.family = family(config)
-        if (does := FAMILIES.get(self.family)) is None or (why := _objection(does)):
-            why = REFUSED.get(self.family, "was never tested here") if does is None else why
-            raise UserError(f"{_title(self.family)} {why}. {_instead(self.family)}")
-        if self.family == "OFT" and _is_set(config, "module_dropout"):  # seen in 0.21.2
-            raise UserError("peft's OFT takes module_dropout and never applies it; leave it out.")
-        for names, instead in ((PLACES, "set `roles` of the adapter `Peft`"), (BEYOND, "leave it out")):
-            if found := next((n for n in names if _is_set(config, n)), None):
-                raise UserError(
-                    f"{type(config).__name__} sets {found} to {getattr(config, found)!r}, which is not possible here; "
-                    f"{instead}."
-                )
+        if (why := objection(config)) is not None:
+            raise UserError(why)
         if not roles or not set(roles) <= set(LINEAR):
             raise UserError(f"peft adapts linear maps; choose roles among {', '.join(LINEAR)}; found {list(roles)}.")
-        self.config, self.roles, self.does = config, tuple(roles), does
-        self.several = does.adds
-        self.neutral = does.neutral and _starts_as_its_family(config)
+        self.config, self.roles, self.family = config, tuple(roles), family(config)
+        self.does = FAMILIES[self.family]
+        self.several = self.does.adds
+        self.neutral = self.does.neutral and starts_as_its_family(config)
 
     def build(self, site: Site) -> Rewrite | None:
         """Wrap the layer that peft makes of a map whose role was chosen."""
@@ -185,58 +75,6 @@ class Peft(Adapter):
         if state.keys() == {"a", "b"} and site.role in self.roles:
             return Factors(site.width_in, site.width_out, len(state["a"]))
         return self.build(site)
-
-
-def family(config: PeftConfig) -> str:
-    """Return the name under which a config stands in `FAMILIES` or `REFUSED`.
-
-    Raises:
-        UserError: If it is no config of an adapter.
-    """
-    kind = getattr(getattr(config, "peft_type", None), "value", None)
-    if not isinstance(kind, str):
-        raise UserError(f"{type(config).__name__} describes no adapter of peft; choose one such as peft.LoraConfig.")
-    start = getattr(config, {"LORA": "init_lora_weights", "MISS": "init_weights"}.get(kind, ""), True)
-    if getattr(config, "use_dora", False):
-        start = "dora"
-    return f"{kind} {start.lower().partition('_niter')[0]}" if isinstance(start, str) else kind
-
-
-def _objection(does: Does) -> str | None:
-    if not does.untouched:
-        return "changes the weights of the backbone, so that a second adapter would spoil the first"
-    if not does.routes:
-        return "lets what a sample gets depend on the rest of its batch"
-    return None if does.apart else "shares what it trains among all maps, and adapters here are built map by map"
-
-
-def _instead(name: str) -> str:
-    usable = [f for f, does in FAMILIES.items() if _objection(does) is None]
-    if name.startswith("LORA "):
-        starts = " or ".join(f.split()[1] for f in usable if f.startswith("LORA ") and "dora" not in f)
-        return f"Leave init_lora_weights out, or set it to {starts}."
-    return did_you_mean("", {_title(f) for f in usable})
-
-
-def _title(name: str) -> str:
-    kind, _, start = name.partition(" ")
-    return f"{kind} ({start})" if start else kind
-
-
-def _is_set(config: PeftConfig, name: str) -> bool:
-    fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    if name not in fields:
-        return False
-    made = fields[name].default_factory
-    usual = fields[name].default if made is dataclasses.MISSING else made()
-    return bool(getattr(config, name) != usual)
-
-
-def _starts_as_its_family(config: PeftConfig) -> bool:
-    """Tell whether nothing in a config makes a neutral family start with a change."""
-    odd = family(config) == "HRA" and (getattr(config, "r", 0) % 2 == 1 or getattr(config, "apply_GS", False))
-    starts = [n for n in vars(config) if n.startswith("init_")]
-    return not odd and not any(_is_set(config, n) and getattr(config, n) is False for n in starts)
 
 
 def _frozen_bias(site: Site) -> Tensor | None:
