@@ -68,10 +68,11 @@ def put_back(learner: Learner, about: Subject, original: Mapping[str, Tensor], k
         knew: Its classes and their experiences.
 
     Returns:
-        None where nothing can be put back: only samples went, or each experience has an adapter of its own.
+        None where nothing can be put back: only samples went, or what is filed was measured with an adapter that is
+        another one now.
     """
     lost = [c for c in about.vanished if c in knew]
-    if not lost or learner.strategy.isolates == "experience":
+    if not lost or learner.strategy.isolates == "experience" or learner.strategy.founded:
         return None
     source = Ledger()
     for name, part in learner.named_modules():

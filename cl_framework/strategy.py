@@ -83,6 +83,8 @@ class Strategy(nn.Module, ABC):
         repeats: Whether it can learn more of a class that it knows, as domain-incremental streams ask.
         several: Whether it puts several adapters in use at once, so that one must not undo another.
         adopts: Whether it can take up classes of which nothing is known but their rows in a pre-trained classifier.
+        founded: Whether all it knows rests on what it trained on the first experience: when that loses something,
+            everything has to be learned again.
     """
 
     isolates: Literal["class", "experience"] | None = None
@@ -91,6 +93,19 @@ class Strategy(nn.Module, ABC):
     several: ClassVar[bool] = False
     repeats: ClassVar[bool] = False
     adopts: ClassVar[bool] = True
+    founded: bool = False
+
+    def unfounded(self, event: ForgetRequest) -> bool:
+        """Tell whether ``event`` takes away from the first experience what everything rests on."""
+        return self.founded and event.first in event.experiences
+
+    def rereads(self, event: ForgetRequest) -> bool:
+        """Tell whether to forget ``event`` exactly samples are read that stay: they were learned with what goes."""
+        if self.unfounded(event):
+            return bool(event.remaining)
+        if self.isolates == "class":
+            return bool(set(event.data.labels.tolist()) - set(event.classes))
+        return self.isolates == "experience" and not {e.name for e in event.remaining}.isdisjoint(event.experiences)
 
     def subtract(self, model: Model, gone: Samples) -> None:
         """Take samples out of sums they were added to; only strategies whose whole state is such sums can.

@@ -230,6 +230,7 @@ class ForgetRequest:
         remaining: What is left of every experience so far, in order; methods that need no data never read it.
         missing: Samples that cannot be had any more: those to ``forget``, or those to ``retain``.
         inherited: Whether the backbone's own pre-training met some of what must go.
+        first: Name of the oldest experience that was alive when it was asked for.
     """
 
     name: str
@@ -240,6 +241,7 @@ class ForgetRequest:
     remaining: tuple[Experience, ...]
     missing: frozenset[Need] = frozenset()
     inherited: bool = False
+    first: str = ""
 
     @property
     def single(self) -> bool:
@@ -304,6 +306,7 @@ def forget(
         tuple(e for e in left if e is not None),
         frozenset(missing),
         any(past[i].inherited for i in touched),
+        past[0].name,
     )
 
 

@@ -10,14 +10,14 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
-from cl_framework.head import Head
 from cl_framework.ledger import Entry, Ledger
 from cl_framework.model import Model
+from cl_framework.proxy import tune
 from cl_framework.statistics import class_means
 from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.stream import Experience, Inputs
 
 PRISTINE = ""  # the space of the backbone without adapters
 
@@ -56,13 +56,7 @@ class EASE(Strategy):
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a fresh adapter under a throw-away head, then measure what is missing in the spaces up to now."""
         if event.name not in model.adapters:
-            proxy = Head(model.backbone.width, "cosine", event.classes).to(model.device)
-            own = model.adapters.add(event.name)
-
-            def loss(model: Model, batch: Batch) -> Tensor:
-                return cross_entropy(proxy(model.features(batch.x, event.name)), proxy.index(batch.y))
-
-            yield Plan(event.data, [*own, *proxy.parameters()], loss)
+            yield tune(model, event)
         spaces = list(model.experiences[: model.experiences.index(event.name) + 1])
         for space in [*([PRISTINE] if self.use_init_ptm else []), *spaces]:
             if missing := [c for c in event.classes if Entry(c, space or None) not in self.prototypes]:

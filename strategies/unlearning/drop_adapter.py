@@ -17,7 +17,8 @@ class DropAdapter(Unlearner):
 
     Whole experiences need no data: their adapters, prototypes and rows are deleted. When part of an experience goes,
     its adapter is trained again from the rest with the same seed, and the statistics of later classes in that adapter's
-    space are measured again; this needs the training data of what remains.
+    space are measured again; this needs the training data of what remains. So does a request that touches the first
+    experience, where a strategy trains on that one only and everything rests on it: all is learned again.
     """
 
     exact, acts = True, "drop"
@@ -29,17 +30,15 @@ class DropAdapter(Unlearner):
         if strategy.isolates is None:
             name = type(strategy).__name__
             return f"{name} shares its trained state among experiences, so nothing can be dropped exactly"
-        left = {e.name for e in event.remaining} & set(event.experiences)
-        if strategy.isolates == "class":
-            left = set(event.data.labels.tolist()) - set(event.classes)
-        if left and "retain" in event.missing:
+        if "retain" in event.missing and strategy.rereads(event):
             return "part of what was learned together stays and is learned again from its samples, which cannot be had"
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Delete, then fill in what survives and is missing."""
         hit = frozenset(event.classes) | frozenset(event.data.labels.tolist())
-        shared = frozenset(event.experiences) if strategy.isolates == "experience" else frozenset()
+        apart = strategy.isolates == "experience" or strategy.unfounded(event)
+        shared = frozenset(event.experiences) if apart else frozenset()
         what = Erasure(hit, shared, frozenset(event.data.ids.tolist()))
         erase(what, model.adapters, model.head, strategy)
         model.erase(Erasure(frozenset(event.classes)))  # classes that stay keep their place in the order of arrival

@@ -10,7 +10,7 @@ from cl_framework.editing import part
 from cl_framework.erasure import Erasure, erase
 from cl_framework.errors import UserError
 from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
+from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
 from cl_framework.stream import ForgetRequest
 from cl_framework.sums import drift
 
@@ -20,7 +20,8 @@ class Subtract(Unlearner):
     """Exact removal, to 1e-6, for strategies whose whole state is sums over samples: means, moments, ridge regression.
 
     Classes, experiences and single samples all go in one pass over them, which the feature store often saves. It reads
-    the samples to forget and nothing else, unless ``check``.
+    the samples to forget and nothing else, unless ``check``, or the strategy chose something by what is left of an
+    experience and has to choose again.
 
     Args:
         check: Sum up what remains anew and compare; the run notes the drift, and a request that would leave more than
@@ -40,18 +41,23 @@ class Subtract(Unlearner):
         """Object where state is more than sums."""
         if not strategy.subtracts:
             return f"the state of {type(strategy).__name__} is no sum over samples, so none can be subtracted"
+        if strategy.unfounded(event):
+            return f"the features that {type(strategy).__name__} sums up were tuned on {event.first!r}, and are no sum"
         if self.check and "retain" in event.missing:
             return "its check sums up what stays, which cannot be had"
+        if strategy.rereads(event) and "retain" in event.missing:
+            return "part of an experience stays, and what was chosen on it is chosen anew from samples that are missing"
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Subtract, then let classes without samples go; ask for no training."""
+        """Subtract, let classes without samples go, and fill in what is no sum; ask for no training."""
         strategy.subtract(model, event.reference)
         part(model, strategy, event)
+        for experience in event.remaining if strategy.rereads(event) else ():
+            yield from lesson(model, strategy, experience)
         self.drift = drift(strategy, rebuilt(model, strategy, event)) if self.check else None
         if self.drift is not None and self.drift > self.tolerance:
             raise UserError(f"The sums have drifted by {self.drift:.1e}; forget with Retrain, which sums up anew.")
-        return ()
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
         """Return how far the sums are from a rebuild, where that was checked."""
