@@ -18,6 +18,7 @@ from cl_framework import lineage
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.learner import Learner, parameters
+from cl_framework.lowrank import overlaps
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.reading import partly
@@ -98,6 +99,7 @@ def take(
     if isinstance(step.event, ForgetRequest) and marks.forget is not None and learner.unlearner is not None:
         scrub(learner, step.event, step.exam)
         marks = replace(marks, forget=replace(marks.forget, notes=learner.unlearner.notes(learner.model, step.event)))
+    marks = replace(marks, overlap=overlaps(bank, step.event.name if isinstance(step.event, Experience) else None))
     cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
     cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
     cost.stored_bytes = size_of(learner)

@@ -23,14 +23,19 @@ LEGIBLE = 0.4
 def draw(results: Mapping[str, Any]) -> bytes:
     """Return a PNG of the accuracy over all live classes after each request, and of the accuracy matrix.
 
+    Where adapters have factors, heat maps at the bottom show how far their subspaces of inputs and outputs meet.
+
     A forget request is marked by a line, and by an arrow from the accuracy on what had to go before it to that after.
     """
     names = [e["name"] for e in results["events"]]
     wide, high = max(len(names), 1), max(len(results["exams"]), 1)
     column = min(0.75, max(11 / wide, 0.45)) if wide <= 30 else 13 / wide
-    heights = 2.2, ROW * high
-    figure = Figure((max(6.5, column * wide + 2), sum(heights) + 1.6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+    heights, met = (2.2, ROW * high), results.get("overlap")
+    more = 1.6 + ROW * len(met["adapters"]) if met else 0
+    figure = Figure((max(6.5, column * wide + 2), sum(heights) + 1.6 + more), layout="constrained")
+    halves = figure.add_gridspec(2, 1, height_ratios=(sum(heights) + 1.6, more)) if met else None
+    upper = figure if halves is None else figure.add_subfigure(halves[0])
+    above, below = upper.subplots(2, 1, sharex=True, height_ratios=heights)
     figure.suptitle(_title(results), x=0.01, ha="left", fontsize=11, parse_math=False)
     _curve(above, results)
     _matrix(below, results, numbers=column >= LEGIBLE)
@@ -39,6 +44,9 @@ def draw(results: Mapping[str, Any]) -> bytes:
     for label, event in zip(below.get_xticklabels(), results["events"], strict=True):
         if event["kind"] == "forget":
             label.set(color=GONE, fontweight="bold")
+    if met and halves is not None:
+        for side, axes in zip(("input", "output"), figure.add_subfigure(halves[1]).subplots(1, 2), strict=True):
+            _overlap(axes, met, side)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130)
     return out.getvalue()
@@ -95,4 +103,18 @@ def _matrix(axes: Axes, results: Mapping[str, Any], numbers: bool) -> None:
     bar = axes.figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), pad=0.01, aspect=3 * len(exams))
     bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
     bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+
+
+def _overlap(axes: Axes, met: Mapping[str, Any], side: str) -> None:
+    """Adapters against adapters, from 0 where their subspaces are apart to 1 where one holds the other."""
+    names, values = met["adapters"], [[math.nan if v is None else v for v in row] for row in met[side]]
+    image = axes.imshow(values, cmap="YlOrBr", vmin=0, vmax=1)
+    axes.set_title(f"overlap of {side} subspaces, mean {percent(met[f'mean_{side}'])} %", fontsize=9)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = axes.figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), pad=0.02, shrink=0.8)
+    bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)

@@ -21,6 +21,8 @@ COLUMNS = {
     "seconds": ("cost", "seconds"),
 }
 """What `report` compares, and where ``results.json`` holds it."""
+OVERLAP = {"overlap in": ("overlap", "mean_input"), "overlap out": ("overlap", "mean_output")}
+"""What it adds where a run has adapters whose subspaces can be compared."""
 
 
 def catalogue(argv: Sequence[str]) -> int:
@@ -74,7 +76,8 @@ def report(argv: Sequence[str]) -> int:
     parser = ArgumentParser("clf report", description="Compare the results of runs; accuracies are in percent.")
     parser.add_argument("dir", type=Path, nargs="+", help="run directories")
     found = {path: _results(path) for path in parser.parse_args(argv).dir}
-    rows = [["run", *COLUMNS], *([str(p), *(_cell(r or {}, at) for at in COLUMNS.values())] for p, r in found.items())]
+    columns = COLUMNS | (OVERLAP if any((r or {}).get("overlap") for r in found.values()) else {})
+    rows = [["run", *columns], *([str(p), *(_cell(r or {}, at) for at in columns.values())] for p, r in found.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:  # words to the left, numbers to the right
         cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from cl_framework.adapter import AdapterBank
 from cl_framework.backbone import Site
 from cl_framework.errors import UserError
+from cl_framework.subspace import basis, overlap
 
 Side: TypeAlias = Literal["input", "output", "both"]
 
@@ -85,3 +87,30 @@ def past_directions(bank: AdapterBank, names: Iterable[str], side: Side) -> dict
         for site, rewrite in factors(bank, name).items():
             found.setdefault(site, []).append([d.detach() for d in directions(rewrite, side)])
     return {site: [torch.stack(each) for each in zip(*rows, strict=True)] for site, rows in found.items()}
+
+
+def overlaps(bank: AdapterBank, newest: str | None = None) -> dict[str, dict[str, tuple[float, float]]]:
+    """Measure how far the subspaces of adapters meet: what two of them read, and what they write.
+
+    ``||Q_i^T Q_j||_F^2 / min(r_i, r_j)`` of orthonormal bases, the mean over sites: 1 where one holds the other.
+    Adapters without factors, and the edits of forget requests, are left out.
+
+    Args:
+        bank: The adapters.
+        newest: Measure only pairs with this one.
+
+    Returns:
+        Adapter -> each earlier one -> overlap of the inputs and of the outputs.
+    """
+    able = [n for n in bank if n not in bank.stack and all(isinstance(r, LowRank) for r in bank.rewrites[n].children())]
+    pairs = [(old, new) for old, new in combinations(able, 2) if newest is None or newest in (old, new)]
+    bases = {
+        name: [[basis(d) for d in directions(r, "both")] for r in factors(bank, name).values()]
+        for name in {n for pair in pairs for n in pair}
+    }
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for old, new in pairs:
+        met = [[overlap(p, q) for p, q in zip(*site, strict=True)] for site in zip(bases[old], bases[new], strict=True)]
+        read, written = (sum(each) / len(met) for each in zip(*met, strict=True))
+        found.setdefault(new, {})[old] = (read, written)
+    return found

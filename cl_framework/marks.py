@@ -43,6 +43,8 @@ class Marks:
         old: Earlier forget request -> ``(right, total)`` on what it took: whether it stays forgotten. Classes that
             were learned again are left out.
         relearned: Classes that were forgotten once and came back: new id -> the id before.
+        overlap: Adapter -> each earlier one -> how far their subspaces of inputs and of outputs meet, from 0 to 1.
+            After learning only pairs with the newest; empty where adapters have no factors.
     """
 
     event: str
@@ -53,6 +55,7 @@ class Marks:
     forget: Forgotten | None = None
     old: dict[str, Hits] = field(default_factory=dict)
     relearned: dict[int, int] = field(default_factory=dict)
+    overlap: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def hits(self) -> dict[int, Hits]:
@@ -74,6 +77,7 @@ class Marks:
             "forget": None if self.forget is None else asdict(self.forget),
             "old": {name: list(h) for name, h in self.old.items()},
             "relearned": {str(new): old for new, old in self.relearned.items()},
+            "overlap": {new: {old: list(pair) for old, pair in row.items()} for new, row in self.overlap.items()},
         }
 
     @classmethod
@@ -92,4 +96,7 @@ class Marks:
             forget=None if data["forget"] is None else Forgotten(**data["forget"]),
             old={name: (r, t) for name, (r, t) in data["old"].items()},
             relearned={int(new): old for new, old in data["relearned"].items()},
+            overlap={  # older runs did not measure it
+                new: {old: (i, o) for old, (i, o) in row.items()} for new, row in data.get("overlap", {}).items()
+            },
         )

@@ -101,9 +101,28 @@ def results(
         "plasticity": continual.plasticity(matrix),
         "per_class_accuracy": {str(c): continual.micro_accuracy([h]) for c, h in hits.items()},
         "adapter_selection_accuracy": selection if any(d.selected for d in days) else None,
+        "overlap": _overlap(days),
         "forget": [_forget(i, days, curve[i], r.seconds) for i, r in enumerate(records) if r.marks.forget],
         "cost": total_cost([r.cost for r in records]),
     }
+
+
+def _overlap(days: Sequence[Marks]) -> dict[str, Any] | None:
+    """Return how far the subspaces of adapters meet, pair by pair and on average; None without a pair."""
+    pairs: dict[tuple[str, str], tuple[float, float]] = {}
+    for day in days:
+        if day.kind == "forget":  # adapters may have gone or changed, and all pairs were measured anew
+            pairs = {}
+        pairs |= {(old, new): met for new, row in day.overlap.items() for old, met in row.items()}
+    if not pairs:
+        return None
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    found: dict[str, Any] = {"adapters": names}
+    for i, side in enumerate(("input", "output")):
+        met = {frozenset(pair): value[i] for pair, value in pairs.items()}
+        found[side] = [[met.get(frozenset((a, b))) for b in names] for a in names]
+        found[f"mean_{side}"] = fmean(met.values())
+    return found
 
 
 def _event(record: EventRecord) -> dict[str, Any]:

@@ -45,6 +45,9 @@ def headline(results: Mapping[str, Any]) -> Table:
         grid.add_row(name, f"{percent(results[name])} %")
     if results["adapter_selection_accuracy"]:
         grid.add_row("adapter_selection_accuracy", f"{percent(results['adapter_selection_accuracy'][-1])} %")
+    if met := results.get("overlap"):
+        read, written = percent(met["mean_input"]), percent(met["mean_output"])
+        grid.add_row("subspace_overlap", f"{read} % of inputs, {written} % of outputs")
     for f in results["forget"][-3:]:
         drop = f"{percent(f['accuracy_forget_before'])} → {percent(f['accuracy_forget'])} %"
         grid.add_row(f["event"], f"forgotten {drop}, retained {percent(f['accuracy_retain'])} %")

@@ -7,7 +7,6 @@ run in double precision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
@@ -180,11 +179,6 @@ def leading(moment: Tensor, rank: int, past: Remembered | None = None) -> Tensor
     u, s, _ = _svd(moment if past is None else past.left(moment))
     rows: Tensor = (u * (s > SPAN**1.5 * torch.linalg.matrix_norm(moment))).T[:rank]
     return torch.cat([rows, rows.new_zeros(rank - len(rows), rows.shape[1])])
-
-
-def mean_overlap(ones: Sequence[Tensor], twos: Sequence[Tensor]) -> float:
-    """Return the mean `overlap` of bases, site by site."""
-    return sum(overlap(one, two) for one, two in zip(ones, twos, strict=True)) / len(ones)
 
 
 def _size(x: Tensor, norm: Norm) -> Tensor:

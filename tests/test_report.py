@@ -143,6 +143,44 @@ def test_relapse_and_the_accuracy_before_any_request_come_from_all_days_together
     assert "erosion +12.0, spillover +0.0, relapse +20.0 points" in " ".join(text(headline(found)).split())
 
 
+def overlapping(*days: tuple[str, dict[str, dict[str, tuple[float, float]]]]) -> dict[str, Any]:
+    hits = {"a": {0: (1, 2)}}
+    marks = [Marks(n, "forget" if n == "f" else "learn", (), hits, None, None, overlap=met) for n, met in days]
+    return results("OLoRA", EXAMS[:1], [record(m) for m in marks], NAMES)
+
+
+def test_overlaps_are_gathered_pair_by_pair_and_measured_anew_by_a_forget_request(tmp_path: Path) -> None:
+    learned = [
+        ("a", {}),
+        ("b", {"b": {"a": (0.1, 0.5)}}),
+        ("c", {"c": {"a": (0.2, 0.6), "b": (0.3, 0.7)}}),
+    ]  # fmt: skip
+    found = overlapping(*learned)
+    assert found["overlap"] == {
+        "adapters": ["a", "b", "c"],
+        "input": [[None, 0.1, 0.2], [0.1, None, 0.3], [0.2, 0.3, None]],
+        "output": [[None, 0.5, 0.6], [0.5, None, 0.7], [0.6, 0.7, None]],
+        "mean_input": pytest.approx(0.2),
+        "mean_output": pytest.approx(0.6),
+    }
+    assert "subspace_overlap 20.0 % of inputs, 60.0 % of outputs" in " ".join(text(headline(found)).split())
+    plain = overlapping(("a", {}), ("b", {}))
+    assert plain["overlap"] is None
+    assert "overlap" not in text(headline(plain))
+    heights = [int.from_bytes(write(r, tmp_path).read_bytes()[20:24]) for r in (plain, found)]
+    assert heights[1] > heights[0] + 100  # the heat maps need room
+    assert overlapping(*learned, ("f", {"c": {"a": (0.4, 0.4)}}))["overlap"]["adapters"] == ["a", "c"]
+    assert overlapping(*learned, ("f", {}))["overlap"] is None
+
+
+def test_marks_of_older_runs_have_no_overlap() -> None:
+    marks = Marks("b", "learn", (0,), {"a": {0: (1, 2)}}, overlap={"b": {"a": (0.25, 0.5)}})
+    told = marks.to_dict()
+    assert Marks.from_dict(json.loads(json.dumps(told))) == marks
+    del told["overlap"]
+    assert Marks.from_dict(told).overlap == {}
+
+
 def test_without_selection_there_is_none_and_without_forgetting_no_entry() -> None:
     found = results("Finetune", EXAMS[:1], [record(Marks("a", "learn", (0, 1), {"a": {0: (1, 2)}}))], NAMES)
     assert found["adapter_selection_accuracy"] is None

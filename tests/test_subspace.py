@@ -6,13 +6,14 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cl_framework import chain, lineage
+from cl_framework import chain, engine, lineage
 from cl_framework.adapter import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.timm import transformer_sites
 from cl_framework.errors import UserError
-from cl_framework.lowrank import LowRank, factors, frozen_weight, past_directions, total
+from cl_framework.evaluator import Evaluator
+from cl_framework.lowrank import LowRank, factors, frozen_weight, overlaps, past_directions, total
 from cl_framework.strategy import Plan, Strategy, classify_among
 from cl_framework.stream import forget
 from cl_framework.subspace import (
@@ -422,6 +423,29 @@ def test_what_inf_lora_remembers_is_said_to_come_from_everything(world, stream):
     kept = [a for a in lineage.artifacts(learner) if a.kind == "inputs"]
     assert len(kept) == 2
     assert all(a.origin == {"task-0": {5, 2}, "task-1": {7, 0}} for a in kept)
+
+
+def test_the_engine_measures_the_overlap_of_adapters_with_factors(world, stream):
+    """After learning the newest against all; after a request all that are left."""
+    events = [*stream[:3], forget("f", stream[:3], experiences=["task-1"])]
+    learner = world.learner(OrthogonalAdaptation(), Retrain())
+    journal = world.Listener(learner)
+    engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(False), journal, 8)
+    found = [m.overlap for m in journal.marks]
+    assert [{new: list(row) for new, row in met.items()} for met in found] == [
+        {}, {"task-1": ["task-0"]}, {"task-2": ["task-0", "task-1"]}, {"task-2": ["task-0"]},
+    ]  # fmt: skip
+    assert max(read for met in found for row in met.values() for read, _ in row.values()) < 1e-10
+    assert min(written for met in found for row in met.values() for _, written in row.values()) > 0.05
+
+    bank = learner.model.adapters
+    bank.add("copy", like="task-0")
+    bank.push("edit")
+    assert overlaps(bank, "copy")["copy"]["task-0"] == pytest.approx((1, 1))
+    assert "edit" not in overlaps(bank)
+    plain = AdapterBank(world.TinyBackbone(), Bottleneck(4))
+    plain.add("a"), plain.add("b")
+    assert overlaps(plain) == {}
 
 
 def test_a_rewrite_with_factors_is_one(world):
