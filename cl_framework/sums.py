@@ -91,6 +91,66 @@ def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
     return weights
 
 
+def ridge_errors(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], ridges: Sequence[float]) -> Tensor:
+    """Return the mean squared error of `ridge_weights` on samples held out, for many penalties ``(ridges,)``.
+
+    One eigendecomposition serves them all: of ``h^T h``, or of ``h h^T`` where there are fewer samples than features.
+
+    Args:
+        fit: ``h`` ``(n, width)`` and targets ``(n, classes)`` of the samples that the regression is made of.
+        held: The same of those that it is judged on.
+        ridges: Weights of the penalty.
+    """
+    (h, y), (g, wanted) = ((a.double(), b.double()) for a, b in (fit, held))
+    wide = h.shape[1] > len(h)
+    values, vectors = torch.linalg.eigh(h @ h.T if wide else h.T @ h)
+    seen, given = (g @ h.T @ vectors, vectors.T @ y) if wide else (g @ vectors, vectors.T @ (h.T @ y))
+    errors = [(seen / (values.clamp_min(0) + r) @ given - wanted).square().mean() for r in ridges]
+    return torch.stack(errors)
+
+
+def select_ridge(h: Tensor, y: Tensor, ridges: Sequence[float], seed: int) -> Tensor:
+    """Return that of ``ridges`` which does best on a random fifth of the samples, fitted on the others.
+
+    Args:
+        h: ``(n, width)`` features.
+        y: ``(n,)`` class ids.
+        ridges: What to choose from.
+        seed: Of the split.
+    """
+    targets = (y[:, None] == y.unique()).double()  # type: ignore[no-untyped-call]
+    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed)).to(h.device)
+    fit, held = order[: max(1, int(0.8 * len(h)))], order[int(0.8 * len(h)) :]
+    best = ridge_errors((h[fit], targets[fit]), (h[held], targets[held]), ridges).argmin()
+    return torch.tensor(ridges, dtype=torch.float64, device=h.device)[best]
+
+
+@final
+class RandomFeatures:
+    """``relu(z R)`` with ``R`` drawn from a normal distribution: fixed by its seed, so that it is never stored.
+
+    >>> RandomFeatures(5, seed=0)(torch.ones(2, 3)).shape
+    torch.Size([2, 5])
+
+    Args:
+        size: How many features.
+        seed: Of ``R``.
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        """Draw nothing yet: the first features decide the width."""
+        self.size, self.seed = size, seed
+        self._projection = torch.empty(0)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Map ``(n, width)`` to ``(n, size)``."""
+        if len(self._projection) != z.shape[1]:
+            dice = torch.Generator().manual_seed(self.seed)
+            self._projection = torch.randn(z.shape[1], self.size, generator=dice)
+        self._projection = self._projection.to(z)
+        return torch.relu(z @ self._projection)
+
+
 def discriminants(gram: Tensor, q: Tensor, n: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     """Return the linear discriminants under one shared covariance: ``W = L M`` and ``b = - diag(M^T L M) / 2``.
 

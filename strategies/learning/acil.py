@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-import torch
 from torch import Tensor
 
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs, Samples
-from cl_framework.sums import Sums, ridge_weights
+from cl_framework.sums import RandomFeatures, Sums, ridge_weights
 
 
 @final
@@ -37,8 +36,7 @@ class ACIL(Strategy):
     def __init__(self, expansion: int = 1024, ridge: float = 1.0, seed: int = 0) -> None:
         """Start with nothing summed up."""
         super().__init__()
-        self.expansion, self.ridge, self.seed = expansion, ridge, seed
-        self.sums = Sums()
+        self.ridge, self.sums, self._projection = ridge, Sums(), RandomFeatures(expansion, seed)
         self._solved: tuple[object, Tensor] | None = None
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
@@ -56,13 +54,11 @@ class ACIL(Strategy):
         if self._solved is None or self._solved[0] != (self.sums.version, model.classes):
             weights = ridge_weights(*self.sums.of(model.classes)[:2], self.ridge)
             self._solved = ((self.sums.version, model.classes), weights.float())
-        return self._random(model, model.features(x, ())) @ self._solved[1]
+        return self._random(model.features(x, ())) @ self._solved[1]
 
     def _expanded(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         z, y = model.embed(samples, using=())
-        return self._random(model, z), y
+        return self._random(z), y
 
-    def _random(self, model: Model, z: Tensor) -> Tensor:
-        dice = torch.Generator().manual_seed(self.seed)
-        projection = torch.randn(model.backbone.width, self.expansion, generator=dice) / model.backbone.width**0.5
-        return torch.relu(z @ projection.to(z.device))
+    def _random(self, z: Tensor) -> Tensor:
+        return self._projection(z / z.shape[1] ** 0.5)

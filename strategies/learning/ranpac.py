@@ -1,0 +1,104 @@
+"""RanPAC: ridge regression on random features, of a backbone tuned on the first experience only.
+
+McDonnell et al., "RanPAC: Random projections and pre-trained models for continual learning", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cl_framework.ledger import Entry, Ledger
+from cl_framework.model import Model, Using
+from cl_framework.proxy import tune, tuned
+from cl_framework.strategy import Plan, Strategy, seed_for
+from cl_framework.stream import Experience, ForgetRequest, Inputs, Samples
+from cl_framework.sums import RandomFeatures, Sums, ridge_weights, select_ridge
+
+RIDGES = tuple(10.0**k for k in range(-8, 9))
+
+
+@final
+class RanPAC(Strategy):
+    """``relu(z R) (G + ridge I)^-1 Q`` with ``R`` random, ``G`` and ``Q`` sums over all samples so far (Alg. 1).
+
+    ``R`` is standard normal. The penalty is chosen by the newest experience alone, on a fifth of its samples, and used
+    with the sums of all (Sec. 4). Each experience's choice is kept, since the one before counts again where the newest
+    is forgotten, and made anew where an experience loses samples: ``Subtract`` reads what is left of it. Forgetting is
+    exact to 1e-6, but of what the adapter was tuned on; without tuning, of everything.
+
+    The best published rows tune scaling of features on ImageNet-R and -A, and `Bottleneck` on CIFAR-100 and CUB.
+
+    Args:
+        tune: Train an adapter on the first experience; without, the backbone stays pristine.
+        expansion: Number of random features; None means 10,000 for features of width 768 (Sec. 5), in proportion.
+        ridge: Weight of the penalty; None chooses it from 1e-8, 1e-7, ... 1e8.
+        cosine_as_pilot: Score by the cosine of random features and weights, as PILOT's tables do; not in the paper.
+        seed: Of the random projection, which belongs to the method and is never stored.
+    """
+
+    derived = ("weights of the ridge regression",)
+
+    def __init__(
+        self,
+        tune: bool = True,
+        expansion: int | None = None,
+        ridge: float | None = None,
+        cosine_as_pilot: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Start with nothing summed up."""
+        super().__init__()
+        self.founded, self.expansion, self.ridge, self.cosine_as_pilot = tune, expansion, ridge, cosine_as_pilot
+        self.seed, self.sums, self.ridges = seed, Sums(), Ledger()
+        self._projection: RandomFeatures | None = None
+        self._solved: tuple[object, Tensor] | None = None
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Tune if that is still to be done, add the classes that are not summed up yet, choose the penalty."""
+        if self.founded and tuned(model) is None:
+            yield tune(model, event)
+        if missing := [c for c in event.classes if c not in self.sums]:
+            self.sums.add(*self._expanded(model, event.reference.of(missing)))
+        if self.ridge is None and (own := Entry(experience=event.name)) not in self.ridges:
+            h, y = self._expanded(model, event.reference)
+            self.ridges[own] = select_ridge(h, y, RIDGES, seed_for(event.name, model.seed))
+
+    def rereads(self, event: ForgetRequest) -> bool:
+        """Besides what was tuned: what is left of an experience, to choose its penalty anew."""
+        left = {e.name for e in event.remaining} & set(event.experiences)
+        return super().rereads(event) or (self.ridge is None and bool(left))
+
+    def subtract(self, model: Model, gone: Samples) -> None:
+        """Take samples out of the sums, and forget the penalties that they took part in choosing."""
+        self.sums.subtract(*self._expanded(model, gone))
+        for entry in {Entry(experience=model.known[c]) for c in gone.classes()}:
+            if entry in self.ridges:
+                del self.ridges[entry]
+
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
+        """Score with the regression that the sums stand for."""
+        state = (self.sums.version, self.ridges.version, model.classes)
+        if self._solved is None or self._solved[0] != state:
+            newest = Entry(experience=model.experiences[-1])
+            ridge = float(self.ridges[newest]) if self.ridge is None else self.ridge
+            weights = ridge_weights(*self.sums.of(model.classes)[:2], ridge)
+            self._solved = (state, (normalize(weights, dim=0) if self.cosine_as_pilot else weights).float())
+        h = self._random(model, model.features(x, self._space(model)))
+        return (normalize(h, dim=-1) if self.cosine_as_pilot else h) @ self._solved[1]
+
+    def _expanded(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
+        z, y = model.embed(samples, self._space(model))
+        return self._random(model, z), y
+
+    def _random(self, model: Model, z: Tensor) -> Tensor:
+        if self._projection is None:
+            size = self.expansion or round(10_000 / 768 * model.backbone.width)
+            self._projection = RandomFeatures(size, self.seed)
+        return self._projection(z)
+
+    def _space(self, model: Model) -> Using:
+        return (tuned(model) or ()) if self.founded else ()

@@ -1,0 +1,228 @@
+"""APER and RanPAC against slow loops written down from the formulas, in their limits, and forgetting."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize, one_hot
+
+from cl_framework import engine, state
+from cl_framework.errors import UserError
+from cl_framework.ledger import Entry
+from cl_framework.proxy import tuned
+from cl_framework.stream import forget
+from cl_framework.sums import RandomFeatures, ridge_errors, ridge_weights, select_ridge
+from strategies.learning.acil import ACIL
+from strategies.learning.aper import APER
+from strategies.learning.ranpac import RIDGES, RanPAC
+from strategies.learning.simplecil import SimpleCIL
+from strategies.unlearning.drop_adapter import DropAdapter
+from strategies.unlearning.retrain import Retrain
+from strategies.unlearning.subtract import Subtract
+
+
+@pytest.fixture
+def random_rows():
+    dice = torch.Generator().manual_seed(0)
+
+    def get(n, width, classes):
+        h = torch.randn(n, width, generator=dice, dtype=torch.float64)
+        return h, torch.randint(classes, (n,), generator=dice)
+
+    return get
+
+
+@pytest.mark.parametrize(("n", "width"), [(12, 30), (40, 7)], ids=["fewer samples than features", "more"])
+def test_one_eigendecomposition_gives_the_error_of_every_ridge(n, width, random_rows):
+    (h, y), (g, z) = random_rows(n, width, 3), random_rows(9, width, 3)
+    targets, wanted = one_hot(y, 3).double(), one_hot(z, 3).double()
+    ridges = [10.0**k for k in range(-4, 9)]
+    errors = ridge_errors((h, targets), (g, wanted), ridges)
+    for ridge, error in zip(ridges, errors, strict=True):
+        weights = torch.linalg.solve(h.T @ h + ridge * torch.eye(width, dtype=torch.float64), h.T @ targets)
+        torch.testing.assert_close(error, ((g @ weights - wanted) ** 2).mean(), rtol=1e-6, atol=1e-9)
+
+
+def test_the_ridge_chosen_is_the_one_a_literal_search_finds(random_rows):
+    h, y = random_rows(50, 60, 4)
+    h = h + 2 * one_hot(y, 60)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(5))
+    fit, held = order[:40], order[40:]
+    best, least = 0.0, float("inf")
+    for ridge in RIDGES:
+        weights = ridge_weights(h[fit].T @ h[fit], h[fit].T @ one_hot(y[fit], 4).double(), ridge)
+        if (error := float(((h[held] @ weights - one_hot(y[held], 4)) ** 2).mean())) < least:
+            best, least = ridge, error
+    assert 1e-7 < best < 1e7
+    assert float(select_ridge(h, y, RIDGES, seed=5)) == best
+
+
+def test_a_single_sample_is_enough_to_choose_a_ridge():
+    assert float(select_ridge(torch.ones(1, 4), torch.tensor([3]), RIDGES, seed=0)) in RIDGES
+
+
+def test_ranpac_solves_the_ridge_regression_of_all_samples(world, stream):
+    learner = world.learn(world.learner(RanPAC(expansion=40)), stream[:3])
+    model = learner.model
+    assert list(model.adapters) == ["task-0"]
+    rows = [model.embed(e.reference, "task-0") for e in stream[:3]]
+    z, y = torch.cat([z for z, _ in rows]), torch.cat([y for _, y in rows])
+    dice = torch.Generator().manual_seed(0)
+    projection = torch.randn(16, 40, generator=dice).double()
+    h = torch.relu(z.double() @ projection)
+    targets = torch.stack([y == c for c in model.classes], 1).double()
+    ridge = float(learner.strategy.ridges[Entry(experience="task-2")])
+    weights = torch.linalg.solve(h.T @ h + ridge * torch.eye(40, dtype=torch.float64), h.T @ targets)
+    test = world.noise(range(8), 4, "test")
+    h = torch.relu(model.embed(test, "task-0")[0].double() @ projection)
+    torch.testing.assert_close(world.scores(learner, test).double(), h @ weights, rtol=1e-4, atol=1e-4)
+    learner.strategy.cosine_as_pilot, learner.strategy._solved = True, None
+    cosines = normalize(h, dim=1) @ normalize(weights, dim=0)
+    torch.testing.assert_close(world.scores(learner, test).double(), cosines, rtol=1e-4, atol=1e-4)
+
+
+def test_ranpac_does_not_depend_on_the_order_of_experiences(world, stream):
+    a, b = (
+        world.learn(world.learner(RanPAC(tune=False, ridge=1.0)), events) for events in (stream, list(reversed(stream)))
+    )
+    assert a.model.classes != b.model.classes
+    sums = [learner.strategy.sums.of(sorted(learner.model.classes)) for learner in (a, b)]
+    for one, other in zip(*sums, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    test = world.noise(range(8), 4, "test")
+    place = [b.model.classes.index(c) for c in a.model.classes]
+    torch.testing.assert_close(world.scores(a, test), world.scores(b, test)[:, place], rtol=1e-5, atol=1e-5)
+
+
+def test_ranpac_without_tuning_and_with_a_fixed_ridge_is_acil(world, stream):
+    """Random features differ by a factor, the root of the width; squared it is the factor between the penalties."""
+    one = world.learn(world.learner(RanPAC(tune=False, expansion=64, ridge=16.0)), stream)
+    other = world.learn(world.learner(ACIL(expansion=64, ridge=1.0)), stream)
+    test = world.noise(range(8), 4, "test")
+    torch.testing.assert_close(world.scores(one, test), world.scores(other, test), rtol=1e-4, atol=1e-5)
+
+
+def test_ranpac_has_as_many_features_as_the_paper_where_features_are_as_wide():
+    class Wide:
+        class backbone:
+            width = 768
+
+    assert RanPAC()._random(Wide, torch.zeros(1, 768)).shape == (1, 10_000)
+
+
+def test_random_features_are_the_same_every_time_and_for_every_instance():
+    z = torch.randn(3, 5)
+    features = RandomFeatures(7, seed=1)
+    assert torch.equal(features(z), features(z))
+    assert torch.equal(features(z), RandomFeatures(7, seed=1)(z))
+    assert not torch.equal(features(z), RandomFeatures(7, seed=2)(z))
+
+
+def test_the_penalty_of_the_newest_experience_alive_counts_and_is_chosen_anew_where_samples_went(world, stream):
+    learner = world.learn(world.learner(RanPAC(), Subtract()), stream[:3])
+    ridges = learner.strategy.ridges
+    kept = float(ridges[Entry(experience="task-1")])
+    newest = forget("f", stream[:3], experiences=["task-2"])
+    world.learn(learner, [newest], stream[:3])
+    assert [e.experience for e in ridges] == ["task-0", "task-1"]
+    assert float(ridges[Entry(experience="task-1")]) == kept
+    ridges[Entry(experience="task-1")] = torch.tensor(7.0)  # would be seen again
+    learner.model.store.drop("noise/train", stream[1].data.ids)
+    before = learner.model.passes["statistics"]
+    some = forget("g", newest.remaining, samples=[7001, 7002])
+    world.learn(learner, [some], newest.remaining)
+    assert float(ridges[Entry(experience="task-1")]) in RIDGES
+    assert learner.model.passes["statistics"] - before == 20  # two to subtract, eighteen to choose on
+
+
+@pytest.mark.parametrize("settings", [{"ridge": 1.0}, {"tune": False}, {"tune": False, "ridge": 1.0}], ids=str)
+@pytest.mark.parametrize("asked", [{"classes": [7]}, {"samples": [7001, 1002], "classes": [6]}], ids=str)
+def test_ranpac_forgets_exactly_with_other_settings_too(settings, asked, world, stream):
+    request = forget("f", stream[:3], **asked)
+    learner = world.learn(world.learner(RanPAC(**settings), Subtract()), [*stream[:3], request, stream[3]])
+    reference = world.learn(world.learner(RanPAC(**settings)), [*request.remaining, stream[3]])
+    assert world.differences(learner, reference, 1e-6) == []
+
+
+def test_ranpac_refuses_to_subtract_what_it_was_tuned_on_unless_it_was_not(world, stream):
+    tuned_on = forget("f", stream[:2], samples=[2001])
+    learner = world.learn(world.learner(RanPAC(), Subtract()), stream[:2])
+    with pytest.raises(UserError, match=r"were tuned on 'task-0', and are no sum.*Retrain"):
+        world.learn(learner, [tuned_on], stream[:2])
+    pristine = world.learn(world.learner(RanPAC(tune=False), Subtract()), [*stream[:2], tuned_on])
+    reference = world.learn(world.learner(RanPAC(tune=False)), tuned_on.remaining)
+    assert world.differences(pristine, reference, 1e-6) == []
+
+
+def test_ranpac_needs_what_is_left_of_an_experience_only_to_choose_anew(world, stream):
+    past, chosen, fixed = stream[:2], RanPAC(), RanPAC(ridge=1.0)
+    some, whole = (forget("f", past, **asked, missing=["retain"]) for asked in ({"classes": [7]}, {"classes": [7, 0]}))
+    for strategy, request, refused in ((chosen, some, True), (chosen, whole, False), (fixed, some, False)):
+        learner = world.learn(world.learner(strategy, Subtract()), past)
+        assert (learner._objection(learner.unlearner, request) is not None) == refused
+
+
+def test_aper_scores_by_one_cosine_over_both_features(world, stream):
+    learner = world.learn(world.learner(APER()), stream[:3])
+    model, test = learner.model, world.noise(range(8), 2, "test")
+    scores = world.scores(learner, test)
+    data = [(torch.cat([model.embed(e.reference, space)[0] for space in ((), "task-0")], 1), e) for e in stream[:3]]
+    seen = torch.cat([model.embed(test, space)[0] for space in ((), "task-0")], 1)
+    for j, c in enumerate(model.classes):
+        z = next(z[e.reference.labels == c] for z, e in data if c in e.classes)
+        mean = z.sum(0) / len(z)
+        for i in range(len(test)):
+            cosine = float(seen[i] @ mean) / float(seen[i].norm() * mean.norm())
+            assert float(scores[i, j]) == pytest.approx(cosine, abs=1e-5)
+
+
+def test_aper_with_an_adapter_that_learned_nothing_is_simplecil_on_doubled_features(world, stream):
+    still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
+    aper, simple = (world.learn(world.learner(s, **still), stream) for s in (APER(), SimpleCIL()))
+    test = world.noise(range(8), 6, "test")
+    torch.testing.assert_close(world.scores(aper, test), world.scores(simple, test), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", [APER, RanPAC])
+def test_only_the_first_experience_is_trained_on(strategy, world, stream):
+    learner = world.learn(world.learner(strategy()), stream[:1])
+    weights = world.clone(learner.model.adapters.state_dict())
+    for i, event in enumerate(stream[1:], 1):
+        engine.remember(learner, stream[:i])
+        assert engine.carry_out(learner, event, world.make_trainer, 8).steps == 0
+    after = learner.model.adapters.state_dict()
+    assert weights.keys() == after.keys()
+    assert all(torch.equal(weights[k], after[k]) for k in weights)
+    assert learner.model.adapters.origins == {"task-0": {"task-0": frozenset({5, 2})}}
+
+
+@pytest.mark.parametrize("strategy", [RanPAC])
+def test_without_tuning_nothing_is_trained(strategy, world, stream):
+    learner = world.learner(strategy(tune=False))
+    assert engine.carry_out(learner, stream[0], world.make_trainer, 8).steps == 0
+    assert tuned(learner.model) is None
+
+
+@pytest.mark.parametrize("strategy", [APER])
+def test_a_later_class_leaves_without_data_and_the_first_experience_takes_all_along(strategy, world, stream):
+    later, first = (
+        forget("f", stream[:3], **asked, missing=["retain"])
+        for asked in ({"classes": [7]}, {"experiences": ["task-0"]})
+    )
+    learner = world.learn(world.learner(strategy(), DropAdapter()), stream[:3])
+    with pytest.raises(UserError, match="learned again from its samples, which cannot be had"):
+        world.learn(learner, [first], stream[:3])
+    passes = dict(learner.model.passes)
+    cost = engine.carry_out(learner, later, world.make_trainer, 8)
+    assert (cost.steps, dict(learner.model.passes)) == (0, passes)
+    again = forget("g", later.remaining, experiences=["task-0"])
+    world.learn(learner, [again], later.remaining)
+    assert list(learner.model.adapters) == ["task-1"]
+    assert not any("task-0" in name for name in state.tensors(learner))
+    assert world.differences(learner, world.learn(world.learner(strategy()), again.remaining)) == []
+
+
+@pytest.mark.parametrize("strategy", [APER, RanPAC])
+def test_retraining_forgets_the_first_experience_exactly(strategy, world, stream):
+    request = forget("f", stream[:3], experiences=["task-0"])
+    learner = world.learn(world.learner(strategy(), Retrain()), [*stream[:3], request])
+    assert list(learner.model.adapters) == ["task-1"]
+    assert world.differences(learner, world.learn(world.learner(strategy()), request.remaining)) == []
