@@ -78,9 +78,10 @@ def fisher(scores: Callable[[Tensor], Tensor], params: Sequence[nn.Parameter], r
     for x in (x for batch in read for x in batch.x):
         log_p = scores(x[None]).log_softmax(1)[0]
         each = torch.eye(len(log_p), device=log_p.device)
-        rows = torch.autograd.grad(log_p, params, each, is_grads_batched=True, materialize_grads=True)
+        rows = torch.autograd.grad(log_p, params, each, is_grads_batched=True, allow_unused=True)
         for t, g in zip(total, rows, strict=True):
-            t += torch.einsum("k,k...->...", log_p.detach().exp(), g.square())
+            if g is not None:  # a sample need not pass through every adapter
+                t += torch.einsum("k,k...->...", log_p.detach().exp(), g.square())
         count += 1
     return [t / max(count, 1) for t in total]
 
