@@ -1,5 +1,7 @@
 """Classifier alignment: what is drawn has the moments that were filed, only the head learns from it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -7,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from cl_framework import engine
 from cl_framework.alignment import Draws, Gaussians, align, by_age, factor, normalised
 from cl_framework.erasure import Erasure
+from cl_framework.errors import UserError
 from cl_framework.routing import Routed
 from cl_framework.stream import Inputs
 from strategies.learning.finetune import Finetune
@@ -113,6 +116,14 @@ def test_the_first_experience_is_not_aligned(strategy, world, stream):
     plans = planned(world, learner, stream[1])
     assert [p.data.classes() for p in plans] == [[0, 7], [0, 2, 5, 7]]
     assert isinstance(plans[1].data, Draws)
+
+
+@pytest.mark.parametrize("strategy", [MOS, SSIAT, SLCA])
+def test_classes_of_which_only_rows_are_known_are_refused(strategy, world, stream):
+    learner = world.learner(strategy())
+    with pytest.raises(UserError, match="needs more than its rows; use Finetune or Joint"):
+        world.learn(learner, [replace(stream[0], inherited={5: 0, 2: 1})])
+    assert learner.model.known == {}
 
 
 def planned(world, learner, event):
