@@ -13,7 +13,7 @@ from cl_framework.census import census, ids_of
 from cl_framework.evaluator import Evaluator
 from cl_framework.learner import Learner
 from cl_framework.memory import Memory
-from cl_framework.strategy import Plan, Strategy
+from cl_framework.strategy import Plan, Strategy, suits
 from cl_framework.stream import Rows, forget
 from cl_framework.traces import Case
 
@@ -37,10 +37,11 @@ def learned(world, stream):
     found = {}
 
     def get(strategy, unlearner):
+        adapter = LoRA(2) if suits(LoRA(2), world.TinyBackbone(), strategy.rewrites) else None
         if strategy not in found:
-            found[strategy] = world.learn(world.learner(strategy(), adapter=LoRA(2)), stream[:3])
+            found[strategy] = world.learn(world.learner(strategy(), adapter=adapter), stream[:3])
         brief = {"epochs": 1} if "epochs" in inspect.signature(unlearner).parameters else {}
-        whole, learner = found[strategy], world.learner(strategy(), unlearner(**brief), adapter=LoRA(2))
+        whole, learner = found[strategy], world.learner(strategy(), unlearner(**brief), adapter=adapter)
         state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
         return learner
 
