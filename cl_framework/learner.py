@@ -127,6 +127,8 @@ class Learner(LightningModule):
             return objection
         if unlearner.acts == "stack" and not self.model.adapters.adapter.several:
             return "it puts its edit on top of what is in use, and such adapters are used one at a time"
+        if unlearner.acts == "stack" and not self.model.adapters.adapter.neutral:
+            return "its edit begins as one that changes nothing, and such adapters change features from birth"
         return unlearner.objection(self.model, self.strategy, event) or unlearner.runs_out(self.model, nth)
 
     def forward(self, x: Inputs) -> Tensor:
