@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, final
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cl_framework.backbone import Backbone, Role, Site
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
-from cl_framework.origin import Origin
+from cl_framework.origin import Origin, merged
 from cl_framework.reading import Reading
 
 
@@ -40,6 +40,7 @@ class Adapter(ABC):
         needs: Roles without any of which it would do something else than it says.
         neutral: Whether an adapter changes nothing at birth. One that does change something cannot lie on the stack.
         coupled: Whether what it does to a sample depends on the rest of the batch. Such features are never stored.
+        linear: Whether what it adds is linear in its parameters, all of them: then they can be summed and averaged.
         several: Whether several may be in use at once. Not where one puts something of its own in the place of what
             another made of a site.
     """
@@ -47,6 +48,7 @@ class Adapter(ABC):
     needs: ClassVar[frozenset[Role]] = frozenset()
     neutral: bool = True
     coupled: bool = False
+    linear: bool = False
     several: bool = True
 
     @abstractmethod
@@ -188,15 +190,33 @@ class AdapterBank(nn.Module):
         """
         if name in self:
             raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
-        if like is None:
-            self._put(name, {key: self.adapter.build(site) for key, site in self.sites.items()})
-        else:
-            weights = self.rewrites[like].state_dict()
-            self._fit(name, weights)
-            self.rewrites[name].load_state_dict(weights)
-            self.origins[name] = self.origins.get(like, {})
-            self.outlived[name] = self.outlived.get(like, ())
-            self.reading.copy(like, name)
+        if like is not None:
+            return self.hold(name, self.rewrites[like].state_dict(), (like,))
+        self._put(name, {key: self.adapter.build(site) for key, site in self.sites.items()})
+        return self.params(name)
+
+    def hold(self, name: str, weights: Mapping[str, Tensor], made_of: Iterable[str]) -> list[nn.Parameter]:
+        """Create an adapter from weights that others led to, and return its parameters.
+
+        Args:
+            name: What to call it.
+            weights: By site and tensor, as in its state; their shapes may differ from those of birth.
+            made_of: The others: it has met whatever they met.
+
+        Raises:
+            ValueError: If the name is taken.
+        """
+        if name in self:
+            raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
+        self._fit(name, weights)
+        self.rewrites[name].load_state_dict(weights)
+        had: set[int] = set()
+        for other in made_of:
+            came = {c: experience for experience, cs in self.origins.get(other, {}).items() for c in cs}
+            self.reading.note(name, came, had, came, self.reading.of(other))
+            had |= came.keys()
+            self.origins[name] = merged(self.origins.get(name, {}), self.origins.get(other, {}))
+            self.outlived[name] = tuple(dict.fromkeys((*self.outlived.get(name, ()), *self.outlived.get(other, ()))))
         return self.params(name)
 
     def _put(self, name: str, built: Mapping[str, Rewrite | None]) -> None:

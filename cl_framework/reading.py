@@ -57,11 +57,6 @@ class Reading(nn.Module):
         mine = [e for e in self.ids if e.name == owner and e.cls is not None]
         return {e.cls: frozenset(self.ids[e].tolist()) for e in mine if e.cls is not None}
 
-    def copy(self, owner: str, other: str) -> None:
-        """Note that ``other`` begins as what ``owner`` is."""
-        for entry in [e for e in self.ids if e.name == owner]:
-            self.ids[entry._replace(name=other)] = self.ids[entry]
-
     def drop(self, owner: str) -> None:
         """Let go of what ``owner`` read."""
         for entry in [e for e in self.ids if e.name == owner]:
