@@ -1,0 +1,44 @@
+"""Experience replay: finetuning with some samples of the past among the new ones.
+
+Chaudhry et al., "On tiny episodic memories in continual learning", arXiv 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from torch import Tensor
+
+from cl_framework.memory import Memory
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy
+from cl_framework.stream import Experience, Inputs, Joined
+
+
+@final
+class Replay(Strategy):
+    """Train the shared adapter and head on the new samples and those remembered, over every class so far.
+
+    Args:
+        per_class: How many samples to remember of each class, drawn when its experience ends (20, as is usual for
+            pre-trained models); None remembers all, which is `Joint`.
+    """
+
+    repeats = True
+
+    def __init__(self, per_class: int | None = 20) -> None:
+        """Start with no samples."""
+        super().__init__()
+        self.memory = Memory(per_class)
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Train on both, then remember some of the new samples."""
+        data = Joined([self.memory.all(), event.data]) if self.memory else event.data
+        yield Plan(data, model.ready("shared", event.classes))
+        self.memory.keep(event)
+
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
+        """Score with the shared adapter and head."""
+        scores: Tensor = model.head(model.features(x, "shared"))
+        return scores

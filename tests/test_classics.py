@@ -1,0 +1,145 @@
+"""Replay and DER++: in their limits they are finetuning or joint training; formulas against literal loops."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from cl_framework import engine, state
+from cl_framework.answers import Answers
+from cl_framework.erasure import Erasure, erase
+from cl_framework.ledger import Entry
+from cl_framework.stream import forget
+from strategies.learning.der_pp import DERPlusPlus
+from strategies.learning.finetune import Finetune
+from strategies.learning.joint import Joint
+from strategies.learning.replay import Replay
+from strategies.unlearning.neg_grad import NegGradPlus
+
+
+@pytest.fixture(scope="module")
+def finetuned(world, stream):
+    return world.learn(world.learner(Finetune()), stream)
+
+
+def loss_of(learner, event, past, rows=(0, 3, 5, 8)):
+    """The first plan for ``event``, and its loss on some rows with nothing dropped out."""
+    engine.remember(learner, past)
+    plan = next(iter(learner.plans(event)))
+    learner.eval()
+    torch.manual_seed(0)
+    batch = plan.data[list(rows)]
+    return plan, batch, plan.loss(learner.model, batch)
+
+
+def test_replay_of_everything_is_joint_training(world, stream):
+    """Bit for bit: the past comes first, so that both draw the same batches."""
+    all_, joint = (world.learn(world.learner(s), stream) for s in (Replay(per_class=None), Joint()))
+    assert world.differences(all_, joint) == []
+
+
+def test_der_plus_plus_without_its_terms_is_finetuning(world, stream, finetuned):
+    learner = world.learn(world.learner(DERPlusPlus(alpha=0.0, beta=0.0)), stream)
+    assert [d for d in world.differences(learner, finetuned) if "answers" not in d] == []
+
+
+@pytest.mark.parametrize("strategy", [Replay(4), DERPlusPlus(4)], ids=lambda s: type(s).__name__)
+def test_with_its_term_it_is_not_and_remembers_better(strategy, world, stream):
+    fast = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)}
+    old = world.noise([c for e in stream[:3] for c in e.classes], 10, "test")
+    kept, lost = (
+        cross_entropy(world.scores(one, old), torch.tensor([one.model.classes.index(c) for c in old.labels.tolist()]))
+        for one in (world.learn(world.learner(s, **fast), stream) for s in (strategy, Finetune()))
+    )
+    assert kept < lost
+
+
+def test_replay_remembers_as_many_of_each_class_and_learns_with_them(world, stream):
+    learner = world.learn(world.learner(Replay(3)), stream[:2])
+    assert learner.strategy.memory.all().labels.bincount().tolist() == [3, 0, 3, 0, 0, 3, 0, 3]
+    plan, *_ = loss_of(learner, stream[2], stream[:2])
+    assert len(plan.data) == 12 + 20
+    assert plan.data.classes() == [0, 1, 2, 5, 6, 7]
+
+
+@pytest.fixture
+def answers(world, stream):
+    """Answers to three samples of each class, kept after each of three experiences, and the scores there were then."""
+    learner, answers, then = world.learner(Finetune()), Answers(3), {}
+    for i, event in enumerate(stream[:3]):
+        world.learn(learner, [event], stream[:i])
+        answers.keep(learner.model, event, "shared")
+        for n, row in zip(event.reference.ids.tolist(), world.scores(learner, event.reference), strict=True):
+            then[n] = dict(zip(learner.model.classes, row.tolist(), strict=True))
+    return answers, then
+
+
+def check(answers, then, classes):
+    ids, scores = answers.table(classes)
+    assert sorted(ids.tolist()) == sorted(i for e in answers.memory.ids for i in answers.memory.ids[e].tolist())
+    wanted = [[then[n].get(c, float("nan")) for c in classes] for n in ids.tolist()]
+    torch.testing.assert_close(scores, torch.tensor(wanted).view_as(scores), equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
+def test_answers_are_the_scores_there_were_in_any_order_of_classes(answers):
+    check(*answers, [6, 5, 0, 2, 7, 1])
+    assert int(answers[0].table([5])[1].isnan().sum()) == 0
+    assert int(answers[0].table([1])[1].isnan().sum()) == 12  # nobody knew class 1 before the third experience
+
+
+def test_rows_leave_with_samples_and_columns_with_classes(answers):
+    kept, then = answers
+    gone = kept.memory.ids[Entry(2, "task-0")][:2].tolist() + kept.memory.ids[Entry(7, "task-1")].tolist()
+    erase(Erasure(classes=frozenset({0}), ids=frozenset(gone)), kept)
+    check(kept, then, [5, 2, 7, 1, 6])
+    assert len(kept.table([5])[0]) == 18 - 2 - 3 - 3
+    assert bool(kept.table([0])[1].isnan().all())
+    assert {e.cls for e in kept.filed} == {5, 2, 1, 6}
+    erase(Erasure(everything=True), kept)
+    assert len(kept.table([5, 2])[0]) == len(kept.filed) == 0
+
+
+def test_der_plus_plus_adds_the_error_of_old_answers_and_the_entropy_of_old_labels(world, stream):
+    learner = world.learn(world.learner(DERPlusPlus(4, alpha=0.3, beta=0.7)), stream[:2])
+    answers = learner.strategy.answers
+    _, batch, loss = loss_of(learner, stream[2], stream[:2])
+    new, dark, labelled = batch.ids[:4].tolist(), batch.ids[4:8].tolist(), batch.ids[8:].tolist()
+    assert {i // 1000 for i in new} <= {1, 6}
+    assert {i // 1000 for i in dark + labelled} <= {5, 2, 7, 0}
+    model = learner.model
+    scores, loss = model.head(model.features(batch.x, "shared")).detach(), loss.detach()
+    entropies = cross_entropy(scores, model.head.index(batch.y), reduction="none")
+    ids, then = answers.table(model.classes)
+    errors = []
+    for row, n in enumerate(dark, 4):
+        for j, old in enumerate(then[ids.tolist().index(n)].tolist()):
+            if old == old:  # not NaN: the class was known
+                errors.append((float(scores[row, j]) - old) ** 2)
+    wanted = entropies[:4].mean() + 0.3 * sum(errors) / len(errors) + 0.7 * entropies[8:].mean()
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3)], ids=lambda s: type(s).__name__)
+def test_it_learns_on_after_classes_left_its_head(strategy, world, stream):
+    learner = world.learn(world.learner(strategy, NegGradPlus(epochs=1)), stream[:3])
+    request = forget("f", stream[:3], experiences=["task-1"], classes=[5], samples=[2001, 6003])
+    world.learn(learner, [request, stream[3]], stream[:3])
+    assert learner.model.classes == learner.model.head.classes == (2, 1, 6, 4, 3)
+    assert bool(world.scores(learner, world.noise(range(8), 2, "test")).isfinite().all())
+    named = {entry_class(name) for name in state.tensors(learner) if name.startswith("strategy.") and "|" in name}
+    assert not named & {5, 7, 0}
+
+
+def entry_class(name):
+    cls = name.split("|")[1]
+    return int(cls) if cls else None
+
+
+@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3)], ids=lambda s: type(s).__name__)
+def test_more_of_a_known_class_can_be_learned(strategy, world, stream):
+    rows = stream[0].reference
+    again = type(stream[0])(
+        "task-0b", (5, 2), *(type(rows)(v.x + 0.1, v.labels, v.ids + 500, v.key) for v in (stream[0].data, rows))
+    )
+    learner = world.learn(world.learner(strategy), [*stream[:2], again, stream[2]])
+    assert learner.model.classes == (5, 2, 7, 0, 1, 6)
+    assert bool(world.scores(learner, world.noise(range(8), 2, "test")).isfinite().all())
