@@ -1,4 +1,4 @@
-"""Replay and DER++: in their limits they are finetuning or joint training; formulas against literal loops."""
+"""Replay, DER++ and LwF: in their limits they are finetuning or joint training; formulas against literal loops."""
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from cl_framework.stream import forget
 from strategies.learning.der_pp import DERPlusPlus
 from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
+from strategies.learning.lwf import LwF
 from strategies.learning.replay import Replay
 from strategies.unlearning.neg_grad import NegGradPlus
 
@@ -37,12 +38,17 @@ def test_replay_of_everything_is_joint_training(world, stream):
     assert world.differences(all_, joint) == []
 
 
+@pytest.mark.parametrize("strategy", [LwF(weight=0.0, over="seen")], ids=["LwF at weight 0"])
+def test_without_its_term_it_is_finetuning(strategy, world, stream, finetuned):
+    assert world.differences(world.learn(world.learner(strategy), stream), finetuned) == []
+
+
 def test_der_plus_plus_without_its_terms_is_finetuning(world, stream, finetuned):
     learner = world.learn(world.learner(DERPlusPlus(alpha=0.0, beta=0.0)), stream)
     assert [d for d in world.differences(learner, finetuned) if "answers" not in d] == []
 
 
-@pytest.mark.parametrize("strategy", [Replay(4), DERPlusPlus(4)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("strategy", [Replay(4), DERPlusPlus(4), LwF()], ids=lambda s: type(s).__name__)
 def test_with_its_term_it_is_not_and_remembers_better(strategy, world, stream):
     fast = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)}
     old = world.noise([c for e in stream[:3] for c in e.classes], 10, "test")
@@ -118,7 +124,26 @@ def test_der_plus_plus_adds_the_error_of_old_answers_and_the_entropy_of_old_labe
     assert float(loss) == pytest.approx(float(wanted), rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3)], ids=lambda s: type(s).__name__)
+def test_lwf_holds_softened_scores_of_old_classes_to_what_they_were(world, stream):
+    learner = world.learn(world.learner(LwF(weight=3.0)), stream[:1])
+    x = stream[1].data[[0, 3, 5, 8]].x
+    learner.eval()
+    then = learner.model.head(learner.model.features(x, "shared")).detach()
+    plan = next(iter(learner.plans(stream[1])))
+    with torch.no_grad():
+        for p in plan.params:
+            p.add_(0.3 * torch.randn_like(p))
+    learner.eval()
+    model, batch = learner.model, stream[1].data[[0, 3, 5, 8]]
+    loss, scores = plan.loss(model, batch), model.head(model.features(x, "shared"))
+    p, q = (then / 2).softmax(1), (scores[:, :2].detach() / 2).softmax(1)
+    held = sum(float(p[n, c] * (p[n, c] / q[n, c]).log()) for n in range(4) for c in range(2)) / 4
+    new = cross_entropy(scores[:, 2:], torch.tensor([(7, 0).index(c) for c in batch.y.tolist()]))
+    assert held > 1e-3
+    assert loss.item() == pytest.approx(new.item() + 3 * 4 * held, rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3), LwF()], ids=lambda s: type(s).__name__)
 def test_it_learns_on_after_classes_left_its_head(strategy, world, stream):
     learner = world.learn(world.learner(strategy, NegGradPlus(epochs=1)), stream[:3])
     request = forget("f", stream[:3], experiences=["task-1"], classes=[5], samples=[2001, 6003])
@@ -134,7 +159,7 @@ def entry_class(name):
     return int(cls) if cls else None
 
 
-@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3), LwF()], ids=lambda s: type(s).__name__)
 def test_more_of_a_known_class_can_be_learned(strategy, world, stream):
     rows = stream[0].reference
     again = type(stream[0])(

@@ -1,0 +1,62 @@
+"""LwF: learn new classes while scores of old ones are held to what the model gave before. No samples are kept.
+
+Li et al. (Li and Hoiem), "Learning without forgetting", IEEE TPAMI 40, 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cl_framework.editing import Teacher, divergence
+from cl_framework.model import Model
+from cl_framework.strategy import Plan, Strategy, classify_among
+from cl_framework.stream import Batch, Experience, Inputs
+
+
+@final
+class LwF(Strategy):
+    """``CE(new) + weight T^2 KL(then || now)`` over old classes, on new samples (Fig. 3), without the paper's warm-up.
+
+    Args:
+        weight: Of old answers (1 in the paper; 3 in the PyCIL lineage, where tables of class-incremental learning
+            mostly come from).
+        temperature: Both answers are softened with it (2).
+        over: Classes that the cross-entropy tells apart: the ``new`` ones, as in the paper, where every task has a head
+            of its own, or all ``seen`` so far, as in finetuning.
+    """
+
+    repeats = True
+
+    def __init__(self, weight: float = 1.0, temperature: float = 2.0, over: Literal["new", "seen"] = "new") -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.weight, self.temperature, self.over = weight, temperature, over
+
+    def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
+        """Train beside the model as it was."""
+        old = [c for c in model.head.classes if c not in event.classes]
+        params = model.ready("shared", event.classes)
+        teacher = Teacher(model, self, params) if old and self.weight else None
+        columns = model.head.index(torch.tensor(old, dtype=torch.int64, device=model.device))
+
+        def loss(model: Model, batch: Batch) -> Tensor:
+            then = None if teacher is None else teacher(batch.x)[:, columns]
+            scores: Tensor = model(batch.x)
+            if self.over == "new":
+                entropy = classify_among(model, scores, batch.y, event.classes)
+            else:
+                entropy = cross_entropy(scores, model.head.index(batch.y))
+            held = 0.0 if then is None else divergence(then, scores[:, columns], self.temperature)
+            return entropy + self.weight * held
+
+        yield Plan(event.data, params, loss)
+
+    def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
+        """Score with the shared adapter and head."""
+        scores: Tensor = model.head(model.features(x, "shared"))
+        return scores
