@@ -1,4 +1,4 @@
-"""Replay, DER++ and LwF: in their limits they are finetuning or joint training; formulas against literal loops."""
+"""Replay, DER++, LwF and EWC: in their limits they are finetuning or joint training; formulas against literal loops."""
 
 import pytest
 import torch
@@ -10,10 +10,12 @@ from cl_framework.erasure import Erasure, erase
 from cl_framework.ledger import Entry
 from cl_framework.stream import forget
 from strategies.learning.der_pp import DERPlusPlus
+from strategies.learning.ewc import EWC
 from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
 from strategies.learning.lwf import LwF
 from strategies.learning.replay import Replay
+from strategies.unlearning.head_rows import HeadRows
 from strategies.unlearning.neg_grad import NegGradPlus
 
 
@@ -38,7 +40,9 @@ def test_replay_of_everything_is_joint_training(world, stream):
     assert world.differences(all_, joint) == []
 
 
-@pytest.mark.parametrize("strategy", [LwF(weight=0.0, over="seen")], ids=["LwF at weight 0"])
+@pytest.mark.parametrize(
+    "strategy", [EWC(strength=0.0), LwF(weight=0.0, over="seen")], ids=["EWC at strength 0", "LwF at weight 0"]
+)
 def test_without_its_term_it_is_finetuning(strategy, world, stream, finetuned):
     assert world.differences(world.learn(world.learner(strategy), stream), finetuned) == []
 
@@ -48,7 +52,7 @@ def test_der_plus_plus_without_its_terms_is_finetuning(world, stream, finetuned)
     assert [d for d in world.differences(learner, finetuned) if "answers" not in d] == []
 
 
-@pytest.mark.parametrize("strategy", [Replay(4), DERPlusPlus(4), LwF()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("strategy", [Replay(4), DERPlusPlus(4), LwF(), EWC()], ids=lambda s: type(s).__name__)
 def test_with_its_term_it_is_not_and_remembers_better(strategy, world, stream):
     fast = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)}
     old = world.noise([c for e in stream[:3] for c in e.classes], 10, "test")
@@ -143,7 +147,58 @@ def test_lwf_holds_softened_scores_of_old_classes_to_what_they_were(world, strea
     assert loss.item() == pytest.approx(new.item() + 3 * 4 * held, rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3), LwF()], ids=lambda s: type(s).__name__)
+def test_ewc_ties_parameters_by_the_squared_gradient_of_each_sample(world, stream):
+    """The first experience is finetuning; its Fisher information and each later penalty are written down literally."""
+    learner = world.learn(world.learner(EWC(strength=50.0, largest=None)), stream[:2])
+    model, filed = learner.model, learner.strategy.filed
+    params = [*model.adapters.params("shared"), *model.head.parameters()]
+    learner.eval()
+    for p in params:
+        p.requires_grad_(True)
+    squares = [torch.zeros_like(p) for p in params]
+    for n in range(len(stream[1].reference)):
+        one = stream[1].reference[[n]]
+        loss = cross_entropy(model.head(model.features(one.x, "shared")), model.head.index(one.y))
+        for total, g in zip(squares, torch.autograd.grad(loss, params), strict=True):
+            total += g**2 / len(stream[1].reference)
+    for k, (p, fisher) in enumerate(zip(params, squares, strict=True)):
+        if k < len(params) - 2:
+            torch.testing.assert_close(filed[Entry(None, "task-1", str(k))], torch.stack([fisher, p], -1))
+        else:
+            for row, c in enumerate(model.classes):
+                torch.testing.assert_close(filed[Entry(c, "task-1", str(k))], torch.stack([fisher[row], p[row]], -1))
+    plan = next(iter(learner.plans(stream[2])))
+    learner.eval()
+    params, batch = list(plan.params), stream[2].data[[1, 4, 6]]
+
+    def literal():
+        total = cross_entropy(model.head(model.features(batch.x, "shared")), model.head.index(batch.y))
+        for entry in filed:
+            p = params[int(entry.name)]
+            now = p if entry.cls is None else p[model.classes.index(entry.cls)]
+            total = total + 25.0 * (filed[entry][..., 0] * (now - filed[entry][..., 1]) ** 2).sum()
+        return total
+
+    with torch.no_grad():
+        one, other = plan.loss(model, batch), literal()
+        for p in params:
+            p.add_(0.05 * torch.randn_like(p))
+        moved, wanted = plan.loss(model, batch) - one, literal() - other  # they differ by a constant
+    assert float(wanted) > 0.01
+    assert float(moved) == pytest.approx(float(wanted), rel=1e-3)
+
+
+def test_ties_leave_with_classes_and_with_experiences_that_lost_all(world, stream):
+    learner = world.learn(world.learner(EWC(), HeadRows()), stream[:3])
+    request = forget("f", stream[:3], experiences=["task-1"], classes=[5])
+    world.learn(learner, [request], stream[:3])
+    filed = learner.strategy.filed
+    assert not {e.cls for e in filed} & {5, 7, 0}
+    world.learn(learner, [stream[3]], request.remaining)
+    assert {e.experience for e in filed} == {"task-0", "task-2", "task-3"}
+
+
+@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3), LwF(), EWC()], ids=lambda s: type(s).__name__)
 def test_it_learns_on_after_classes_left_its_head(strategy, world, stream):
     learner = world.learn(world.learner(strategy, NegGradPlus(epochs=1)), stream[:3])
     request = forget("f", stream[:3], experiences=["task-1"], classes=[5], samples=[2001, 6003])
@@ -159,7 +214,7 @@ def entry_class(name):
     return int(cls) if cls else None
 
 
-@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3), LwF()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3), LwF(), EWC()], ids=lambda s: type(s).__name__)
 def test_more_of_a_known_class_can_be_learned(strategy, world, stream):
     rows = stream[0].reference
     again = type(stream[0])(
