@@ -1,4 +1,4 @@
-"""APER and RanPAC against slow loops written down from the formulas, in their limits, and forgetting."""
+"""APER, RanPAC and FeCAM against slow loops written down from the formulas, in their limits, and forgetting."""
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from cl_framework.stream import forget
 from cl_framework.sums import RandomFeatures, ridge_errors, ridge_weights, select_ridge
 from strategies.learning.acil import ACIL
 from strategies.learning.aper import APER
+from strategies.learning.fecam import FeCAM, correlations
 from strategies.learning.ranpac import RIDGES, RanPAC
 from strategies.learning.simplecil import SimpleCIL
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -181,7 +182,7 @@ def test_aper_with_an_adapter_that_learned_nothing_is_simplecil_on_doubled_featu
     torch.testing.assert_close(world.scores(aper, test), world.scores(simple, test), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", [APER, RanPAC])
+@pytest.mark.parametrize("strategy", [APER, RanPAC, FeCAM])
 def test_only_the_first_experience_is_trained_on(strategy, world, stream):
     learner = world.learn(world.learner(strategy()), stream[:1])
     weights = world.clone(learner.model.adapters.state_dict())
@@ -194,14 +195,14 @@ def test_only_the_first_experience_is_trained_on(strategy, world, stream):
     assert learner.model.adapters.origins == {"task-0": {"task-0": frozenset({5, 2})}}
 
 
-@pytest.mark.parametrize("strategy", [RanPAC])
+@pytest.mark.parametrize("strategy", [RanPAC, FeCAM])
 def test_without_tuning_nothing_is_trained(strategy, world, stream):
     learner = world.learner(strategy(tune=False))
     assert engine.carry_out(learner, stream[0], world.make_trainer, 8).steps == 0
     assert tuned(learner.model) is None
 
 
-@pytest.mark.parametrize("strategy", [APER])
+@pytest.mark.parametrize("strategy", [APER, FeCAM])
 def test_a_later_class_leaves_without_data_and_the_first_experience_takes_all_along(strategy, world, stream):
     later, first = (
         forget("f", stream[:3], **asked, missing=["retain"])
@@ -220,7 +221,73 @@ def test_a_later_class_leaves_without_data_and_the_first_experience_takes_all_al
     assert world.differences(learner, world.learn(world.learner(strategy()), again.remaining)) == []
 
 
-@pytest.mark.parametrize("strategy", [APER, RanPAC])
+def slow_fecam(z, data, gamma1, gamma2, identity, tukey):
+    """Class by class, sample by sample, with ``pinv``."""
+    power = lambda v: v.sign() * v.abs() ** tukey  # noqa: E731
+    scores = torch.zeros(len(z), len(data), dtype=torch.float64)
+    for j, rows in enumerate(data):
+        rows = power(rows.double())
+        cov = torch.cov(rows.T)
+        d = len(cov)
+        v1 = sum(float(cov[i, i]) for i in range(d)) / d
+        v2 = sum(float(cov[i, k]) for i in range(d) for k in range(d) if i != k) / (d * d - d)
+        for i in range(d):
+            for k in range(d):
+                cov[i, k] += gamma1 * v1 + identity if i == k else gamma2 * v2
+        std = cov.diagonal().sqrt()
+        inverse = torch.linalg.pinv(cov / torch.outer(std, std))
+        mean = rows.mean(0)
+        for n in range(len(z)):
+            u = power(z[n].double())
+            apart = u / u.norm() - mean / mean.norm()
+            scores[n, j] = -(apart @ inverse @ apart)
+    return scores
+
+
+SETTINGS = [{}, {"gamma1": 10.0, "gamma2": 10.0}, {"gamma1": 0.0, "identity": 100.0}, {"gamma2": 1.0, "tukey": 0.5}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_fecam_is_the_literal_loop(settings, world, stream):
+    learner = world.learn(world.learner(FeCAM(**settings)), stream[:3])
+    model, test = learner.model, world.noise(range(8), 2, "test")
+    embedded = {}
+    for e in stream[:3]:
+        z, y = model.embed(e.reference, "task-0")
+        embedded |= {c: z[y == c] for c in e.classes}
+    told = {"gamma1": 1.0, "gamma2": 0.0, "identity": 0.0, "tukey": 1.0} | settings
+    wanted = slow_fecam(model.embed(test, "task-0")[0], [embedded[c] for c in model.classes], **told)
+    torch.testing.assert_close(world.scores(learner, test).double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_fecam_as_pilot_sets_it_is_nearly_a_nearest_mean_of_normalised_features(world, stream):
+    learner = world.learn(world.learner(FeCAM(gamma1=0.0, identity=1e6)), stream[:3])
+    model, test = learner.model, world.noise(range(8), 6, "test")
+    means = normalize(learner.strategy.gaussians.means(model.classes), dim=1)
+    near = -torch.cdist(normalize(model.embed(test, "task-0")[0], dim=1), means).square()
+    torch.testing.assert_close(world.scores(learner, test), near, rtol=1e-3, atol=1e-5)
+
+
+def test_a_class_of_one_sample_is_measured_by_plain_distance():
+    assert torch.equal(correlations(torch.zeros(3, 3), 1.0, 0.0), torch.eye(3))
+
+
+def test_fecam_inverts_a_class_once_and_again_only_when_it_changed(world, stream, monkeypatch):
+    learner = world.learn(world.learner(FeCAM(), DropAdapter()), stream[:2])
+    pinv, calls = torch.linalg.pinv, []
+    monkeypatch.setattr(torch.linalg, "pinv", lambda *a, **k: calls.append(1) or pinv(*a, **k))
+    test = world.noise(range(8), 2, "test")
+    for past, events, inverted in (
+        (stream[:2], [], 4), (stream[:2], [stream[2]], 2), (stream[:3], [forget("f", stream[:3], samples=[7001])], 1),
+    ):  # fmt: skip
+        world.learn(learner, events, past)
+        calls.clear()
+        world.scores(learner, test)
+        world.scores(learner, test)
+        assert len(calls) == inverted
+
+
+@pytest.mark.parametrize("strategy", [APER, RanPAC, FeCAM])
 def test_retraining_forgets_the_first_experience_exactly(strategy, world, stream):
     request = forget("f", stream[:3], experiences=["task-0"])
     learner = world.learn(world.learner(strategy(), Retrain()), [*stream[:3], request])
