@@ -87,11 +87,8 @@ class GSLoRA(Unlearner):
         def loss(model: Model, batch: Batch) -> Tensor:
             y, gone = columns(model, batch.y), pairs.gone(batch)
             delta.saw(int((~gone).sum()))
-            stay, go = (
-                cross_entropy(strategy.predict(model, batch.x[some]), y[some], reduction="none")
-                for some in (~gone, gone)
-            )
-            return raised(stay, go, delta.params) + delta.penalty()
+            entropies = cross_entropy(strategy.predict(model, batch.x), y, reduction="none")
+            return raised(entropies[~gone], entropies[gone], delta.params) + delta.penalty()
 
         yield Plan(pairs, delta.params, loss, self.epochs, delta.adamw)
         part(model, strategy, event, self.keep_rows)

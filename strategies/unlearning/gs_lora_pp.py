@@ -96,11 +96,12 @@ class GSLoRAPlusPlus(Unlearner):
         def loss(model: Model, batch: Batch) -> Tensor:
             y, gone = columns(model, batch.y), pairs.gone(batch)
             delta.saw(int((~gone).sum()))
-            (z_stay, s_stay), (z_go, s_go) = (with_features(model, strategy, batch.x[some]) for some in (~gone, gone))
-            stay, go = cross_entropy(s_stay, y[~gone], reduction="none"), cross_entropy(s_go, y[gone], reduction="none")
-            away = bounded(distance(z_go, home[y[gone]]), self.push_bound, "batch")
-            near = distance(z_stay, home[y[~gone]])
-            return raised(stay, go, delta.params) + self.push * away + self.pull * near + delta.penalty()
+            z, scores = with_features(model, strategy, batch.x)
+            entropies = cross_entropy(scores, y, reduction="none")
+            away = bounded(distance(z[gone], home[y[gone]]), self.push_bound, "batch")
+            near = distance(z[~gone], home[y[~gone]])
+            bent = raised(entropies[~gone], entropies[gone], delta.params)
+            return bent + self.push * away + self.pull * near + delta.penalty()
 
         average = Average(delta, self.ema, self.ema_from)
         yield Plan(pairs, delta.params, loss, self.epochs, delta.adamw, after_step=average.step)
