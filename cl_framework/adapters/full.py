@@ -30,6 +30,8 @@ class Full(Adapter):
         roles: What to tune; None tunes everything. An adapter is as large as what it tunes.
     """
 
+    linear = True
+
     def __init__(self, roles: Sequence[Tuned] | None = None) -> None:
         """Keep the roles."""
         self.roles = None if roles is None else tuple(roles)
