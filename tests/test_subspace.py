@@ -15,7 +15,7 @@ from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.lowrank import LowRank, factors, frozen_weight, overlaps, past_directions, total
 from cl_framework.strategy import Plan, Strategy, classify_among
-from cl_framework.stream import forget
+from cl_framework.stream import Experience, Rows, forget
 from cl_framework.subspace import (
     Remembered,
     basis,
@@ -238,6 +238,18 @@ def test_rows_of_earlier_classes_stay_unless_all_compete(compete, world, stream,
     assert same == [compete == "current"] * 2
 
 
+@pytest.mark.parametrize("kind", METHODS[:3] + METHODS[4:])
+def test_a_class_may_come_again_from_another_domain(kind, world, stream):
+    first = stream[0]
+    again = Rows(first.data.x.flip(-1), first.data.labels, first.data.ids + 500)
+    second = Experience("elsewhere", first.classes, again, again)
+    learner = world.learn(world.learner(kind(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1)), [first])
+    world.learn(learner, [second], [first])
+    assert list(learner.model.adapters) == ["task-0", "elsewhere"]
+    assert learner.model.classes == first.classes
+    assert (learner.answer(again) == again.labels).float().mean() > 0.8
+
+
 def test_earlier_corrections_stay_bit_for_bit_and_in_use(world, stream, adam):
     for kind in METHODS:
         learner = world.learn(world.learner(kind(), optimizer=adam), stream[:1])
@@ -288,7 +300,7 @@ def test_pego_preserves_and_diversifies(world, stream):
     assert kept[0] < 0.5 * plain[0]
     assert apart[1] < 0.7 * plain[1]
     with pytest.raises(UserError, match="make `rank` a multiple"):
-        world.learn(world.learner(PEGO(group=3), adapter=LoRA(7)), stream[:1])
+        world.learn(world.learner(PEGO(), adapter=LoRA(10)), stream[:1])
 
 
 def test_inf_lora_reads_only_free_directions_and_trains_only_the_output_side(world, stream):

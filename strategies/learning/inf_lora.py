@@ -37,6 +37,7 @@ class InfLoRA(Strategy):
     """
 
     rewrites = LowRank
+    repeats = True
 
     def __init__(self, threshold: float = 0.95, threshold_end: float = 1.0, horizon: int = 10) -> None:
         """Start with nothing remembered."""

@@ -36,6 +36,7 @@ class OLoRA(Strategy):
     """
 
     rewrites = LowRank
+    repeats = True
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class OSF(Strategy):
     """
 
     rewrites = LowRank
+    repeats = True
 
     def __init__(self, effective_rank: float = 0.5, growth: float = 0.0, compete: chain.Compete = "current") -> None:
         """Keep how much stays."""

@@ -44,6 +44,7 @@ class PEGO(Strategy):
     """
 
     rewrites = LowRank
+    repeats = True
 
     def __init__(
         self,
@@ -65,8 +66,9 @@ class PEGO(Strategy):
         """Train a new group and the head, with earlier groups in use and untouched."""
         before, mine = chain.extend(model, event)
         rank = max(len(r.a) for r in mine.values())
-        if rank % (share := max(rank // self.group, 1)):
+        if rank > self.group and rank % self.group:
             raise UserError(f"PEGO shares rank {rank} out to {self.group} members; make `rank` a multiple of that.")
+        share = max(rank // self.group, 1)
         past = past_directions(model.adapters, before, self.side)
         weights = {site: self._read(frozen_weight(model.adapters.sites[site])) for site in mine}
 
