@@ -79,7 +79,8 @@ class Backbone(nn.Module, ABC):
     def lengths(self, x: Tensor) -> Tensor:
         """Return how long each input is ``(n,)`` int64, where a pass may be as long as what it is given.
 
-        Frozen passes hold inputs of one length, so that it is an input's own. Pictures are all alike.
+        A pass holds inputs of one length: a frozen one so that it is an input's own, a training one so that a long
+        input delays no others. Pictures are all alike.
         """
         return torch.zeros(len(x), dtype=torch.int64)
 

@@ -146,9 +146,19 @@ class Model(nn.Module):
             if query is None and self.adapters.asking:
                 query = self.query(x)
             self.passes[self.phase] += len(x)
+            return self._pass(x, query)
+
+    def _pass(self, x: Tensor, query: Tensor | None) -> Tensor:
+        """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one delays no others."""
+        rows, pieces = self._alike(x), []
+        if len(rows) == 1 or self.adapters.adapter.coupled:
             with self.adapters.asked(query):
                 z: Tensor = self.backbone(x)
             return z
+        for r in (r.to(x.device) for r in rows):
+            with self.adapters.asked(None if query is None else query[r]):
+                pieces.append(self.backbone(x[r]))
+        return torch.cat(pieces)[torch.cat(rows).argsort().to(x.device)]
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """Return the head's scores ``(n, rows)`` under the adapters in use."""
@@ -188,9 +198,7 @@ class Model(nn.Module):
         self.passes[self.phase] += len(x)
         training = self.adapters.training
         self.adapters.eval()
-        lengths, pieces = self.backbone.lengths(x), []
-        alike = [(lengths == n).nonzero()[:, 0] for n in sorted(set(lengths.tolist()))]
-        rows = [part for each in alike for part in torch.split(each, CHUNK)] or [lengths]
+        rows, pieces = [part for alike in self._alike(x) for part in torch.split(alike, CHUNK)], []
         for r in rows:
             size = CHUNK if pad else len(r)
             part = _padded(x[r.to(x.device)].to(self.device), size)
@@ -198,6 +206,11 @@ class Model(nn.Module):
                 pieces.append(self.backbone(part)[: len(r)])
         self.adapters.train(training)
         return torch.cat(pieces)[torch.cat(rows).argsort().to(self.device)]
+
+    def _alike(self, x: Tensor) -> list[Tensor]:
+        """Return the rows of inputs by their length; there is always one list."""
+        lengths = self.backbone.lengths(x)
+        return [(lengths == n).nonzero()[:, 0] for n in sorted(set(lengths.tolist()))] or [lengths]
 
     def digests(self, names: Iterable[str]) -> list[str]:
         """Return a hash of each named adapter's weights."""

@@ -167,6 +167,20 @@ def test_a_feature_depends_on_its_own_sentence_alone_bit_for_bit(encoder):
         torch.testing.assert_close(model.features(x, using), whole, atol=1e-5, rtol=1e-5)  # a training pass
 
 
+def test_a_long_sentence_delays_no_others_and_gradients_are_those_of_one_pass(bert):
+    model, seen = Model(bert, LoRA(4)), []
+    params = model.ready("one", [0])[:-2]
+    for p in params:
+        p.data.normal_(generator=torch.Generator().manual_seed(p.numel()))
+    x = x_of([*SENTENCES, *SENTENCES[:2]])
+    weights = torch.randn(len(x), 16, generator=torch.Generator().manual_seed(0))
+    together = torch.autograd.grad((bert(x) * weights).sum(), params)
+    bert.body.embeddings.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[:2])))
+    apart = torch.autograd.grad((model.features(x) * weights).sum(), params)
+    assert seen == [(6, 8), (2, 16)]
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(apart, together, strict=True))
+
+
 def test_sentences_are_cut_off_where_asked_and_never_beyond_the_encoders_positions(folders):
     long = " ".join(WORDS * 3)
     for family, most in (("bert", 40), ("roberta", 38), ("distilbert", 40)):
