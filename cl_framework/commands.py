@@ -98,8 +98,8 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def predict(argv: Sequence[str]) -> int:
-    """Name what is in image files."""
-    parser = _parser("predict", "Print the most likely classes of image files.")
+    """Name what is in files."""
+    parser = _parser("predict", "Print the most likely classes of image files, or of text files of a sentence each.")
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--top", type=int, default=3, help="how many classes to print (default 3)")
     args = parser.parse_args(argv)
