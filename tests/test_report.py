@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from cl_framework import light
 from cl_framework.marks import Forgotten, Marks
 from cl_framework.report import EventRecord, as_csv, as_json, headline, results, table, timeless, write
 
@@ -171,6 +172,18 @@ def test_overlaps_are_gathered_pair_by_pair_and_measured_anew_by_a_forget_reques
     assert heights[1] > heights[0] + 100  # the heat maps need room
     assert overlapping(*learned, ("f", {"c": {"a": (0.4, 0.4)}}))["overlap"]["adapters"] == ["a", "c"]
     assert overlapping(*learned, ("f", {}))["overlap"] is None
+
+
+def test_runs_are_compared_by_overlap_only_where_one_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, met = tmp_path / "plain", tmp_path / "met"
+    write(overlapping(("a", {}), ("b", {})), plain)
+    write(overlapping(("a", {}), ("b", {"b": {"a": (0.1, 0.5)}})), met)
+    light.report([str(plain)])
+    assert "overlap" not in capsys.readouterr().out
+    light.report([str(plain), str(met)])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.endswith("overlap in  overlap out")
+    assert [r.split()[-2:] for r in rows] == [["-", "-"], ["10.0", "50.0"]]
 
 
 def test_marks_of_older_runs_have_no_overlap() -> None:
