@@ -1,7 +1,7 @@
 """Classifier alignment: a head trained on features drawn from a Gaussian of each class, without a backbone pass.
 
-Zhang et al., "SLCA: Slow learner with classifier alignment for continual learning on a pre-trained model", ICCV 2023,
-Sec. 3.3; MOS and SSIAT end each experience with it too.
+Zhang et al., "SLCA: Slow learner with classifier alignment for continual learning on a pre-trained model", ICCV 2023;
+MOS and SSIAT end each experience with it too.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def align(
 ) -> Plan:
     """Return the plan that trains the head on drawn features of every live class.
 
-    An epoch takes as many steps as there are classes, each on ``draws`` features, by SGD with momentum 0.9.
+    An epoch takes as many steps as there are classes, each on ``draws`` features, by SGD with momentum 0.9
+    at a rate that falls as the model section says.
 
     Args:
         model: Whose live classes are drawn, and whose head has a row for each.
@@ -191,7 +192,7 @@ def by_age(model: Model, least: float = 0.9) -> dict[int, float]:
 
 
 def normalised(logits: Tensor, owner: Tensor, temperature: float = 0.1) -> Tensor:
-    """Divide logits by the mean norm of an experience's logits and by ``temperature`` (SLCA, Eq. 5).
+    """Divide logits by the mean norm of an experience's logits and by ``temperature`` (SLCA).
 
     Args:
         logits: ``(n, classes)``.

@@ -87,8 +87,8 @@ def semantic_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 
     """Return how far class means moved, from how samples near them moved: ``sum_i w_ci (after_i - before_i)``.
 
     ``w_ci = exp(-|before_i - means_c|^2 / (2 sigma^2)) + floor``, normalised over samples: Yu et al., "Semantic drift
-    compensation for class-incremental learning", CVPR 2020, Eqs. 5-7, with SSIAT's floor, which makes the shift that
-    of the mean sample where no sample is near.
+    compensation for class-incremental learning", CVPR 2020, with SSIAT's floor, which makes the shift that of
+    the mean sample where no sample is near.
 
     Args:
         means: ``(classes, width)``.

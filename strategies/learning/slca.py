@@ -30,11 +30,11 @@ class SLCA(Strategy):
     Each experience goes on from the head as it was before alignment, so that errors of drawn features do not add up.
 
     Args:
-        slow: Share of the learning rate that adapters get (Sec. 3.2).
+        slow: Share of the learning rate that adapters get.
         align_epochs: Times everything is drawn (5 in the original code, 3 in PILOT's tables); 0 leaves alignment out.
         align_lr: Its learning rate.
         draws: Features of each class in an epoch.
-        temperature: Of the normalised logits (Eq. 5).
+        temperature: Of the normalised logits.
         shrink: Means are multiplied with ``shrink + (1 - shrink) (t + 1) / (b + 1)`` before drawing, those of
             experience t of b + 1, so that old classes lie nearer to the origin (0.9 as released; 1 leaves them).
     """
