@@ -53,6 +53,11 @@ class Answers(nn.Module):
         ids, rows = zip(*found, strict=True) if found else ((), ())
         return (torch.cat(ids), torch.cat(rows)) if found else (wanted.new_empty(0), torch.empty(0, len(classes)))
 
+    def sides(self, entry: Entry) -> tuple[frozenset[int], frozenset[int]]:
+        """Return the samples that an entry of `filed` has rows of, and the classes that it has columns of."""
+        ids, columns = self.memory.ids[entry._replace(name="")], self.filed[entry._replace(name=COLUMNS)]
+        return frozenset(ids.tolist()), frozenset(columns.tolist())
+
     def erase(self, what: Erasure) -> None:
         """Let go of rows and columns; the memory, a part of this one, is asked later and still knows all samples."""
         gone, classes = (torch.tensor(sorted(s), dtype=torch.int64) for s in (what.ids, what.classes))

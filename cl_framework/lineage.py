@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, final
 from torch import Tensor
 
 from cl_framework import origin, state
+from cl_framework.answers import Answers
 from cl_framework.census import Census, census, ids_of
 from cl_framework.learner import Learner
 from cl_framework.ledger import Ledger, entry_of
@@ -54,6 +55,8 @@ class Artifact:
         cls: The class it belongs to, if to one alone.
         space: The experience in whose adapter's space it was measured, or that it belongs to.
         ids: The samples it holds by id, if it does.
+        rows: The samples that it has a row of each.
+        columns: The classes that it has a column of each.
         bytes: Its size.
         holder: Under which name `Model.outlived` speaks of it.
     """
@@ -65,6 +68,8 @@ class Artifact:
     cls: int | None = None
     space: str | None = None
     ids: frozenset[int] | None = None
+    rows: frozenset[int] = frozenset()
+    columns: frozenset[int] = frozenset()
     bytes: int = 0
     holder: str = ""
 
@@ -215,6 +220,8 @@ def _treated(
         return "delete", "what it edited is learned again without it"
     if unlearner.acts == "retrain":
         return "retrain", "everything is learned again from what remains"
+    if a.rows & ids or a.columns & set(event.classes):
+        return "delete" if a.rows and a.rows <= ids else "edit", "rows and columns of what goes are cut"
     if a.ids is not None:
         whole, some = a.ids <= ids and a.kind != "lineage", bool(a.ids & ids)
         return ("delete" if whole else "edit", "holds samples that go, by id") if some else ("keep", NEVER)
@@ -254,7 +261,8 @@ def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
         if not isinstance(ledger, Ledger) or not path.startswith(("strategy.", "model.")):
             continue
         reading = path.startswith("model.")
-        by_id = reading or isinstance(learner.get_submodule(path.rpartition(".")[0]), Memory)
+        part = learner.get_submodule(path.rpartition(".")[0])
+        by_id = reading or isinstance(part, Memory)
         kind = "lineage" if reading else path.split(".")[1]
         for name, entry in ledger.named():
             value, tensor = ledger[entry], f"{path}.{name}"
@@ -266,6 +274,7 @@ def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
                 entry.cls,
                 entry.experience,
                 frozenset(value.tolist()) if by_id else None,
+                *(part.sides(entry) if isinstance(part, Answers) else (frozenset[int](), frozenset[int]())),
                 _size([value]),
                 tensor,
             )

@@ -233,7 +233,7 @@ def test_samples_that_an_edit_forgot_stay_in_what_had_met_them(world, two_reques
     assert not kept & (ids(0) | {2001, 7003})
 
 
-class Replay(Strategy):
+class Rehearsing(Strategy):
     """An adapter for each experience, trained with three old samples of each class."""
 
     def __init__(self):
@@ -251,7 +251,7 @@ class Replay(Strategy):
 
 def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batches):
     retrain = plugins.load("unlearners", "Retrain")()
-    learner = world.learn(world.learner(Replay(), retrain), stream[:3])
+    learner = world.learn(world.learner(Rehearsing(), retrain), stream[:3])
     found = by_name(learner, stream[:3])
     assert len(found["adapter", "task-2"]) == 20 + 4 * 3
     for name in ("task-0", "task-1", "task-2"):
@@ -266,7 +266,7 @@ def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batc
     assert after["adapter", "task-2"] == batches["f"]["task-2"]
     assert not any(old in s for s in after.values())
     assert not any(old in t.flatten().tolist() for n, t in state.tensors(learner).items() if ".ids." in n)
-    never = world.learn(world.learner(Replay()), request.remaining)
+    never = world.learn(world.learner(Rehearsing()), request.remaining)
     assert world.differences(learner, never) == []
 
 

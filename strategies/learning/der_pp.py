@@ -59,16 +59,14 @@ class DERPlusPlus(Strategy):
         ids, answers = self.answers.table(model.head.classes)
 
         def loss(model: Model, batch: Batch) -> Tensor:
-            scores, y, old = model(batch.x), model.head.index(batch.y), pairs.gone(batch)
+            scores: Tensor = model(batch.x)
+            y, old = model.head.index(batch.y), pairs.gone(batch)
             dark, labelled = old.nonzero()[:, 0].chunk(2)
             match = batch.ids[dark, None] == ids
             then = answers[match.int().argmax(1)]
             there = ~then.isnan() & match.any(1, keepdim=True)
             error = (scores[dark] - then)[there].square().sum() / there.sum().clamp_min(1)
-            return (
-                cross_entropy(scores[~old], y[~old])
-                + self.alpha * error
-                + self.beta * cross_entropy(scores[labelled], y[labelled])
-            )
+            labels: Tensor = cross_entropy(scores[labelled], y[labelled])
+            return cross_entropy(scores[~old], y[~old]) + self.alpha * error + self.beta * labels
 
         return Plan(pairs, params, loss)
