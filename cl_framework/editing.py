@@ -2,6 +2,10 @@
 
 An approximate unlearner edits adapters of a model whose trained state is shared; the backbone and the head stay as they
 are. What a class taught the adapters is counteracted, not taken out, which is why such an edit is audited.
+
+What a strategy has filed of classes that stay is not measured anew: their means, Gaussians and remembered scores are
+those of features before the edit. Nor does what a strategy asks of an adapter bind an edit of it, such as directions to
+keep off, and ties to old values pull it back when more is learned.
 """
 
 from __future__ import annotations
@@ -22,9 +26,12 @@ from cl_framework.stream import Batch, ForgetRequest, Joined, Samples
 
 def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
     """Object to editing what is kept apart and can be forgotten exactly, and where no sample or other class stays."""
+    name = type(strategy).__name__
+    if strategy.subtracts and strategy.unfounded(event):
+        return f"{name} sums up features that were tuned on {event.first!r}, and an edit would not change its sums"
     if strategy.isolates is not None or strategy.subtracts:
         exact = "Subtract" if strategy.subtracts else "DropAdapter"
-        return f"{type(strategy).__name__} keeps what it learns apart and forgets exactly with {exact}"
+        return f"{name} keeps what it learns apart and forgets exactly with {exact}"
     if not event.remaining:
         return "an edit has to keep something, and nothing would stay"
     alive = {*event.classes, *(c for e in event.remaining for c in e.classes)}
@@ -111,9 +118,12 @@ def error(model: Model, strategy: Strategy, samples: Samples) -> float:
 
 
 def with_features(model: Model, strategy: Strategy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last features ``(n, width)`` that a strategy makes for its scores, and the scores."""
+    """Return the last features ``(n, width)`` that a strategy makes for its scores, and the scores.
+
+    Row by row, however many passes they took: inputs may go in groups of one length, or each its own way (`Routed`).
+    """
     seen: list[Tensor] = []
-    watch = model.backbone.register_forward_hook(lambda _, __, z: seen.append(z))
+    watch = model.exit.register_forward_hook(lambda _, __, z: seen.append(z))
     try:
         scores = strategy.predict(model, x)
     finally:

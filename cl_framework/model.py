@@ -32,6 +32,7 @@ class Model(nn.Module):
     Attributes:
         known: The experience each live class came with, in order of arrival.
         seed: The run's seed, from which the seed of each experience is derived.
+        exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
         passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
     """
 
@@ -42,6 +43,7 @@ class Model(nn.Module):
         self.adapters = AdapterBank(backbone, adapter)
         self.head = Head(backbone.width, head)
         self.store = FeatureStore()
+        self.exit = nn.Identity()
         self.known: dict[int, str] = {}
         self.seed = 0
         self.passes: Counter[str] = Counter()
@@ -146,7 +148,8 @@ class Model(nn.Module):
             if query is None and self.adapters.asking:
                 query = self.query(x)
             self.passes[self.phase] += len(x)
-            return self._pass(x, query)
+            z: Tensor = self.exit(self._pass(x, query))
+            return z
 
     def _pass(self, x: Tensor, query: Tensor | None) -> Tensor:
         """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one delays no others."""

@@ -27,8 +27,10 @@ class DropAdapter(Unlearner):
         """Object where state is shared: deleting could not separate what one class or experience put into it."""
         if event.inherited:
             return "the backbone itself was pre-trained on it; nothing here can make it never have seen it"
+        name = type(strategy).__name__
+        if strategy.subtracts:
+            return f"{name} sums up all samples together, and nothing can be dropped out of a sum"
         if strategy.isolates is None:
-            name = type(strategy).__name__
             return f"{name} shares its trained state among experiences, so nothing can be dropped exactly"
         if "retain" in event.missing and strategy.rereads(event):
             return "part of what was learned together stays and is learned again from its samples, which cannot be had"
