@@ -114,8 +114,8 @@ class Head(nn.Module):
         scores: Tensor = self(z)
         if self.sigma is not None:
             return scores / self.sigma
-        scores = scores if self.bias is None else scores - self.bias
-        return scores / (z.norm(dim=-1, keepdim=True) * self.weight.norm(dim=-1)).clamp_min(1e-12)
+        lengths: Tensor = z.norm(dim=-1, keepdim=True) * self.weight.norm(dim=-1)
+        return (scores if self.bias is None else scores - self.bias) / lengths.clamp_min(1e-12)
 
     def _keep(self, rows: Tensor, fresh: Tensor, new: list[int]) -> None:
         """Replace the parameters by some of their rows followed by fresh ones."""

@@ -28,5 +28,5 @@ class Routed:
             if rows:
                 z = self.model.features(self.x[torch.tensor(rows)], name)
                 self._found.update(((name, i), row) for i, row in zip(rows, z, strict=True))
-        z: Tensor = self.model.exit(torch.stack([self._found[name, i] for i, name in enumerate(choice)]))
-        return z
+        found: Tensor = self.model.exit(torch.stack([self._found[name, i] for i, name in enumerate(choice)]))
+        return found

@@ -216,8 +216,8 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
     """
     if model.adapters.adapter.coupled and strategy.rewrites is None:
         raise UserError(
-            f"With {type(model.adapters.adapter).__name__} as it is set a prediction depends on the rest of its batch, and "
-            f"{type(strategy).__name__} promises that it does not; let each sample stand for itself."
+            f"With {type(model.adapters.adapter).__name__} as it is set a prediction depends on the rest of its batch, "
+            f"and {type(strategy).__name__} promises that it does not; let each sample stand for itself."
         )
     adapter, kind = model.adapters.adapter, strategy.rewrites
     if strategy.several and not adapter.several:
