@@ -18,6 +18,9 @@ from cl_framework.sparsity import Average, SparseDelta, Sparsity
 from cl_framework.strategy import Plan, Unlearner
 from cl_framework.stream import Batch, Rows, forget
 from strategies.learning.joint import Joint
+from strategies.learning.l2p import L2P
+from strategies.learning.mos import MOS
+from strategies.learning.ssiat import SSIAT
 from strategies.unlearning import boundary_shrink, scrub
 from strategies.unlearning.fisher import FisherForgetting
 from strategies.unlearning.gs_lora import GSLoRA
@@ -232,7 +235,20 @@ def test_features_are_those_that_the_head_scores(ready, wanted):
     z, scores = editing.with_features(learner.model, learner.strategy, x)
     assert torch.equal(scores, predict(learner, x))
     assert torch.equal(learner.model.head(z), scores)
-    assert not learner.model.head._forward_pre_hooks
+    assert not learner.model.exit._forward_hooks
+
+
+@pytest.mark.parametrize("lengths", [torch.ones_like, lambda ids: 1 + ids % 2], ids=["one length", "two lengths"])
+@pytest.mark.parametrize("strategy", [Joint, L2P, MOS, SSIAT])
+def test_features_are_those_of_each_sample_however_many_passes_they_take(
+    strategy, lengths, world, stream, wanted, monkeypatch
+):
+    learner, x = world.learn(world.learner(strategy()), stream[:2]), torch.cat([e.reference.x for e in stream[:2]])
+    each = [editing.with_features(learner.model, learner.strategy, row) for row in x.split(1)]
+    monkeypatch.setattr(learner.model.backbone, "lengths", lambda x: lengths(torch.arange(len(x))))
+    z, scores = editing.with_features(learner.model, learner.strategy, x)
+    assert torch.allclose(z, torch.cat([one for one, _ in each]), atol=1e-5)
+    assert torch.allclose(scores, torch.cat([one for _, one in each]), atol=1e-4)
 
 
 def test_the_average_of_a_delta_is_that_of_a_slow_loop(ready):
