@@ -32,6 +32,7 @@ def account(
     before: Marks | None,
     origin: Mapping[str, Any],
     requester: str | None = None,
+    foreign: int = 0,
 ) -> dict[str, Any]:
     """Return a receipt's draft.
 
@@ -44,11 +45,13 @@ def account(
         before: What the exams showed after the event before it, if there was one.
         origin: Hashes of the data, the config and the versions the run was started with.
         requester: Who asked.
+        foreign: How many files in the run directory are not the run's own, so that nobody looked into them.
     """
     unlearner = learner.unlearner
     assert unlearner is not None
     assert marks.forget is not None
     settings = settings_of(unlearner)
+    strange = f" Files here that the run did not write were not looked into: {foreign}." if foreign else ""
     return receipts.draft(
         run,
         event.name,
@@ -78,7 +81,7 @@ def account(
         verified=levels(learner, event, unlearner),
         semantic=SEMANTIC,
         notes=marks.forget.notes,
-        residual=residual(learner, event, unlearner),
+        residual=residual(learner, event, unlearner) + strange,
     )
 
 

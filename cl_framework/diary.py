@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from cl_framework import outputs, report, state
+from cl_framework import outputs, report, state, upkeep
 from cl_framework.account import account
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
@@ -153,4 +153,5 @@ class Diary:
         before, who = self.records[-1].marks if self.records else None, self.testimony.requester
         facts = {"data": self.run.manifest.get("data"), "config": self.run.manifest["config"]["sha256"]}
         facts |= self.testimony.facts
-        return account(self.run.path, self.learner, step.event, marks, cost, before, facts, who)
+        foreign = len(upkeep.foreign(self.run.path, self.run.events()))
+        return account(self.run.path, self.learner, step.event, marks, cost, before, facts, who, foreign)

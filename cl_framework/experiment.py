@@ -39,11 +39,16 @@ TRAINER_DEFAULTS = {
 
 
 def _check_trainer(trainer: Trainer) -> None:
-    """Refuse what would break a promise: the backbone stays bit-identical, and one process writes a run."""
+    """Refuse what would break a promise: a frozen backbone, one process that writes a run, no file that it forgets."""
     if str(trainer.precision) in ("16-true", "bf16-true", "64-true"):
         raise UserError(f"trainer.precision {trainer.precision} would change the frozen backbone; use bf16-mixed.")
     if trainer.num_devices * trainer.num_nodes > 1:
         raise UserError("A run is carried out by one process on one device; set trainer.devices to 1.")
+    if trainer.checkpoint_callbacks:
+        raise UserError(
+            "Lightning's checkpoints would keep what a forget request must remove, and a run stores each event itself; "
+            "set trainer.enable_checkpointing to false and leave out ModelCheckpoint."
+        )
 
 
 def _sections() -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from cl_framework import receipts
+from cl_framework import receipts, upkeep
 from cl_framework.diary import Testimony
 from cl_framework.errors import UserError
 from cl_framework.naming import class_ids, hide, sample_ids
@@ -59,6 +59,9 @@ def forget(argv: Sequence[str]) -> int:
         check_finished(directory, timeline)
         later = _request(directory, timeline, args)
         go_on(directory, experiment, later or timeline, Testimony(args.requester, sign, args.history == "drop"))
+        if strange := upkeep.foreign(directory.path, directory.events()):
+            names = ", ".join(strange[:5]) + (f", ... ({len(strange)})" if len(strange) > 5 else "")
+            CONSOLE.print(f"The run did not write these files, and left them as they are: {names}", soft_wrap=True)
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cl_framework import archive, outputs, receipts, sealed
 from cl_framework.errors import UserError
 from cl_framework.events import (
+    EVENTS,
     FEATURES,
     Event,
     committed,
@@ -60,6 +61,14 @@ def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
             shutil.rmtree(stray)
         elif ours:
             stray.unlink()
+
+
+def foreign(path: Path, events: Sequence[Event]) -> list[str]:
+    """Return files under ``path``, by place, that the run neither writes nor examines: logs of trainers, notes."""
+    own = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, outputs.INDEX, *outputs.MAY}
+    own |= {*outputs.listed(path), *listed(events), *(f"{EVENTS}/{e.folder}/state.json" for e in events)}
+    found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
+    return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
 
 
 def take_out(path: Path, event: Event, dead: set[str]) -> None:

@@ -141,6 +141,28 @@ def keys(folder):
     return str(folder / "key.pem"), str(folder / "key.pub")
 
 
+def test_what_else_lies_in_the_directory_is_named_and_left(run, capsys):
+    """Loggers write where the user says. What they wrote is not the run's to change, nor to vouch for."""
+    assert main(["forget", str(run), "--classes", "3"]) == 0
+    assert "did not write" not in capsys.readouterr().out
+    (run / "lightning_logs/version_0").mkdir(parents=True)
+    (run / "lightning_logs/version_0/metrics.csv").write_text("step,loss\n1,0.5\n")
+    assert main(["forget", str(run), "--classes", "4"]) == 0
+    assert "left them as they are: lightning_logs/version_0/metrics.csv\n" in capsys.readouterr().out
+    clean, other = (r["residual"] for r in receipts.read(run))
+    assert "not looked into: 1." in other
+    assert "not looked into" not in clean
+    assert (run / "lightning_logs/version_0/metrics.csv").exists()
+    assert main(["verify", str(run)]) == 0
+
+
+def test_checkpoints_that_would_keep_what_is_forgotten_are_refused(tmp_path, capsys):
+    keep = ["--trainer.enable_checkpointing", "true", "--trainer.default_root_dir", str(tmp_path / "run")]
+    assert main(["run", *SMALL, *keep, "--run_dir", str(tmp_path / "run")]) == 2
+    assert "Lightning's checkpoints would keep what a forget request must remove" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_signed_receipt_outlives_a_kill_before_its_line_is_written(run, tmp_path, monkeypatch, capsys):
     private, public = keys(tmp_path)
     assert main(["forget", str(run), "--classes", "1"]) == 0
