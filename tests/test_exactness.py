@@ -12,6 +12,7 @@ from cl_framework.stream import forget
 from cl_framework.sums import drift
 from strategies.learning.acil import ACIL
 from strategies.learning.ease import EASE
+from strategies.learning.fecam import FeCAM
 from strategies.learning.finetune import Finetune
 from strategies.learning.simplecil import SimpleCIL
 from strategies.learning.slda import SLDA
@@ -128,6 +129,14 @@ def test_no_name_of_what_was_forgotten_stays_in_the_state(world, stream):
     learner = world.learn(world.learner(EASE(), DropAdapter()), [*stream[:3], request])
     assert any("task-0" in name for name in state.tensors(learner))
     assert not any("task-1" in name for name in state.tensors(learner))
+
+
+def test_what_was_worked_out_of_a_class_leaves_with_it(world, stream):
+    learner = world.learn(world.learner(FeCAM(), DropAdapter()), stream[:2])
+    learner.answer(stream[0].reference)
+    assert set(learner.strategy._inverses) == {5, 2, 7, 0}
+    world.learn(learner, [forget("f", stream[:2], classes=[0])], stream[:2])
+    assert 0 not in learner.strategy._inverses
 
 
 def test_whole_experiences_go_without_training_or_reading_data(world, stream):

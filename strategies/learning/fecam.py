@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cl_framework.alignment import Gaussians
+from cl_framework.erasure import Erasure
 from cl_framework.model import Model
 from cl_framework.proxy import tune, tuned
 from cl_framework.strategy import Plan, Strategy
@@ -66,6 +67,10 @@ class FeCAM(Strategy):
         v = normalize(self.gaussians.means(model.classes), dim=-1)
         apart = zip(u[None] - v[:, None], map(self._inverse, model.classes), strict=True)
         return -torch.stack([(d @ inverse * d).sum(1) for d, inverse in apart], 1)
+
+    def erase(self, what: Erasure) -> None:
+        """Work everything out again: an inverse tells of its class, and nobody asks for that of one that is gone."""
+        self._inverses.clear()
 
     def _inverse(self, cls: int) -> Tensor:
         """Return the inverse of a class's correlations, worked out once for as long as it stays the same class."""
