@@ -105,13 +105,13 @@ def assert_silent(path, classes, ids):
         assert i.to_bytes(8, "little") not in raw, i
 
 
-def start(path, pictures, strategy, unlearner, requests):
+def start(path, pictures, strategy, unlearner, requests, **trainer):
     stream = {"class_path": "FarIds", "init_args": {"dataset": f"imagefolder:{pictures}"}}
     config = {
         "model": {"strategy": strategy, "unlearner": unlearner, "adapter": {"class_path": "Bottleneck",
                   "init_args": {"width": 4}}},
         "data": {"scenario": {"class_path": "Mixed", "init_args": {"stream": stream, "requests": requests}}},
-        "trainer": {"max_epochs": 1},
+        "trainer": {"max_epochs": 1, **trainer},
     }  # fmt: skip
     file = path.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config))
@@ -129,7 +129,9 @@ def test_no_file_holds_what_was_forgotten(strategy, unlearner, pictures, tmp_pat
         {"after": 2, "samples": str(tmp_path / "ids.txt")},
         {"after": 2, "samples": [TRAIN + 14]},
     ]
-    assert start(path, pictures, strategy, unlearner, requests) == 0
+    logs = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(path)}}
+    assert start(path, pictures, strategy, unlearner, requests, logger=logs, log_every_n_steps=1) == 0
+    assert bool([*path.rglob("metrics.csv")]) == (strategy != "SimpleCIL"), "logs lie in the run and are read, too"
     gone = [*range(TRAIN + 1, TRAIN + 6), TRAIN + 7, TRAIN + 8, TRAIN + 14]
     assert_silent(path, [0], gone)
     assert "ids.txt" not in (path / "config.yaml").read_text()
@@ -140,6 +142,7 @@ def test_no_file_holds_what_was_forgotten(strategy, unlearner, pictures, tmp_pat
     assert main(["forget", str(path), "--classes", NAMES[2]]) == 0
     assert main(["forget", str(path), "--experiences", "task-2"]) == 0
     assert_silent(path, [0, 2, 4, 5], [*gone, *range(TRAIN + 12, TRAIN + 18), *range(TRAIN + 24, TRAIN + 36)])
+    assert_silent(path, [], [TEST + 1, TEST + 2, *range(TEST + 6, TEST + 9), *range(TEST + 12, TEST + 18)])
     assert watch.gone > 20
     results = json.loads((path / "results.json").read_text())
     assert results["class_names"] == {"1": NAMES[1], "3": NAMES[3]} | dict.fromkeys("0245", "(forgotten)")
