@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -99,8 +100,10 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
     before, told = world.clone(state.tensors(learner)), state.facts(learner)
     able = [r for r in reversed(requests) if learner._objection(learner.unlearner, r) is None]
     for request in [] if able else requests:
-        with pytest.raises(UserError, match=r"cannot honour 'f': .*Use one that can: .*Retrain"):
+        with pytest.raises(UserError, match=r"cannot honour 'f': .*Use one that can: .*Retrain") as refusal:
             world.learn(learner, [request], stream[:3])
+        for name in re.findall(r"forgets exactly with (\w+)", str(refusal.value)):
+            assert learner._objection(plugins.load("unlearners", name)(), request) is None
         after = state.tensors(learner)
         assert state.facts(learner) == told
         assert before.keys() == after.keys()
