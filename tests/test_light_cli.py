@@ -52,7 +52,7 @@ def test_help_teaches_every_verb_with_an_example(capsys):
     assert all(f"$ clf {name} " in text for name in cli.VERBS)
     assert set(cli.VERBS) == {
         "run", "resume", "learn", "forget", "plan-forget", "audit", "evaluate", "predict", "plan", "report", "verify",
-        "list",
+        "list", "reproduce",
     }  # fmt: skip
 
 

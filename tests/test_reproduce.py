@@ -19,7 +19,7 @@ def test_every_published_setting_tells_its_figures_and_their_source():
         it = reproducing.told(path)
         assert len(it.source) > 20
         assert 20 < it.final_accuracy < 100
-        assert 0 < it.tolerance <= 3
+        assert 0 < it.tolerance <= 3.5
         assert it.average_incremental_accuracy is None or 20 < it.average_incremental_accuracy < 100
         assert path.stem in path.read_text()  # the comment that says how to compare
 
