@@ -149,7 +149,8 @@ def test_every_method_of_a_comparison_builds_with_its_seeds(path):
     for method, seed, args in cells[: len(matrix.methods)]:
         experiment = build(args, Console(quiet=True))
         stream = experiment.scenario.stream if matrix.forgets else experiment.scenario
-        assert type(experiment.learner.strategy).__name__ == method.partition(", ")[0]
+        spelt = method.partition(", ")[0].replace("-", "").replace("++", "PlusPlus")
+        assert type(experiment.learner.strategy).__name__ == spelt
         assert (experiment.seed, stream.order_seed) == (seed, seed)
         assert stream.validation == matrix.validation
 
