@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from cl_framework.errors import UserError
-from scripts.cells import ROOT, carried_out, images
+from scripts.cells import ROOT, carried_out, guarded, images
 from scripts.forgetting import Plan, asked, learned, read
 
 METHODS = ("Retrain", "GSLoRA", "SimpleCIL, DropAdapter", "SLDA, Subtract", "ACIL, Subtract", "EASE, DropAdapter")
@@ -68,13 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--runs", type=Path, default=ROOT / "runs" / "forgetting", help="where learned bases are")
     p.add_argument("--out", type=Path, metavar="FILE.md", help="write the table there, and FILE.json")
     args = p.parse_args(argv)
-    try:
-        plan = read(args.plan)
-        bases = {m: learned(plan, plan.methods[m]["base"], plan.seeds[0], args.runs) for m in args.methods}
-        rows = [timed(plan, m, bases[m]) for m in args.methods]
-    except UserError as error:
-        print(f"bench_forgetting: {error}", file=sys.stderr)
-        return 2
+    return guarded("bench_forgetting", lambda: bench(args))
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Learn the bases, time each method on its own, print, and write if asked to."""
+    plan = read(args.plan)
+    bases = {m: learned(plan, plan.methods[m]["base"], plan.seeds[0], args.runs) for m in args.methods}
+    rows = [timed(plan, m, bases[m]) for m in args.methods]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     line = f"python scripts/bench_forgetting.py configs/compare/{args.plan.name}"
     table = markdown(rows, f"One process, one after the other, on {device}. Made by `{line}`.")
@@ -82,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out:
         args.out.write_text(table, encoding="utf-8")
         args.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
