@@ -69,8 +69,8 @@ class FeCAM(Strategy):
         return -torch.stack([(d @ inverse * d).sum(1) for d, inverse in apart], 1)
 
     def erase(self, what: Erasure) -> None:
-        """Work everything out again: an inverse tells of its class, and nobody asks for that of one that is gone."""
-        self._inverses.clear()
+        """Let go of inverses too: one tells of its class, and nobody asks for that of a class that is gone."""
+        self._inverses = {c: pair for c, pair in self._inverses.items() if not what.hits(c)}
 
     def _inverse(self, cls: int) -> Tensor:
         """Return the inverse of a class's correlations, worked out once for as long as it stays the same class."""
