@@ -11,7 +11,7 @@ from typing import final
 import torch
 
 from cl_framework.errors import UserError
-from scenarios.data.source import Sentences, Source, stratified
+from scenarios.data.source import Sentences, Source, in_order, stratified
 
 
 @final
@@ -132,7 +132,7 @@ def source(name: str, found: Sequence[Record], test: float, seed: int) -> Source
     if said and all(r.split == "train" for r in found):
         said = False
     labels = {r.label for r in found if r.split != "test"}
-    names = sorted(labels, key=int) if all(c.isdecimal() for c in labels) else sorted(labels)
+    names = in_order(labels)
     if unknown := next((r for r in found if r.label not in labels), None):
         raise UserError(f"{unknown.where}: class {unknown.label!r} has no training sentences; add some or drop it.")
     place = {c: i for i, c in enumerate(names)}

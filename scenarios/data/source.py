@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -171,6 +171,15 @@ class Source:
         """Return a source examined on a held-out ``share`` of the training samples; the test split is out of reach."""
         kept, held = stratified(self.train.labels, share, seed, self.class_names, self.train.noun[:-1])
         return replace(self, train=self.train.take(kept), test=self.train.take(held))
+
+
+def in_order(labels: Collection[str]) -> list[str]:
+    """Return class names in the order of their ids: sorted, as numbers if all are.
+
+    >>> in_order({"10", "9"}), in_order({"b", "10", "9"})
+    (['9', '10'], ['10', '9', 'b'])
+    """
+    return sorted(labels, key=int) if all(c.isdecimal() for c in labels) else sorted(labels)
 
 
 def stratified(

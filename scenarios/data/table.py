@@ -8,7 +8,7 @@ from pathlib import Path
 from cl_framework.errors import UserError
 from scenarios.data import records
 from scenarios.data.records import Record
-from scenarios.data.source import Pictures, Source, stratified
+from scenarios.data.source import Pictures, Source, in_order, stratified
 
 
 def load(path: str, test: float = 0.2, seed: int = 0, exam: str = "") -> Source:
@@ -34,7 +34,7 @@ def load(path: str, test: float = 0.2, seed: int = 0, exam: str = "") -> Source:
     for row in rows:
         check(path, file.parent / row["path"], row)
     labels = {row["label"] for row in rows if row.get("split", "train") == "train"}
-    names = sorted(labels, key=int) if all(c.isdecimal() for c in labels) else sorted(labels)
+    names = in_order(labels)
     if unknown := next((r for r in rows if r["label"] not in labels), None):
         where = f"{path}, line {unknown['line']}"
         raise UserError(f"{where}: class {unknown['label']!r} has no training images; add some or drop the line.")
