@@ -25,7 +25,7 @@ import torch
 
 from cl_framework import engine
 from scripts.bench import Stopwatch
-from scripts.cells import ROOT, carried_out, guarded, images
+from scripts.cells import ROOT, carried_out, guarded, images, results_of
 from scripts.forgetting import Plan, asked, learned, read
 
 METHODS = ("Retrain", "GSLoRA", "SimpleCIL, DropAdapter", "SLDA, Subtract", "ACIL, Subtract", "EASE, DropAdapter")
@@ -46,7 +46,7 @@ def timed(plan: Plan, method: str, base: Path) -> dict[str, Any]:
         finally:
             engine.carry_out = carry_out
         command = time.perf_counter() - began
-        results = json.loads((path / "results.json").read_text())
+        results = results_of(path)
     return {
         "method": method,
         "command": command,

@@ -25,7 +25,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.errors import UserError, did_you_mean
 from scripts.cells import CONSOLE, ROOT, Cell, guarded, settle
-from scripts.tables import COLUMNS, FORGETTING, Columns, filled, markdown, summary
+from scripts.tables import COLUMNS, FORGETTING, Columns, filled, markdown, summary, write
 
 
 @final
@@ -147,11 +147,8 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if args.only or overrides:  # not the whole table, or another one
         return
     out = runs if args.validation else args.tables
-    out.mkdir(parents=True, exist_ok=True)
     facts = {"title": matrix.title, "made_by": line, "device": where, "methods": rows, "cells": cells}
-    (out / f"{name}.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / f"{name}.md").write_text(table, encoding="utf-8")
-    CONSOLE.print(f"table  {out / name}.md")
+    CONSOLE.print(f"table  {write(out, name, table, facts)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

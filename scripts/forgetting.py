@@ -27,7 +27,7 @@ from cl_framework.errors import UserError, did_you_mean
 from cl_framework.run import Run
 from scripts.cells import CONSOLE, ROOT, audited, carried_out, guarded, images, results_of
 from scripts.cells import forgotten as of_requests
-from scripts.tables import AUDIT, EFFORT, REQUESTS, Columns, markdown, summary
+from scripts.tables import AUDIT, EFFORT, REQUESTS, Columns, markdown, summary, write
 
 REFERENCE = "Retrain"
 COLUMNS: Columns = {
@@ -106,7 +106,7 @@ def forgotten(plan: Plan, method: str, base: Path, runs: Path) -> Path:
 
 def asked(plan: Plan, base: Path, i: int) -> list[int]:
     """Return the classes of request ``i``: those that came last, of what earlier requests left."""
-    order = [c for e in json.loads((base / "results.json").read_text())["exams"] for c in e["classes"]]
+    order = [c for e in results_of(base)["exams"] for c in e["classes"]]
     last = len(order) - i * plan.classes
     return order[last - plan.classes : last]
 
@@ -158,12 +158,8 @@ def tabulate(args: argparse.Namespace) -> None:
     print(table)
     if args.only or args.seeds:
         return
-    args.tables.mkdir(parents=True, exist_ok=True)
     facts = {"title": plan.title, "made_by": line, "methods": rows, "cells": cells}
-    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    (args.tables / f"{args.plan.stem}.json").write_text(text, encoding="utf-8")
-    (args.tables / f"{args.plan.stem}.md").write_text(table, encoding="utf-8")
-    CONSOLE.print(f"table  {args.tables / args.plan.stem}.md")
+    CONSOLE.print(f"table  {write(args.tables, args.plan.stem, table, facts)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,15 @@ def markdown(title: str, rows: Sequence[Mapping[str, Any]], note: str, columns: 
         numbers = [shown(row["mean"][k], row["std"][k], factor, digits) for k, (_, factor, digits) in columns.items()]
         lines.append(f"| {row['method']} | " + " | ".join(numbers) + " |")
     return "\n".join([*lines, "", note, ""])
+
+
+def write(folder: Path, name: str, table: str, facts: Mapping[str, Any]) -> Path:
+    """Write a table and, beside it, what it was made of; return the table's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.md"
+    path.write_text(table, encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
 
 
 def filled(readme: str, tables: Path) -> str:
