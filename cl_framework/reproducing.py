@@ -34,11 +34,12 @@ def reproduce(argv: Sequence[str]) -> int:
     if args.name is None:
         print(listing())
         return 0
-    settings = ["--config", str(find(args.name)), *rest]
+    config = find(args.name)
+    settings = ["--config", str(config), *rest]
     path = args.run_dir or Path("runs", "reproduce", args.name)
     if not (path / "results.json").exists():
         _run(args.name, settings, path)
-    return _judge(told(find(args.name)), json.loads((path / "results.json").read_text(encoding="utf-8")))
+    return _judge(told(config), json.loads((path / "results.json").read_text(encoding="utf-8")))
 
 
 def experiments() -> Path:
@@ -114,9 +115,12 @@ def _run(name: str, settings: Sequence[str], path: Path) -> None:
     if (path / "manifest.json").exists():
         commands.resume([str(path)])
         return
-    if lacking := missing(settings):
-        raise UserError(f"{name} cannot be reproduced yet. " + " ".join(lacking))
-    commands.run([*settings, "--run_dir", str(path)])
+    try:
+        commands.run([*settings, "--run_dir", str(path)])
+    except UserError as error:
+        if path.exists() or not (lacking := missing(settings)):  # it began, or nothing is missing
+            raise
+        raise UserError(f"{name} cannot be reproduced yet. " + " ".join(lacking)) from error
 
 
 def _judge(published: Published, results: dict[str, Any]) -> int:
