@@ -161,6 +161,11 @@ class AdapterBank(nn.Module):
         return out
 
     @property
+    def learned(self) -> list[str]:
+        """Names of those that learning made, oldest first: all but the edits of forget requests."""
+        return [name for name in self if name not in self.stack]
+
+    @property
     def asking(self) -> bool:
         """Whether a pass now needs a query."""
         return self.asks and bool(self.applied)

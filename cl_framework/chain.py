@@ -18,11 +18,6 @@ Compete: TypeAlias = Literal["current", "all"]
 """Which classes a sample is told apart from: those of its own experience, or all so far."""
 
 
-def links(model: Model) -> list[str]:
-    """Return the adapters of a chain, oldest first: all but the edits that forget requests put on top."""
-    return [name for name in model.adapters if name not in model.adapters.stack]
-
-
 def extend(model: Model, event: Experience) -> tuple[list[str], dict[str, LowRank]]:
     """Add the adapter of an experience and its classes' rows of the head, and put the whole chain in use.
 
@@ -30,8 +25,9 @@ def extend(model: Model, event: Experience) -> tuple[list[str], dict[str, LowRan
         The names of the adapters before it, and its own corrections by site.
     """
     model.ready(event.name, event.classes)
-    model.adapters.active = tuple(links(model))
-    return [name for name in links(model) if name != event.name], factors(model.adapters, event.name)
+    links = model.adapters.learned
+    model.adapters.active = tuple(links)
+    return [name for name in links if name != event.name], factors(model.adapters, event.name)
 
 
 def plan(

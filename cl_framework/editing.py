@@ -57,7 +57,7 @@ def adamw(lr: float | None) -> Callable[[Params], Optimizer] | None:
 
 def editable(model: Model) -> list[nn.Parameter]:
     """Return what was trained and may be edited in place: every adapter but the edits of earlier requests."""
-    return [p for name in model.adapters if name not in model.adapters.stack for p in model.adapters.params(name)]
+    return [p for name in model.adapters.learned for p in model.adapters.params(name)]
 
 
 def columns(model: Model, labels: Tensor) -> Tensor:

@@ -76,8 +76,12 @@ def total(bank: AdapterBank, names: Iterable[str]) -> dict[str, Tensor]:
 
 def directions(rewrite: LowRank, side: Side) -> list[Tensor]:
     """Return as rows what a correction reads (``input``), what it writes (``output``), or ``both``."""
-    sides = [rewrite.a, rewrite.b.T]
-    return sides if side == "both" else sides[:1] if side == "input" else sides[1:]
+    return of_side(side, rewrite.a, rewrite.b.T)
+
+
+def of_side(side: Side, read: Tensor, written: Tensor) -> list[Tensor]:
+    """Return of two matrices the one that ``side`` names, or both."""
+    return {"input": [read], "output": [written], "both": [read, written]}[side]
 
 
 def past_directions(bank: AdapterBank, names: Iterable[str], side: Side) -> dict[str, list[Tensor]]:
@@ -102,7 +106,7 @@ def overlaps(bank: AdapterBank, newest: str | None = None) -> dict[str, dict[str
     Returns:
         Adapter -> each earlier one -> overlap of the inputs and of the outputs.
     """
-    able = [n for n in bank if n not in bank.stack and all(isinstance(r, LowRank) for r in bank.rewrites[n].children())]
+    able = [n for n in bank.learned if all(isinstance(r, LowRank) for r in bank.rewrites[n].children())]
     pairs = [(old, new) for old, new in combinations(able, 2) if newest is None or newest in (old, new)]
     bases = {
         name: [[basis(d) for d in directions(r, "both")] for r in factors(bank, name).values()]

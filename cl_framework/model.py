@@ -163,10 +163,14 @@ class Model(nn.Module):
                 pieces.append(self.backbone(x[r]))
         return torch.cat(pieces)[torch.cat(rows).argsort().to(x.device)]
 
+    def scores(self, x: Tensor | Inputs, using: Using = None) -> Tensor:
+        """Return the head's scores ``(n, rows)`` under the adapters ``using``, as `features` takes them."""
+        found: Tensor = self.head(self.features(x, using))
+        return found
+
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """Return the head's scores ``(n, rows)`` under the adapters in use."""
-        z: Tensor = self.head(self.features(x))
-        return z
+        return self.scores(x)
 
     def embed(self, samples: Samples, using: Using = None, batch: int = 256) -> tuple[Tensor, Tensor]:
         """Return features ``(n, width)`` and labels ``(n,)`` of samples with the test transform, in order."""

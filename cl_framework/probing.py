@@ -34,7 +34,7 @@ PROBES = ("probe_ridge_accuracy", "ncm_1_accuracy", "ncm_5_accuracy", "ncm_all_a
 
 def spaces(model: Model) -> list[Using]:
     """Return the adapters of each block of the representation."""
-    return [n for n in model.adapters if n not in model.adapters.stack] or [()]
+    return [*model.adapters.learned] or [()]
 
 
 @torch.no_grad()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cl_framework.head import Head
@@ -18,14 +20,18 @@ def tune(model: Model, event: Experience) -> Plan:
     class-incremental learning with pre-trained models", IJCV 2024, Sec. 4.2).
     """
     proxy = Head(model.backbone.width, "cosine", event.classes).to(model.device)
-    own = model.adapters.add(event.name)
+    return under(proxy, event, model.adapters.add(event.name))
+
+
+def under(proxy: Head, event: Experience, params: Sequence[nn.Parameter]) -> Plan:
+    """Return the plan that trains ``params`` of the adapter named after ``event`` under a head of its own."""
 
     def loss(model: Model, batch: Batch) -> Tensor:
         return cross_entropy(proxy(model.features(batch.x, event.name)), proxy.index(batch.y))
 
-    return Plan(event.data, [*own, *proxy.parameters()], loss)
+    return Plan(event.data, [*params, *proxy.parameters()], loss)
 
 
 def tuned(model: Model) -> str | None:
     """Return the oldest adapter that is no edit of a forget request: the one of the first experience, if it has one."""
-    return next((name for name in model.adapters if name not in model.adapters.stack), None)
+    return next(iter(model.adapters.learned), None)

@@ -330,11 +330,11 @@ def test_inf_lora_leaves_old_inputs_alone(world, stream):
     learner = world.learn(world.learner(InfLoRA(threshold=0.9999, threshold_end=0.9999), adapter=LoRA(2)), stream[:1])
     old = learner.model.embed(stream[0].data)[0]
     world.learn(learner, stream[1:2], stream[:1])
-    now = learner.model.embed(stream[0].data, chain.links(learner.model))[0]
+    now = learner.model.embed(stream[0].data, learner.model.adapters.learned)[0]
     free = world.learn(world.learner(OLoRA(0), adapter=LoRA(2)), stream[:1])
     was = free.model.embed(stream[0].data)[0]
     world.learn(free, stream[1:2], stream[:1])
-    moved = free.model.embed(stream[0].data, chain.links(free.model))[0]
+    moved = free.model.embed(stream[0].data, free.model.adapters.learned)[0]
     assert (now - old).norm() < 0.5 * (moved - was).norm()
 
 
@@ -350,7 +350,7 @@ def test_osf_never_touches_the_top_block_of_the_weight_it_found(make, world, str
     learner = world.learner(OSF(0.25, growth=0.125), adapter=LoRA(4, roles=("query", "mlp_in")), optimizer=make)
     for t, event in enumerate(stream[:3]):
         bank = learner.model.adapters
-        moved = total(bank, chain.links(learner.model)) if t else {}
+        moved = total(bank, learner.model.adapters.learned) if t else {}
         found = {s: frozen_weight(site) + moved.get(s, 0) for s, site in bank.sites.items()}
         world.learn(learner, [event], stream[:t])
         for site, rewrite in factors(bank, event.name).items():

@@ -51,8 +51,7 @@ class DERPlusPlus(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the shared adapter and head."""
-        scores: Tensor = model.head(model.features(x, "shared"))
-        return scores
+        return model.scores(x, "shared")
 
     def _rehearsal(self, model: Model, event: Experience, params: list[torch.nn.Parameter]) -> Plan:
         pairs = Paired(event.data, self.answers.memory.all(), pace=2.0)

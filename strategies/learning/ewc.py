@@ -61,8 +61,7 @@ class EWC(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the shared adapter and head."""
-        scores: Tensor = model.head(model.features(x, "shared"))
-        return scores
+        return model.scores(x, "shared")
 
     def _ties(self, model: Model, params: Sequence[nn.Parameter]) -> list[tuple[Tensor, Tensor]]:
         """Return of each parameter the sum of ``F_t``, and the mean of ``p_t`` weighted by ``F_t``: one tie for all."""

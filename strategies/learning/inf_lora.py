@@ -62,8 +62,7 @@ class InfLoRA(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all corrections and the head."""
-        scores: Tensor = model.head(model.features(x, chain.links(model)))
-        return scores
+        return model.scores(x, model.adapters.learned)
 
     def _past(self, site: str) -> Remembered | None:
         found = {free: Entry(name=f"{site} {'free' if free else 'needed'}") for free in (False, True)}

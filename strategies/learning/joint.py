@@ -31,5 +31,4 @@ class Joint(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the shared adapter and head."""
-        scores: Tensor = model.head(model.features(x, "shared"))
-        return scores
+        return model.scores(x, "shared")

@@ -54,5 +54,4 @@ class L2P(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score what comes out of the prompts with the shared head: two passes, one of them for the query."""
-        scores: Tensor = model.head(model.features(x, "shared"))
-        return scores
+        return model.scores(x, "shared")

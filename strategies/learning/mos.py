@@ -78,7 +78,7 @@ class MOS(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a copy of the newest adapter, measure its classes, align the head, take prototypes."""
-        chain = [n for n in model.adapters if n not in model.adapters.stack]
+        chain = model.adapters.learned
         old = [self.gaussians.of(c)[0] for c in model.classes if c not in event.classes]
         own = model.adapters.add(event.name, like=chain[-1] if chain else None)
         model.ready(event.name, event.classes)
@@ -108,7 +108,7 @@ class MOS(Strategy):
         """Refine the choice of adapter, then join the head's answer and the prototypes'."""
         names, routed = model.experiences, Routed(model, x)
         owner = torch.tensor([names.index(e) for e in model.known.values()], device=model.device)
-        first = next(n for n in model.adapters if n not in model.adapters.stack)
+        first = model.adapters.learned[0]
         means = torch.stack([self.prototypes[Entry(c, first)] for c in model.classes])
         cosines = normalize(routed([first] * len(x)), dim=-1) @ normalize(means, dim=-1).T
         chosen = owner[cosines.argmax(1)]

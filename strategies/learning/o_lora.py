@@ -70,5 +70,4 @@ class OLoRA(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all corrections and the head."""
-        scores: Tensor = model.head(model.features(x, chain.links(model)))
-        return scores
+        return model.scores(x, model.adapters.learned)

@@ -10,16 +10,16 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 
-from cl_framework.chain import links
 from cl_framework.errors import UserError
 from cl_framework.head import Head
 from cl_framework.ledger import Entry, Ledger
 from cl_framework.lowrank import LowRank, factors
 from cl_framework.model import Model
+from cl_framework.proxy import under
 from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.stream import Experience, Inputs
 from cl_framework.subspace import rotation
 
 
@@ -55,7 +55,7 @@ class OrthogonalAdaptation(Strategy):
         """Train the output side of a fresh correction, and a head of its own, with no other correction in use."""
         if event.name in model.adapters:
             return
-        place = len(links(model))
+        place = len(model.adapters.learned)
         proxy = Head(model.backbone.width, "linear", event.classes).to(model.device)
         model.adapters.add(event.name)
         mine = factors(model.adapters, event.name)
@@ -63,10 +63,7 @@ class OrthogonalAdaptation(Strategy):
             with torch.no_grad():
                 rewrite.a.copy_(self._basis(len(rewrite.a), rewrite.a.shape[1], place))
 
-        def loss(model: Model, batch: Batch) -> Tensor:
-            return cross_entropy(proxy(model.features(batch.x, event.name)), proxy.index(batch.y))
-
-        yield Plan(event.data, [*(r.b for r in mine.values()), *proxy.parameters()], loss)
+        yield under(proxy, event, [r.b for r in mine.values()])
         for i, c in enumerate(proxy.classes):
             self.rows[Entry(c, event.name, "weight")] = proxy.weight[i]
             self.rows[Entry(c, event.name, "bias")] = next(p for p in proxy.parameters() if p.ndim == 1)[i]

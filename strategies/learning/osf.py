@@ -68,8 +68,7 @@ class OSF(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all corrections and the head."""
-        scores: Tensor = model.head(model.features(x, chain.links(model)))
-        return scores
+        return model.scores(x, model.adapters.learned)
 
     def _rank(self, width: int, earlier: int) -> int:
         asked = self.effective_rank + self.growth * earlier

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cl_framework import chain
 from cl_framework.errors import UserError
-from cl_framework.lowrank import LowRank, Side, directions, frozen_weight, past_directions
+from cl_framework.lowrank import LowRank, Side, directions, frozen_weight, of_side, past_directions
 from cl_framework.model import Model
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
@@ -86,8 +86,7 @@ class PEGO(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all groups and the head."""
-        scores: Tensor = model.head(model.features(x, chain.links(model)))
-        return scores
+        return model.scores(x, model.adapters.learned)
 
     def _read(self, weight: Tensor) -> list[Tensor]:
         """Return as rows the directions of a weight's input, of its output, or both."""
@@ -95,4 +94,4 @@ class PEGO(Strategy):
         if self.top is not None:
             left, right = top_block(weight, self.top)
             sides = [right.T.to(weight), left.T.to(weight)]
-        return {"input": sides[:1], "output": sides[1:], "both": sides}[self.side]
+        return of_side(self.side, *sides)

@@ -40,5 +40,4 @@ class Replay(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the shared adapter and head."""
-        scores: Tensor = model.head(model.features(x, "shared"))
-        return scores
+        return model.scores(x, "shared")

@@ -63,7 +63,7 @@ class SLCA(Strategy):
         groups: list[dict[str, Any]] = [{"params": adapter, "lr_factor": self.slow}, {"params": head}]
 
         def loss(model: Model, batch: Batch) -> Tensor:
-            return classify_among(model, model.head(model.features(batch.x, "shared")), batch.y, event.classes)
+            return classify_among(model, model.scores(batch.x, "shared"), batch.y, event.classes)
 
         yield Plan(event.data, groups, loss)
         self._restore(model, event.classes)
@@ -79,8 +79,7 @@ class SLCA(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the shared adapter and the aligned head."""
-        scores: Tensor = model.head(model.features(x, "shared"))
-        return scores
+        return model.scores(x, "shared")
 
     @torch.no_grad()
     def _restore(self, model: Model, new: Iterable[int]) -> None:
