@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import jsonargparse
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -36,6 +37,9 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "deterministic": True,
 }
+
+
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def _check_trainer(trainer: Trainer) -> None:
@@ -146,6 +150,7 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     logger = cli.trainer.logger
     make = fresh_trainers(cli.instantiate_trainer, bar, **({"logger": cli.trainer.loggers} if logger else {}))
     seed = config.seed_everything
+    cli.model.model.precision = MIXED.get(str(cli.trainer.precision))
     cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
     return Experiment(
         cli.model,

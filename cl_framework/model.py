@@ -32,6 +32,7 @@ class Model(nn.Module):
     Attributes:
         known: The experience each live class came with, in order of arrival.
         seed: The run's seed, from which the seed of each experience is derived.
+        precision: What frozen passes compute in, as training does; None for single precision. Features are single ones.
         exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
         passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
     """
@@ -43,6 +44,7 @@ class Model(nn.Module):
         self.adapters = AdapterBank(backbone, adapter)
         self.head = Head(backbone.width, head)
         self.store = FeatureStore()
+        self.precision: torch.dtype | None = None
         self.exit = nn.Identity()
         self.known: dict[int, str] = {}
         self.seed = 0
@@ -209,8 +211,9 @@ class Model(nn.Module):
         for r in rows:
             size = CHUNK if pad else len(r)
             part = _padded(x[r.to(x.device)].to(self.device), size)
-            with self.adapters.asked(None if query is None else _padded(query[r.to(query.device)], size)):
-                pieces.append(self.backbone(part)[: len(r)])
+            asked = self.adapters.asked(None if query is None else _padded(query[r.to(query.device)], size))
+            with asked, torch.autocast(part.device.type, self.precision, enabled=self.precision is not None):
+                pieces.append(self.backbone(part)[: len(r)].float())
         self.adapters.train(training)
         return torch.cat(pieces)[torch.cat(rows).argsort().to(self.device)]
 

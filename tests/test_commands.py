@@ -7,9 +7,11 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from sklearn.datasets import load_digits
 
 from cl_framework.cli import main
+from cl_framework.experiment import build
 from cl_framework.report import timeless
 from cl_framework.run import Run
 
@@ -123,6 +125,12 @@ def test_plan_shows_the_stream_and_the_sites(capsys):
     shown = capsys.readouterr().out
     assert "forget-0" in shown
     assert "6 sites (block_mlp)" in shown
+
+
+@pytest.mark.parametrize(("said", "computed"), [("32-true", None), ("bf16-mixed", torch.bfloat16)])
+def test_frozen_passes_take_the_precision_of_the_trainer(said, computed):
+    experiment = build([*TINY, "--trainer.precision", said], Console())
+    assert experiment.learner.model.precision is computed
 
 
 MISTAKES = {

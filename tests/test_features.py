@@ -231,3 +231,19 @@ def test_scrubbing_follows_the_exam_too(world, stream):
     world.learn(learner, [request], stream[:1])
     engine.scrub(learner, request, exam)
     assert not any("noise/test" in k for k in learner.model.store.state())
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_frozen_passes_compute_in_the_precision_of_training_and_depend_on_no_company(precision):
+    torch.manual_seed(0)
+    model = Model(GlyphViT(), Bottleneck())
+    model.precision = precision
+    x = torch.rand(70, 3, 32, 32)
+    whole = model.features(Inputs(lambda: x, torch.arange(70)), ())
+    alone = model.features(Inputs(lambda: x[66:67], torch.tensor([66])), ())
+    assert whole.dtype == torch.float32
+    assert torch.equal(whole[66:67], alone)
+    with torch.no_grad():
+        single = model.backbone(x)
+    assert torch.allclose(whole, single, atol=1e-5) is (precision is None)
+    assert torch.allclose(whole, single, atol=0.2)
