@@ -16,7 +16,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
-from cl_framework import plugins
+from cl_framework import plugins, spelling
 from cl_framework.errors import UserError
 from cl_framework.explain import explain
 from cl_framework.learner import Learner
@@ -134,7 +134,12 @@ def build(args: Sequence[str], console: Console) -> Experiment:
                 save_config_callback=None,
                 seed_everything_default=1993,
                 trainer_defaults=TRAINER_DEFAULTS,
-                parser_kwargs={"exit_on_error": False, "prog": "clf run", "description": DESCRIPTION},
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "parser_mode": spelling.MODE,
+                    "prog": "clf run",
+                    "description": DESCRIPTION,
+                },
             )
     except jsonargparse.ArgumentError as error:
         raise UserError(explain(str(error), _sections())) from error

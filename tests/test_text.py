@@ -31,6 +31,7 @@ from scenarios.data.open import open_source
 from scenarios.data.source import View
 from scenarios.sample_requests import distances
 from scenarios.transform import Plain, Utf8
+from scripts import compare
 from strategies.unlearning.drop_adapter import DropAdapter
 
 transformers = pytest.importorskip("transformers")
@@ -644,6 +645,43 @@ def test_the_configs_of_clinc150_take_a_step(name, sizes, folders, talk, monkeyp
     assert sorted(len(s.event.classes) for s in steps) == sizes
     _, cost = engine.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 1
+
+
+@pytest.mark.parametrize("name", ["clinc150", "clinc150_domains"])
+def test_every_method_that_is_compared_on_sentences_takes_a_step(name, folders, talk, monkeypatch):
+    monkeypatch.setattr("cl_framework.backbones.huggingface.located", lambda *_: folders["bert"])
+    matrix = compare.read(CONFIGS / "compare" / f"{name}.yaml")
+    cells = list(matrix.cells(f"json:{talk}", validation=True))
+    assert len(cells) == len(matrix.seeds) * len(matrix.methods) == 36
+    for method, _, args in cells[:12]:
+        own = [f"--data.scenario.groups={talk.parent}/groups.json"]
+        if name == "clinc150" or method == "Joint":
+            own = [f"--data.scenario.increment={4 if method == 'Joint' else 2}"]
+        quick = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true", "--trainer.precision=32-true"]
+        experiment = build([*args, *own, *quick], Console(quiet=True))
+        steps = list(experiment.scenario.steps())
+        assert len(steps) == (1 if method == "Joint" else 2)
+        marks, _ = engine.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
+        assert sum(total for hits in marks.exams.values() for _, total in hits.values()) == len(steps[0].exam)
+
+
+@pytest.mark.parametrize("said", ["flag", "file", "over a file"])
+def test_a_backbone_may_be_spelled_as_its_kind_and_name(said, folders, talk, tmp_path):
+    stream = ["--data.scenario=ClassIncremental", f"--data.scenario.dataset=json:{talk}"]
+    (tmp_path / "a.yaml").write_text(f"model:\n  backbone: huggingface:{folders['bert']}\n")
+    (tmp_path / "b.yaml").write_text("model: {backbone: GlyphViT}\n")
+    flag, file = f"--model.backbone=huggingface:{folders['bert']}", f"--config={tmp_path}/a.yaml"
+    args = {
+        "flag": [flag],
+        "file": [file, "--model.backbone.pooling=mean"],
+        "over a file": [f"--config={tmp_path}/b.yaml", flag],
+    }
+    experiment = build([*args[said], *stream], Console(quiet=True))
+    assert isinstance(experiment.learner.model.backbone, HuggingFace)
+    assert experiment.learner.model.backbone.pooling == ("mean" if said == "file" else "cls")
+    assert f"name: {folders['bert']}" in experiment.config  # what a run stores needs no short spelling
+    with pytest.raises(UserError, match="nowhere"):
+        build(["--model.backbone=huggingface:nowhere", *stream], Console(quiet=True))
 
 
 # --- real sentences, a real encoder ---------------------------------------------------------------------------------

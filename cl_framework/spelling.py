@@ -1,0 +1,47 @@
+"""Short spellings in configs: ``backbone: huggingface:NAME`` for a class and the one argument that everybody gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
+from jsonargparse import get_loader, set_dumper, set_loader
+
+MODE = "yaml_with_short_spellings"
+SHORT = {"huggingface": "HuggingFace", "timm": "Timm"}
+"""What stands before the colon, and the backbone whose ``name`` comes after it."""
+
+
+def spelled_out(value: Any) -> Any:
+    """Return what a short spelling stands for, and everything else as it is.
+
+    >>> spelled_out("timm:vit_base_patch16_224")
+    {'class_path': 'Timm', 'init_args': {'name': 'vit_base_patch16_224'}}
+    >>> spelled_out("glyphs:classes=100")
+    'glyphs:classes=100'
+    """
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    return {"class_path": SHORT[kind], "init_args": {"name": name}} if colon and name and kind in SHORT else value
+
+
+def read(text: str) -> Any:
+    """Parse YAML, a whole file or the value of one flag, and spell out the backbones in it.
+
+    >>> read("model: {backbone: huggingface:./minilm}")["model"]["backbone"]["class_path"]
+    'HuggingFace'
+    """
+    found = get_loader("yaml")(text)
+    return _in(found) if isinstance(found, dict) else spelled_out(found)
+
+
+def _in(config: dict[str, Any]) -> dict[str, Any]:
+    def one(key: Any, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _in(value)
+        return spelled_out(value) if str(key).split(".")[-1] == "backbone" else value
+
+    return {key: one(key, value) for key, value in config.items()}
+
+
+set_loader(MODE, read, exceptions=(yaml.YAMLError,))
+set_dumper(MODE, lambda config: str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)))
