@@ -2,7 +2,7 @@
 
     python scripts/compare.py configs/compare/glyphs.yaml               # writes docs/tables/glyphs.md and .json
     python scripts/compare.py configs/compare/glyphs.yaml --validation --only EASE --model.adapter.width 32
-    python scripts/compare.py --readme                                  # copies tables into README.md
+    python scripts/compare.py --readme                                  # copies tables into README.md and docs/*.md
 
 Each cell is a run below ``runs/compare``, filed under its method, its seed, and a hash of its settings, backbone and
 data: a finished one is not repeated, a stopped one is resumed, a changed one is made anew. Nothing else is looked at:
@@ -25,7 +25,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.errors import UserError, did_you_mean
 from scripts.cells import CONSOLE, ROOT, Cell, guarded, settle
-from scripts.tables import COLUMNS, FORGETTING, Columns, filled, markdown, summary, write
+from scripts.tables import COLUMNS, FORGETTING, MARKED, Columns, filled, markdown, summary, write
 
 
 @final
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--data", help="data to use in place of the file's, such as imagefolder:PATH")
     p.add_argument("--validation", action="store_true", help="examine on held-out training data; overrides may follow")
     p.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="these methods only; no table is written")
-    p.add_argument("--readme", action="store_true", help="copy finished tables into README.md")
+    p.add_argument("--readme", action="store_true", help="copy finished tables into README.md and docs/*.md")
     p.add_argument("--runs", type=Path, default=ROOT / "runs" / "compare", help="where the cells are")
     p.add_argument("--tables", type=Path, default=ROOT / "docs" / "tables", help="where tables are written")
     args, overrides = p.parse_known_args(argv)
@@ -171,8 +171,9 @@ def _carry_out(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if args.matrix:
         compare(args, overrides)
     if args.readme:
-        for page in (ROOT / "README.md", ROOT / "docs" / "glyphs.md", ROOT / "docs" / "forgetting.md"):
-            page.write_text(filled(page.read_text(encoding="utf-8"), args.tables), encoding="utf-8")
+        for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
+            if MARKED.search(text := page.read_text(encoding="utf-8")):
+                page.write_text(filled(text, args.tables), encoding="utf-8")
 
 
 if __name__ == "__main__":
