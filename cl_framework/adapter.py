@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, final
 
 import torch
@@ -98,6 +98,7 @@ class AdapterBank(nn.Module):
         self.outlived: dict[str, tuple[str, ...]] = {}
         self.reading = Reading()
         self._given: dict[str, Tensor] = {}
+        self._held: tuple[nn.Module, ...] | None = None
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
@@ -115,7 +116,7 @@ class AdapterBank(nn.Module):
 
     def _keeper(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            if self.applied:
+            if self._at_work():
                 self._given[key] = given[0]
 
         return keep
@@ -133,7 +134,7 @@ class AdapterBank(nn.Module):
 
     def _rewriter(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def rewrite(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            if not self.applied:
+            if not self._at_work():
                 return out
             parts: list[tuple[slice, Tensor]] = []
             seen = {k: given[0] if s.reads is None else self._given.pop(k) for k, s in sites.items()}
@@ -149,16 +150,26 @@ class AdapterBank(nn.Module):
 
     def _rewritten(self, key: str, seen: Tensor, out: Tensor) -> Tensor:
         """Pass ``out`` through every adapter's rewrite at one site."""
+        for rewrites in self._at_work():
+            rewrite = rewrites[key]  # type: ignore[index]
+            out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
+        return out
+
+    def _at_work(self) -> tuple[nn.Module, ...]:
+        """Return the adapters that a pass goes through, in order.
+
+        Those held fast by `asked` come without their names: a compiled pass that knew a name would be compiled anew for
+        the next one, while adapters of one shape are but other tensors.
+        """
+        if self._held is not None:
+            return self._held
         applied = self.applied
         if len(applied) > 1 and not self.adapter.several:
             raise UserError(
                 f"{' and '.join(applied)} were put in use at once, and of {type(self.adapter).__name__} as it is set "
                 "one would undo the other; choose an adapter that adds, such as LoRA."
             )
-        for name in applied:
-            rewrite = self.rewrites[name][key]  # type: ignore[index]
-            out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
-        return out
+        return tuple(self.rewrites[name] for name in applied)
 
     @property
     def learned(self) -> list[str]:
@@ -277,14 +288,22 @@ class AdapterBank(nn.Module):
         for name in [n for n in self if what.hits(experience=n)]:
             self.drop(name)
 
+    def asked(self, query: Tensor | None) -> AbstractContextManager[None]:
+        """Hold fast what is in use, for one pass, with the query ready for rewrites that ask for it."""
+        return self._holding(self._at_work(), query)
+
+    def again(self) -> AbstractContextManager[None]:
+        """Return a context for later, in which a part of the pass under way can be computed once more as it is now."""
+        return self._holding(self._at_work(), self.query)
+
     @contextmanager
-    def asked(self, query: Tensor | None) -> Iterator[None]:
-        """Have the query of a pass ready for rewrites that ask for it, for the duration of the block."""
-        before, self.query = self.query, query
+    def _holding(self, held: tuple[nn.Module, ...] | None, query: Tensor | None) -> Iterator[None]:
+        before = self._held, self.query
+        self._held, self.query = held, query
         try:
             yield
         finally:
-            self.query = before
+            self._held, self.query = before
 
     @contextmanager
     def pristine(self) -> Iterator[None]:
