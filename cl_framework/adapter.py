@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Role, Site
+from cl_framework.backbone import Backbone, Role, Site, put_back
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
 from cl_framework.origin import Origin, merged
@@ -136,12 +137,10 @@ class AdapterBank(nn.Module):
         def rewrite(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
             if not self._at_work():
                 return out
-            parts: list[tuple[slice, Tensor]] = []
             seen = {k: given[0] if s.reads is None else self._given.pop(k) for k, s in sites.items()}
-            for key, site in sites.items():
-                if site.columns is not None:
-                    parts.append((site.columns, self._rewritten(key, seen[key], out[..., site.columns])))
-            out = _put_back(out, parts) if parts else out
+            columns = [(k, s.columns) for k, s in sites.items() if s.columns is not None]
+            if columns:
+                out = put_back(out, [(at, self._rewritten(k, seen[k], out[..., at])) for k, at in columns])
             for key, site in sites.items():
                 out = self._rewritten(key, seen[key], out) if site.columns is None else out
             return out
@@ -292,12 +291,12 @@ class AdapterBank(nn.Module):
         """Hold fast what is in use, for one pass, with the query ready for rewrites that ask for it."""
         return self._holding(self._at_work(), query)
 
-    def again(self) -> AbstractContextManager[None]:
-        """Return a context for later, in which a part of the pass under way can be computed once more as it is now."""
-        return self._holding(self._at_work(), self.query)
+    def again(self) -> Callable[[], AbstractContextManager[None]]:
+        """Return how to come back to the pass under way later, when a part of it is to be computed once more."""
+        return partial(self._holding, self._at_work(), self.query)
 
     @contextmanager
-    def _holding(self, held: tuple[nn.Module, ...] | None, query: Tensor | None) -> Iterator[None]:
+    def _holding(self, held: tuple[nn.Module, ...], query: Tensor | None) -> Iterator[None]:
         before = self._held, self.query
         self._held, self.query = held, query
         try:
@@ -345,12 +344,3 @@ class AdapterBank(nn.Module):
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what is below ``prefix``, by the rest of its name."""
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _put_back(out: Tensor, parts: list[tuple[slice, Tensor]]) -> Tensor:
-    """Return ``out`` with some of its columns replaced."""
-    pieces, at = [], 0
-    for where, part in parts:
-        pieces += [out[..., at : where.start], part]
-        at = where.stop
-    return torch.cat([*pieces, out[..., at:]], -1)

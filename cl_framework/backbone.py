@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -103,3 +103,16 @@ class Backbone(nn.Module, ABC):
             found.update(name.encode())
             found.update(value.detach().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
+
+
+def put_back(out: Tensor, parts: Iterable[tuple[slice, Tensor]]) -> Tensor:
+    """Return ``out`` ``(..., width)`` with some of its columns replaced, in their order.
+
+    >>> put_back(torch.zeros(1, 3), [(slice(1, 2), torch.ones(1, 1))])
+    tensor([[0., 1., 0.]])
+    """
+    pieces, at = [], 0
+    for where, part in parts:
+        pieces += [out[..., at : where.start], part]
+        at = where.stop
+    return torch.cat([*pieces, out[..., at:]], -1)
