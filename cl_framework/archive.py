@@ -6,7 +6,7 @@ Importing this module costs nothing; torch arrives when a tensor does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,26 +42,35 @@ def keys(features: Mapping[str, Tensor]) -> list[str]:
     return [name.removesuffix("/ids") for name in features if name.endswith("/ids")]
 
 
-def known_rows(features: Mapping[str, Tensor]) -> dict[str, set[int]]:
-    """Return the sample ids under each key."""
-    return {key: set(features[f"{key}/ids"].tolist()) for key in keys(features)}
+def known_rows(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the sample ids under each key, in order."""
+    return {key: features[f"{key}/ids"].sort().values for key in keys(features)}
 
 
-def new_rows(features: Mapping[str, Tensor], known: Mapping[str, set[int]]) -> dict[str, Tensor]:
+def lost_rows(known: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
+    """Tell whether any row of ``known`` is not there ``now``."""
+    from cl_framework.table import among
+
+    return any(key not in now or not bool(among(ids, now[key]).all()) for key, ids in known.items())
+
+
+def new_rows(features: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the rows of ``features`` whose ids are not yet ``known``, as pairs again."""
-    import torch
+    from cl_framework.table import among
 
     found: dict[str, Tensor] = {}
     for key in keys(features):
-        have = known.get(key, set())
-        new = torch.tensor([i not in have for i in features[f"{key}/ids"].tolist()], dtype=torch.bool)
-        if bool(new.any()):
-            found |= {f"{key}/{part}": features[f"{key}/{part}"][new] for part in ("ids", "rows")}
+        ids, rows = features[f"{key}/ids"], features[f"{key}/rows"]
+        if key not in known:
+            found |= {f"{key}/ids": ids, f"{key}/rows": rows}
+        elif bool((new := ~among(ids, known[key])).any()):
+            found |= {f"{key}/ids": ids[new], f"{key}/rows": rows[new]}
     return found
 
 
-def join_rows(known: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the pairs of both, rows under the same key one after the other."""
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the pairs of all parts, rows under the same key one after the other."""
     import torch
 
-    return {**known, **{k: torch.cat([known[k], v]) if k in known else v for k, v in more.items()}}
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}

@@ -107,6 +107,7 @@ class Diary:
             cost.passes["evaluate"],
             cost.peak_memory_bytes,
             cost.stored_bytes,
+            cost.found,
         )
         note = self.notes[len(self.records)] if self.notes else {}
         self.run.commit(

@@ -32,6 +32,7 @@ class Cost:
     """What an event took: seconds, optimiser steps, trainable parameters, images through the backbone, bytes.
 
     A forget request also says how many different samples it trained on, of those that go and of those that stay.
+    Features that another run had left in a shared store are ``found``: they took no pass.
     """
 
     seconds: float = 0.0
@@ -41,6 +42,7 @@ class Cost:
     peak_memory_bytes: int = 0
     stored_bytes: int = 0
     read: dict[str, int] = field(default_factory=dict)
+    found: int = 0
 
 
 class Journal(Protocol):
@@ -78,11 +80,14 @@ def run(
     for i, step in enumerate(scenario.steps()):
         if i < len(done):
             evaluator.restore(step, done[i])
+            if i == len(done) - 1:  # a kill may have come between the record and what follows from it
+                settle(learner, step)
         else:
             remember(learner, surviving(seen))
             journal.starts(step)
             marks, cost = take(learner, step, make_trainer, evaluator, batch_size)
             journal.ends(step, marks, cost)
+            settle(learner, step)
         seen.append(step)
 
 
@@ -90,7 +95,7 @@ def take(
     learner: Learner, step: Step, make_trainer: MakeTrainer, evaluator: Evaluator, batch_size: int
 ) -> tuple[Marks, Cost]:
     """Carry out one event and examine what came of it."""
-    before, began = learner.model.passes.copy(), time.perf_counter()
+    before, found, began = learner.model.passes.copy(), learner.model.store.found, time.perf_counter()
     evaluator.before(step, learner.answer)
     cost = carry_out(learner, step.event, make_trainer, batch_size)
     bank = learner.model.adapters
@@ -101,6 +106,7 @@ def take(
         marks = replace(marks, forget=replace(marks.forget, notes=learner.unlearner.notes(learner.model, step.event)))
     marks = replace(marks, overlap=overlaps(bank, step.event.name if isinstance(step.event, Experience) else None))
     cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
+    cost.found = learner.model.store.found - found
     cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
     cost.stored_bytes = size_of(learner)
     return marks, cost
@@ -170,9 +176,14 @@ def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
 
 def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
     """Drop the stored features of samples that must be forgotten, and of those their exam was held on."""
-    for samples in (event.reference, exam):
-        for part in samples.sources:
-            learner.model.store.drop(part.key, part.ids)
+    for part in (*event.reference.sources, *exam.sources):
+        learner.model.store.drop(part.key, part.ids)
+
+
+def settle(learner: Learner, step: Step) -> None:
+    """Do with shared features, too, what a recorded event calls for: others may find new ones, and none forgotten."""
+    parts = (*step.event.reference.sources, *step.exam.sources) if isinstance(step.event, ForgetRequest) else ()
+    learner.model.store.settle([(part.key, part.ids) for part in parts])
 
 
 def remember(learner: Learner, past: Sequence[Experience]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import jsonargparse
 import torch
+from jsonargparse.typing import PositiveFloat
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -85,6 +88,8 @@ class Experiment:
     Attributes:
         config: What really runs, as YAML with every default filled in.
         run_dir: Where the user wants the run, if said.
+        features: Directory of features that runs share, if they do.
+        features_limit: Most GiB to keep there.
         seed: From which every event's seed is derived.
     """
 
@@ -95,6 +100,8 @@ class Experiment:
     batch_size: int
     config: str
     run_dir: str | None
+    features: Path | None
+    features_limit: float
     seed: int
 
 
@@ -103,6 +110,13 @@ class _CLI(LightningCLI):
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="Directory of the run; runs/NAME when not given."
         )
+        parser.add_argument(
+            "--features",
+            type=str | None,
+            default=os.environ.get("CL_FRAMEWORK_FEATURES") or None,
+            help="Directory where runs find each other's features; by default $CL_FRAMEWORK_FEATURES, else none.",
+        )
+        parser.add_argument("--features_limit", type=PositiveFloat, default=10.0, help="Most GiB to keep there.")
         parser.add_argument(
             "--published", type=Published | None, default=None, help="What a paper reports; see `clf reproduce`."
         )
@@ -155,6 +169,8 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     logger = cli.trainer.logger
     make = fresh_trainers(cli.instantiate_trainer, bar, **({"logger": cli.trainer.loggers} if logger else {}))
     seed = config.seed_everything
+    if config.features:  # requests may come from another working directory, and must find it
+        config.features = str(Path(config.features).expanduser().absolute())
     cli.model.model.precision = MIXED.get(str(cli.trainer.precision))
     cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
     return Experiment(
@@ -165,6 +181,8 @@ def build(args: Sequence[str], console: Console) -> Experiment:
         cli.datamodule.batch_size,
         cli.parser.dump(config, skip_none=False),
         config.run_dir,
+        Path(config.features) if config.features else None,
+        config.features_limit,
         cli.model.model.seed,
     )
 

@@ -2,55 +2,126 @@
 
 The backbone is frozen and so is a finished adapter, hence a feature never changes. Passes run in chunks of a fixed
 size, the last one padded, so that a feature depends on its own sample alone, bit for bit: what is found in the store
-equals what would be computed again in any other company.
+equals what would be computed again in any other company. `sharing` lends a store what other runs have computed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
 
+from cl_framework.table import Table
+
 CHUNK = 64
+
+
+class Lender(Protocol):
+    """Where features are that other runs have computed."""
+
+    def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what there is of the samples ``ids``: ids ``(k,)`` and features ``(k, width)``; None if nothing."""
+
+    def settle(self, new: Mapping[str, Table], gone: Iterable[tuple[str, Tensor]]) -> None:
+        """Take up tables with rows that may be ``new``, and let go of samples by source, split and transform."""
 
 
 @final
 class FeatureStore:
-    """Features by key and sample id, within a budget; what does not fit is computed again each time.
+    """Features by key and sample id, in memory up to a budget and in mapped files beyond it.
 
     Args:
-        budget: Most bytes to hold; zero turns the store off. Numbers are the same either way.
+        budget: Most bytes to hold in memory; zero turns the store off. Numbers are the same either way.
+        folder: Where to put what does not fit in memory; None if nowhere: it is then computed again each time.
+        limit: Most bytes to put there.
+
+    Attributes:
+        lender: Asked for features that are not here; None if nobody.
+        found: How many features it had.
     """
 
-    def __init__(self, budget: int = 512 * 2**20) -> None:
+    def __init__(self, budget: int = 512 * 2**20, folder: Path | None = None, limit: int = 16 * 2**30) -> None:
         """Start empty."""
-        self.budget, self.bytes = budget, 0
-        self._rows: dict[str, dict[int, Tensor]] = {}
+        self.budget, self.folder, self.limit = budget, folder, limit
+        self.lender: Lender | None = None
+        self.found = 0
+        self._tables: dict[str, Table] = {}
+        self._touched: set[str] = set()
+
+    @property
+    def bytes(self) -> int:
+        """Size of the features held in memory."""
+        return sum(t.bytes for t in self._tables.values() if t.folder is None)
+
+    @property
+    def spilled(self) -> int:
+        """Size of the features held in files."""
+        return sum(t.bytes for t in self._tables.values() if t.folder is not None)
 
     def known(self, key: str, ids: Tensor) -> Tensor:
         """Return a mask ``(n,)`` of the samples whose features are stored."""
-        rows = self._rows.get(key, {})
-        return torch.tensor([i in rows for i in ids.tolist()], dtype=torch.bool)
+        return self._tables.get(key, EMPTY).has(ids)
+
+    def find(self, key: str, ids: Tensor) -> Tensor:
+        """Return the same, after asking the lender for those that are not."""
+        known = self.known(key, ids)
+        if self.lender is None or bool(known.all()):
+            return known
+        offered = self.lender.offer(key, ids[~known])
+        if offered is None:
+            return known
+        before = self._count(key)
+        self.write(key, *offered)
+        self.found += self._count(key) - before
+        return self.known(key, ids)
 
     def keys(self, samples: str) -> list[str]:
         """Return the keys under which features of the source, split and transform ``samples`` are stored."""
-        return [k for k in self._rows if k.partition("/")[2] == samples]
+        return [k for k in self._tables if k.partition("/")[2] == samples]
 
     def read(self, key: str, ids: Tensor) -> Tensor:
         """Return stored features ``(n, width)``."""
-        rows = self._rows[key]
-        return torch.stack([rows[i] for i in ids.tolist()])
+        return self._tables[key].read(ids)
 
     def write(self, key: str, ids: Tensor, features: Tensor) -> None:
-        """Keep features ``(n, width)`` while the budget lasts."""
+        """Keep features ``(n, width)`` of samples that are not stored yet, while there is room."""
+        table = self._tables.get(key, EMPTY)
+        new = ~table.has(ids)
+        new &= _first(ids)
+        ids, features = ids[new], features[new.to(features.device)]
         size = features.numel() * features.element_size()
-        if self.bytes + size > self.budget:
+        if not size or not self.budget:
             return
-        self.bytes += size
-        self._rows.setdefault(key, {}).update(zip(ids.tolist(), (z.clone() for z in features), strict=True))
+        try:
+            if table.folder is None and self.bytes + size > self.budget:
+                if self.folder is None or self.spilled + table.bytes + size > self.limit:
+                    return
+                table = table.without(ids, self.folder)
+            elif table.folder is not None and self.spilled + size > self.limit:
+                return
+            elif table is EMPTY:
+                table = Table()
+            table.add(ids, features)
+        except OSError:  # no room on the disk: a feature too many is no reason to stop
+            return
+        self._tables[key] = table
+        self._touched.add(key)
+
+    def settle(self, gone: Collection[tuple[str | None, Tensor]] = ()) -> None:
+        """Tell the lender, once a request has been recorded, what is new and which samples must be forgotten.
+
+        Args:
+            gone: Sample ids by source, split and transform.
+        """
+        if self.lender is not None:
+            new = {k: self._tables[k] for k in sorted(self._touched & self._tables.keys())}
+            self.lender.settle(new, [(samples, ids) for samples, ids in gone if samples is not None])
+            self._touched.clear()
 
     def keep_only(self, adapters: Iterable[str], stack: Sequence[str] = ()) -> None:
         """Drop the features of every adapter that changed or is gone, and those made under another stack of edits.
@@ -65,49 +136,55 @@ class FeatureStore:
             made_with = key.split("/")[0].split("+")
             return set(made_with) <= live and made_with[len(made_with) - len(end) :] == end
 
-        self._replace({k: rows for k, rows in self._rows.items() if valid(k)})
+        self._tables = {k: table for k, table in self._tables.items() if valid(k)}
 
     def drop(self, samples: str | None, ids: Tensor) -> None:
         """Drop the features of the samples ``ids`` of the source, split and transform named by ``samples``."""
-        gone = set(ids.tolist())
-        self._replace(
-            {
-                k: {i: z for i, z in rows.items() if i not in gone} if k.partition("/")[2] == samples else rows
-                for k, rows in self._rows.items()
-            }
-        )
-
-    def count(self, samples: str | None, ids: Tensor) -> int:
-        """Count the features held of the samples ``ids`` of the source, split and transform named by ``samples``."""
-        wanted = set(ids.tolist())
-        return sum(len(wanted & rows.keys()) for k, rows in self._rows.items() if k.partition("/")[2] == samples)
-
-    def rows_of(self, adapter: str) -> int:
-        """Count the features that were made with the adapter of this digest."""
-        return sum(len(rows) for k, rows in self._rows.items() if adapter in k.split("/")[0].split("+"))
+        for key in self.keys(samples) if samples is not None else []:
+            table = self._tables.pop(key)
+            if not bool(table.has(ids).any()):
+                self._tables[key] = table
+                continue
+            with suppress(OSError):  # without room for a file of the others, they go too and are computed again
+                left = table.without(ids, table.folder)
+                self._tables |= {key: left} if len(left) else {}
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything stored, as pairs ``<key>/ids`` and ``<key>/rows``."""
-        pairs = {}
-        for key, rows in self._rows.items():
-            if rows:
-                pairs[f"{key}/ids"] = torch.tensor(list(rows), dtype=torch.int64)
-                pairs[f"{key}/rows"] = torch.stack(list(rows.values()))
-        return pairs
+        """Return everything stored, as pairs ``<key>/ids`` and ``<key>/rows``; the rows are not copies."""
+        return {
+            f"{key}/{part}": value
+            for key, t in self._tables.items()
+            for part, value in (("ids", t.ids), ("rows", t.rows))
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Hold exactly what ``state`` returned in an earlier process."""
-        self._replace(
-            {
-                k.removesuffix("/ids"): dict(zip(ids.tolist(), state[k.removesuffix("ids") + "rows"], strict=True))
-                for k, ids in state.items()
-                if k.endswith("/ids")
-            }
-        )
+        self._tables = {}
+        self.take(state)
 
-    def _replace(self, rows: dict[str, dict[int, Tensor]]) -> None:
-        self._rows = {k: v for k, v in rows.items() if v}
-        self.bytes = sum(z.numel() * z.element_size() for v in self._rows.values() for z in v.values())
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        """Hold that too."""
+        for name, ids in state.items():
+            if name.endswith("/ids"):
+                self.write(name.removesuffix("/ids"), ids, state[name.removesuffix("ids") + "rows"])
+
+    def _count(self, key: str) -> int:
+        return len(self._tables.get(key, EMPTY))
+
+
+EMPTY = Table()
+
+
+def _first(ids: Tensor) -> Tensor:
+    """Return a mask ``(n,)`` of the places where an id occurs for the first time.
+
+    >>> _first(torch.tensor([5, 3, 5])).tolist()
+    [True, True, False]
+    """
+    ordered, order = ids.cpu().sort(stable=True)
+    new = torch.ones(len(ids), dtype=torch.bool)
+    new[order[1:]] = ordered[1:] != ordered[:-1]
+    return new
 
 
 def digest(module: nn.Module | None) -> str:

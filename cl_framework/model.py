@@ -183,7 +183,7 @@ class Model(nn.Module):
     def _frozen(self, x: Inputs, names: Sequence[str]) -> Tensor:
         coupled = bool(names) and self.adapters.adapter.coupled  # no feature of one sample, so none to be remembered
         key = None if x.key is None or coupled else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
-        known = torch.zeros(len(x), dtype=torch.bool) if key is None else self.store.known(key, x.ids)
+        known = torch.zeros(len(x), dtype=torch.bool) if key is None else self.store.find(key, x.ids)
         if bool(known.all()) and key is not None:
             return self.store.read(key, x.ids).to(self.device)
         unknown = x if not bool(known.any()) else Inputs(lambda: x.tensor[~known], x.ids[~known], x.key)

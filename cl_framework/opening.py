@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cl_framework import engine, receipts, state
+from cl_framework import engine, receipts, sharing, state
 from cl_framework.diary import Diary, Testimony
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
@@ -66,7 +66,11 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
         raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
     if events:
         state.restore(experiment.learner, directory.state(), events[-1].state)
-        experiment.learner.model.store.load(directory.features())
+        store = experiment.learner.model.store
+        store.folder = directory.path
+        store.load({})
+        for part in directory.feature_parts():
+            store.take(part)
     return experiment, timeline
 
 
@@ -93,6 +97,9 @@ def diary_of(directory: Run, experiment: Experiment, timeline: Timeline, testimo
 def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> None:
     """Carry out what of the timeline is not done yet, and say where to look."""
     diary = diary_of(directory, experiment, timeline, testimony)
+    store = experiment.learner.model.store
+    store.folder = directory.path
+    store.lender = sharing.borrowing(experiment, directory.manifest["backbone"]["sha256"], timeline)
     evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
     engine.run(
         experiment.learner, timeline, experiment.make_trainer, evaluator, diary, experiment.batch_size, diary.marks

@@ -38,6 +38,7 @@ class EventRecord:
         passes_evaluate: The same, for exams.
         peak_memory_bytes: Highest memory in use.
         stored_bytes: What the learner holds beyond the frozen backbone after it.
+        features_found: Features that other runs had left in a shared store, hence passes that were not made.
     """
 
     marks: Marks
@@ -49,6 +50,7 @@ class EventRecord:
     passes_evaluate: int
     peak_memory_bytes: int
     stored_bytes: int
+    features_found: int = 0
 
     @property
     def cost(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,7 +45,7 @@ class Run:
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         """Use `create` or `open` instead."""
         self.path, self.manifest = path, manifest
-        self._known: dict[str, set[int]] | None = None
+        self._known: dict[str, Tensor] | None = None
 
     @classmethod
     def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any], key: bytes | None = None) -> Run:
@@ -140,11 +141,16 @@ class Run:
 
     def features(self) -> dict[str, Tensor]:
         """Return all stored features as pairs ``<key>/ids`` ``(n,)`` int64 and ``<key>/rows`` ``(n, width)``."""
-        found: dict[str, Tensor] = {}
+        return archive.joined(list(self.feature_parts()))
+
+    def feature_parts(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the same, as each event stored it."""
+        seen: list[dict[str, Tensor]] = []
         for event in journal.feature_events(self.events()):
-            found = archive.join_rows(found, archive.unpack(self._read(event, event.features)))
-        self._known = archive.known_rows(found)
-        return found
+            part = archive.unpack(self._read(event, event.features))
+            seen.append({n: ids for n, ids in part.items() if n.endswith("/ids")})
+            yield part
+        self._known = archive.known_rows(archive.joined(seen))
 
     def _read(self, event: Event, place: str) -> bytes:
         return read_listed(self.path / place, event.files[place])
@@ -236,13 +242,14 @@ class Run:
 
     def _new_features(
         self, features: Mapping[str, Tensor] | None
-    ) -> tuple[dict[str, Tensor], bool, dict[str, set[int]] | None]:
+    ) -> tuple[dict[str, Tensor], bool, dict[str, Tensor] | None]:
         """Return the rows to store, whether they replace all earlier ones, and which rows are then known."""
         if features is None:
             return {}, False, self._known
-        known = archive.known_rows(self.features()) if self._known is None else self._known
-        now = archive.known_rows(features)
-        gone = any(ids - now.get(key, set()) for key, ids in known.items())
+        if self._known is None:
+            deque(self.feature_parts(), maxlen=0)
+        known, now = self._known or {}, archive.known_rows(features)
+        gone = archive.lost_rows(known, now)
         return archive.new_rows(features, {} if gone else known), gone, now
 
     def _write(self, event: Event, blobs: Mapping[str, bytes]) -> None:

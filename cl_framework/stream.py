@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal, NamedTuple, TypeAlias, final
 
 import torch
@@ -48,6 +49,14 @@ class Samples(Dataset[Batch], ABC):
         """The samples by the source they come from: each has a key of its own."""
         return (self,)
 
+    @property
+    def content(self) -> str | None:
+        """Hash of the bytes behind the source by sample id, which may take a while; None if runs share no features.
+
+        A key is what a source is called; two data sets may be called the same.
+        """
+        return None
+
     def classes(self) -> list[int]:
         """Return the ids of all classes that reading may bring."""
         return sorted(set(self.labels.tolist()))
@@ -75,6 +84,11 @@ class Subset(Samples):
         self.rows: Tensor = whole.rows[rows] if isinstance(whole, Subset) else rows
         self.labels, self.ids, self.key = whole.labels[rows], whole.ids[rows], whole.key
 
+    @property
+    def content(self) -> str | None:
+        """That of the original."""
+        return self.whole.content
+
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read through to the original."""
         return self.whole[self.rows[torch.as_tensor(rows, dtype=torch.int64)].tolist()]
@@ -97,6 +111,12 @@ class Joined(Samples):
     def sources(self) -> tuple[Samples, ...]:
         """What was joined."""
         return self.parts
+
+    @property
+    def content(self) -> str | None:
+        """That of all parts, if they have the same."""
+        found = {p.content for p in self.parts}
+        return found.pop() if len(found) == 1 else None
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read each part once and restore the order asked for."""
@@ -129,6 +149,13 @@ class Relabelled(Samples):
             self.labels = whole.labels + classes
         else:
             self.labels = torch.tensor([classes.get(c, c) for c in whole.labels.tolist()], dtype=torch.int64)
+        self._moved = ids
+
+    @property
+    def content(self) -> str | None:
+        """That of the original, under other ids."""
+        found = self.whole.content
+        return found if found is None or not self._moved else f"{found}+{self._moved}"
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read through and relabel."""
@@ -144,6 +171,14 @@ class Rows(Samples):
         """Keep ``x`` ``(n, ...)`` and its labels; without ids they are made up, and count down from -1."""
         self.x, self.labels, self.key = x, labels, key
         self.ids = -1 - torch.arange(len(labels)) if ids is None else ids
+
+    @property
+    def content(self) -> str | None:
+        """Hash of the rows and their ids."""
+        found = sha256(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
+        for part in (self.ids, self.x):
+            found.update(part.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Index the tensor."""

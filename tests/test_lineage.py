@@ -10,6 +10,7 @@ import torch
 
 from cl_framework import engine, lineage, plugins, state
 from cl_framework.adapters.lora import LoRA
+from cl_framework.archive import known_rows
 from cl_framework.census import census, ids_of
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
@@ -370,11 +371,11 @@ def test_stored_features_go_as_foretold(strategy, unlearner, settings, world, st
     steps, evaluator = list(world.Listed(events).steps()), Evaluator()
     engine.run(learner, world.Listed(events[:3]), world.make_trainer, evaluator, world.Listener(learner), 8)
     foretold = Case(None, learner, steps).in_store()
-    rows = {k: set(r) for k, r in learner.model.store._rows.items()}
+    rows = known_rows(learner.model.store.state())
     engine.remember(learner, stream[:3])
     engine.take(learner, steps[-1], world.make_trainer, evaluator, 8)
-    after = {k: set(r) for k, r in learner.model.store._rows.items()}
-    lost = sum(len(r - after.get(k, set())) for k, r in rows.items())
+    after = {k: set(ids.tolist()) for k, ids in known_rows(learner.model.store.state()).items()}
+    lost = sum(len(set(ids.tolist()) - after.get(k, set())) for k, ids in rows.items())
     fates = {"delete": 0, "keep": 0}
     for f in foretold:
         fates[f.treatment.action] += int(f.treatment.artifact.name.split()[0])

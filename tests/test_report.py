@@ -90,6 +90,7 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
         "passes_evaluate": 40,
         "peak_memory_bytes": 9,
         "stored_bytes": 50,
+        "features_found": 0,
     }
     assert found["forget"] == [
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-SUMMED = ("passes_train", "passes_statistics", "passes_evaluate", "seconds")
+SUMMED = ("passes_train", "passes_statistics", "passes_evaluate", "features_found", "seconds")
 
 
 def total_cost(events: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -12,7 +12,8 @@ def total_cost(events: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
     Args:
         events: Per event, images sent through the backbone while training, for statistics and for evaluation
-            (``passes_*``), ``seconds``, ``peak_memory_bytes``, and ``stored_bytes`` that the learner holds after it.
+            (``passes_*``), ``features_found`` in a shared store, ``seconds``, ``peak_memory_bytes``, and
+            ``stored_bytes`` that the learner holds after it.
 
     >>> costs = [dict.fromkeys((*SUMMED, "peak_memory_bytes", "stored_bytes"), n) for n in (1, 3, 2)]
     >>> total = total_cost(costs)

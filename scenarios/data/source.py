@@ -74,6 +74,18 @@ class Pictures:
                 h.update(f"{Path(os.path.relpath(path, root)).as_posix()}\0{path.stat().st_size}\0".encode())
         return h.hexdigest()
 
+    @cached_property
+    def content(self) -> str:
+        """A sha256 of ids and pictures; files are read, once for each picture list there is."""
+        h = sha256(self.ids.numpy().tobytes())
+        if isinstance(self.images, Tensor):
+            h.update(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
+            h.update(self.images.contiguous().numpy().data)
+        else:
+            for path in self.images:
+                h.update(sha256(path.read_bytes()).digest())
+        return h.hexdigest()
+
     def describe(self, rows: Tensor) -> str:
         """Name the samples at ``rows``, at most five of them, for a message."""
         known: Sequence[object] = self.images if isinstance(self.images, tuple) else self.ids.tolist()
@@ -118,6 +130,14 @@ class Sentences:
         """Return a sha256 of sentences, labels and ids."""
         h = sha256(self.labels.numpy().tobytes() + self.ids.numpy().tobytes())
         h.update("\0".join(self.sentences).encode())
+        return h.hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """A sha256 of ids and sentences."""
+        h = sha256(self.ids.numpy().tobytes())
+        for sentence in self.sentences:
+            h.update(sha256(sentence.encode()).digest())
         return h.hexdigest()
 
     def describe(self, rows: Tensor) -> str:
@@ -214,6 +234,11 @@ class View(Samples):
         """Look at ``pictures`` through ``pipeline``; give a ``key`` only if the pipeline has no randomness."""
         self.pictures, self.pipeline, self.key = pictures, pipeline, key
         self.labels, self.ids = pictures.labels, pictures.ids
+
+    @property
+    def content(self) -> str:
+        """That of the samples; the transform is told by the key."""
+        return self.pictures.content
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read and transform the samples at ``rows``.

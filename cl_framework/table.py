@@ -1,0 +1,125 @@
+"""Rows by sample id that grow at the end, in memory or in a file without a name that nobody else can open."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cl_framework.sealed import TEMPORARY
+
+
+@final
+class Table:
+    """Rows ``(n, width)`` in the order they came in, found by id.
+
+    A file is mapped, not read. It has no name: it is gone with the process, however that ends.
+
+    Args:
+        folder: Where to put the file that holds the rows; None for memory.
+
+    Raises:
+        OSError: From `add`, if the disk has no room; the table is then as it was.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Start empty."""
+        self.folder = folder
+        self._sorted = self._at = torch.empty(0, dtype=torch.int64)  # ids in order, and the row of each
+        self._rows: Tensor | None = None  # with room at the end
+        self._file: IO[bytes] | None = None
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self._at)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the rows there are."""
+        return self.rows.numel() * self.rows.element_size()
+
+    @property
+    def ids(self) -> Tensor:
+        """Ids ``(n,)`` in the order they came in."""
+        return torch.empty_like(self._sorted).scatter_(0, self._at, self._sorted)
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows ``(n, width)`` themselves, not a copy."""
+        return torch.empty(0, 0) if self._rows is None else self._rows[: len(self)]
+
+    def has(self, ids: Tensor) -> Tensor:
+        """Return which of ``ids`` ``(k,)`` are here, as a mask ``(k,)``."""
+        return among(ids, self._sorted)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Return a copy of the rows of ``ids``, all of which are here."""
+        return self.rows[self._at[torch.searchsorted(self._sorted, ids.cpu())]]
+
+    def add(self, ids: Tensor, rows: Tensor) -> None:
+        """Keep copies of rows ``(k, width)`` whose ids are new and differ."""
+        start, end = len(self), len(self) + len(ids)
+        if self._rows is None or end > len(self._rows):
+            self._rows = self._room(max(end, 2 * start), rows)
+        self._rows[start:end] = rows.detach()
+        new, order = ids.cpu().sort()
+        at = torch.searchsorted(self._sorted, new) + torch.arange(len(new))
+        self._sorted, self._at = _inserted(self._sorted, at, new), _inserted(self._at, at, start + order)
+
+    def without(self, ids: Tensor, folder: Path | None) -> Table:
+        """Return a table of the other rows in the same order, in ``folder``; it shares no memory with this one."""
+        found, mine = Table(folder), self.ids
+        keep = ~among(mine, ids.cpu().sort().values)
+        found._rows = found._room(int(keep.sum()), self.rows) if len(self) else None
+        for part, at in zip(mine.split(BLOCK), torch.arange(len(self)).split(BLOCK), strict=True):
+            mask = keep[at]
+            if bool(mask.any()):
+                found.add(part[mask], self.rows[at[mask]])
+        return found
+
+    def _room(self, n: int, like: Tensor) -> Tensor:
+        """Return space for ``n`` rows, the first ones as they are."""
+        if self.folder is None:
+            room = like.new_empty(n, like.shape[1], device="cpu")
+            room[: len(self)] = self.rows if len(self) else room[:0]
+            return room
+        self._file = self._file or TemporaryFile(dir=self.folder, prefix=TEMPORARY)  # noqa: SIM115  # as long as the table
+        size = max(1, n * like.shape[1] * like.element_size())
+        reserve = getattr(os, "posix_fallocate", None)  # a full disk shows here, not as a signal at the first write
+        self._file.truncate(size) if reserve is None else reserve(self._file.fileno(), 0, size)
+        mapped = torch.from_numpy(np.memmap(self._file, np.uint8, "r+", shape=size))
+        return mapped[: n * like.shape[1] * like.element_size()].view(like.dtype).view(n, like.shape[1])
+
+
+BLOCK = 16384
+"""Rows that are copied at once from file to file."""
+
+
+def among(ids: Tensor, ordered: Tensor) -> Tensor:
+    """Return which of ``ids`` ``(k,)`` occur in ``ordered`` ids, as a mask ``(k,)``.
+
+    >>> among(torch.tensor([3, 1, 9]), torch.tensor([1, 2, 3])).tolist()
+    [True, True, False]
+    """
+    ids = ids.cpu()
+    if not len(ordered):
+        return torch.zeros(len(ids), dtype=torch.bool)
+    return ordered[torch.searchsorted(ordered, ids).clamp_max(len(ordered) - 1)] == ids
+
+
+def _inserted(into: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """Return ``into`` with ``values`` at the places ``at`` of the result.
+
+    >>> _inserted(torch.tensor([1, 3]), torch.tensor([1, 3]), torch.tensor([2, 4])).tolist()
+    [1, 2, 3, 4]
+    """
+    out = into.new_empty(len(into) + len(values))
+    old = torch.ones(len(out), dtype=torch.bool)
+    old[at] = False
+    out[at], out[old] = values, into
+    return out
