@@ -45,7 +45,7 @@ class FeatureStore:
         found: How many features it had.
     """
 
-    def __init__(self, budget: int = 512 * 2**20, folder: Path | None = None, limit: int = 16 * 2**30) -> None:
+    def __init__(self, budget: int = 512 * 2**20, folder: Path | None = None, limit: int = 8 * 2**30) -> None:
         """Start empty."""
         self.budget, self.folder, self.limit = budget, folder, limit
         self.lender: Lender | None = None

@@ -135,7 +135,8 @@ class Shelf:
                     file.parent.parent.rmdir()
 
     def _write(self, folder: Path, ids: Tensor, rows: Tensor, used: float | None = None) -> tuple[Path, Piece]:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (folder.parent, folder):
+            made.mkdir(mode=0o700, exist_ok=True)
         ordered, order = ids.sort()
         data = save({"ids": ordered, "rows": rows[order].contiguous()})
         waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{sha256(data)}.safetensors"
@@ -177,5 +178,5 @@ def _checked(file: Path) -> Piece | None:
                 found.update(block)
         tensors = load_file(file) if found.hexdigest() == file.stem else {}
         return Piece(tensors["ids"], tensors["rows"])
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, RuntimeError, SafetensorError, KeyError):  # torch says RuntimeError where a file has just gone
         return None

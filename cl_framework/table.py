@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, final
@@ -88,7 +89,9 @@ class Table:
             room = like.new_empty(n, like.shape[1], device="cpu")
             room[: len(self)] = self.rows if len(self) else room[:0]
             return room
-        self._file = self._file or TemporaryFile(dir=self.folder, prefix=TEMPORARY)  # noqa: SIM115  # as long as the table
+        if self._file is None:
+            self._file = TemporaryFile(dir=self.folder, prefix=TEMPORARY)  # noqa: SIM115  # open as long as the table
+            weakref.finalize(self, self._file.close)
         size = max(1, n * like.shape[1] * like.element_size())
         reserve = getattr(os, "posix_fallocate", None)  # a full disk shows here, not as a signal at the first write
         self._file.truncate(size) if reserve is None else reserve(self._file.fileno(), 0, size)

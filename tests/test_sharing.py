@@ -1,0 +1,369 @@
+"""Runs find each other's features: the same numbers for fewer passes, and what one must forget is gone for all."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+import traceback
+import warnings
+from contextlib import suppress
+
+import pytest
+import torch
+
+from cl_framework import engine, state
+from cl_framework.cli import main
+from cl_framework.errors import UserError
+from cl_framework.evaluator import Evaluator
+from cl_framework.features import FeatureStore
+from cl_framework.sharing import Borrowing, _folder, contents_of, made_with
+from cl_framework.shelf import MOST, Shelf
+from cl_framework.stream import Experience, Joined, Relabelled, Rows, forget
+from scenarios.data.source import Pictures
+from strategies.learning.ease import EASE
+from strategies.learning.ranpac import RanPAC
+from strategies.learning.simplecil import SimpleCIL
+from strategies.unlearning.drop_adapter import DropAdapter
+
+LARGE = 2**30
+forks = pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="needs processes to fork")
+
+
+def rows_of(ids, width=16):
+    """What the features of these samples are: told by the id."""
+    return ids[:, None].double().sin().float() + torch.arange(width)
+
+
+def files(path):
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def held(shelf, data="d", made="m"):
+    return sorted(i for piece in shelf.pieces(data, made) for i in piece.ids.tolist())
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    return Shelf(tmp_path / "shelf", LARGE)
+
+
+@pytest.fixture
+def met(world, tmp_path):
+    """Carry out events beside a shelf; return the learner, the marks and what it cost."""
+
+    def met(events, strategy, made="m", store=None, among=None):
+        learner, scenario = world.learner(strategy, DropAdapter()), world.Listed(events)
+        learner.model.store = store or FeatureStore()
+        contents = contents_of(list(world.Listed(among or events).steps()))
+        learner.model.store.lender = Borrowing(Shelf(tmp_path / "shelf", LARGE), made, contents)
+        journal = world.Listener(learner)
+        engine.run(learner, scenario, world.make_trainer, Evaluator(), journal, 8)
+        return learner, journal
+
+    return met
+
+
+def passes(journal):
+    return sum(c.passes["statistics"] + c.passes["evaluate"] for c in journal.costs)
+
+
+def found(journal):
+    return sum(c.found for c in journal.costs)
+
+
+def test_the_same_run_again_makes_no_frozen_pass_and_gets_the_same_bits(met, world, stream):
+    (one, first), (two, second) = met(stream, EASE()), met(stream, EASE())
+    assert world.differences(one, two) == []
+    assert first.marks == second.marks
+    assert (found(first), passes(second)) == (0, 0)
+    assert found(second) == passes(first) > 0
+    assert [c.found for c in second.costs] == [c.passes["statistics"] + c.passes["evaluate"] for c in first.costs]
+
+
+def test_a_second_method_on_the_same_backbone_finds_the_features_of_the_first(met, world, stream):
+    _, first = met(stream, SimpleCIL())
+    (two, second), (alone, _) = met(stream, RanPAC(tune=False, expansion=32)), met(stream, RanPAC(tune=False, expansion=32), made="other")
+    assert found(second) == passes(first)
+    assert passes(second) == 0
+    assert world.differences(two, alone) == []
+
+
+@pytest.mark.parametrize("store", ["off", "memory", "disk"])
+def test_a_shelf_changes_no_number_whatever_the_store(store, met, world, stream, tmp_path):
+    events = [*stream[:3], forget("f", stream[:3], classes=[2], samples=[7001]), stream[3]]
+    make = {"off": lambda: FeatureStore(0), "memory": FeatureStore, "disk": lambda: FeatureStore(1, tmp_path)}[store]
+    plain = world.learner(EASE(), DropAdapter())
+    journal = world.Listener(plain)
+    engine.run(plain, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    for _ in range(2):
+        learner, shared = met(events, EASE(), store=make())
+        assert world.differences(plain, learner) == []
+        assert shared.marks == journal.marks
+        if store != "off":
+            assert passes(shared) + found(shared) == passes(journal)
+    assert (found(shared) > 0) is (store != "off")
+
+
+def test_features_made_otherwise_or_of_other_bytes_are_not_taken(met, world, stream):
+    met(stream[:2], SimpleCIL())
+    assert found(met(stream[:2], SimpleCIL(), made="bf16")[1]) == 0
+    one = stream[0]
+    brighter = Rows(one.reference.x + 1, one.reference.labels, one.reference.ids, one.reference.key)
+    other = Experience(one.name, one.classes, one.data, brighter)
+    learner, journal = met([other, stream[1]], SimpleCIL())
+    assert sum(c.passes["statistics"] for c in journal.costs) == 40
+    assert world.differences(learner, met([other, stream[1]], SimpleCIL(), made="alone")[0]) == []
+
+
+def test_what_decides_a_feature_decides_where_it_lies():
+    config = "model: {backbone: b, adapter: {scale: 1}, strategy: EASE}\ntrainer: {precision: 32, max_epochs: 3}\n"
+    cpu = torch.device("cpu")
+
+    def made(old="", new="", weights="w"):
+        return made_with(config.replace(old, new), weights, cpu)
+
+    assert made() == made("EASE", "SimpleCIL") == made("max_epochs: 3", "max_epochs: 4")
+    others = [
+        made("scale: 1", "scale: 2"),
+        made("32", "bf16-mixed"),
+        made(weights="v"),
+        made("backbone: b", "backbone: c"),
+    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)  # sums may be taken in another order
+    others.append(made())
+    torch.set_num_threads(threads)
+    assert len({made(), *others}) == 6
+
+
+def test_a_data_set_is_known_by_its_bytes(world, tmp_path):
+    images = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)
+    one, same = (Pictures("train", images.clone(), [0, 0, 1, 1]) for _ in range(2))
+    images[2, 0, 0, 0] += 1
+    assert one.content == same.content != Pictures("train", images, [0, 0, 1, 1]).content
+    assert one.content != one.take(torch.tensor([0, 1, 2])).content
+    names = [tmp_path / f"{i}.png" for i in range(2)]
+    for name in names:
+        name.write_bytes(b"one")
+    before = Pictures("train", names, [0, 1])
+    assert before.content == Pictures("train", names, [0, 1]).content
+    names[1].write_bytes(b"two")  # the same name and size
+    assert before.digest() == Pictures("train", names, [0, 1]).digest()
+    assert before.content != Pictures("train", names, [0, 1]).content
+    rows = world.noise((1,), 2, "train")
+    assert rows.where(rows.ids > 1000).content == rows.content == Joined([rows, rows]).content
+    assert Joined([rows, world.noise((2,), 2, "train")]).content is None
+    assert Relabelled(rows, 3).content == rows.content != Relabelled(rows, 3, 5).content
+
+
+@pytest.mark.parametrize("asked", [{"classes": [2]}, {"samples": [2001, 7003]}, {"experiences": ["task-1"]}], ids=str)
+def test_a_request_takes_forgotten_samples_off_the_shelf_for_all_runs(asked, met, world, stream, tmp_path):
+    request = forget("f", stream[:3], **asked)
+    gone = {"train": set(request.data.ids.tolist()), "test": {1000 * c + i for c in request.classes for i in range(6)}}
+    contents = contents_of(list(world.Listed(stream[:3]).steps()))
+
+    def on_the_shelf(split):
+        shelf, data = Shelf(tmp_path / "shelf", LARGE), _folder(contents(f"noise/{split}"))
+        return [set(held(shelf, data, p.name)) for p in (shelf.path / data).iterdir()]
+
+    met(stream[:3], EASE(), made="another backbone")
+    before = {split: on_the_shelf(split) for split in gone}
+    assert all(sum(map(len, before[split])) for split in gone)
+    assert gone["train"] <= set.union(*before["train"])
+    met([*stream[:3], request], EASE())
+    for split, ids in gone.items():
+        left = set.union(*on_the_shelf(split))
+        assert not left & ids
+        assert left == set.union(*before[split]) - ids
+
+
+def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_path):
+    """Nothing is given before the request is recorded; what was recorded is given, or erased, when it goes on."""
+    events = [*stream[:2], forget("f", stream[:2], classes=[2]), stream[2]]
+    met(stream[:1], EASE(), among=events)
+    shutil.copytree(tmp_path / "shelf", tmp_path / "again")
+    _, whole = met(events, EASE())
+
+    class Killed(Exception):
+        pass
+
+    class Dying:
+        """A journal of a process that dies before or after an event is recorded."""
+
+        def __init__(self, inner, at, late):
+            self.inner, self.at, self.late = inner, at, late
+
+        def starts(self, step):
+            self.kept = None
+
+        def ends(self, step, marks, cost):
+            if step.event.name == self.at and not self.late:
+                raise Killed
+            self.inner.ends(step, marks, cost)
+            self.inner.features = {k: v.clone() for k, v in self.inner.learner.model.store.state().items()}
+            if step.event.name == self.at:
+                raise Killed
+
+    marks, costs, kept = [], [], None
+    deaths = [
+        ("task-0", False),
+        ("task-0", True),
+        ("task-1", True),
+        ("f", False),
+        ("f", True),
+        ("task-2", False),
+        ("", True),
+    ]
+    for at, late in deaths:
+        learner, scenario = world.learner(EASE(), DropAdapter()), world.Listed(events)
+        journal = world.Listener(learner)
+        if kept is not None:
+            state.restore(learner, *kept[0])
+            learner.model.store.load(kept[1])
+        shelf = Shelf(tmp_path / "again", LARGE)
+        learner.model.store.lender = Borrowing(shelf, "m", contents_of(list(scenario.steps())))
+        with suppress(Killed):
+            engine.run(learner, scenario, world.make_trainer, Evaluator(), Dying(journal, at, late), 8, list(marks))
+        marks, costs = [*marks, *journal.marks], [*costs, *journal.costs]
+        kept = (journal.states[-1], journal.features) if journal.states else kept
+    assert marks == whole.marks
+    assert [(c.passes, c.found) for c in costs] == [(c.passes, c.found) for c in whole.costs]
+    assert found(whole) > 0
+    names = [[str(p.relative_to(tmp_path / side)) for p in files(tmp_path / side)] for side in ("shelf", "again")]
+    assert names[0] == names[1]
+
+
+def test_rows_are_found_by_sample_and_files_are_put_together(shelf):
+    for i in range(2 * MOST):
+        ids = torch.tensor([5 * i, 5 * i + 3, 3])[: 2 + (i > 0)]
+        shelf.put("d", "m", ids, rows_of(ids))
+    assert len(files(shelf.path)) < MOST
+    borrowing = Borrowing(shelf, "m", {"s": "content"}.get)
+    assert borrowing.offer("bare/unknown", torch.tensor([1])) is None
+    for reader in (shelf, Shelf(shelf.path, LARGE)):
+        pieces = reader.pieces("d", "m")
+        assert all(torch.equal(p.rows, rows_of(p.ids)) for p in pieces)
+        assert {i for p in pieces for i in p.ids.tolist()} == {5 * i + k for i in range(2 * MOST) for k in (0, 3)}
+
+
+@pytest.mark.parametrize("damage", ["torn", "edited", "emptied", "nonsense"])
+def test_a_damaged_file_is_taken_away_and_written_again(damage, shelf):
+    ids = torch.arange(100)
+    shelf.put("d", "m", ids, rows_of(ids))
+    (file,) = files(shelf.path)
+    raw = file.read_bytes()
+    file.write_bytes({"torn": raw[:-7], "edited": raw[:-1] + b"x", "emptied": b"", "nonsense": raw[::-1]}[damage])
+    fresh = Shelf(shelf.path, LARGE)
+    assert fresh.pieces("d", "m") == []
+    assert files(shelf.path) == []
+    fresh.put("d", "m", ids, rows_of(ids))
+    assert files(shelf.path) == [file]
+    assert file.read_bytes() == raw
+
+
+def test_what_was_used_longest_ago_leaves_first(shelf):
+    ids = torch.arange(100)
+    for i, made in enumerate("abc"):
+        shelf.put("d", made, ids + i, rows_of(ids + i))
+        os.utime(files(shelf.path / "d" / made)[0], (1000 + i, 1000 + i))
+    size = files(shelf.path)[0].stat().st_size
+    assert held(shelf, made="a")  # read, so used just now
+    Shelf(shelf.path, 3 * size).evict()
+    assert len(files(shelf.path)) == 3
+    Shelf(shelf.path, 3 * size - 1).evict()
+    assert [m for m in "abc" if held(shelf, made=m)] == ["a", "c"]
+    stale = shelf.path / "d" / "a" / ".tmp-1"
+    stale.write_bytes(b"half")
+    shelf.evict()
+    assert stale.exists()
+    os.utime(stale, (1000, 1000))
+    Shelf(shelf.path, 0).evict()
+    assert list(shelf.path.rglob("*")) in ([shelf.path / ".lock"], [])
+
+
+def test_only_the_owner_may_look_and_a_directory_that_cannot_be_used_is_named(shelf, tmp_path):
+    shelf.put("d", "m", torch.arange(3), rows_of(torch.arange(3)))
+    assert {p.stat().st_mode & 0o077 for p in (shelf.path, shelf.path / "d", shelf.path / "d" / "m")} == {0}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*--features"):
+        Shelf(tmp_path / "file", LARGE)
+
+
+def forked(work):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which all sleep here
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+@forks
+def test_processes_that_write_evict_and_erase_at_once_read_nothing_wrong(tmp_path):
+    limit = 40_000
+
+    def work(seed):
+        dice, shelf, end, right = random.Random(seed), Shelf(tmp_path, limit), time.monotonic() + 1.5, 0
+        while time.monotonic() < end:
+            made = dice.choice("ab")
+            ids = torch.tensor(dice.sample(range(500), 40))
+            for piece in shelf.pieces("d", made):
+                assert torch.equal(piece.rows, rows_of(piece.ids))
+                assert piece.ids.diff().gt(0).all()
+                right += len(piece.ids)
+            shelf.put("d", made, ids, rows_of(ids))
+            if dice.random() < 0.3:
+                shelf.erase("d", torch.tensor(dice.sample(range(500), 100)))
+            shelf.evict()
+        assert right
+
+    pids = [forked(lambda s=s: work(s)) for s in range(3)]
+    os.kill(pids[-1], signal.SIGKILL) if time.sleep(0.7) is None else None  # it may hold the lock
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0, -signal.SIGKILL]
+    shelf = Shelf(tmp_path, limit)
+    shelf.evict()
+    assert 0 < sum(p.stat().st_size for p in files(tmp_path) if not p.name.startswith(".tmp-")) <= limit
+    shelf.erase("d", torch.arange(500))
+    assert held(shelf, made="a") == held(shelf, made="b") == []
+
+
+@forks
+def test_two_who_erase_at_once_both_get_their_way(tmp_path):
+    shelf, everything = Shelf(tmp_path, LARGE), torch.arange(200)
+    for made in "abcdefgh":
+        shelf.put("d", made, everything, rows_of(everything))
+    pids = [
+        forked(lambda s=s: [Shelf(tmp_path, LARGE).erase("d", torch.tensor([i])) for i in range(s, 60, 2)])
+        for s in (0, 1)
+    ]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
+    assert all(held(shelf, made=made) == list(range(60, 200)) for made in "abcdefgh")
+
+
+def test_the_verbs_share_and_forget_from_any_directory(tmp_path, monkeypatch, capsys):
+    data = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", "glyphs:classes=6,train=6,test=3"]
+    args = [*data, "--data.scenario.increment", "2", "--model.unlearner", "DropAdapter", "--features", "shared"]
+    root, name = tmp_path / "somewhere", "--run_dir"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    assert main(["run", *args, name, "one", "--model.strategy", "SimpleCIL"]) == 0
+    shelf, count = Shelf(root / "shared", LARGE), len(files(root / "shared"))
+    assert count
+    assert main(["run", *args, name, "two", "--model.strategy", "SimpleCIL"]) == 0
+    costs = [json.loads((root / r / "results.json").read_text())["cost"] for r in ("one", "two")]
+    assert costs[0]["passes_statistics"] + costs[0]["passes_evaluate"] == costs[1]["features_found"] > 0
+    assert costs[1]["passes_statistics"] == costs[1]["passes_evaluate"] == costs[0]["features_found"] == 0
+    monkeypatch.chdir(tmp_path)
+    places = {p.parent for p in files(shelf.path)}
+    before = sum(len(held(shelf, p.parent.name, p.name)) for p in places)
+    assert main(["forget", str(root / "one"), "--classes", "3"]) == 0
+    assert before - sum(len(held(shelf, p.parent.name, p.name)) for p in places) == 6 + 3
+    assert main(["verify", str(root / "one")]) == 0
+    assert not (tmp_path / "shared").exists()
