@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TypeAlias, final
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cl_framework.marks import Forgotten, Marks
 from cl_framework.metrics.continual import Hits, micro_accuracy
-from cl_framework.stream import Experience, ForgetRequest, Samples, Step, Subset
+from cl_framework.stream import Experience, ForgetRequest, Joined, Samples, Step, Subset
 
 Answer: TypeAlias = Callable[[Samples], Tensor]
 """Predicts the class id ``(n,)`` of each sample, among the classes alive now."""
@@ -26,7 +27,7 @@ class Evaluator:
 
     An exam loses a class for good when the class is forgotten, whether or not the learner can still name it; a class
     that is learned again comes back with its new exam.
-    `answer` is handed the same samples every time as long as no class dies, so that their features are found again.
+    `answer` is asked about all exams at once, which must not matter to it: a prediction is its own sample's alone.
     """
 
     def __init__(self, selection: bool = False) -> None:
@@ -62,7 +63,7 @@ class Evaluator:
         """
         old = dict(self._forgotten)
         self._admit(step, live)
-        outcomes = {name: _outcomes(exam, answer) for name, exam in self._exams.items()}
+        outcomes = _all_outcomes(self._exams, answer)
         event = step.event
         learns = isinstance(event, Experience)
         again = {name: _asked(exam, answer, live) for name, exam in self._forgotten.items() if name in old}
@@ -79,7 +80,7 @@ class Evaluator:
 
     def hits(self, answer: Answer) -> dict[int, Hits]:
         """Return right answers and samples of every live class, all exams together, as `Marks.hits` does."""
-        pooled = sum((_outcomes(exam, answer) for exam in self._exams.values()), Counter[tuple[int, int]]())
+        pooled = sum(_all_outcomes(self._exams, answer).values(), Counter[tuple[int, int]]())
         return _hits(pooled)
 
     def restore(self, step: Step, marks: Marks) -> None:
@@ -127,6 +128,17 @@ def _unremembered(exam: Samples) -> Samples:
 
 def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
     return Counter(zip(exam.labels.tolist(), answer(exam).tolist(), strict=True)) if len(exam) else Counter()
+
+
+def _all_outcomes(exams: Mapping[str, Samples], answer: Answer) -> dict[str, Outcomes]:
+    """Return the outcomes of each exam; those of one source and transform are asked at once, so that passes fill."""
+    found: dict[str, Outcomes] = {}
+    for key in dict.fromkeys(exam.key for exam in exams.values()):
+        alike = {name: exam for name, exam in exams.items() if exam.key == key}
+        whole = Joined(list(alike.values()))
+        pairs = iter(list(zip(whole.labels.tolist(), answer(whole).tolist(), strict=True)))
+        found |= {name: Counter(islice(pairs, len(exam))) for name, exam in alike.items()}
+    return {name: found[name] for name in exams}
 
 
 def _hits(outcomes: Outcomes) -> dict[int, Hits]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cl_framework.evaluator import Evaluator
 from cl_framework.marks import Forgotten, Marks
-from cl_framework.stream import Experience, ForgetRequest, Rows, Samples, Step
+from cl_framework.stream import Experience, ForgetRequest, Relabelled, Rows, Samples, Step
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -163,7 +164,7 @@ def test_hits_pool_a_class_over_exams() -> None:
     assert marks.hits == {1: (4, 7), 3: (4, 4)}
 
 
-def test_an_exam_is_the_same_object_until_one_of_its_classes_dies() -> None:
+def test_all_exams_are_asked_about_at_once_under_the_name_that_they_are_remembered_by() -> None:
     seen: list[Samples] = []
 
     def spy(samples: Samples) -> Tensor:
@@ -174,14 +175,32 @@ def test_an_exam_is_the_same_object_until_one_of_its_classes_dies() -> None:
     (a, live_a), (b, live_b), (f, live_f) = STREAM[:3]
     evaluator.examine(a, spy, list(live_a), live_a)
     evaluator.examine(b, spy, list(live_b), live_b)
-    assert seen[0] is seen[1] is a.exam
+    first, both = seen
+    assert torch.equal(first.ids, a.exam.ids)
+    assert torch.equal(both.ids, torch.cat([a.exam.ids, b.exam.ids]))
     evaluator.before(f, spy)
     del seen[:]
     evaluator.examine(f, spy, list(live_f), live_f)
-    assert set(seen[0].labels.tolist()) == {4}
-    assert seen[0].key == "test"
-    assert torch.equal(seen[0].ids, a.exam.ids[a.exam.labels == 4])
-    assert seen[1] is b.exam
+    left = a.exam.ids[a.exam.labels == 4]  # another of its classes died
+    assert torch.equal(seen[0].ids, torch.cat([left, b.exam.ids]))
+    assert first.key == both.key == seen[0].key == "test"
+
+
+def test_exams_of_several_sources_are_asked_about_apart() -> None:
+    other = Relabelled(STREAM[1][0].exam, 0, ids=1000)
+    (a, live_a), (b, live_b) = STREAM[:2]
+    seen: list[Samples] = []
+
+    def spy(samples: Samples) -> Tensor:
+        seen.append(samples)
+        return samples.labels
+
+    evaluator = Evaluator()
+    evaluator.examine(a, spy, list(live_a), live_a)
+    marks = evaluator.examine(replace(b, exam=other), spy, list(live_b), live_b)
+    assert sorted(s.key or "" for s in seen[1:]) == ["test", "test+1000"]
+    assert list(marks.exams) == [a.event.name, b.event.name]
+    assert all(right == total for exam in marks.exams.values() for right, total in exam.values())
 
 
 def test_what_was_forgotten_earlier_is_asked_about_without_a_name_to_remember_it_by() -> None:
