@@ -6,11 +6,16 @@ Importing this module costs nothing; torch arrives when a tensor does.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.bfloat16": "BF16", "torch.int64": "I64"}
+"""What safetensors calls the types of features and ids."""
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -28,6 +33,30 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
     # A clone of each: safetensors refuses tensors that share memory, and tied ones may.
     return save({name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)})
+
+
+def packed(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
+    """Return the same as `pack` does, for large tensors: parts of a file that are not copies."""
+    import torch
+
+    parts: list[bytes | memoryview] = []
+    header, start = {}, 0
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        data = tensor.reshape(-1).view(torch.uint8).numpy().data
+        end = start + len(data)
+        header[name] = {"dtype": TYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        parts, start = [*parts, data], end
+    told = json.dumps(header, separators=(",", ":")).encode()
+    told += b" " * (-len(told) % 8)
+    return [len(told).to_bytes(8, "little"), told, *parts]
+
+
+def mapped(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, read when they are looked at."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
 def unpack(data: bytes) -> dict[str, Tensor]:

@@ -147,7 +147,7 @@ class Run:
         """Yield the same, as each event stored it."""
         seen: list[dict[str, Tensor]] = []
         for event in journal.feature_events(self.events()):
-            part = archive.unpack(self._read(event, event.features))
+            part = archive.mapped(sealed.find_listed(self.path / event.features, event.files[event.features]))
             seen.append({n: ids for n, ids in part.items() if n.endswith("/ids")})
             yield part
         self._known = archive.known_rows(archive.joined(seen))
@@ -194,10 +194,13 @@ class Run:
         rows, fresh, known = self._new_features(features)
         run, folder = self.manifest["sha256"], journal.folder_name(len(events), kind, name)
         event = Event(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
-        blobs = {event.data: archive.pack({n: tensors[n] for n in changed}), event.metrics: sealed.encode(metrics)}
+        blobs: dict[str, Sequence[bytes | memoryview]] = {
+            event.data: [archive.pack({n: tensors[n] for n in changed})],
+            event.metrics: [sealed.encode(metrics)],
+        }
         if rows:
-            blobs[event.features] = archive.pack(rows)
-        event = replace(event, files={place: sealed.entry(data) for place, data in blobs.items()})
+            blobs[event.features] = archive.packed(rows)
+        event = replace(event, files={place: sealed.entry(*parts) for place, parts in blobs.items()})
         if receipt is not None:
             event = replace(event, receipt=self._testified(receipt, events, event, before, after, sign))
         try:
@@ -252,13 +255,13 @@ class Run:
         gone = archive.lost_rows(known, now)
         return archive.new_rows(features, {} if gone else known), gone, now
 
-    def _write(self, event: Event, blobs: Mapping[str, bytes]) -> None:
+    def _write(self, event: Event, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
         final = self.path / EVENTS / event.folder
         shutil.rmtree(sibling(final), ignore_errors=True)
         sibling(final).mkdir(parents=True)
         (self.path / FEATURES).mkdir(exist_ok=True)
-        for place, data in blobs.items():
-            sealed.write(self.path / place if place == event.features else sibling(final) / Path(place).name, data)
+        for place, parts in blobs.items():
+            sealed.write(self.path / place if place == event.features else sibling(final) / Path(place).name, *parts)
         sealed.write(sibling(final) / "state.json", event.record)
         for folder in (sibling(final), self.path / FEATURES, self.path):
             sealed.sync(folder)

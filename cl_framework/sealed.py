@@ -67,9 +67,12 @@ def unseal(path: Path) -> dict[str, Any]:
     return record
 
 
-def entry(data: bytes) -> dict[str, Any]:
-    """Return what is written down about a file, so that `read_listed` can check it."""
-    return {"sha256": sha256(data), "bytes": len(data)}
+def entry(*parts: bytes | memoryview) -> dict[str, Any]:
+    """Return what is written down about a file of these parts, so that `read_listed` can check it."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return {"sha256": found.hexdigest(), "bytes": sum(len(part) for part in parts)}
 
 
 def read_listed(path: Path, listed: Mapping[str, Any]) -> bytes:
@@ -85,13 +88,41 @@ def read_listed(path: Path, listed: Mapping[str, Any]) -> bytes:
             continue
         if entry(data) == listed:
             return data
+    raise _fault(path, listed)
+
+
+def find_listed(path: Path, listed: Mapping[str, Any]) -> Path:
+    """Return where a file is that `entry` described, without having all of it in memory.
+
+    Raises:
+        UserError: As `read_listed` does.
+    """
+    for candidate in (path, sibling(path)):
+        try:
+            if candidate.stat().st_size == listed["bytes"] and file_hash(candidate) == listed["sha256"]:
+                return candidate
+        except OSError:
+            continue
+    raise _fault(path, listed)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _fault(path: Path, listed: Mapping[str, Any]) -> UserError:
     if not path.is_file():
         fault = "is missing"
     elif (size := path.stat().st_size) != listed["bytes"]:
         fault = f"has {size} bytes where {listed['bytes']} were written"
     else:
         fault = EDITED
-    raise UserError(f"{path} {fault}; restore it from a copy.")
+    return UserError(f"{path} {fault}; restore it from a copy.")
 
 
 def sibling(path: Path) -> Path:
@@ -99,10 +130,11 @@ def sibling(path: Path) -> Path:
     return path.with_name(TEMPORARY + path.name)
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file that nobody relies on yet, down to the disk."""
     with path.open("wb") as file:
-        file.write(data)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
 

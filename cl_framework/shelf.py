@@ -8,7 +8,6 @@ file lock, which the system takes back from a process that dies.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +17,11 @@ from typing import NamedTuple, final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
+from cl_framework.archive import mapped, packed
 from cl_framework.errors import UserError
-from cl_framework.sealed import TEMPORARY, sha256
+from cl_framework.sealed import TEMPORARY, entry, file_hash
 from cl_framework.table import among
 
 STALE = 3600.0
@@ -71,9 +70,9 @@ class Shelf:
     def pieces(self, data: str, made: str) -> list[Piece]:
         """Return what there is; it stays readable even if the files are taken away meanwhile."""
         folder = self.path / data / made
-        mapped, found = self._mapped.get(folder, {}), dict[Path, Piece]()
+        before, found = self._mapped.get(folder, {}), dict[Path, Piece]()
         for file in _files(folder):
-            piece = mapped.get(file) or _checked(file)
+            piece = before.get(file) or _checked(file)
             with suppress(OSError):
                 file.unlink() if piece is None else os.utime(file)
             found |= {} if piece is None else {file: piece}
@@ -138,17 +137,18 @@ class Shelf:
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, exist_ok=True)
         ordered, order = ids.sort()
-        data = save({"ids": ordered, "rows": rows[order].contiguous()})
-        waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{sha256(data)}.safetensors"
+        parts = packed({"ids": ordered, "rows": rows[order]})
+        waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{entry(*parts)['sha256']}.safetensors"
         try:
-            waiting.write_bytes(data)
+            with waiting.open("wb") as file:
+                file.writelines(parts)
             if used is not None:
                 os.utime(waiting, (used, used))
             waiting.replace(final)
         finally:
             waiting.unlink(missing_ok=True)
-        mapped = load_file(final)
-        return final, Piece(mapped["ids"], mapped["rows"])
+        tensors = mapped(final)
+        return final, Piece(tensors["ids"], tensors["rows"])
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -171,12 +171,8 @@ def _measured(files: Sequence[Path]) -> Iterator[tuple[Path, os.stat_result]]:
 
 def _checked(file: Path) -> Piece | None:
     """Map a file; None if it is gone, or not what its name says."""
-    found = hashlib.sha256()
     try:
-        with file.open("rb") as opened:
-            while block := opened.read(2**20):
-                found.update(block)
-        tensors = load_file(file) if found.hexdigest() == file.stem else {}
+        tensors = mapped(file) if file_hash(file) == file.stem else {}
         return Piece(tensors["ids"], tensors["rows"])
     except (OSError, RuntimeError, SafetensorError, KeyError):  # torch says RuntimeError where a file has just gone
         return None

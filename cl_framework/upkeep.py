@@ -24,7 +24,7 @@ from cl_framework.events import (
     state_hash,
     strays,
 )
-from cl_framework.sealed import TEMPORARY, read_listed, sibling
+from cl_framework.sealed import TEMPORARY, find_listed, read_listed, sibling
 
 
 def sweep(path: Path, events: Sequence[Event]) -> None:
@@ -119,7 +119,7 @@ def problems(path: Path, run: str) -> list[str]:
     complete = not found
     for place, entry in listed(events).items():
         try:
-            read_listed(path / place, entry)
+            find_listed(path / place, entry)
         except UserError as error:
             found.append(str(error))
     if complete:  # otherwise what looks foreign may belong to an event that cannot be read

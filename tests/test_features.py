@@ -1,5 +1,8 @@
 """The feature store saves passes and changes no number; what changed or is forgotten leaves it."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -34,9 +37,9 @@ def keys(store):
     return {k.removesuffix("/ids") for k in store.state() if k.endswith("/ids")}
 
 
-def met(world, events, strategy, budget):
+def met(world, events, strategy, budget, folder=None):
     learner = world.learner(strategy, DropAdapter())
-    learner.model.store = FeatureStore(budget)
+    learner.model.store = FeatureStore(budget, folder)
     journal = world.Listener(learner)
     engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
     return learner, journal
@@ -118,6 +121,64 @@ def test_a_digest_tells_adapters_apart_by_their_weights(world, stream):
     assert model.digests(["task-0"]) != [one]
 
 
+@pytest.mark.parametrize("where", ["memory", "disk", "both"])
+def test_what_does_not_fit_in_memory_lies_in_files_without_a_name(where, tmp_path):
+    store = FeatureStore({"memory": 2**20, "disk": 1, "both": 700}[where], tmp_path)
+    ids = torch.randperm(1000)
+    for part in ids.split(7):
+        for key in ("aa/s", "bare/s"):
+            store.write(key, part, part[:, None] + torch.arange(3.0))
+    assert store.bytes <= store.budget
+    assert store.bytes + store.spilled == 2 * 1000 * 3 * 4
+    assert (store.spilled > 0) is (where != "memory")
+    assert list(tmp_path.iterdir()) == []
+    assert store.state()["aa/s/ids"].tolist() == ids.tolist()
+    store.drop("s", ids[:500])
+    other = FeatureStore(1, tmp_path)
+    other.load(store.state())
+    for one in (store, other):
+        assert one.known("bare/s", ids).tolist() == [False] * 500 + [True] * 500
+        assert one.read("bare/s", ids[900:]).tolist() == [[i, i + 1, i + 2] for i in ids[900:].tolist()]
+        assert one.bytes + one.spilled == 2 * 500 * 3 * 4
+
+
+def test_a_disk_that_is_full_costs_passes_and_nothing_else(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = FeatureStore(16, tmp_path, limit=48)
+    store.write("a/s", IDS, torch.arange(6.0).view(3, 2))
+    store.write("a/s", IDS + 10, torch.arange(6.0).view(3, 2))
+    store.write("a/s", IDS + 20, torch.arange(6.0).view(3, 2))  # beyond the limit
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    store.write("b/s", IDS, torch.arange(6.0).view(3, 2))
+    assert [store.known(k, i).tolist() for k, i in (("a/s", IDS), ("a/s", IDS + 10))] == [[True] * 3] * 2
+    assert not store.known("a/s", IDS + 20).any()
+    assert not store.known("b/s", IDS).any()
+    store.drop("s", IDS[:1])
+    assert not store.known("a/s", IDS).any(), "what cannot be kept without what must go, goes with it"
+
+
+def test_a_sample_that_is_written_twice_is_kept_once():
+    store = FeatureStore()
+    store.write("a/s", torch.tensor([4, 2, 4]), torch.tensor([[1.0], [2.0], [1.0]]))
+    store.write("a/s", torch.tensor([2, 3]), torch.tensor([[2.0], [3.0]]))
+    assert store.state()["a/s/ids"].tolist() == [4, 2, 3]
+    assert store.read("a/s", torch.tensor([3, 2, 4, 2])).tolist() == [[3.0], [2.0], [1.0], [2.0]]
+
+
+@pytest.mark.parametrize("strategy", [EASE, Finetune])
+def test_files_in_place_of_memory_change_no_number_and_no_pass(strategy, world, stream, tmp_path):
+    events = [*stream[:3], *([forget("f", stream[:3], classes=[2], samples=[7001])] if strategy is EASE else [])]
+    one, in_memory = met(world, events, strategy(), 2**20)
+    for budget in (1, 3000):
+        two, on_disk = met(world, events, strategy(), budget, tmp_path)
+        assert world.differences(one, two) == []
+        assert on_disk.marks == in_memory.marks
+        assert [c.passes for c in on_disk.costs] == [c.passes for c in in_memory.costs]
+        assert two.model.store.spilled > 0 or budget > 1
+
+
 @pytest.mark.parametrize("strategy", [EASE, Finetune])
 @pytest.mark.parametrize("budget", [0, 3000], ids=["off", "too small"])
 def test_the_store_changes_no_number(strategy, budget, world, stream):
@@ -164,8 +225,9 @@ def test_a_feature_of_a_transformer_does_not_depend_on_its_company(body, kind):
         assert torch.equal(model.features(Inputs(lambda r=rows: x[r], torch.tensor(rows)), "a"), z[rows])
 
 
-def test_ease_evaluates_each_pair_of_test_image_and_adapter_once(world, stream):
-    _, journal = met(world, stream, EASE(), 2**20)
+@pytest.mark.parametrize("budget", [2**20, 1], ids=["memory", "disk"])
+def test_ease_evaluates_each_pair_of_test_image_and_adapter_once(budget, world, stream, tmp_path):
+    _, journal = met(world, stream, EASE(), budget, tmp_path)
     images = [12] * 4  # of each exam
     assert sum(c.passes["evaluate"] for c in journal.costs) == 4 * sum(images)
     for i, cost in enumerate(journal.costs):  # the new exam under all adapters, the new adapter on all earlier exams

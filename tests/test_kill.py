@@ -19,6 +19,8 @@ from cl_framework import engine, receipts, report, state
 from cl_framework.diary import Diary
 from cl_framework.evaluator import Evaluator
 from cl_framework.run import MANIFEST, Run
+from cl_framework.sharing import Borrowing, contents_of
+from cl_framework.shelf import Shelf
 from cl_framework.stream import forget
 from cl_framework.training import RequestBar
 from strategies.learning.ease import EASE
@@ -30,11 +32,18 @@ KILLS = 12
 PATIENCE = 60.0
 
 
-def working(world, events, strategy, unlearner):
-    """Return what starts or continues a run in a directory until it is finished, as a process of its own would."""
+def working(world, events, strategy, unlearner, lent=None):
+    """Return what starts or continues a run in a directory until it is finished, as a process of its own would.
+
+    Beside each run lies a copy of its own of the features that others have ``lent``, if they have.
+    """
     scenario = world.Listed(events)
 
     def work(path):
+        shelf = shelf_of(path)
+        if lent is not None and not shelf.exists():
+            shutil.rmtree(half := shelf.with_name(f"{shelf.name}-half"), ignore_errors=True)
+            shutil.copytree(lent, half).rename(shelf)
         learner = world.learner(strategy(), unlearner())
         run = Run.open(path) if (path / MANIFEST).exists() else Run.create(path, "seed: 0\n", {"seed": 0})
         with run.lock(), Path(os.devnull).open("w") as nowhere:
@@ -42,6 +51,10 @@ def working(world, events, strategy, unlearner):
             if events := run.events():
                 state.restore(learner, run.state(), events[-1].state)
                 learner.model.store.load(run.features())
+            learner.model.store.folder, learner.model.store.budget = path, 4000  # a part of it lies on the disk
+            if lent is not None:
+                contents = contents_of(list(scenario.steps()))
+                learner.model.store.lender = Borrowing(Shelf(shelf, 2**30), "m", contents)
             console = Console(file=nowhere)
             diary = Diary(run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events))
             selects = learner.strategy.isolates == "experience"
@@ -51,11 +64,20 @@ def working(world, events, strategy, unlearner):
     return work
 
 
+def shelf_of(path):
+    return path.with_name(f"{path.name}-shelf")
+
+
 @pytest.fixture
-def carry_on(world, stream):
-    """A run that learns, forgets and learns more."""
+def carry_on(world, stream, tmp_path):
+    """A run that learns, forgets and learns more; another one like it has come half way."""
     request = forget("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
-    return working(world, [*stream[:3], request, stream[3]], EASE, DropAdapter)
+    events, lent = [*stream[:3], request, stream[3]], tmp_path / "lent"
+    learner, scenario = world.learner(EASE(), DropAdapter()), world.Listed(events)
+    learner.model.store.lender = Borrowing(Shelf(lent, 2**30), "m", contents_of(list(scenario.steps())))
+    half = world.Listed(stream[:2])
+    engine.run(learner, half, world.make_trainer, Evaluator(), world.Listener(learner), 8)
+    return working(world, events, EASE, DropAdapter, lent)
 
 
 def start(work, path):
@@ -93,6 +115,7 @@ def outcome(path):
     assert run.verify() == []
     files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
     stored = {p: (path / p).read_bytes() for p in files if p.endswith(".safetensors")}
+    stored |= {str(p.relative_to(shelf_of(path))): p.read_bytes() for p in shelf_of(path).glob("*/*/[!.]*")}
     return report.timeless(json.loads((path / "results.json").read_text())), run.state(), files, stored
 
 
@@ -113,6 +136,7 @@ def test_killed_runs_resume_to_the_same_bits(carry_on, tmp_path):
     whole = outcome(tmp_path / "whole")
     assert len(whole[0]["events"]) == 5
     assert whole[0]["forget"][0]["accuracy_forget"] == 0
+    assert whole[0]["cost"]["features_found"] > 0
     assert_same(whole, outcome(tmp_path / "again"))
 
     dice, kills, cut, runs = random.Random(1993), 0, set(), 0

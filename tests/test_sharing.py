@@ -84,7 +84,8 @@ def test_the_same_run_again_makes_no_frozen_pass_and_gets_the_same_bits(met, wor
 
 def test_a_second_method_on_the_same_backbone_finds_the_features_of_the_first(met, world, stream):
     _, first = met(stream, SimpleCIL())
-    (two, second), (alone, _) = met(stream, RanPAC(tune=False, expansion=32)), met(stream, RanPAC(tune=False, expansion=32), made="other")
+    two, second = met(stream, RanPAC(tune=False, expansion=32))
+    alone, _ = met(stream, RanPAC(tune=False, expansion=32), made="other")
     assert found(second) == passes(first)
     assert passes(second) == 0
     assert world.differences(two, alone) == []
