@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -91,6 +91,17 @@ class Backbone(nn.Module, ABC):
         for ``sigma cos(w, z)``.
         """
         return None
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks that a pass goes through one after the other; none if it is not made so."""
+        return ()
+
+    def attend(self, how: Literal["fused", "plain"]) -> bool:
+        """Compute attention in one kernel or product by product; False if there is no choice. Answers stay the same."""
+        choosing = [m for m in self.modules() if isinstance(getattr(m, "fused_attn", None), bool)]  # as timm calls it
+        for module in choosing:
+            module.fused_attn = how == "fused"  # type: ignore[assignment]
+        return bool(choosing)
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: frozen means dropout and running statistics too."""

@@ -14,6 +14,7 @@ from cl_framework.adapter import Adapter
 from cl_framework.adapters.peft import Peft
 from cl_framework.adapters.peft_families import PeftConfig
 from cl_framework.backbone import Backbone
+from cl_framework.compute import AS_EVER, Compute
 from cl_framework.editing import unsuited
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
@@ -43,6 +44,7 @@ class Learner(LightningModule):
         schedule: ``cosine`` lets the learning rate of each plan fall to zero, once per epoch; ``constant`` keeps it;
             any scheduler of torch's, such as ``MultiStepLR``, also steps once per epoch.
         head: What the shared head computes, for strategies that use it.
+        compute: In which way, where some are faster or need less memory.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Learner(LightningModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=5e-4),
         schedule: Literal["cosine", "constant"] | LRSchedulerCallable = "cosine",
         head: Literal["linear", "cosine"] = "linear",
+        compute: Compute = AS_EVER,
     ) -> None:
         """Assemble the parts.
 
@@ -63,6 +66,8 @@ class Learner(LightningModule):
         super().__init__()
         self.model = Model(backbone, adapter if isinstance(adapter, Adapter) else Peft(adapter), head)
         check_adapter(self.model, strategy)
+        self.compute = compute
+        compute.prepare(backbone, self.model.adapters)
         self.strategy, self.unlearner = strategy, unlearner
         self.optimizer, self.schedule = optimizer, schedule
         self.plan: Plan | None = None
@@ -142,7 +147,7 @@ class Learner(LightningModule):
         self.eval()
         self.model.phase = "evaluate"
         alive = torch.tensor(self.model.classes)
-        best = [self(x).argmax(1).cpu() for x in inputs(samples, batch)]
+        best = [self(x).argmax(1).cpu() for x in inputs(samples.on(self.model.device), batch)]
         self.model.phase = "statistics"
         return alive[torch.cat(best)] if best else alive.new_empty(0)
 
@@ -188,6 +193,7 @@ class Learner(LightningModule):
         """Optimise exactly what the current plan names."""
         plan = self._plan()
         optimizer = (plan.optimizer or self.optimizer)(plan.params)
+        self.compute.fuse(optimizer)
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_factor", 1.0)
         if self.schedule == "constant":

@@ -20,6 +20,7 @@ from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.encoder import padding_only
 from cl_framework.backbones.huggingface import HuggingFace, located
+from cl_framework.compute import Compute
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import build
@@ -131,6 +132,23 @@ def test_features_are_those_of_transformers(family, pooling, folders):
                 mask = given["attention_mask"][..., None]
                 wanted = tokens[:, 0] if pooling == "cls" else (tokens * mask).sum(1) / mask.sum(1)
                 torch.testing.assert_close(ours(x_of(sentences)), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_features_are_the_same_however_they_are_computed(encoder):
+    x, adapter = x_of(SENTENCES), LoRA(2)
+    plain = encoder(x)
+    for how in ("fused", "plain"):
+        assert encoder.attend(how)
+        torch.testing.assert_close(encoder(x), plain, atol=1e-6, rtol=1e-5)
+    model, gradients = Model(encoder, adapter), []
+    params = model.adapters.add("a")
+    for p in params:
+        torch.nn.init.normal_(p, std=0.1)
+    for compute in (Compute(), Compute(checkpoint=True)):
+        compute.prepare(encoder, model.adapters)
+        gradients.append(torch.autograd.grad(model.features(x, "a").square().sum(), params))
+    assert len(encoder.blocks()) == encoder.body.config.num_hidden_layers
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_features_can_be_scaled_to_length_one(folders):

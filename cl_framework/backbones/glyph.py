@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cl_framework.backbone import Backbone, Site
-from cl_framework.backbones.timm import transformer_sites
+from cl_framework.backbones.timm import block_list, transformer_sites
 from cl_framework.errors import UserError
 
 FILES = Path(__file__).parent
@@ -94,6 +94,10 @@ class GlyphViT(Backbone):
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of its six blocks."""
         return transformer_sites(self.body)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return its six blocks."""
+        return block_list(self.body)
 
     def classifier(self) -> Mapping[str, Tensor] | None:
         """Return the cosine head over the 2,102 characters of pre-training, which `glyphs:known=true` draws.

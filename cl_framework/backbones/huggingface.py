@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, final
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cl_framework.backbone import Backbone, Site
-from cl_framework.backbones.encoder import encoder_sites, let_tokens_be_added
+from cl_framework.backbones.encoder import blocks, encoder_sites, let_tokens_be_added
 from cl_framework.backbones.timm import network
 from cl_framework.errors import UserError
 
@@ -106,6 +106,14 @@ class HuggingFace(Backbone):
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of every block."""
         return self._sites
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return its blocks."""
+        return list(blocks(self.body).values())
+
+    def attend(self, how: Literal["fused", "plain"]) -> bool:
+        """Compute attention in one kernel or product by product, if it is not of a kind of its own."""
+        return self.grows and let_tokens_be_added(self.body, how)
 
     def digest(self) -> str:
         """Return the SHA-256 of all weights by name, and of the tokenizer."""

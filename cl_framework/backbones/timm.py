@@ -72,6 +72,10 @@ class Timm(Backbone):
         """Return the sites of every block that a forward pass goes through."""
         return self._sites
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return its blocks; none where a family does not list them."""
+        return block_list(self.body)
+
     def classifier(self) -> Mapping[str, Tensor] | None:
         """Return the linear classifier that its tag was trained with; None without a tag, or if it has another kind.
 
@@ -118,7 +122,7 @@ def transformer_sites(body: nn.Module) -> dict[str, Site]:
         elif isinstance(module, nn.Linear) and module not in mapped:
             found[f"{at}/linear"] = Site("linear", module, module.in_features, module.out_features)
     found |= _stream(body)
-    order = {f"blocks/{i}": i for i in range(len(_blocks(body)))}
+    order = {f"blocks/{i}": i for i in range(len(block_list(body)))}
     at_block = {k: order.get("/".join(k.split("/")[:2])) for k in found}
     return {k: replace(s, block=at_block[k], blocks=len(order)) for k, s in found.items()}
 
@@ -148,14 +152,15 @@ def _inside(block: nn.Module) -> dict[Role, Site]:
     return found
 
 
-def _blocks(body: nn.Module) -> list[nn.Module]:
+def block_list(body: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a transformer that lists them, in order."""
     blocks = getattr(body, "blocks", None)
     return list(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else []
 
 
 def _stream(body: nn.Module) -> dict[str, Site]:
     """Find the places of the token stream, all or none."""
-    blocks, embed, norm = _blocks(body), getattr(body, "patch_embed", None), getattr(body, "norm", None)
+    blocks, embed, norm = block_list(body), getattr(body, "patch_embed", None), getattr(body, "norm", None)
     width = size if isinstance(size := getattr(body, "embed_dim", 0), int) else 0
     found: dict[str, Site] = {}
     if width and isinstance(embed, nn.Module):
