@@ -99,7 +99,8 @@ def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony:
     diary = diary_of(directory, experiment, timeline, testimony)
     store = experiment.learner.model.store
     store.folder = directory.path
-    store.lender = sharing.borrowing(experiment, directory.manifest["backbone"]["sha256"], timeline)
+    weights = directory.manifest["backbone"]["sha256"]
+    store.lender = sharing.borrowing(experiment, weights, timeline, bool(diary.records))
     evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
     engine.run(
         experiment.learner, timeline, experiment.make_trainer, evaluator, diary, experiment.batch_size, diary.marks

@@ -106,18 +106,19 @@ class Borrowing:
         return None if data is None else (_folder(data), sha256(f"{self.made}\0{key}".encode())[:32])
 
 
-def borrowing(experiment: Experiment, weights: str, scenario: Scenario) -> Borrowing | None:
+def borrowing(experiment: Experiment, weights: str, scenario: Scenario, begun: bool) -> Borrowing | None:
     """Return a run's dealings with the directory that its config names, if it does.
 
     Args:
         experiment: What runs.
         weights: Hash of the backbone's weights.
         scenario: The whole stream.
+        begun: Whether it has recorded events. If the directory is gone since, it goes on without.
 
     Raises:
         UserError: If the directory cannot be written to.
     """
-    if experiment.features is None:
+    if experiment.features is None or (begun and not experiment.features.exists()):
         return None
     model, device = experiment.learner.model, experiment.make_trainer(None).strategy.root_device
     made = made_with(experiment.config, weights, device, model.backbone, model.adapters.adapter, experiment.scenario)

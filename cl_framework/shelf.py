@@ -64,7 +64,8 @@ class Shelf:
                 pass
         except OSError as error:
             raise UserError(
-                f"Features cannot be shared in {path} ({error.strerror}); give --features another directory."
+                f"Features cannot be shared in {path} ({error.strerror}); make it writable, or "
+                "give --features another directory."
             ) from error
 
     def pieces(self, data: str, made: str) -> list[Piece]:

@@ -77,7 +77,7 @@ class Table:
         found, mine = Table(folder), self.ids
         keep = ~among(mine, ids.cpu().sort().values)
         found._rows = found._room(int(keep.sum()), self.rows) if len(self) else None
-        for part, at in zip(mine.split(BLOCK), torch.arange(len(self)).split(BLOCK), strict=True):
+        for part, at in zip(torch.split(mine, BLOCK), torch.split(torch.arange(len(self)), BLOCK), strict=True):
             mask = keep[at]
             if bool(mask.any()):
                 found.add(part[mask], self.rows[at[mask]])

@@ -365,6 +365,10 @@ def test_the_verbs_share_and_forget_from_any_directory(tmp_path, monkeypatch, ca
     places = {p.parent for p in files(shelf.path)}
     before = sum(len(held(shelf, p.parent.name, p.name)) for p in places)
     assert main(["forget", str(root / "one"), "--classes", "3"]) == 0
+    assert {p.parent for p in files(shelf.path)} == places, "a run that goes on files its features where it did before"
     assert before - sum(len(held(shelf, p.parent.name, p.name)) for p in places) == 6 + 3
     assert main(["verify", str(root / "one")]) == 0
     assert not (tmp_path / "shared").exists()
+    shutil.rmtree(shelf.path)
+    assert main(["forget", str(root / "two"), "--classes", "3"]) == 0
+    assert not shelf.path.exists()
