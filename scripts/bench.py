@@ -1,138 +1,137 @@
-"""Print what an experiment costs, as JSON: seconds per phase, images per second, peak memory.
+"""Print what an experiment costs, as JSON: seconds per phase, images per second, passes, peak memory.
 
     scripts/bench configs/quickstart.yaml
     scripts/bench configs/quickstart.yaml --model.strategy SimpleCIL --trainer.max_epochs 2
+    scripts/bench --versus plain "no feature store" --out docs/tables/bench.md      # ratios within one run, as a table
 
-Everything runs in this process and nothing is written; progress goes to stderr. The phases are ``train`` (inside
-Lightning's fit), ``prototypes`` (the rest of carrying out a request: prototypes and other statistics), ``evaluation``
-(answering exams) and ``other`` (loading data, making trainers). Images are those that passed through the backbone:
-what the feature store remembers is not passed again. ``forget`` lists the forget requests, whose time and images are
-in the phases too: what a request costs against one that learns everything again is a ratio within one run.
+Everything runs in this process and nothing is written but the table; progress goes to stderr. Without a config it is
+configs/bench/gpu.yaml where there is a GPU and configs/bench/cpu.yaml elsewhere. The phases are ``data`` (reading and
+varying pictures), ``train`` (the rest of Lightning's fit), ``prototypes`` (the rest of carrying out a request:
+prototypes and other statistics), ``evaluation`` (answering exams), ``forget`` (all of carrying out forget requests) and
+``other`` (making trainers, accounts). Images are those that were read, under ``data``, and elsewhere those that passed
+through the backbone: what the feature store remembers is not passed again. The list ``forget`` tells of each request,
+exams and all: what it costs against one that learns everything again is a ratio within one run.
+
+``--versus`` names what to compare with: ``plain`` is `plain_loop`, others are `VARIANTS`, ``all`` is all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar, final
-from unittest.mock import patch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
 from rich.console import Console
 
-from cl_framework import engine
-from cl_framework.engine import Cost
-from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
+from cl_framework.errors import UserError, did_you_mean
 from cl_framework.experiment import Experiment, build
-from cl_framework.marks import Marks
-from cl_framework.stream import Step
-from cl_framework.training import RequestBar, peak_memory
+from scripts.flops import extraction
+from scripts.phases import DATA, PASSES, measured
+from scripts.plain_loop import PlainEase
+from scripts.tables import write
+from scripts.variants import VARIANTS, Variant
 
-P = ParamSpec("P")
-R = TypeVar("R")
-PASSES = {"train": "train", "prototypes": "statistics", "evaluation": "evaluate"}
-"""What the model calls the passes of each phase."""
-
-
-@final
-class Stopwatch:
-    """Seconds by phase. A phase inside another stops the outer one's clock, so that phases add up."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.seconds: Counter[str] = Counter()
-
-    def __call__(self, phase: str, call: Callable[P, R]) -> Callable[P, R]:
-        """Return ``call`` with its time added to ``phase``."""
-
-        @wraps(call)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            began, before = _now(), sum(self.seconds.values())
-            try:
-                return call(*args, **kwargs)
-            finally:
-                inside = sum(self.seconds.values()) - before
-                self.seconds[phase] += _now() - began - inside  # type: ignore[assignment]  # a Counter of floats
-
-        return timed
+CONSOLE = Console(stderr=True)
+PLAIN, ALL = "plain", "all"
+LOOPS = {PLAIN: False, "plain, patches embedded once": True}
+"""Plain loops by name, and whether they share what comes before the first block."""
+ROOT = Path(__file__).parents[1]
 
 
-@final
-class _Label:
-    """A journal that keeps what forget requests cost, and says on the progress bar what is being done."""
-
-    def __init__(self, bar: RequestBar) -> None:
-        self.bar = bar
-        self.forgets: list[dict[str, Any]] = []
-
-    def starts(self, step: Step) -> None:
-        self.bar.label = step.event.name
-
-    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
-        if marks.kind == "forget":
-            self.forgets.append({"request": marks.event, "seconds": cost.seconds, "images": sum(cost.passes.values())})
+def bench(args: Sequence[str], variant: Variant | None = None) -> dict[str, Any]:
+    """Carry out the experiment that ``args`` describe, or a variant of it, and return what each phase took."""
+    variant = variant or Variant()
+    experiment = build([*args, *variant.overrides], CONSOLE)
+    with variant.change(experiment):
+        found = measured(experiment)
+        return {**found, "extraction": None if variant != Variant() else _extraction(experiment)}
 
 
-def bench(experiment: Experiment) -> dict[str, Any]:
-    """Carry out ``experiment`` and return what each phase took."""
-    watch, learner = Stopwatch(), experiment.learner
-
-    def make_trainer(epochs: int | None) -> Trainer:
-        trainer = watch("other", experiment.make_trainer)(epochs)
-        setattr(trainer, "fit", watch("train", trainer.fit))  # noqa: B010  # a plain assignment is no method to mypy
-        return trainer
-
-    device = str(experiment.make_trainer(None).strategy.root_device)
-    evaluator, journal = Evaluator(learner.strategy.isolates == "experience"), _Label(experiment.bar)
-    with (
-        patch.object(engine, "carry_out", watch("prototypes", engine.carry_out)),
-        patch.object(learner, "answer", watch("evaluation", learner.answer)),
-    ):
-        everything = watch("other", engine.run)
-        everything(learner, experiment.scenario, make_trainer, evaluator, journal, experiment.batch_size)
-    return {
-        "strategy": type(learner.strategy).__name__,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "phases": {
-            **{p: _phase(watch.seconds[p], learner.model.passes[passes]) for p, passes in PASSES.items()},
-            "other": {"seconds": watch.seconds["other"]},
-        },
-        "forget": journal.forgets,
-        "total_seconds": sum(watch.seconds.values()),
-        "peak_memory_bytes": peak_memory(),
-    }
+def _extraction(experiment: Experiment) -> dict[str, float | str] | None:
+    """Measure feature extraction on pictures of the first exam; None for sentences, whose passes differ in length."""
+    x = next(iter(experiment.scenario.steps())).exam[[0]].x
+    return extraction(experiment.learner.model, x.expand(256, -1, -1, -1).clone()) if x.ndim == 4 else None
 
 
-def _phase(seconds: float, images: int) -> dict[str, float | None]:
-    return {"seconds": seconds, "images": images, "images_per_second": images / seconds if seconds and images else None}
+def compare(args: Sequence[str], names: Sequence[str], workers: int) -> dict[str, dict[str, Any]]:
+    """Carry out the experiment, and then each of ``names``, one after the other."""
+    found = {"as it is": bench(args)}
+    for name in names:
+        CONSOLE.print(f"--- {name}")
+        if name in LOOPS:
+            found[name] = PlainEase(build(args, CONSOLE), workers, LOOPS[name]).run()
+        else:
+            found[name] = bench(args, VARIANTS[name])
+    return found
 
 
-def _now() -> float:
-    """Read the clock once the GPU, if there is one at work, has caught up."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def named(asked: Sequence[str]) -> list[str]:
+    """Return the names of what to compare with; ``all`` leaves out what this machine has no use for.
+
+    Raises:
+        UserError: If a name is unknown.
+    """
+    fitting = [n for n, v in VARIANTS.items() if torch.cuda.is_available() or not v.gpu]
+    names = [n for name in asked for n in ([*LOOPS, *fitting] if name == ALL else [name])]
+    if unknown := [n for n in names if n not in {*LOOPS, *VARIANTS}]:
+        near = did_you_mean(unknown[0], [*LOOPS, *VARIANTS])
+        raise UserError(f"There is nothing called {unknown[0]!r} to compare with. {near}")
+    return list(dict.fromkeys(names))
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]], title: str, note: str) -> str:
+    """Return a table of seconds by phase, and of ratios to the plain loop, or else to the experiment as it is."""
+    reference = found.get(PLAIN) or next(iter(found.values()))
+    than = "plain" if PLAIN in found else "as it is"
+    phases = [p for p in (DATA, *PASSES, "forget", "other") if any(f["phases"][p]["seconds"] for f in found.values())]
+    heads = (*(f"{p}, s" for p in phases), "all, s", f"evaluation, x {than}", f"all, x {than}", "passes", "MB", "A_B")
+    lines = [f"| {title} | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    for name, f in found.items():
+        seconds = [f["phases"][p]["seconds"] for p in phases] + [f["total_seconds"]]
+        ratios = [
+            reference["phases"]["evaluation"]["seconds"] / f["phases"]["evaluation"]["seconds"],
+            reference["total_seconds"] / f["total_seconds"],
+        ]
+        passes = sum(f["phases"][p]["images"] for p in (*PASSES, "forget"))
+        rest = [f"{passes:,}", f"{f['peak_memory_bytes'] / 1e6:,.0f}", f"{100 * f['final_accuracy']:.1f}"]
+        lines.append(f"| {name} | " + " | ".join([*(f"{s:.2f}" for s in (*seconds, *ratios)), *rest]) + " |")
+    return "\n".join([*lines, "", note, ""])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the arguments, measure, print."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("config", help="a config such as configs/quickstart.yaml; overrides as for `clf run` may follow")
-    args, overrides = p.parse_known_args(argv)
+    usage = "scripts/bench [CONFIG] [--versus NAME ...] [--out FILE.md] [--key value, as for `clf run`] ..."
+    p = argparse.ArgumentParser(None, usage, __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = "gpu" if torch.cuda.is_available() else "cpu"
+    default = str(ROOT / "configs" / "bench" / f"{kind}.yaml")
+    p.add_argument("--versus", nargs="+", default=[], metavar="NAME", help="; ".join([*LOOPS, *VARIANTS, ALL]))
+    p.add_argument("--workers", type=int, default=8 if kind == "gpu" else 0, help="that read for the plain loop")
+    p.add_argument("--title", default="EASE, 10 tasks", help="of the table")
+    p.add_argument("--out", type=Path, metavar="FILE.md", help="write the table there, and FILE.json")
+    words = list(sys.argv[1:] if argv is None else argv)
+    named_config = words.pop(0) if words and not words[0].startswith("-") else None
+    args, overrides = p.parse_known_args(words)
     try:
-        costs = bench(build(["--config", args.config, *overrides], Console(stderr=True)))
+        whole = ["--config", named_config or default, *overrides]
+        found = compare(whole, named(args.versus), args.workers)
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({"experiment": args.config, "overrides": overrides, **costs}, indent=2))
+    facts: dict[str, Any] = {"experiment": named_config or f"configs/bench/{kind}.yaml", "overrides": overrides}
+    facts |= found if args.versus else next(iter(found.values()))
+    print(json.dumps(facts, indent=2))
+    if args.out:
+        first = next(iter(found.values()))
+        device = torch.cuda.get_device_name() if kind == "gpu" else f"{first['threads']} CPU thread(s)"
+        config = [named_config] if named_config else []
+        line = shlex.join(["scripts/bench", *config, *overrides, "--versus", *args.versus])
+        note = f"One process, one after the other, on {device}. Made by `{line}`."
+        write(args.out.parent, args.out.stem, markdown(found, args.title, note), facts)
     return 0
 
 

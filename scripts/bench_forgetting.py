@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from cl_framework import engine
-from scripts.bench import Stopwatch
 from scripts.cells import ROOT, carried_out, guarded, images, results_of
 from scripts.forgetting import Plan, asked, learned, read
+from scripts.phases import Stopwatch
 
 METHODS = ("Retrain", "GSLoRA", "SimpleCIL, DropAdapter", "SLDA, Subtract", "ACIL, Subtract", "EASE, DropAdapter")
 

@@ -9,7 +9,7 @@ import yaml
 from cl_framework import commands
 from cl_framework.diary import Diary
 from cl_framework.errors import UserError
-from scripts import bench, bench_forgetting, compare, forgetting, tables
+from scripts import bench, bench_forgetting, compare, forgetting, phases, tables
 
 TINY = {
     "title": "tiny",
@@ -120,7 +120,7 @@ def test_tables_are_copied_between_their_markers_only(tmp_path):
 
 
 def test_a_phase_inside_another_is_not_counted_twice():
-    watch = bench.Stopwatch()
+    watch = phases.Stopwatch()
     inner = watch("inner", lambda: time.sleep(0.02))
     began = time.perf_counter()
     watch("outer", lambda: [inner(), inner()])()
