@@ -24,14 +24,14 @@ def prototypes(model: Model, strategy: Strategy, samples: Samples) -> Tensor:
         strategy: Decides which adapters a feature passes through.
         samples: With the test transform; classes that have none get a row of zeros.
     """
-    total = torch.zeros(len(model.classes), model.head.width, device=model.device)
-    count = torch.zeros(len(model.classes), 1, device=model.device)
+    total = torch.zeros(len(model.classes), model.head.width, device=model.device, dtype=torch.float64)
+    count = torch.zeros(len(model.classes), 1, device=model.device, dtype=torch.float64)
     with open_to_gradients(model, ()):
         for batch in batches(samples, 64, model.device):
             at = columns(model, batch.y)
-            total.index_add_(0, at, with_features(model, strategy, batch.x)[0].float())
-            count.index_add_(0, at, torch.ones(len(at), 1, device=model.device))
-    return total / count.clamp_min(1)
+            total.index_add_(0, at, with_features(model, strategy, batch.x)[0].double())
+            count.index_add_(0, at, count.new_ones(len(at), 1))
+    return (total / count.clamp_min(1)).float()
 
 
 def distance(features: Tensor, prototype: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -81,6 +81,28 @@ def class_moments(z: Tensor, y: Tensor, classes: Iterable[int]) -> dict[int, Mom
     tensor([[2.]], dtype=torch.float64)
     """
     return {c: Moments.of(z[y == c]) for c in classes}
+
+
+def mahalanobis(u: Tensor, v: Tensor, inverses: Sequence[Tensor]) -> Tensor:
+    """Return ``(u_i - v_c)^T R_c (u_i - v_c)``, many classes at once: as many as fit a block of bounded memory.
+
+    Args:
+        u: ``(n, width)`` points.
+        v: ``(classes, width)`` centres.
+        inverses: ``R_c`` ``(width, width)`` of each class.
+
+    Returns:
+        ``(n, classes)``.
+
+    >>> mahalanobis(torch.tensor([[3.0, 4.0]]), torch.zeros(2, 2), [torch.eye(2), 2 * torch.eye(2)])
+    tensor([[25., 50.]])
+    """
+    room = 2**20 if u.device.type == "cpu" else 2**26  # in numbers: what a cache holds, what a GPU is kept busy with
+    size, found = max(1, room // max(u.numel(), 1)), []
+    for i in range(0, len(v), size):
+        apart = u - v[i : i + size, None]
+        found.append((torch.bmm(apart, torch.stack(list(inverses[i : i + size]))) * apart).sum(-1))
+    return torch.cat(found).T
 
 
 def semantic_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 4.0, floor: float = 1e-5) -> Tensor:

@@ -109,6 +109,18 @@ def test_alignment_trains_the_head_alone_for_as_many_steps_as_classes_without_a_
     assert batch.y.tolist() == [5, 2, 0]
 
 
+def test_an_alignment_factorises_each_class_once_however_long_it_trains(world, stream, monkeypatch):
+    learner = world.learn(world.learner(Finetune()), stream[:2])
+    model, found, calls, cholesky = learner.model, Gaussians(), [], torch.linalg.cholesky_ex
+    for event in stream[:2]:
+        found.measure(*model.embed(event.reference, "shared"), event.classes, "shared")
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda wide: calls.append(wide.dtype) or cholesky(wide))
+    plan = align(model, found, epochs=6, lr=0.05, draws=32)
+    learner.plans = lambda event: [plan]
+    engine.carry_out(learner, stream[0], world.make_trainer, 8)
+    assert calls == [torch.float64] * 4
+
+
 @pytest.mark.parametrize("strategy", [MOS, SSIAT, SLCA])
 def test_the_first_experience_is_not_aligned(strategy, world, stream):
     learner = world.learner(strategy())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cl_framework.statistics import Moments, class_means
+from cl_framework.statistics import Moments, class_means, mahalanobis
 from cl_framework.sums import Sums, discriminants, ridge_weights
 
 
@@ -52,6 +52,18 @@ def test_features_that_are_whole_numbers_are_subtracted_without_any_error():
 
 def test_one_sample_has_no_spread():
     assert not Moments.of(torch.randn(1, 3)).covariance().any()
+
+
+@pytest.mark.parametrize(("n", "classes"), [(3, 5), (1, 1), (300, 40)])
+def test_distances_to_many_classes_at_once_equal_the_loop(n, classes):
+    dice = torch.Generator().manual_seed(0)
+    u, v = torch.randn(n, 200, generator=dice), torch.randn(classes, 200, generator=dice)
+    inverses = [torch.randn(200, 200, generator=dice) for _ in range(classes)]
+    found = mahalanobis(u, v, inverses)  # 300 x 200 x 40 numbers are three blocks
+    assert found.shape == (n, classes)
+    for c in range(classes):
+        away = u - v[c]
+        torch.testing.assert_close(found[:, c], (away @ inverses[c] * away).sum(1), rtol=1e-5, atol=1e-2)
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.1])

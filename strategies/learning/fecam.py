@@ -17,6 +17,7 @@ from cl_framework.alignment import Gaussians
 from cl_framework.erasure import Erasure
 from cl_framework.model import Model
 from cl_framework.proxy import tune, tuned
+from cl_framework.statistics import mahalanobis
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 
@@ -65,8 +66,7 @@ class FeCAM(Strategy):
         """Return the negative squared distance to every mean."""
         u = normalize(self._powered(model.features(x, self._space(model) or ())), dim=-1)
         v = normalize(self.gaussians.means(model.classes), dim=-1)
-        apart = zip(u[None] - v[:, None], map(self._inverse, model.classes), strict=True)
-        return -torch.stack([(d @ inverse * d).sum(1) for d, inverse in apart], 1)
+        return -mahalanobis(u, v, [self._inverse(c) for c in model.classes])
 
     def erase(self, what: Erasure) -> None:
         """Let go of inverses too: one tells of its class, and nobody asks for that of a class that is gone."""
