@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import weakref
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, final
+from tempfile import NamedTemporaryFile
+from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +31,6 @@ class Table:
         self.folder = folder
         self._sorted = self._at = torch.empty(0, dtype=torch.int64)  # ids in order, and the row of each
         self._rows: Tensor | None = None  # with room at the end
-        self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -42,7 +39,7 @@ class Table:
     @property
     def bytes(self) -> int:
         """Size of the rows there are."""
-        return self.rows.numel() * self.rows.element_size()
+        return 0 if self._rows is None else len(self) * self._rows.shape[1] * self._rows.element_size()
 
     @property
     def ids(self) -> Tensor:
@@ -85,18 +82,25 @@ class Table:
 
     def _room(self, n: int, like: Tensor) -> Tensor:
         """Return space for ``n`` rows, the first ones as they are."""
+        width, size = like.shape[1], like.element_size()
         if self.folder is None:
-            room = like.new_empty(n, like.shape[1], device="cpu")
-            room[: len(self)] = self.rows if len(self) else room[:0]
-            return room
-        if self._file is None:
-            self._file = TemporaryFile(dir=self.folder, prefix=TEMPORARY)  # noqa: SIM115  # open as long as the table
-            weakref.finalize(self, self._file.close)
-        size = max(1, n * like.shape[1] * like.element_size())
+            room = like.new_empty(n, width, device="cpu")
+        else:
+            room = _mapped(self.folder, max(1, n * width * size))[: n * width * size].view(like.dtype).view(n, width)
+        if len(self):
+            room[: len(self)] = self.rows
+        return room
+
+
+def _mapped(folder: Path, size: int) -> Tensor:
+    """Return bytes ``(size,)`` of a new file, which has lost its name before anything is written to it."""
+    with NamedTemporaryFile(dir=folder, prefix=TEMPORARY) as file:
         reserve = getattr(os, "posix_fallocate", None)  # a full disk shows here, not as a signal at the first write
-        self._file.truncate(size) if reserve is None else reserve(self._file.fileno(), 0, size)
-        mapped = torch.from_numpy(np.memmap(self._file, np.uint8, "r+", shape=size))
-        return mapped[: n * like.shape[1] * like.element_size()].view(like.dtype).view(n, like.shape[1])
+        file.truncate(size) if reserve is None else reserve(file.fileno(), 0, size)
+        try:
+            return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
 
 
 BLOCK = 16384
