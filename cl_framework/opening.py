@@ -69,7 +69,8 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
         store = experiment.learner.model.store
         store.folder = directory.path
         store.load({})
-        for part in directory.feature_parts():
+        alike = sharing.passes_of(directory.config) == sharing.passes_of(experiment.config)
+        for part in directory.feature_parts() if alike else ():  # `overrides` may ask for another precision
             store.take(part)
     return experiment, timeline
 

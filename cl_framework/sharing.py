@@ -150,17 +150,26 @@ def made_with(config: str, weights: str, device: torch.device, *parts: object) -
         device: Where passes are made.
         parts: Backbone, adapter, scenario: whatever else has code of its own that counts.
     """
-    told: dict[str, Any] = yaml.safe_load(config)
-    trainer = told.get("trainer") or {}
     facts = {
-        "model": {k: v for k, v in (told.get("model") or {}).items() if k not in ELSEWHERE},
-        "trainer": {k: trainer.get(k) for k in ("precision", "benchmark", "deterministic")},
+        "passes": passes_of(config),
         "weights": weights,
         "code": _code(*parts),
         "versions": {p: _version(p) for p in PACKAGES},
         "device": [device.type, _name(device), torch.get_num_threads(), torch.get_float32_matmul_precision()],
     }
     return sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
+def passes_of(config: str) -> dict[str, Any]:
+    """Return what a run's config, as YAML, says of how features are computed.
+
+    >>> passes_of("model: {backbone: b, strategy: EASE}")
+    {'backbone': 'b', 'trainer': {'precision': None, 'benchmark': None, 'deterministic': None}}
+    """
+    told: dict[str, Any] = yaml.safe_load(config)
+    trainer = told.get("trainer") or {}
+    model = {k: v for k, v in (told.get("model") or {}).items() if k not in ELSEWHERE}
+    return {**model, "trainer": {k: trainer.get(k) for k in ("precision", "benchmark", "deterministic")}}
 
 
 def _joint(hashes: Iterable[str]) -> str:

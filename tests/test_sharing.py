@@ -18,6 +18,8 @@ from cl_framework.cli import main
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.features import FeatureStore
+from cl_framework.opening import reopen
+from cl_framework.run import Run
 from cl_framework.sharing import Borrowing, _folder, contents_of, made_with
 from cl_framework.shelf import MOST, Shelf
 from cl_framework.stream import Experience, Joined, Relabelled, Rows, forget
@@ -28,6 +30,11 @@ from strategies.learning.simplecil import SimpleCIL
 from strategies.unlearning.drop_adapter import DropAdapter
 
 LARGE = 2**30
+GLYPHS = [
+    "--data.scenario", "ClassIncremental", "--data.scenario.dataset", "glyphs:classes=6,train=6,test=3",
+    "--data.scenario.increment", "2", "--model.strategy", "SimpleCIL", "--model.unlearner", "DropAdapter",
+    "--features", "shared",
+]  # fmt: skip
 forks = pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="needs processes to fork")
 
 
@@ -348,16 +355,32 @@ def test_two_who_erase_at_once_both_get_their_way(tmp_path):
     assert all(held(shelf, made=made) == list(range(60, 200)) for made in "abcdefgh")
 
 
-def test_the_verbs_share_and_forget_from_any_directory(tmp_path, monkeypatch, capsys):
-    data = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", "glyphs:classes=6,train=6,test=3"]
-    args = [*data, "--data.scenario.increment", "2", "--model.unlearner", "DropAdapter", "--features", "shared"]
-    root, name = tmp_path / "somewhere", "--run_dir"
-    root.mkdir()
+@pytest.fixture(scope="module")
+def somewhere(tmp_path_factory):
+    """A directory with a finished run ``one`` of prototypes, and the features it ``shared``."""
+    root = tmp_path_factory.mktemp("somewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert main(["run", *GLYPHS, "--run_dir", "one"]) == 0
+    return root
+
+
+def test_a_request_in_another_precision_takes_none_of_the_features_of_the_run(somewhere):
+    for args, wanted in (
+        ([], True),
+        (["--trainer.precision", "bf16-mixed"], False),
+        (["--data.batch_size", "3"], True),
+    ):
+        experiment, _ = reopen(Run.open(somewhere / "one"), args)
+        assert bool(experiment.learner.model.store.state()) is wanted
+
+
+def test_the_verbs_share_and_forget_from_any_directory(somewhere, tmp_path, monkeypatch):
+    root = somewhere
     monkeypatch.chdir(root)
-    assert main(["run", *args, name, "one", "--model.strategy", "SimpleCIL"]) == 0
     shelf, count = Shelf(root / "shared", LARGE), len(files(root / "shared"))
     assert count
-    assert main(["run", *args, name, "two", "--model.strategy", "SimpleCIL"]) == 0
+    assert main(["run", *GLYPHS, "--run_dir", "two"]) == 0
     costs = [json.loads((root / r / "results.json").read_text())["cost"] for r in ("one", "two")]
     assert costs[0]["passes_statistics"] + costs[0]["passes_evaluate"] == costs[1]["features_found"] > 0
     assert costs[1]["passes_statistics"] == costs[1]["passes_evaluate"] == costs[0]["features_found"] == 0
