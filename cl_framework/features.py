@@ -27,8 +27,13 @@ class Lender(Protocol):
     def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return what there is of the samples ``ids``: ids ``(k,)`` and features ``(k, width)``; None if nothing."""
 
-    def settle(self, new: Mapping[str, Table], gone: Iterable[tuple[str, Tensor]]) -> None:
-        """Take up tables with rows that may be ``new``, and let go of samples by source, split and transform."""
+    def settle(self, new: Mapping[str, tuple[Tensor, Table]], gone: Iterable[tuple[str, Tensor]]) -> None:
+        """Take up ``new`` features: by key, whose and where they are. Let go of ``gone`` samples.
+
+        Args:
+            new: By key, the ids ``(n,)`` of samples, and the table that holds them among others.
+            gone: Sample ids by source, split and transform.
+        """
 
 
 @final
@@ -51,7 +56,7 @@ class FeatureStore:
         self.lender: Lender | None = None
         self.found = 0
         self._tables: dict[str, Table] = {}
-        self._touched: set[str] = set()
+        self._new: dict[str, list[Tensor]] = {}  # ids since the last request was settled
 
     @property
     def bytes(self) -> int:
@@ -110,7 +115,7 @@ class FeatureStore:
         except OSError:  # no room on the disk: a feature too many is no reason to stop
             return
         self._tables[key] = table
-        self._touched.add(key)
+        self._new.setdefault(key, []).append(ids)
 
     def settle(self, gone: Collection[tuple[str | None, Tensor]] = ()) -> None:
         """Tell the lender, once a request has been recorded, what is new and which samples must be forgotten.
@@ -119,9 +124,14 @@ class FeatureStore:
             gone: Sample ids by source, split and transform.
         """
         if self.lender is not None:
-            new = {k: self._tables[k] for k in sorted(self._touched & self._tables.keys())}
-            self.lender.settle(new, [(samples, ids) for samples, ids in gone if samples is not None])
-            self._touched.clear()
+            new = {
+                k: (torch.cat(ids).unique(), self._tables[k])
+                for k, ids in sorted(self._new.items())
+                if k in self._tables
+            }
+            still = {k: (ids[table.has(ids)], table) for k, (ids, table) in new.items()}
+            self.lender.settle(still, [(samples, ids) for samples, ids in gone if samples is not None])
+        self._new.clear()
 
     def keep_only(self, adapters: Iterable[str], stack: Sequence[str] = ()) -> None:
         """Drop the features of every adapter that changed or is gone, and those made under another stack of edits.

@@ -57,6 +57,8 @@ def headline(results: Mapping[str, Any]) -> Table:
     cost = results["cost"]
     passes = ", ".join(f"{cost[f'passes_{what}']:,} {what}" for what in ("train", "statistics", "evaluate"))
     grid.add_row("images through backbone", passes)
+    if found := cost.get("features_found"):
+        grid.add_row("features found", f"{found:,}, which other runs had computed")
     memory, stored = cost["peak_memory_bytes"] / 1e6, cost["stored_bytes"] / 1e6
     grid.add_row("cost", f"{cost['seconds']:.1f} s, {memory:,.0f} MB memory at the peak, {stored:,.2f} MB stored")
     return grid

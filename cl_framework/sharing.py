@@ -61,7 +61,7 @@ class Borrowing:
                 ids = ids[~here]
         return (torch.cat([p.ids for p in found]), torch.cat([p.rows for p in found])) if found else None
 
-    def settle(self, new: Mapping[str, Table], gone: Iterable[tuple[str, Tensor]]) -> None:
+    def settle(self, new: Mapping[str, tuple[Tensor, Table]], gone: Iterable[tuple[str, Tensor]]) -> None:
         """Take samples that must be forgotten off the shelf, under whatever they were filed; then give what is new.
 
         Raises:
@@ -78,22 +78,21 @@ class Borrowing:
                 f"({error.strerror}); make it writable, then `clf resume` the run."
             ) from error
         try:
-            for key, table in new.items():
-                self._give(key, table)
-            self.shelf.evict()
+            if any([self._give(key, ids, table) for key, (ids, table) in new.items()]):
+                self.shelf.evict()
         except OSError:  # a shelf that takes no more is no reason to stop
             pass
         self._now.clear()
 
-    def _give(self, key: str, table: Table) -> None:
+    def _give(self, key: str, ids: Tensor, table: Table) -> bool:
+        """Put those features of the samples ``ids`` on the shelf that are not there; tell whether there were any."""
         place = self._place(key)
-        if place is not None:
-            mine = Piece(table.ids, table.rows)
-            mask = torch.ones(len(table), dtype=torch.bool)
-            for piece in self.shelf.pieces(*place):
-                mask &= ~among(mine.ids, piece.ids)
-            if bool(mask.any()):
-                self.shelf.put(*place, mine.ids[mask], mine.rows[mask])
+        for piece in self.shelf.pieces(*place) if place is not None else ():
+            ids = ids[~among(ids, piece.ids)]
+        if place is None or not len(ids):
+            return False
+        self.shelf.put(*place, ids, table.read(ids))
+        return True
 
     def _pieces(self, key: str) -> list[Piece]:
         if key not in self._now:

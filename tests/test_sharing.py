@@ -243,6 +243,17 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
     assert names[0] == names[1]
 
 
+def test_what_was_evicted_is_not_given_again_at_every_request(met, stream, tmp_path, monkeypatch):
+    given = []
+    put = Shelf.put
+    monkeypatch.setattr(
+        Shelf, "put", lambda self, d, m, ids, rows: (given.append(len(ids)), put(self, d, m, ids, rows))
+    )
+    monkeypatch.setattr(Shelf, "pieces", lambda self, data, made: [])
+    _, journal = met(stream, EASE())
+    assert sum(given) == passes(journal)
+
+
 def test_rows_are_found_by_sample_and_files_are_put_together(shelf):
     for i in range(2 * MOST):
         ids = torch.tensor([5 * i, 5 * i + 3, 3])[: 2 + (i > 0)]
