@@ -125,7 +125,7 @@ class FeatureStore:
         """
         if self.lender is not None:
             new = {
-                k: (torch.cat(ids).unique(), self._tables[k])
+                k: (torch.unique(torch.cat(ids)), self._tables[k])
                 for k, ids in sorted(self._new.items())
                 if k in self._tables
             }
