@@ -107,7 +107,7 @@ def probabilities(learner: Learner, samples: Samples) -> Floats:
     learner.model.phase = "evaluate"
     if not learner.model.classes or not len(samples):
         return np.empty((len(samples), len(learner.model.classes)))
-    scores = torch.cat([learner(x).double().cpu() for x in inputs(samples, 256)])
+    scores = torch.cat([learner(x).double().cpu() for x in inputs(samples.on(learner.model.device), 256)])
     return recovery.softmax(scores.numpy())
 
 

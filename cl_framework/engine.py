@@ -123,7 +123,7 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
         trainer, noted = make_trainer(plan.epochs), set[tuple[int, int]]()
         with quiet():
             try:
-                trainer.fit(learner, loader(_Noted(plan.data, noted), plan.batch_size or batch_size))
+                trainer.fit(learner, loader(_Noted(plan.data.on(device), noted), plan.batch_size or batch_size))
             except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
                 raise KeyboardInterrupt from stopped
         if trainer.global_step == 0:
@@ -175,7 +175,9 @@ def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
 
 
 def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
-    """Drop the stored features of samples that must be forgotten, and of those their exam was held on."""
+    """Drop what is kept of samples that must be forgotten, and of those their exam was held on: features and copies."""
+    for samples in (event.reference, exam):
+        samples.release(range(len(samples)))
     for part in (*event.reference.sources, *exam.sources):
         learner.model.store.drop(part.key, part.ids)
 

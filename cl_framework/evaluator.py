@@ -120,8 +120,8 @@ def _only(exam: Samples, classes: set[int]) -> Samples:
 
 
 def _unremembered(exam: Samples) -> Samples:
-    """Return the same samples without a name: asking about what was forgotten must not store its features again."""
-    copy = Subset(exam, torch.arange(len(exam)))
+    """Return the same samples without a name: asking about what was forgotten must not store anything of it again."""
+    copy = Subset(exam.unkept(), torch.arange(len(exam)))
     copy.key = None
     return copy
 

@@ -176,7 +176,7 @@ class Model(nn.Module):
 
     def embed(self, samples: Samples, using: Using = None, batch: int = 256) -> tuple[Tensor, Tensor]:
         """Return features ``(n, width)`` and labels ``(n,)`` of samples with the test transform, in order."""
-        pieces = [self.features(x, using) for x in inputs(samples, batch)]
+        pieces = [self.features(x, using) for x in inputs(samples.on(self.device), batch)]
         return torch.cat(pieces), samples.labels.to(self.device)
 
     @torch.no_grad()

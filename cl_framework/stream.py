@@ -1,218 +1,23 @@
-"""What arrives, and in what order: samples, experiences, forget requests, steps."""
+"""What arrives, and in what order: experiences, forget requests, steps; and the samples in them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import Literal, NamedTuple, TypeAlias, final
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from cl_framework.errors import UserError
-
-
-class Batch(NamedTuple):
-    """Some samples: inputs ``(n, ...)``, class ids ``(n,)`` int64, and stable sample ids ``(n,)`` int64."""
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor
-
-
-class Samples(Dataset[Batch], ABC):
-    """Labelled samples that are read in batches; labels and ids are known without decoding anything.
-
-    Attributes:
-        labels: ``(n,)`` int64 class ids.
-        ids: ``(n,)`` int64, stable and unique within a data source and its split; below zero for made-up samples.
-        key: Names the source, split and transform; None when the transform is random, so that nothing is remembered.
-    """
-
-    labels: Tensor
-    ids: Tensor
-    key: str | None
-
-    @abstractmethod
-    def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Read the samples at ``rows``."""
-
-    def __len__(self) -> int:
-        """Count the samples."""
-        return len(self.labels)
-
-    @property
-    def sources(self) -> tuple[Samples, ...]:
-        """The samples by the source they come from: each has a key of its own."""
-        return (self,)
-
-    @property
-    def content(self) -> str | None:
-        """Hash of the bytes behind the source by sample id, which may take a while; None if runs share no features.
-
-        A key is what a source is called; two data sets may be called the same.
-        """
-        return None
-
-    def classes(self) -> list[int]:
-        """Return the ids of all classes that reading may bring."""
-        return sorted(set(self.labels.tolist()))
-
-    def where(self, mask: Tensor) -> Samples:
-        """Return the samples for which the boolean ``mask`` ``(n,)`` holds, in order."""
-        return Subset(self, mask.nonzero()[:, 0])
-
-    def of(self, classes: Iterable[int]) -> Samples:
-        """Return the samples of ``classes``, in order."""
-        return self.where(torch.isin(self.labels, torch.tensor(list(classes), dtype=torch.int64)))
-
-    def without(self, ids: Tensor) -> Samples:
-        """Return the samples whose ids are not among ``ids``."""
-        return self.where(~torch.isin(self.ids, ids))
-
-
-@final
-class Subset(Samples):
-    """Some rows of other samples; a subset of a subset refers to the original."""
-
-    def __init__(self, whole: Samples, rows: Tensor) -> None:
-        """Keep ``rows`` of ``whole``."""
-        self.whole: Samples = whole.whole if isinstance(whole, Subset) else whole
-        self.rows: Tensor = whole.rows[rows] if isinstance(whole, Subset) else rows
-        self.labels, self.ids, self.key = whole.labels[rows], whole.ids[rows], whole.key
-
-    @property
-    def content(self) -> str | None:
-        """That of the original."""
-        return self.whole.content
-
-    def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Read through to the original."""
-        return self.whole[self.rows[torch.as_tensor(rows, dtype=torch.int64)].tolist()]
-
-
-@final
-class Joined(Samples):
-    """Several samples, one after the other: replay is a concatenation."""
-
-    def __init__(self, parts: Sequence[Samples]) -> None:
-        """Join ``parts``, at least one."""
-        self.parts = tuple(parts)
-        self.labels = torch.cat([p.labels for p in self.parts])
-        self.ids = torch.cat([p.ids for p in self.parts])
-        self.starts = torch.tensor([0, *(len(p) for p in self.parts)]).cumsum(0)
-        keys = {p.key for p in self.parts}
-        self.key = keys.pop() if len(keys) == 1 else None
-
-    @property
-    def sources(self) -> tuple[Samples, ...]:
-        """What was joined."""
-        return self.parts
-
-    @property
-    def content(self) -> str | None:
-        """That of all parts, if they have the same."""
-        found = {p.content for p in self.parts}
-        return found.pop() if len(found) == 1 else None
-
-    def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Read each part once and restore the order asked for."""
-        asked = torch.as_tensor(rows, dtype=torch.int64)
-        owner = torch.bucketize(asked, self.starts[1:], right=True)
-        pieces, places = [], []
-        for i in sorted(set(owner.tolist())):
-            at = (owner == i).nonzero()[:, 0]
-            pieces.append(self.parts[i][(asked[at] - self.starts[i]).tolist()])
-            places.append(at)
-        back = torch.argsort(torch.cat(places))
-        return Batch(*(torch.cat(column)[back] for column in zip(*pieces, strict=True)))
-
-
-@final
-class Relabelled(Samples):
-    """The same samples under other class and sample ids: two sources meet in one stream, a class comes back anew.
-
-    Args:
-        whole: The samples.
-        classes: Added to every class id; or the new id of each class, those not named keeping theirs.
-        ids: Added to every sample id.
-    """
-
-    def __init__(self, whole: Samples, classes: int | Mapping[int, int], ids: int = 0) -> None:
-        """Keep the samples and their new names."""
-        self.whole, self.key = whole, whole.key if whole.key is None or not ids else f"{whole.key}+{ids}"
-        self.ids = whole.ids + ids
-        if isinstance(classes, int):
-            self.labels = whole.labels + classes
-        else:
-            self.labels = torch.tensor([classes.get(c, c) for c in whole.labels.tolist()], dtype=torch.int64)
-        self._moved = ids
-
-    @property
-    def content(self) -> str | None:
-        """That of the original, under other ids."""
-        found = self.whole.content
-        return found if found is None or not self._moved else f"{found}+{self._moved}"
-
-    def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Read through and relabel."""
-        at = torch.as_tensor(rows, dtype=torch.int64)
-        return Batch(self.whole[rows].x, self.labels[at], self.ids[at])
-
-
-@final
-class Rows(Samples):
-    """Samples held as one tensor, such as features drawn from a Gaussian."""
-
-    def __init__(self, x: Tensor, labels: Tensor, ids: Tensor | None = None, key: str | None = None) -> None:
-        """Keep ``x`` ``(n, ...)`` and its labels; without ids they are made up, and count down from -1."""
-        self.x, self.labels, self.key = x, labels, key
-        self.ids = -1 - torch.arange(len(labels)) if ids is None else ids
-
-    @property
-    def content(self) -> str | None:
-        """Hash of the rows and their ids."""
-        found = sha256(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
-        for part in (self.ids, self.x):
-            found.update(part.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
-
-    def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Index the tensor."""
-        return Batch(self.x[rows], self.labels[rows], self.ids[rows])
-
-
-@final
-class Inputs:
-    """Inputs that may never have to be read: a strategy predicts from them, the feature store may already know them.
-
-    Attributes:
-        ids: ``(n,)`` sample ids, meaningful together with ``key``.
-        key: Source, split and transform, or None when nothing may be remembered.
-    """
-
-    def __init__(self, read: Callable[[], Tensor], ids: Tensor, key: str | None = None) -> None:
-        """Keep how to read the tensor."""
-        self._read, self.ids, self.key = read, ids, key
-        self._tensor: Tensor | None = None
-
-    @property
-    def tensor(self) -> Tensor:
-        """The inputs themselves, read at most once."""
-        if self._tensor is None:
-            self._tensor = self._read()
-        return self._tensor
-
-    def __len__(self) -> int:
-        """Count the inputs."""
-        return len(self.ids)
-
-    def __getitem__(self, rows: Tensor) -> Inputs:
-        """Return the inputs at ``rows`` ``(k,)``, as unread as they were."""
-        return Inputs(lambda: self.tensor[rows.to(self.tensor.device)], self.ids[rows.to(self.ids.device)], self.key)
+from cl_framework.samples import Batch as Batch
+from cl_framework.samples import Inputs as Inputs
+from cl_framework.samples import Joined as Joined
+from cl_framework.samples import Relabelled as Relabelled
+from cl_framework.samples import Rows as Rows
+from cl_framework.samples import Samples as Samples
+from cl_framework.samples import Subset as Subset
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from cl_framework.errors import UserError
 from cl_framework.stream import Experience, Scenario, Step
 from scenarios.data.decode import decode, sentence
 from scenarios.data.grouping import read_groups
+from scenarios.data.kept import kept
 from scenarios.data.open import open_source
-from scenarios.data.source import Source, View
+from scenarios.data.source import Pictures, Sentences, Source, View
 from scenarios.transform import Plain, Transform, Utf8
 
 
@@ -40,6 +41,8 @@ class ClassIncremental(Scenario):
         groups: A JSON file that names the classes of each experience, ``{"banking": ["transfer", ...], ...}``, in place
             of ``base``, ``increment``, ``order`` and ``sizes``; ``order_seed`` then orders the groups. Classes in none
             do not appear.
+        cache: Most GiB to keep of pictures that were read from files, decoded and resized, in the folder that the
+            environment's CLF_CACHE names, or ~/.cache/cl_framework/pictures; 0 reads every picture each time.
 
     Raises:
         UserError: If the arguments contradict each other or, on first use, the data.
@@ -57,11 +60,13 @@ class ClassIncremental(Scenario):
         validation: float = 0.0,
         classes: int | None = None,
         groups: str | None = None,
+        cache: float = 32.0,
     ) -> None:
         """Keep the settings."""
         self.dataset, self.increment, self.order_seed = dataset, increment, order_seed
         self.base, self.order, self.sizes = base or increment, order, sizes
         self.transform, self.validation, self.classes, self.grouping = transform, validation, classes, groups
+        self.limit = int(cache * 2**30)
         if self.base < 1 or increment < 1 or min(sizes or [1]) < 1 or (classes is not None and classes < 1):
             raise UserError("Every experience needs a class; give base, increment, sizes and classes of 1 or more.")
         if order is not None and len(set(order)) < len(order):
@@ -119,12 +124,24 @@ class ClassIncremental(Scenario):
 
     def steps(self) -> Iterator[Step]:
         """Yield one experience after another, with the test samples of its classes as its exam."""
-        source, how = self.source, self.how
-        data = View(source.train, how.train())
-        reference = View(source.train, how.test(), f"{source.name}/{source.train.split}/{how.name}")
-        exam = View(source.test, how.test(), f"{source.name}/{source.test.split}/{how.name}")
+        data, reference, exam = self._views
         for i, classes in enumerate(self.groups()):
             yield Step(Experience(f"task-{i}", classes, data.of(classes), reference.of(classes)), exam.of(classes))
+
+    @cached_property
+    def _views(self) -> tuple[View, View, View]:
+        """All samples as they are for training, for statistics and for exams."""
+        source, how = self.source, self.how
+
+        def view(samples: Pictures | Sentences, training: bool) -> View:
+            key = None if training else f"{source.name}/{samples.split}/{how.name}"
+            fixed = how.fixed(training)
+            cached = kept(samples, fixed, self.limit)
+            if fixed is not None and cached is not None:
+                return View(cached, fixed.rest, key)
+            return View(samples, how.train() if training else how.test(), key)
+
+        return view(source.train, True), view(source.train, False), view(source.test, False)
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read files as the exams are read: an image each ``(n, 3, side, side)``, or a sentence each ``(n, bytes)``."""

@@ -4,19 +4,49 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeAlias, final
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
-from torchvision.transforms import v2
 
 from cl_framework.errors import UserError
+from scenarios import resampling
+from scenarios.data.decode import in_parallel
 
-Pipeline: TypeAlias = Callable[[Any], Tensor]
-"""From pictures ``(n, 3, H, W)``, or a list of ``(3, H, W)`` of any sizes, uint8 or floats in [0, 1], to inputs
-``(n, 3, S, S)`` float32 in [0, 1]. Randomness is drawn anew for each picture from torch's global generator.
-Or from a list of sentences to inputs ``(n, bytes)`` uint8."""
+CPU = torch.device("cpu")
+
+
+class Pipeline(Protocol):
+    """From pictures or sentences to inputs.
+
+    Pictures are ``(n, 3, H, W)``, or a list of ``(3, H, W)`` of any sizes, uint8 or floats in [0, 1]; inputs are
+    ``(n, 3, S, S)`` float32 in [0, 1], made in batches where sizes agree. Sentences become inputs ``(n, bytes)`` uint8.
+    Randomness is drawn anew for each picture from torch's global generator, whatever the device.
+    """
+
+    def __call__(self, images: Any, device: torch.device = CPU, /) -> Tensor:
+        """Make inputs on ``device``; a tensor is there already."""
+
+
+class Fixed(NamedTuple):
+    """The first step of a pipeline that comes out the same each time a picture is read, so that it may be kept.
+
+    Attributes:
+        name: Unique among steps that differ.
+        step: From a picture ``(3, H, W)`` uint8 to what it becomes.
+        rest: The pipeline from there on: after `step` it gives what the whole gives.
+        room: Largest result, ``(3, h, w)``; of two that differ in shape, the number of pixels counts.
+        alike: Whether all results have that shape.
+        dtype: Of the results.
+    """
+
+    name: str
+    step: Callable[[Tensor], Tensor]
+    rest: Pipeline
+    room: tuple[int, int, int]
+    alike: bool = True
+    dtype: torch.dtype = torch.uint8
 
 
 class Transform(ABC):
@@ -37,6 +67,10 @@ class Transform(ABC):
     @abstractmethod
     def test(self) -> Pipeline:
         """Return the pipeline for everything else."""
+
+    def fixed(self, training: bool) -> Fixed | None:
+        """Return the step of a pipeline whose results may be kept; None if there is none."""
+        return None
 
 
 @final
@@ -62,20 +96,25 @@ class Plain(Transform):
         """Return resizing: bilinear, antialiased, square."""
         return self._resized
 
-    def _resized(self, images: Tensor | list[Tensor]) -> Tensor:
+    def fixed(self, training: bool) -> Fixed:
+        """Return resizing, whose results are floats: rounded ones would be other inputs."""
+        rest, room = self.train() if training else self._resized, (3, self.size, self.size)
+        return Fixed(self.name, lambda image: self._resized(image[None])[0], rest, room, dtype=torch.float32)
+
+    def _resized(self, images: Tensor | list[Tensor], device: torch.device = CPU) -> Tensor:
         if not isinstance(images, Tensor):
-            return torch.cat([self._resized(i[None]) for i in images])
+            return torch.cat([self._resized(i[None]) for i in images]).contiguous().to(device)
         x = images.float() if images.is_floating_point() else images.float() / 255
         if x.shape[-2:] == (self.size, self.size):
             return x
         return interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
-    def _varied(self, images: Tensor | list[Tensor]) -> Tensor:
-        x = self._resized(images)
+    def _varied(self, images: Tensor | list[Tensor], device: torch.device = CPU) -> Tensor:
+        x = self._resized(images, device)
         turn, across, down, size = (2 * torch.rand(len(x), 4) - 1).unbind(1)
         angle, scale = (self.ROTATE * turn).deg2rad(), 1 / (1 + self.SCALE * size)
         cos, sin = scale * angle.cos(), scale * angle.sin()
-        rows = torch.stack([cos, -sin, 2 * self.SHIFT * across, sin, cos, 2 * self.SHIFT * down], 1)
+        rows = torch.stack([cos, -sin, 2 * self.SHIFT * across, sin, cos, 2 * self.SHIFT * down], 1).to(x.device)
         grid = affine_grid(rows.view(-1, 2, 3), list(x.shape), align_corners=False)
         return grid_sample(x, grid, padding_mode="border", align_corners=False).clamp(0, 1)
 
@@ -84,23 +123,70 @@ class Plain(Transform):
 class Pilot(Transform):
     """The transforms behind the published numbers of PILOT, EASE, MOS and SSIAT: Pillow's resizing, no normalisation.
 
+    Training crops 5 to 100 % of a picture at a ratio of 3/4 to 4/3, resizes the crop bilinearly and flips every second
+    one; from files it crops pictures of at most (16/7 size)^2 pixels, 512 x 512 for 224: larger ones are reduced first,
+    once. Tests resize the shorter side to 8/7 of ``size`` bicubically (256 for 224) and crop the middle.
+
     Args:
-        size: Side of the inputs in pixels; tests resize the shorter side to 8/7 of it (256 for 224) and crop.
+        size: Side of the inputs in pixels.
+        pillow: Resize with Pillow, one picture at a time on the CPU, in place of batches on the device of training.
+            Tests see the same bits, training the same pictures within two levels of 255.
     """
 
-    def __init__(self, size: int = 224) -> None:
-        """Keep the size."""
-        self.size, self.name = size, f"pilot-{size}"
+    SCALE, RATIO, FLIP = (0.05, 1.0), (3 / 4, 4 / 3), 0.5
+
+    def __init__(self, size: int = 224, pillow: bool = False) -> None:
+        """Keep the settings."""
+        self.size, self.pillow, self.name = size, pillow, f"pilot-{size}"
+        self.side, self.area = round(size * 256 / 224), round(size * 512 / 224) ** 2
 
     def train(self) -> Pipeline:
-        """Return a random resized crop and a flip of every second picture."""
-        crop = v2.RandomResizedCrop(self.size, scale=(0.05, 1.0), ratio=(3 / 4, 4 / 3))
-        return _Each([crop, v2.RandomHorizontalFlip(0.5)])
+        """Return a random resized crop and a flip."""
+        return self._varied
 
     def test(self) -> Pipeline:
         """Return a bicubic resize and a centre crop."""
-        resize = v2.Resize(round(self.size * 256 / 224), interpolation=v2.InterpolationMode.BICUBIC)
-        return _Each([resize, v2.CenterCrop(self.size)])
+        return self._centred
+
+    def fixed(self, training: bool) -> Fixed:
+        """Return the whole test transform; for training, reducing what is larger than need be."""
+        if not training:
+            return Fixed(self.name, self._centre, _unit, (3, self.size, self.size))
+        side = round(self.size * 512 / 224)
+        return Fixed(f"area-{side}", self._reduced, self._varied, (3, side, side), alike=False)
+
+    def _varied(self, images: Tensor | list[Tensor], device: torch.device = CPU) -> Tensor:
+        pictures = self._taken(images)
+        if not isinstance(pictures, Tensor):
+            pictures = in_parallel(self._reduced, pictures)
+        boxes = resampling.draw_crops(torch.tensor([i.shape[1:] for i in pictures]), self.SCALE, self.RATIO)
+        flips = torch.rand(len(pictures)) < self.FLIP
+        if self.pillow or not (isinstance(pictures, Tensor) or device.type == "cuda"):  # on a CPU it is faster
+            return resampling.pillow_crops(pictures, boxes, flips, self.size).to(device)
+        if isinstance(pictures, Tensor):
+            return resampling.crops(pictures, boxes, flips, self.size)
+        return resampling.crops(*resampling.cut(pictures, boxes, device), flips, self.size)
+
+    def _centred(self, images: Tensor | list[Tensor], device: torch.device = CPU) -> Tensor:
+        pictures = self._taken(images)
+        if self.pillow or not isinstance(pictures, Tensor):
+            return _unit(torch.stack(in_parallel(self._centre, list(pictures))), device)
+        height, width = pictures.shape[-2:]
+        ways = resampling.centred(height, width, self.side, self.size, pictures.device)
+        return resampling.resampled(pictures, *ways)
+
+    def _taken(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """Return pictures as bytes; floats in [0, 1] are cut off, as torchvision does for Pillow."""
+        if not isinstance(images, Tensor):
+            return [i if i.dtype == torch.uint8 else (i * 255).byte() for i in images]
+        taken = images if images.dtype == torch.uint8 else (images * 255).byte()
+        return taken.cpu() if self.pillow else taken
+
+    def _centre(self, image: Tensor) -> Tensor:
+        return resampling.pillow_centre(image, self.side, self.size)
+
+    def _reduced(self, image: Tensor) -> Tensor:
+        return resampling.pillow_reduced(image, self.area)
 
 
 @final
@@ -125,7 +211,7 @@ class Utf8(Transform):
         """Return the bytes."""
         return self._bytes
 
-    def _bytes(self, sentences: list[str]) -> Tensor:
+    def _bytes(self, sentences: list[str], device: torch.device = CPU) -> Tensor:
         raw = [sentence.encode() for sentence in sentences]
         if (long := next((i for i, b in enumerate(raw) if len(b) > self.size), None)) is not None:
             raise UserError(
@@ -137,12 +223,6 @@ class Utf8(Transform):
         )
 
 
-@final
-class _Each:
-    """Pillow transforms applied to one picture at a time: on a whole batch they would share their dice."""
-
-    def __init__(self, steps: list[v2.Transform]) -> None:
-        self.steps = v2.Compose([v2.ToPILImage(), *steps, v2.PILToTensor()])
-
-    def __call__(self, images: Tensor | list[Tensor]) -> Tensor:
-        return torch.stack([self.steps(i) for i in images]).float() / 255
+def _unit(images: Tensor, device: torch.device = CPU) -> Tensor:
+    """Return bytes as floats in [0, 1]."""
+    return images.to(device).float() / 255

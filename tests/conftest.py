@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,6 +192,12 @@ class World:
         test = noise(range(8), 4, "test")
         agree = not a.model.classes or same(cls.scores(a, test), cls.scores(b, test))
         return found if agree else [*found, "scores"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep pictures of image folders out of the user's cache."""
+    os.environ["CLF_CACHE"] = str(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, Protocol, Self, final
 
 import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
 from cl_framework.stream import Batch, Samples
-from scenarios.data.decode import decode
-from scenarios.transform import Pipeline
+from scenarios.data.decode import decode, in_parallel
+from scenarios.transform import CPU, Pipeline
+
+RESIDENT = 2**30
+"""Most bytes of one split, held in memory as whole numbers, that are held on the device of training as well."""
+
+
+class Labelled(Protocol):
+    """Samples as a view reads them; `Pictures` tells of the attributes."""
+
+    labels: Tensor
+    ids: Tensor
+
+    @property
+    def content(self) -> str:
+        """Return a hash of the bytes of every sample, and of the ids; asked for where runs share features."""
+
+    def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Any]:
+        """Return the samples at ``rows``: one tensor on ``device``, or a list on the CPU where shapes differ."""
+
+    def release(self, rows: Tensor) -> None:
+        """Let go of copies of the samples at ``rows`` that were kept beside their source."""
+
+    def unkept(self) -> Labelled:
+        """Return the same samples, of which reading keeps no copy."""
 
 
 @final
@@ -41,6 +65,7 @@ class Pictures:
         self.images = images if isinstance(images, Tensor) else tuple(images)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.ids = torch.arange(len(self.labels)) if ids is None else ids
+        self._resident: dict[torch.device, Tensor] = {}
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -51,16 +76,31 @@ class Pictures:
         images = self.images[rows] if isinstance(self.images, Tensor) else [self.images[i] for i in rows.tolist()]
         return Pictures(self.split, images, self.labels[rows], self.ids[rows])
 
-    def read(self, rows: Tensor) -> Tensor | list[Tensor]:
-        """Return pictures with three channels: one tensor from memory, a list of tensors from files.
+    def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Tensor]:
+        """Return pictures with three channels: one tensor on ``device`` from memory, a list on the CPU from files.
 
         Raises:
-            UserError: If a file is missing or cannot be decoded; it is named.
+            UserError: If a file is missing or cannot be decoded, or a picture holds NaN or infinity; it is named.
         """
         if not isinstance(self.images, Tensor):
-            return [decode(self.images[i]) for i in rows.tolist()]
-        held = self.images[rows]
+            return in_parallel(decode, [self.images[i] for i in rows.tolist()])
+        if self.images.is_floating_point():
+            fine = self.images[rows].isfinite().flatten(1).all(1)
+            if not bool(fine.all()):
+                where = self.describe(rows[~fine])
+                raise UserError(f"NaN or infinity in {self.split} samples {where}; mend or remove these images.")
+        elif device not in self._resident and device.type != "cpu" and self.images.nbytes <= RESIDENT:
+            self._resident[device] = self.images.to(device)
+        there = self._resident.get(device)
+        held = gathered(self.images, rows, device) if there is None else there[rows.to(device)]
         return held if held.shape[1] == 3 else held.expand(-1, 3, -1, -1)
+
+    def release(self, rows: Tensor) -> None:
+        """Let go of nothing: there are no copies."""
+
+    def unkept(self) -> Self:
+        """Return the samples: no copy is kept."""
+        return self
 
     def digest(self) -> str:
         """Return a sha256: of the bytes in memory; of relative paths and sizes for files, which are not opened."""
@@ -122,9 +162,16 @@ class Sentences:
         """Return the sentences at ``rows``; they keep their ids."""
         return Sentences(self.split, self.read(rows), self.labels[rows], self.ids[rows])
 
-    def read(self, rows: Tensor) -> list[str]:
+    def read(self, rows: Tensor, device: torch.device = CPU) -> list[str]:
         """Return sentences."""
         return [self.sentences[i] for i in rows.tolist()]
+
+    def release(self, rows: Tensor) -> None:
+        """Let go of nothing: there are no copies."""
+
+    def unkept(self) -> Self:
+        """Return the samples: no copy is kept."""
+        return self
 
     def digest(self) -> str:
         """Return a sha256 of sentences, labels and ids."""
@@ -230,15 +277,15 @@ def stratified(
 class View(Samples):
     """Samples through a transform; a batch has x ``(n, 3, S, S)`` float32 in [0, 1], or ``(n, bytes)`` uint8."""
 
-    def __init__(self, pictures: Pictures | Sentences, pipeline: Pipeline, key: str | None = None) -> None:
-        """Look at ``pictures`` through ``pipeline``; give a ``key`` only if the pipeline has no randomness."""
-        self.pictures, self.pipeline, self.key = pictures, pipeline, key
-        self.labels, self.ids = pictures.labels, pictures.ids
+    def __init__(self, samples: Labelled, pipeline: Pipeline, key: str | None = None) -> None:
+        """Look at ``samples`` through ``pipeline``; give a ``key`` only if the pipeline has no randomness."""
+        self.samples, self.pipeline, self.key, self.device = samples, pipeline, key, CPU
+        self.labels, self.ids = samples.labels, samples.ids
 
     @property
     def content(self) -> str:
         """That of the samples; the transform is told by the key."""
-        return self.pictures.content
+        return self.samples.content
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read and transform the samples at ``rows``.
@@ -247,14 +294,29 @@ class View(Samples):
             UserError: If a file cannot be read, or a picture holds NaN or infinity; the sample is named.
         """
         at = torch.as_tensor(rows, dtype=torch.int64)
-        images = self.pictures.read(at)
-        if isinstance(images, Tensor):
-            self._check(images, at)
-        x = self.pipeline(images)
-        self._check(x, at)
+        x = self.pipeline(self.samples.read(at, self.device), self.device)
         return Batch(x, self.labels[at], self.ids[at])
 
-    def _check(self, x: Tensor, at: Tensor) -> None:
-        if x.is_floating_point() and not bool((fine := x.isfinite().flatten(1).all(1)).all()):
-            where = self.pictures.describe(at[~fine])
-            raise UserError(f"NaN or infinity in {self.pictures.split} samples {where}; mend or remove these images.")
+    def _placed(self, device: torch.device) -> Samples:
+        if device.type != "cuda":  # other accelerators know no double precision
+            return super()._placed(device)
+        found = copy(self)
+        found.device = device
+        return found
+
+    def _unkept(self) -> Samples:
+        found = copy(self)
+        found.samples = self.samples.unkept()
+        return found
+
+    def release(self, rows: Sequence[int]) -> None:
+        """Let go of what was kept of the samples at ``rows``."""
+        self.samples.release(torch.as_tensor(rows, dtype=torch.int64))
+
+
+def gathered(source: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Return ``source[rows]`` on ``device``: gathered where a GPU fetches it by itself, so that nobody waits."""
+    if device.type != "cuda":
+        return source[rows].to(device)
+    pinned = torch.empty((len(rows), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
+    return torch.index_select(source, 0, rows, out=pinned).to(device, non_blocking=True)
