@@ -26,6 +26,7 @@ from cl_framework.statistics import class_moments
 from cl_framework.stream import Inputs
 from cl_framework.sums import RandomFeatures, Sums
 from cl_framework.training import fresh_trainers
+from scripts import bench_compute
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.o_lora import OLoRA
@@ -176,9 +177,12 @@ def test_a_compiled_pass_is_the_same_pass(kind, backend, backbone, world, fresh)
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize(("strategy", "graphs"), [(EASE, [2, 2, 2]), (Finetune, [2, 2, 2]), (OLoRA, [2, 4, 6])])
-def test_no_task_is_compiled_anew(strategy, graphs, world, fresh):
-    """One graph for training, one for frozen passes; another number of adapters in a pass is another shape."""
+@pytest.mark.parametrize(("strategy", "more"), [(EASE, 0), (Finetune, 0), (OLoRA, 2)])
+def test_no_task_is_compiled_anew(strategy, more, world, fresh):
+    """One graph for training, one for frozen passes through one adapter after the other, one for several at once.
+
+    Only where each experience adds an adapter to what every pass goes through is that another shape, in both.
+    """
     answers = []
     for compute in (Compute(), Compute(compile="eager")):
         torch.manual_seed(0)
@@ -190,7 +194,9 @@ def test_no_task_is_compiled_anew(strategy, graphs, world, fresh):
             learner.answer(event.reference)
             count.append(counters["stats"]["unique_graphs"])
         answers.append(world.scores(learner, world.noise(range(8), 2, "test")))
-    assert count == graphs
+    assert count[0] == 2
+    assert count[1] <= 3 + more
+    assert count[2] - count[1] == more
     torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-5)
 
 
@@ -343,3 +349,12 @@ def test_every_way_is_one_line_of_a_config():
 def test_what_a_backbone_cannot_do_is_refused(compute, said, world):
     with pytest.raises(UserError, match=said):
         Learner(world.TinyBackbone(), Bottleneck(4), Finetune(), compute=compute)
+
+
+def test_the_gain_of_each_way_is_a_ratio_within_one_process(capsys):
+    args = ["--data.scenario=ClassIncremental", "--data.scenario.dataset=glyphs:classes=20", "--data.batch_size=8"]
+    bench_compute.main(["--ways", "whole graph", "checkpointed blocks", "--repeats", "1", *args])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    kept = {row[0]: float(row[6]) for row in rows}
+    assert list(kept) == ["as ever", "whole graph", "checkpointed blocks"]
+    assert kept["checkpointed blocks"] < 0.5 < kept["as ever"] < kept["whole graph"]
