@@ -1,5 +1,6 @@
 """Runs find each other's features: the same numbers for fewer passes, and what one must forget is gone for all."""
 
+import errno
 import json
 import os
 import random
@@ -241,6 +242,27 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
     assert found(whole) > 0
     names = [[str(p.relative_to(tmp_path / side)) for p in files(tmp_path / side)] for side in ("shelf", "again")]
     assert names[0] == names[1]
+
+
+def test_a_shelf_that_takes_no_more_is_left_alone_and_one_that_keeps_what_must_go_is_an_error(
+    met, world, stream, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    events = [*stream[:2], forget("f", stream[:2], classes=[2])]
+    plain, _ = met(events, SimpleCIL(), made="other")
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, "put", full)
+        assert world.differences(plain, met(events, SimpleCIL())[0]) == []
+    met(stream[:2], SimpleCIL(), made="another")
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, "erase", full)
+        with pytest.raises(UserError, match=r"recorded, but .*shelf.*clf resume"):
+            met(events, SimpleCIL())
+    contents = contents_of(list(world.Listed(events).steps()))
+    shelf, request = Shelf(tmp_path / "shelf", LARGE), events[-1]
+    assert shelf.erase(_folder(contents("noise/train")), request.data.ids) > 0
 
 
 def test_what_was_evicted_is_not_given_again_at_every_request(met, stream, tmp_path, monkeypatch):
