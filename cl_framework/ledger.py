@@ -40,6 +40,7 @@ class Ledger(nn.Module):
         """Start empty."""
         super().__init__()
         self.version = 0
+        self._stacked: dict[object, Tensor] = {}
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
     def __getitem__(self, entry: Entry) -> Tensor:
@@ -49,14 +50,21 @@ class Ledger(nn.Module):
         found: Tensor = self.get_buffer(_spell(entry))
         return found
 
+    def stacked(self, classes: tuple[int, ...], experience: str | None = None) -> Tensor:
+        """Return the tensors ``(classes, ...)`` filed under each class, put together once until something changes."""
+        key = classes, experience
+        if key not in self._stacked:
+            self._stacked[key] = torch.stack([self[Entry(c, experience)] for c in classes])
+        return self._stacked[key]
+
     def __setitem__(self, entry: Entry, value: Tensor) -> None:
         """File a tensor, detached from any graph."""
-        self.version += 1
+        self._changed()
         self.register_buffer(_spell(entry), value.detach().clone())
 
     def __delitem__(self, entry: Entry) -> None:
         """Erase a tensor."""
-        self.version += 1
+        self._changed()
         delattr(self, _spell(entry))
 
     def __contains__(self, entry: object) -> bool:
@@ -81,9 +89,18 @@ class Ledger(nn.Module):
             if what.hits(entry.cls, entry.experience):
                 del self[entry]
 
+    def _changed(self) -> None:
+        self.version += 1
+        self._stacked.clear()  # what leaves the ledger leaves memory
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Ledger:
+        self._stacked.clear()  # another device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def _grow_to_match(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
         """Before tensors arrive, hold exactly the entries they belong to, in their shapes."""
-        self.version += 1
+        self._changed()
         self._buffers.clear()
         for key, value in state.items():
             if key.startswith(prefix):

@@ -102,3 +102,23 @@ def test_erasing_reaches_ledgers_at_any_depth(ledger):
     holder = nn.Sequential(nn.Sequential(nn.Linear(1, 1), ledger))
     erase(Erasure(classes=frozenset({3, 4})), holder)
     assert list(ledger) == ENTRIES[4:]
+
+
+def test_rows_of_classes_are_put_together_once_until_something_changes():
+    ledger = Ledger()
+    for c in (3, 1):
+        ledger[Entry(c)] = torch.full((2,), float(c))
+    first = ledger.stacked((3, 1))
+    assert first.tolist() == [[3, 3], [1, 1]]
+    assert ledger.stacked((3, 1)) is first
+    ledger[Entry(1)] = torch.zeros(2)
+    assert ledger.stacked((3, 1)).tolist() == [[3, 3], [0, 0]]
+    del ledger[Entry(3)]
+    assert not ledger._stacked  # what was erased is held nowhere
+    assert ledger.stacked((1,)).dtype == torch.float32
+    assert nn.ModuleList([ledger]).double()[0].stacked((1,)).dtype == torch.float64
+    other = Ledger()
+    other[Entry(1)] = torch.ones(2)
+    assert other.stacked((1,)).tolist() == [[1, 1]]
+    other.load_state_dict(ledger.state_dict())
+    assert other.stacked((1,)).tolist() == [[0, 0]]

@@ -36,11 +36,13 @@ def test_light_verbs_import_no_torch(run):
 import sys
 from cl_framework.cli import main
 for line in (["--help"], ["list"], ["list", "strategies", "--json"], ["verify", {str(run.path)!r}],
-             ["report", {str(run.path)!r}], ["list", "--help"], ["report", "--help"], ["nonsense"]):
+             ["report", {str(run.path)!r}], ["list", "--help"], ["report", "--help"], ["verify", "--help"],
+             ["--version"], ["nonsense"]):
     main(line)
-heavy = {{"torch", "timm", "pytorch_lightning", "jsonargparse", "matplotlib", "numpy"}} & set(sys.modules)
+heavy = {{"torch", "timm", "pytorch_lightning", "jsonargparse", "matplotlib", "numpy", "rich"}} & set(sys.modules)
 sys.exit(", ".join(heavy) or 0)
 """
+    assert [n for n, v in cli.VERBS.items() if v.where.startswith("light.")] == ["report", "verify", "list"]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 events, 1 receipt, all hashes match" in done.stdout

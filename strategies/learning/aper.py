@@ -53,6 +53,6 @@ class APER(Strategy):
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Return the cosine of both features together to the means of both."""
         spaces = (None, tuned(model))
-        means = [torch.stack([self.prototypes[Entry(c, space)] for c in model.classes]) for space in spaces]
+        means = [self.prototypes.stacked(model.classes, space) for space in spaces]
         z = [model.features(x, using=space or ()) for space in spaces]
         return normalize(torch.cat(z, 1), dim=-1) @ normalize(torch.cat(means, 1), dim=-1).T

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -40,5 +39,5 @@ class SimpleCIL(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Return the cosine to every mean."""
-        means = torch.stack([self.prototypes[Entry(c)] for c in model.classes])
+        means = self.prototypes.stacked(model.classes)
         return normalize(model.features(x, using=()), dim=-1) @ normalize(means, dim=-1).T
