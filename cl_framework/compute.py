@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -18,6 +19,7 @@ from cl_framework.features import CHUNK
 
 SHAPES = 64
 """How many compiled versions of a network are kept; torch goes on uncompiled beyond them, and its own limit is 8."""
+_AS_WRITTEN = ContextVar("as written", default=False)
 KERNELS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # those that are fused on every device
 
 
@@ -63,9 +65,7 @@ class Compute:
             for block in backbone.blocks():
                 block.forward = _recomputed(block, bank)
         if self.compile:
-            body: Any = getattr(
-                backbone, "body", backbone
-            )  # what lies around it, as a tokenizer does, is Python's work
+            body: Any = getattr(backbone, "body", backbone)  # around it may lie Python's work, such as a tokenizer
             body.forward = _compiled(body, self._backend)
 
     @property
@@ -81,6 +81,16 @@ class Compute:
 
 
 AS_EVER = Compute()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compute as written for the duration of the block: a compiled backward pass cannot be batched."""
+    token = _AS_WRITTEN.set(True)
+    try:
+        yield
+    finally:
+        _AS_WRITTEN.reset(token)
 
 
 def _recomputed(block: nn.Module, bank: AdapterBank) -> Callable[..., Any]:
@@ -129,6 +139,8 @@ def _compiled(body: nn.Module, backend: str) -> Callable[..., Any]:
     frozen, training = (torch.compile(plain, backend=backend, dynamic=d, options=options) for d in (False, None))
 
     def forward(*given: Any, **named: Any) -> Any:
+        if _AS_WRITTEN.get():
+            return plain(*given, **named)
         tensors = [x for x in (*given, *named.values()) if isinstance(x, torch.Tensor)]
         if not torch.is_grad_enabled() and all(len(x) == CHUNK for x in tensors):
             return frozen(*given, **named)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cl_framework.compute import uncompiled
 from cl_framework.model import Model
 from cl_framework.stream import Batch, Samples
 
@@ -76,7 +77,8 @@ def fisher(scores: Callable[[Tensor], Tensor], params: Sequence[nn.Parameter], r
     """
     total, count = [torch.zeros_like(p) for p in params], 0
     for x in (x for batch in read for x in batch.x):
-        log_p = scores(x[None]).log_softmax(1)[0]
+        with uncompiled():
+            log_p = scores(x[None]).log_softmax(1)[0]
         each = torch.eye(len(log_p), device=log_p.device)
         rows = torch.autograd.grad(log_p, params, each, is_grads_batched=True, allow_unused=True)
         for t, g in zip(total, rows, strict=True):

@@ -20,6 +20,7 @@ from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.compute import Compute
 from cl_framework.errors import UserError
 from cl_framework.experiment import build
+from cl_framework.importance import batches, fisher
 from cl_framework.learner import Learner
 from cl_framework.model import Model
 from cl_framework.statistics import class_moments
@@ -175,6 +176,17 @@ def test_a_compiled_pass_is_the_same_pass(kind, backend, backbone, world, fresh)
     for a, b in zip(*found, strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
     assert not counters["graph_break"]
+
+
+def test_the_gradients_of_all_classes_are_taken_at_once_from_a_compiled_model_too(world, fresh):
+    found, samples = [], world.noise(range(3), 1, "test")
+    for compute in (Compute(), Compute(compile="aot_eager")):
+        model = model_of(world.TinyTransformer(), Bottleneck(4), compute)
+        params = model.ready("a", (0, 1, 2))
+        for p in params:
+            p.requires_grad_(True)
+        found.append(fisher(lambda x, m=model: m.scores(x, "a"), params, batches(samples, 2, model.device)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(("strategy", "more"), [(EASE, 0), (Finetune, 0), (OLoRA, 2)])
