@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, ClassVar, final
@@ -160,9 +160,14 @@ class AdapterBank(nn.Module):
         Those held fast by `asked` come without their names: a compiled pass that knew a name would be compiled anew for
         the next one, while adapters of one shape are but other tensors.
         """
-        if self._held is not None:
-            return self._held
-        applied = self.applied
+        return self.modules_of(self.applied) if self._held is None else self._held
+
+    def modules_of(self, applied: Sequence[str]) -> tuple[nn.Module, ...]:
+        """Return the rewrites of adapters that are to be in use at once, by site.
+
+        Raises:
+            UserError: If adapters of this kind cannot be.
+        """
         if len(applied) > 1 and not self.adapter.several:
             raise UserError(
                 f"{' and '.join(applied)} were put in use at once, and of {type(self.adapter).__name__} as it is set "
@@ -289,14 +294,15 @@ class AdapterBank(nn.Module):
 
     def asked(self, query: Tensor | None) -> AbstractContextManager[None]:
         """Hold fast what is in use, for one pass, with the query ready for rewrites that ask for it."""
-        return self._holding(self._at_work(), query)
+        return self.holding(self._at_work(), query)
 
     def again(self) -> Callable[[], AbstractContextManager[None]]:
         """Return how to come back to the pass under way later, when a part of it is to be computed once more."""
-        return partial(self._holding, self._at_work(), self.query)
+        return partial(self.holding, self._at_work(), self.query)
 
     @contextmanager
-    def _holding(self, held: tuple[nn.Module, ...], query: Tensor | None) -> Iterator[None]:
+    def holding(self, held: tuple[nn.Module, ...], query: Tensor | None = None) -> Iterator[None]:
+        """Pass through ``held``, rewrites by site, whatever is in use, for the duration of the block."""
         before = self._held, self.query
         self._held, self.query = held, query
         try:

@@ -62,11 +62,13 @@ class Backbone(nn.Module, ABC):
         width: Size of a feature.
         name: What manifests call it.
         smooth: Whether inputs are numbers that gradients reach and noise can stand for, as pictures are.
+        divisible: Whether modules may be told to return again what they returned before; not where they are compiled.
     """
 
     width: int
     name: str
     smooth: bool = True
+    divisible: bool = True
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

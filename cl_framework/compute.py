@@ -67,6 +67,7 @@ class Compute:
         if self.compile:
             body: Any = getattr(backbone, "body", backbone)  # around it may lie Python's work, such as a tokenizer
             body.forward = _compiled(body, self._backend)
+            backbone.divisible = False
 
     @property
     def _backend(self) -> str:

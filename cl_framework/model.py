@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 
 from cl_framework import origin
+from cl_framework.abreast import Passes, signature
 from cl_framework.adapter import Adapter, AdapterBank
 from cl_framework.backbone import Backbone
 from cl_framework.erasure import Erasure
@@ -34,6 +36,7 @@ class Model(nn.Module):
         seed: The run's seed, from which the seed of each experience is derived.
         precision: What frozen passes compute in, as training does; None for single precision. Features are single ones.
         exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
+        abreast: Whether frozen passes hold several adapters at once, where their kind can.
         passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
     """
 
@@ -44,6 +47,8 @@ class Model(nn.Module):
         self.adapters = AdapterBank(backbone, adapter)
         self.head = Head(backbone.width, head)
         self.store = FeatureStore()
+        self.abreast = True
+        self._shared = Passes(backbone, self.adapters)
         self.precision: torch.dtype | None = None
         self.exit = nn.Identity()
         self.known: dict[int, str] = {}
@@ -146,12 +151,35 @@ class Model(nn.Module):
         names = self.adapters.active if using is None else (using,) if isinstance(using, str) else tuple(using)
         with self.adapters.using(*names):
             if isinstance(x, Inputs):
-                return self._frozen(x, self.adapters.applied)
+                return self._frozen(x, [self.adapters.applied], torch.ones(1, len(x), dtype=torch.bool))[0]
             if query is None and self.adapters.asking:
                 query = self.query(x)
             self.passes[self.phase] += len(x)
             z: Tensor = self.exit(self._pass(x, query))
             return z
+
+    def each(self, x: Tensor | Inputs, usings: Sequence[str | Sequence[str]], wanted: Tensor | None = None) -> Tensor:
+        """Return features ``(k, n, width)`` under each of ``k`` choices of adapters, as `features` takes them.
+
+        Frozen passes hold several adapters at once where their kind allows it: what comes before the first place they
+        rewrite is computed once, and features are those of one by one, bit for bit.
+
+        Args:
+            x: Inputs.
+            usings: The choices.
+            wanted: ``(k, n)`` bool, the features to compute; the others are zero. None means all.
+        """
+        wanted = torch.ones(len(usings), len(x), dtype=torch.bool) if wanted is None else wanted.cpu()
+        chosen = [(using,) if isinstance(using, str) else tuple(using) for using in usings]
+        if isinstance(x, Inputs):
+            stack = self.adapters.stack
+            return self._frozen(x, [(*c, *(n for n in stack if n not in c)) for c in chosen], wanted)
+        out = torch.zeros(len(usings), len(x), self.backbone.width, device=self.device)
+        for i, using in enumerate(chosen):
+            if bool(wanted[i].any()):
+                rows = wanted[i].nonzero()[:, 0].to(x.device)
+                out[i, rows] = self.features(x[rows], using).to(out.dtype)
+        return out
 
     def _pass(self, x: Tensor, query: Tensor | None) -> Tensor:
         """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one delays no others."""
@@ -179,23 +207,69 @@ class Model(nn.Module):
         pieces = [self.features(x, using) for x in inputs(samples.on(self.device), batch)]
         return torch.cat(pieces), samples.labels.to(self.device)
 
+    def embed_each(
+        self, samples: Samples, usings: Sequence[str | Sequence[str]], batch: int = 256
+    ) -> tuple[Tensor, Tensor]:
+        """Return features ``(k, n, width)`` under each of ``k`` choices of adapters, and labels ``(n,)``."""
+        pieces = [self.each(x, usings) for x in inputs(samples.on(self.device), batch)]
+        return torch.cat(pieces, 1), samples.labels.to(self.device)
+
     @torch.no_grad()
-    def _frozen(self, x: Inputs, names: Sequence[str]) -> Tensor:
-        coupled = bool(names) and self.adapters.adapter.coupled  # no feature of one sample, so none to be remembered
-        key = None if x.key is None or coupled else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
-        known = torch.zeros(len(x), dtype=torch.bool) if key is None else self.store.find(key, x.ids)
-        if bool(known.all()) and key is not None:
-            return self.store.read(key, x.ids).to(self.device)
-        unknown = x if not bool(known.any()) else Inputs(lambda: x.tensor[~known], x.ids[~known], x.key)
-        fresh = self._in_chunks(unknown, pad=not coupled)
-        if key is None:
-            return fresh
-        self.store.write(key, x.ids[~known], fresh.cpu())
-        if not bool(known.any()):
-            return fresh
-        out = fresh.new_empty(len(x), fresh.shape[1])
-        out[~known], out[known] = fresh, self.store.read(key, x.ids[known]).to(fresh.device)
+    def _frozen(self, x: Inputs, applied: Sequence[tuple[str, ...]], wanted: Tensor) -> Tensor:
+        """Return features ``(k, n, width)`` from the store or from passes, zeros where they are not wanted."""
+        keys = [self._key(x, names) if bool(mask.any()) else None for names, mask in zip(applied, wanted, strict=True)]
+        out = torch.zeros(*wanted.shape, self.backbone.width, device=self.device)
+        missing = wanted.clone()
+        for i, key in enumerate(keys):
+            rows = wanted[i].nonzero()[:, 0]
+            if key is not None and len(known := rows[self.store.find(key, x.ids[rows])]):
+                out[i, known] = self.store.read(key, x.ids[known]).to(out.device)
+                missing[i, known] = False
+        if not bool(missing.any()):
+            return out
+        for which, samples, z in self._fresh(x, applied, missing):
+            out[which, samples] = z
+        for i, key in enumerate(keys):
+            if key is not None and bool(missing[i].any()):
+                self.store.write(key, x.ids[missing[i]], out[i, missing[i]].cpu())
         return out
+
+    def _key(self, x: Inputs, names: Sequence[str]) -> str | None:
+        coupled = bool(names) and self.adapters.adapter.coupled  # no feature of one sample, so none to be remembered
+        return None if x.key is None or coupled else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
+
+    def _fresh(
+        self, x: Inputs, applied: Sequence[tuple[str, ...]], missing: Tensor
+    ) -> Iterator[tuple[Tensor | int, Tensor, Tensor]]:
+        """Compute missing features, of adapters that go abreast together: choices, samples, and features."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for i in missing.any(1).nonzero()[:, 0].tolist():
+            coupled = bool(applied[i]) and self.adapters.adapter.coupled
+            alike = signature(self.adapters.modules_of(applied[i])) if self.abreast and not coupled else None
+            if alike is not None:
+                groups.setdefault(alike, []).append(i)
+                continue
+            rows = missing[i].nonzero()[:, 0]
+            with self.adapters.using(*applied[i]):
+                yield i, rows, self._in_chunks(x if bool(missing[i].all()) else x[rows], pad=not coupled)
+        for members in groups.values():
+            self.passes[self.phase] += int(missing[members].sum())
+            adapters, choices = [self.adapters.modules_of(applied[i]) for i in members], torch.tensor(members)
+            for same in (rows.cpu() for rows in self._alike(x.tensor)):
+                here = missing[members][:, same]
+                if bool(here.any()):
+                    with self._computing():
+                        found = list(self._shared(x.tensor[same.to(x.tensor.device)], self.device, adapters, here))
+                    yield from ((choices[which], same[rows], z) for which, rows, z in found)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute as frozen passes do: nothing drops out, in the precision of training."""
+        training = self.adapters.training
+        self.adapters.eval()
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            yield
+        self.adapters.train(training)
 
     def _in_chunks(self, given: Inputs, pad: bool) -> Tensor:
         """Pass inputs through the backbone in chunks of one size and length: a row's bits depend on that row alone.
@@ -205,16 +279,13 @@ class Model(nn.Module):
         query = self.query(given) if self.adapters.asking else None
         x = given.tensor
         self.passes[self.phase] += len(x)
-        training = self.adapters.training
-        self.adapters.eval()
         rows, pieces = [part for alike in self._alike(x) for part in torch.split(alike, CHUNK)], []
         for r in rows:
             size = CHUNK if pad else len(r)
             part = _padded(x[r.to(x.device)].to(self.device), size)
             asked = self.adapters.asked(None if query is None else _padded(query[r.to(query.device)], size))
-            with asked, torch.autocast(part.device.type, self.precision, enabled=self.precision is not None):
+            with asked, self._computing():
                 pieces.append(self.backbone(part)[: len(r)].float())
-        self.adapters.train(training)
         return torch.cat(pieces)[torch.cat(rows).argsort().to(self.device)]
 
     def _alike(self, x: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Samples that each pass through an adapter of their own."""
+"""Samples that each pass through adapters of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from cl_framework.errors import UserError
 from cl_framework.model import Model
 from cl_framework.stream import Inputs
 
@@ -23,10 +25,67 @@ class Routed:
 
     def __call__(self, choice: Sequence[str]) -> Tensor:
         """Return features ``(n, width)``, row ``i`` under the adapter ``choice[i]``."""
-        for name in dict.fromkeys(choice):
-            rows = [i for i, n in enumerate(choice) if n == name and (n, i) not in self._found]
-            if rows:
-                z = self.model.features(self.x[torch.tensor(rows)], name)
-                self._found.update(((name, i), row) for i, row in zip(rows, z, strict=True))
+        names = list(dict.fromkeys(choice))
+        new = [(n, i) not in self._found for i, n in enumerate(choice)]
+        wanted = torch.tensor([[n == name and fresh for n, fresh in zip(choice, new, strict=True)] for name in names])
+        if bool(wanted.any()):
+            z = self.model.each(self.x, names, wanted)
+            self._found.update(((names[k], i), z[k, i]) for k, i in wanted.nonzero().tolist())
         found: Tensor = self.model.exit(torch.stack([self._found[name, i] for i, name in enumerate(choice)]))
         return found
+
+
+def fewest(route: str | None) -> int | None:
+    """Return how many experiences ``nearest:k`` sends a sample to; None for all.
+
+    >>> fewest("nearest:2")
+    2
+
+    Raises:
+        UserError: If it says something else.
+    """
+    if route is None:
+        return None
+    kind, _, k = route.partition(":")
+    if kind != "nearest" or not k.isdecimal() or int(k) < 1:
+        raise UserError(f"A route is nearest:k for a number k of at least 1, or null; found {route!r}.")
+    return int(k)
+
+
+def nearest(likeness: Tensor, owner: Tensor, k: int) -> Tensor:
+    """Return the ``k`` experiences that each sample is nearest to, ``(experiences, n)`` bool; all if there are fewer.
+
+    An experience is as near as its nearest class.
+
+    Args:
+        likeness: ``(n, classes)``, greater is nearer; in double precision, so that a sample's choice is its own.
+        owner: ``(classes,)`` the experience of each class, counted from 0, each with a class at least.
+        k: How many.
+
+    >>> nearest(torch.tensor([[0.9, 0.1, 0.5, 0.2]]), torch.tensor([0, 0, 1, 2]), 2).T.tolist()
+    [[True, True, False]]
+    """
+    count = int(owner.max()) + 1
+    near = likeness.new_full((len(likeness), count), -torch.inf)
+    near = near.scatter_reduce(1, owner.expand(len(likeness), -1), likeness, "amax")
+    return torch.zeros_like(near, dtype=torch.bool).scatter_(1, near.topk(min(k, count)).indices, True).T
+
+
+def weighed(z: Tensor, prototypes: Tensor, owner: Tensor, visited: Tensor, alpha: float) -> Tensor:
+    """Return scores ``(n, classes)``: the cosine in a class's own space, and ``alpha`` times the mean of the others.
+
+    Args:
+        z: ``(spaces, n, width)`` features.
+        prototypes: ``(spaces, classes, width)`` of length one.
+        owner: ``(classes,)`` the space of each class.
+        visited: ``(spaces, n)`` bool; what is not visited is left out of the mean, and is -1 where it is a class's own.
+        alpha: Weight of the others.
+    """
+    own, others = z.new_full((z.shape[1], len(owner)), -1.0), z.new_zeros(z.shape[1], len(owner))
+    for s, rows in enumerate(visited):
+        if bool(rows.any()):
+            cosines = normalize(z[s, rows], dim=-1) @ prototypes[s].T
+            own[rows] = torch.where(owner == s, cosines, own[rows])
+            others[rows] += torch.where(owner == s, 0, cosines)
+    count = visited.sum(0)[:, None] - visited[owner].T.int()
+    return own + alpha * others / count.clamp(min=1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from cl_framework.abreast import Abreast
 from cl_framework.adapter import Adapter, Rewrite
 from cl_framework.backbone import Site
 
@@ -33,7 +35,7 @@ class Bottleneck(Adapter):
 
 
 @final
-class _Branch(Rewrite):
+class _Branch(Abreast):
     def __init__(self, site: Site, spec: Bottleneck) -> None:
         super().__init__()
         self.down = nn.Linear(site.width_in, spec.width)  # torch's own start is Kaiming-uniform with a = sqrt(5)
@@ -47,3 +49,8 @@ class _Branch(Rewrite):
         bottleneck = self.dropout(torch.relu(self.down(given)))
         branch: Tensor = self.up(bottleneck)
         return out + self.scale * branch
+
+    def abreast(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        down, up = (weights[f"{n}.weight"].mT for n in ("down", "up"))
+        bottleneck = torch.baddbmm(weights["down.bias"][:, None], given, down).relu_()
+        return out + self.scale * torch.baddbmm(weights["up.bias"][:, None], bottleneck, up)

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from cl_framework.abreast import Abreast
 from cl_framework.adapter import Adapter, Rewrite
 from cl_framework.backbone import Role, Site
 from cl_framework.errors import UserError
@@ -45,7 +46,7 @@ class LoRA(Adapter):
 
 
 @final
-class Factors(Rewrite):
+class Factors(Abreast):
     """``out + scale * b a given``, with ``b`` at zero at birth.
 
     Attributes:
@@ -65,6 +66,10 @@ class Factors(Rewrite):
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
         """Add the correction."""
         return out + self.scale * (given @ self.a.T @ self.b.T)
+
+    def abreast(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """Add to each part its own correction."""
+        return out + self.scale * torch.bmm(torch.bmm(given, weights["a"].mT), weights["b"].mT)
 
     def delta(self) -> Tensor:
         """Return what is added to the weight, ``(width_out, width_in)``."""

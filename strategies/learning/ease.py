@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from cl_framework.ledger import Entry, Ledger
 from cl_framework.model import Model
 from cl_framework.proxy import tune
+from cl_framework.routing import fewest, nearest, weighed
 from cl_framework.statistics import class_means
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
@@ -35,6 +36,12 @@ class EASE(Strategy):
             later ones (``all_later``, as released), or from the classes of that space only (``newest``, Eq. 7).
         use_init_ptm: Score in the pristine backbone's space too.
         beta: Weight of that score.
+        route: Where a sample is scored: in all subspaces, or by ``nearest:k`` only in those of the ``k`` experiences
+            with a class nearest to it in the pristine space, which takes ``1 + k`` passes however many there are.
+
+    With ``V`` the subspaces that a sample is scored in, class ``c`` of subspace ``o`` scores ``a + alpha b``: ``a`` its
+    cosine in ``o``, or -1, the least there is, if ``o`` is not in ``V``; ``b`` the mean of its cosines in the others
+    of ``V``. So a class that was not looked at cannot win over one that was, except by ``alpha``'s share.
     """
 
     isolates = "experience"
@@ -46,9 +53,15 @@ class EASE(Strategy):
         complement: Literal["all_later", "newest"] = "all_later",
         use_init_ptm: bool = False,
         beta: float = 1.0,
+        route: str | None = None,
     ) -> None:
-        """Start with no subspaces."""
+        """Start with no subspaces.
+
+        Raises:
+            UserError: If the route is none.
+        """
         super().__init__()
+        self.visits, self.plain = fewest(route), use_init_ptm or route is not None
         self.alpha, self.beta, self.complement, self.use_init_ptm = alpha, beta, complement, use_init_ptm
         self.prototypes = Ledger()
         self._completed: tuple[tuple[object, ...], Tensor, Tensor] | None = None
@@ -57,28 +70,32 @@ class EASE(Strategy):
         """Train a fresh adapter under a throw-away head, then measure what is missing in the spaces up to now."""
         if event.name not in model.adapters:
             yield tune(model, event)
-        spaces = list(model.experiences[: model.experiences.index(event.name) + 1])
-        for space in [*([PRISTINE] if self.use_init_ptm else []), *spaces]:
-            if missing := [c for c in event.classes if Entry(c, space or None) not in self.prototypes]:
-                z, y = model.embed(event.reference.of(missing), using=space or ())
-                for c, mean in class_means(z, y, missing).items():
+        spaces = [*([PRISTINE] if self.plain else []), *model.experiences[: model.experiences.index(event.name) + 1]]
+        todo: dict[tuple[int, ...], list[str]] = {}
+        for space in spaces:
+            if missing := tuple(c for c in event.classes if Entry(c, space or None) not in self.prototypes):
+                todo.setdefault(missing, []).append(space)
+        for missing, where in todo.items():
+            z, y = model.embed_each(event.reference.of(missing), [space or () for space in where])
+            for space, rows in zip(where, z, strict=True):
+                for c, mean in class_means(rows, y, missing).items():
                     self.prototypes[Entry(c, space or None)] = mean
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Sum a class's cosines: its own space once, the others ``alpha`` in all, the pristine one ``beta`` times."""
         prototypes, owner = self._subspaces(model)
-        z = torch.stack([model.features(x, space) for space in model.experiences])
-        cosines = normalize(z, dim=-1) @ normalize(prototypes, dim=-1).transpose(1, 2)  # (spaces, n, classes)
-        others = max(len(cosines) - 1, 1)
-        own = torch.nn.functional.one_hot(owner, len(cosines)).T[:, None].to(z.dtype)
-        scores = (cosines * (own + self.alpha / others * (1 - own))).sum(0)
-        if self.use_init_ptm:
+        visited = torch.ones(len(prototypes), len(x), dtype=torch.bool, device=owner.device)
+        visits = self.visits or len(prototypes)
+        if visits < len(prototypes) or self.use_init_ptm:
             means = torch.stack([self.prototypes[Entry(c)] for c in model.classes])
-            scores = scores + self.beta * normalize(model.features(x, ()), dim=-1) @ normalize(means, dim=-1).T
-        return scores
+            plain = normalize(model.features(x, ()).double(), dim=-1) @ normalize(means.double(), dim=-1).T
+        if visits < len(prototypes):
+            visited = nearest(plain, owner, visits)
+        scores = weighed(model.each(x, model.experiences, visited), prototypes, owner, visited, self.alpha)
+        return scores + self.beta * plain.to(scores.dtype) if self.use_init_ptm else scores
 
     def _subspaces(self, model: Model) -> tuple[Tensor, Tensor]:
-        """Return prototypes ``(spaces, classes, width)``, completed, and the space of each class."""
+        """Return prototypes ``(spaces, classes, width)``, completed, of length one, and the space of each class."""
         state = (self.prototypes.version, model.classes, model.experiences)
         if self._completed is None or self._completed[0] != state:
             spaces = {name: i for i, name in enumerate(model.experiences)}
@@ -88,7 +105,8 @@ class EASE(Strategy):
                 for name, s in spaces.items():
                     if s <= owner[i]:
                         table[s, i] = self.prototypes[Entry(c, name)]
-            self._completed = (state, complete(table, owner, self.complement == "newest"), owner)
+            filled = complete(table, owner, self.complement == "newest")
+            self._completed = (state, normalize(filled, dim=-1), owner)
         return self._completed[1], self._completed[2]
 
 
