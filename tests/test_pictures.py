@@ -18,7 +18,7 @@ from cl_framework.evaluator import Evaluator
 from cl_framework.stream import Joined, Relabelled, Rows, Samples
 from scenarios import resampling
 from scenarios.class_incremental import ClassIncremental
-from scenarios.data.kept import Kept, folder, kept
+from scenarios.data.kept import Kept, _whose, folder, kept
 from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, View
 from scenarios.mixed import Mixed, Request
@@ -324,22 +324,22 @@ def names(cache: Path) -> dict[int, bool]:
     return found
 
 
-def test_a_forget_request_erases_what_was_kept_whatever_it_was_made_for(world, pictures: Path, own_cache: Path):
-    from scenarios.data.kept import _whose
-
+@pytest.mark.parametrize("asked", [Request(1, classes=[1]), Request(1, samples=[4, 6])], ids=["class", "samples"])
+def test_a_forget_request_erases_what_was_kept_whatever_it_was_made_for(world, pictures: Path, own_cache: Path, asked):
     source = open_source(f"imagefolder:{pictures}")
     for how in (Plain(9), Pilot(16)):  # other runs were here before
         for training in (False, True):
             both(source.train, how, training)[0][range(8)]
             both(source.test, how, training)[0][range(4)]
     stream = ClassIncremental(f"imagefolder:{pictures}", increment=1, order=[1, 0], transform=Plain(8))
-    run(world, Mixed(stream, [Request(1, classes=[1])]))  # which asks about class 1 after class 0, too
+    run(world, Mixed(stream, [asked]))  # class 0 comes afterwards, and what was forgotten is asked about again
     left = names(own_cache)
-    for part in (source.train, source.test):
-        for file, label in zip(part.images, part.labels.tolist(), strict=True):
-            assert (_whose(file) in left) == (label == 0)
+    gone = [f for f, c in zip(source.train.images, source.train.labels.tolist(), strict=True) if c == 1]
+    gone = [*gone, *source.test.images[2:]] if asked.classes else [gone[0], gone[2]]
+    for file in (*source.train.images, *source.test.images):
+        assert (_whose(file) in left) == (file not in gone)
     both(source.train, Plain(8), training=False)[0][range(8)]  # the files are still there for those who read them
-    assert _whose(source.train.images[-1]) in names(own_cache)
+    assert _whose(source.train.images[4]) in names(own_cache)
 
 
 def test_runs_with_and_without_a_cache_learn_the_same_bits(world, pictures: Path):
