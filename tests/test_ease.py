@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from cl_framework.errors import UserError
 from cl_framework.ledger import Entry
 from cl_framework.stream import Experience, Joined, Rows
 from strategies.learning.ease import EASE, complete
@@ -163,3 +164,55 @@ def test_one_sample_is_scored_by_cosines_only(world, stream):
     learner = world.learn(world.learner(EASE(alpha=1.0)), stream[:2])
     scores = world.scores(learner, world.noise(range(8), 2, "test"))
     assert scores.abs().max() <= 2
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def slow_routed(learner, samples, k):
+    """One sample at a time: the k experiences of its nearest plain means, and the score of each class among them."""
+    model, ease = learner.model, learner.strategy
+    out = torch.empty(len(samples), len(model.classes))
+    for n, x in enumerate(samples.x):
+        z = model.features(x[None], ())[0]
+        near = {name: -2.0 for name in model.experiences}
+        for c, name in model.known.items():
+            near[name] = max(near[name], float(cos(z, ease.prototypes[Entry(c)])))
+        visited = sorted(near, key=near.get, reverse=True)[:k]
+        table, _ = ease._subspaces(model)
+        for i, c in enumerate(model.classes):
+            seen = {name: cos(model.features(x[None], name)[0], table[model.experiences.index(name), i])
+                    for name in visited}  # fmt: skip
+            own = seen.pop(model.known[c], -1.0)
+            out[n, i] = own + ease.alpha * (sum(seen.values()) / max(len(seen), 1))
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_routed_sample_is_scored_where_its_nearest_plain_means_are_and_passed_there_only(k, world, stream):
+    learner = world.learn(world.learner(EASE(alpha=0.5, route=f"nearest:{k}")), stream)
+    test = world.noise(range(8), 6, "test")
+    before = learner.model.passes.total()
+    scores = world.scores(learner, test)
+    assert learner.model.passes.total() - before == (1 + k) * len(test)
+    torch.testing.assert_close(scores, slow_routed(learner, test, k), atol=1e-5, rtol=1e-5)
+    for batch in (1, 7):
+        other = world.scores(learner, test, batch)
+        assert torch.equal(other.argmax(1), scores.argmax(1))
+        torch.testing.assert_close(other, scores, atol=1e-6, rtol=1e-6)
+
+
+def test_a_route_through_all_subspaces_is_none(world, stream):
+    test = world.noise(range(8), 4, "test")
+    one, two, three = (
+        world.learn(world.learner(EASE(route=route)), stream) for route in (None, "nearest:4", "nearest:9")
+    )
+    assert torch.equal(world.scores(one, test), world.scores(two, test))
+    assert torch.equal(world.scores(one, test), world.scores(three, test))
+
+
+@pytest.mark.parametrize("route", ["nearest", "nearest:0", "nearest:two", "far:2", ""])
+def test_a_route_that_leads_nowhere_is_refused(route):
+    with pytest.raises(UserError, match="nearest:k"):
+        EASE(route=route)

@@ -1,5 +1,7 @@
 """Many adapters in one pass: the features of one by one, bit for bit in any company, and what is shared is shared."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from cl_framework.compute import Compute
 from cl_framework.features import CHUNK, FeatureStore
 from cl_framework.model import Model
 from cl_framework.stream import Inputs
+from scripts import routing
 
 KINDS = {"bottleneck": lambda: Bottleneck(8), "lora": lambda: LoRA(4), "maps": lambda: LoRA(2, roles=["mlp_in"])}
 NAMES = list("abcde")
@@ -232,3 +235,15 @@ def test_a_compiled_backbone_is_passed_through_whole(world):
     model.each(inputs(x, rows), ["b", "d"], torch.rand(2, 9) < 0.7)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     torch._dynamo.reset()
+
+
+def test_the_script_says_what_routes_cost_and_save(tmp_path, capsys):
+    few = ["--tasks", "2", "--classes", "4", "--train", "4", "--test", "2", "--epochs", "1", "--timed", "4"]
+    assert routing.main([*few, "--nearest", "1", "--out", str(tmp_path / "routing.md")]) == 0
+    rows = json.loads((tmp_path / "routing.json").read_text())["rows"]
+    passes = {(r["settings"], r["route"]): r["passes"] for r in rows}
+    assert passes == {("published", "all"): 2, ("published", "nearest:1"): 2, ("tuned", "all"): 3,
+                      ("tuned", "nearest:1"): 2}  # fmt: skip
+    assert all(r["lost"] == 0 and r["faster"] == 1 for r in rows if r["route"] == "all")
+    assert (tmp_path / "routing.md").read_text() in capsys.readouterr().out
+    assert routing.main(["--tasks", "3", "--classes", "4"]) == 2

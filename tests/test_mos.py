@@ -183,3 +183,19 @@ def test_it_refuses_to_drop_what_later_adapters_were_made_of(world, stream):
     learner = world.learn(world.learner(MOS(align_epochs=0), DropAdapter()), stream[:2])
     with pytest.raises(UserError, match="MOS shares its trained state"):
         world.learn(learner, [forget("f", stream[:2], experiences=["task-0"])], stream[:2])
+
+
+@torch.no_grad()
+def test_adapters_that_samples_are_sent_to_share_their_passes(torn, world):
+    """Each round sends 8 samples to up to four adapters: one chunk, where one by one would take as many as adapters."""
+    learner, test = torn(), world.noise(range(8), 1, "test")
+    counts = {}
+    for abreast in (True, False):
+        learner.model.abreast, sizes = abreast, []
+        hook = learner.model.backbone.mlp.register_forward_hook(lambda _, x, __, sizes=sizes: sizes.append(len(x[0])))
+        scores = world.scores(learner, test)
+        hook.remove()
+        counts[abreast] = scores, sizes
+    torch.testing.assert_close(counts[True][0], counts[False][0], atol=1e-4, rtol=1e-4)
+    assert set(counts[True][1]) == {64}
+    assert len(counts[True][1]) < len(counts[False][1])

@@ -97,10 +97,10 @@ class MOS(Strategy):
             for k, p in enumerate(own):
                 self.trained[Entry(experience=event.name, name=str(k))] = p
             pull(own, mean, 1.0)
-        self.gaussians.measure(*model.embed(event.reference, event.name), event.classes, event.name)
-        first = (*chain, event.name)[0]
-        for c, prototype in class_means(*model.embed(event.reference, first), event.classes).items():
-            self.prototypes[Entry(c, first)] = prototype
+        z, y = model.embed_each(event.reference, [event.name, *chain[:1]])
+        self.gaussians.measure(z[0], y, event.classes, event.name)
+        for c, prototype in class_means(z[-1], y, event.classes).items():
+            self.prototypes[Entry(c, (*chain, event.name)[0])] = prototype
         if self.align_epochs and len(model.experiences) > 1:
             yield self.align(model, self.gaussians)
 
