@@ -21,8 +21,8 @@ from torchvision.transforms.v2 import functional as one
 
 from scenarios.data.decode import in_parallel
 
-Filter: TypeAlias = tuple[Callable[[Tensor], Tensor], float]
-"""Weight at a distance, and the distance from which it is zero."""
+Filter: TypeAlias = Callable[[Tensor], Tensor]
+"""Weight at a distance."""
 
 TRIES = 10  # sizes that torchvision draws before it gives up and takes the middle
 
@@ -46,31 +46,28 @@ def bicubic(t: Tensor) -> Tensor:
     return torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
 
 
-BILINEAR: Filter = (bilinear, 1.0)
-BICUBIC: Filter = (bicubic, 2.0)
-
-
-def weights(starts: Tensor, lengths: Tensor, there: int, size: int, how: Filter) -> Tensor:
-    """Return the weights by which Pillow resizes stretches of a line: ``(n, size, there)`` float64.
+def weights(
+    starts: Tensor, lengths: Tensor, there: int, size: int, how: Filter, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return the weights by which Pillow resizes stretches of a line: ``(n, size, there)``.
 
     Args:
         starts: ``(n,)`` where each stretch begins; pixels outside it have no say.
         lengths: ``(n,)`` pixels in each.
         there: Pixels in the line.
         size: Pixels in the result.
-        how: The filter.
+        how: The filter; when pixels become fewer, it becomes wider: antialiasing.
+        dtype: In double precision the weights are rounded to 22 binary places, as Pillow does.
     """
-    shape, support = how
-    starts, lengths = (v.double().view(-1, 1, 1) for v in (starts, lengths))
+    starts, lengths = (v.to(dtype).view(-1, 1, 1) for v in (starts, lengths))
     scale = lengths / size
-    stretch = scale.clamp_min(1)  # when pixels become fewer, the filter becomes wider: antialiasing
-    centre = (torch.arange(size, dtype=torch.float64, device=starts.device)[:, None] + 0.5) * scale
-    at = torch.arange(there, dtype=torch.float64, device=starts.device) - starts
-    low, high = ((centre + side * support * stretch + 0.5).trunc() for side in (-1, 1))
-    w = shape(((at - centre + 0.5) * (1 / stretch)).abs())
-    w = torch.where((at >= low.clamp_min(0)) & (at < torch.minimum(high, lengths)), w, 0.0)
-    w = w / w.cumsum(-1)[..., -1:]  # summed from left to right, as Pillow does
-    return (w * 2**22 + torch.copysign(torch.tensor(0.5, dtype=torch.float64), w)).trunc() / 2**22
+    centre = (torch.arange(size, dtype=dtype, device=starts.device)[:, None] + 0.5) * scale
+    at = torch.arange(there, dtype=dtype, device=starts.device) - starts
+    w = how((at + 0.5 - centre).mul_(1 / scale.clamp_min(1)).abs_()) * ((at >= 0) & (at < lengths))
+    if dtype != torch.float64:
+        return w.div_(w.sum(-1, keepdim=True))
+    w = w / w.cumsum(-1)[..., -1:]  # summed from left to right
+    return (w * 2**22 + torch.copysign(torch.tensor(0.5, dtype=dtype), w)).trunc() / 2**22
 
 
 def resampled(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
@@ -103,7 +100,7 @@ def centred(height: int, width: int, side: int, size: int, device: torch.device)
     for n in (height, width):
         resized = side if n == short else int(side * n / short)
         start = round((resized - size) / 2.0)
-        found.append(weights(torch.zeros(1), torch.full((1,), n), n, resized, BICUBIC)[:, start : start + size])
+        found.append(weights(torch.zeros(1), torch.full((1,), n), n, resized, bicubic)[:, start : start + size])
     return found[0].to(device), found[1].to(device)
 
 
@@ -148,10 +145,10 @@ def crops(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
         size: Side of the results.
     """
     top, left, height, width = boxes.to(images.device).unbind(1)
-    down = weights(top, height, images.shape[-2], size, BILINEAR)
-    across = weights(left, width, images.shape[-1], size, BILINEAR)
+    down = weights(top, height, images.shape[-2], size, bilinear, torch.float32)
+    across = weights(left, width, images.shape[-1], size, bilinear, torch.float32)
     across = torch.where(flips.to(images.device)[:, None, None], across.flip(1), across)
-    return resampled(images, down.float(), across.float())
+    return resampled(images, down, across)
 
 
 def cut(images: Sequence[Tensor], boxes: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -162,10 +159,11 @@ def cut(images: Sequence[Tensor], boxes: Tensor, device: torch.device) -> tuple[
     """
     parts = [i[:, t : t + h, x : x + w] for i, (t, x, h, w) in zip(images, boxes.tolist(), strict=True)]
     height, width = boxes[:, 2:].amax(0).tolist()
-    whole = torch.zeros(len(parts), 3, height, width, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for to, part in zip(whole, parts, strict=True):
+    whole = torch.zeros(len(parts), height, width, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for to, part in zip(whole.movedim(-1, 1), parts, strict=True):  # channels last, as pictures are decoded and kept
         to[:, : part.shape[1], : part.shape[2]] = part
-    return whole.to(device, non_blocking=True), torch.cat([torch.zeros_like(boxes[:, :2]), boxes[:, 2:]], 1)
+    corner = torch.zeros_like(boxes[:, :2])
+    return whole.to(device, non_blocking=True).movedim(-1, 1), torch.cat([corner, boxes[:, 2:]], 1)
 
 
 def pillow_crops(images: Tensor | Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import copy
 from functools import cached_property
@@ -90,7 +90,8 @@ class Kept:
         made = in_parallel(self._made, missing)
         with suppress(OSError):  # the disk refuses: it is decoded again next time
             if self.keeps:
-                held.add(missing, made, [_whose(self.files[i]) for i in missing], self.limit)
+                whose = [_whose(self.files[i]) for i in missing]
+                held.add(zip(missing, whose, made, strict=True), not self.fixed.alike, self.limit)
         if isinstance(old, Tensor):
             new = torch.stack(made).to(device)
             out = new.new_empty(len(rows), *new.shape[1:])
@@ -172,32 +173,38 @@ class _Held:
         self.checked = torch.zeros(len(self.rows), dtype=torch.bool)
 
     def row(self, i: int) -> Tensor:
-        """Return a copy of what is in a row."""
-        shape = (3, int(self.rows["height"][i]), int(self.rows["width"][i]))
-        return self.pixels[i, : math.prod(shape)].view(shape).clone()
+        """Return a copy of what is in a row whose channels come last, as Pillow likes them."""
+        shape = (int(self.rows["height"][i]), int(self.rows["width"][i]), 3)
+        return self.pixels[i, : math.prod(shape)].clone().view(shape).movedim(-1, 0)
 
     def sound(self, rows: Tensor) -> Tensor:
         """Return which rows hold a picture, as a mask; each is checked once."""
         told = self.rows[rows.numpy()]
         there = torch.from_numpy((told["height"] > 0) & (_numbers(told) <= self.pixels.shape[1]))
         for i in rows[there & ~self.checked[rows]].tolist():
-            self.checked[i] = zlib.crc32(self.row(i).numpy().data) == int(self.rows["crc"][i])
+            found = self.pixels[i, : int(_numbers(self.rows[i]))].numpy().data
+            self.checked[i] = zlib.crc32(found) == int(self.rows["crc"][i])
         return there & self.checked[rows]
 
-    def add(self, rows: Sequence[int], pictures: Sequence[Tensor], whose: Sequence[int], limit: int) -> None:
-        """Write rows while there is room.
+    def add(self, new: Iterable[tuple[int, int, Tensor]], last: bool, limit: int) -> None:
+        """Write pictures while there is room.
+
+        Args:
+            new: Row, whose, and the picture.
+            last: Whether channels come last.
+            limit: Most bytes in the whole folder.
 
         Raises:
             OSError: If the disk refuses.
         """
-        new = [(i, p.contiguous().numpy(), who) for i, p, who in zip(rows, pictures, whose, strict=True)]
-        new = [(i, p, who) for i, p, who in new if p.size <= self.pixels.shape[1]]
-        if not self._room(sum(p.nbytes for _, p, _ in new), limit):
+        fit = [(i, who, p) for i, who, p in new if p.numel() <= self.pixels.shape[1]]
+        if not self._room(sum(p.nbytes for _, _, p in fit), limit):
             return
-        for i, p, who in new:
-            if os.pwrite(self.file, p.data, self._place(i)) < p.nbytes:
+        for i, who, p in fit:
+            data = (p.movedim(0, -1) if last else p).contiguous().numpy().data
+            if os.pwrite(self.file, data, self._place(i)) < data.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self.rows[i] = (who, p.shape[1], p.shape[2], zlib.crc32(p.data))
+            self.rows[i] = (who, p.shape[1], p.shape[2], zlib.crc32(data))
             self.checked[i] = True
 
     def erase(self, whose: np.ndarray[Any, Any]) -> None:
