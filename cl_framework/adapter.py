@@ -240,7 +240,7 @@ class AdapterBank(nn.Module):
         return self.params(name)
 
     def _put(self, name: str, built: Mapping[str, Rewrite | None]) -> None:
-        self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None})
+        self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None}).eval()  # until trained
         place = next((p.device for s in self.sites.values() for p in s.module.parameters()), torch.device("cpu"))
         if place.type != "cpu":
             self.rewrites[name].to(place)

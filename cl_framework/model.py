@@ -266,10 +266,12 @@ class Model(nn.Module):
     def _computing(self) -> Iterator[None]:
         """Compute as frozen passes do: nothing drops out, in the precision of training."""
         training = self.adapters.training
-        self.adapters.eval()
+        if training:  # this walks over every adapter there is
+            self.adapters.eval()
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             yield
-        self.adapters.train(training)
+        if training:
+            self.adapters.train()
 
     def _in_chunks(self, given: Inputs, pad: bool) -> Tensor:
         """Pass inputs through the backbone in chunks of one size and length: a row's bits depend on that row alone.
