@@ -35,10 +35,16 @@ DATA = "data"
 
 @final
 class Stopwatch:
-    """Seconds and peak memory by phase. A phase inside another stops the outer one's clock, so that phases add up."""
+    """Seconds and peak memory by phase. A phase inside another stops the outer one's clock, so that phases add up.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Tells the seconds: `time.perf_counter`, or `time.process_time` for those of the processor alone, where
+            other work on the machine would disturb.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """Start at zero."""
+        self.clock = clock
         self.seconds: Counter[str] = Counter()
         self.peaks: Counter[str] = Counter()
         self._running: list[str] = []
@@ -66,7 +72,9 @@ class Stopwatch:
 
     def _turn(self, to: str) -> None:
         """Account for what ran until now. Reading data waits for no GPU: that would undo what overlaps."""
-        now = _now(wait=to != DATA)
+        if to != DATA and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = self.clock()
         if self._running:
             last = self._running[-1]
             self.seconds[last] += now - self._since  # type: ignore[assignment]  # a Counter of floats
@@ -92,9 +100,9 @@ class _Notes:
             self.forgets.append({"request": marks.event, "seconds": cost.seconds, "images": sum(cost.passes.values())})
 
 
-def measured(experiment: Experiment) -> dict[str, Any]:
+def measured(experiment: Experiment, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
     """Carry out ``experiment`` and return what each phase took, and what was learned."""
-    watch, learner, read, forgot = Stopwatch(), experiment.learner, Counter[str](), Counter[str]()
+    watch, learner, read, forgot = Stopwatch(clock), experiment.learner, Counter[str](), Counter[str]()
     carry_out, reading, passes = engine.carry_out, View.__getitem__, learner.model.passes
 
     def make_trainer(epochs: int | None) -> Trainer:
@@ -171,10 +179,3 @@ def peak_since() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     return peak_memory()
-
-
-def _now(wait: bool) -> float:
-    """Read the clock; to ``wait`` is to read it once the GPU, if there is one at work, has caught up."""
-    if wait and torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -38,12 +38,15 @@ class PlainEase:
         workers: Processes that read pictures.
         shared: Embed the patches of a test batch once for all adapters. In a ViT-B that saves next to nothing; in the
             embedded backbone, whose stem is convolutional, a quarter.
+        watch: Times the phases.
 
     Raises:
         UserError: If the experiment is no EASE with bottlenecks on a class-incremental stream.
     """
 
-    def __init__(self, experiment: Experiment, workers: int = 0, shared: bool = False) -> None:
+    def __init__(
+        self, experiment: Experiment, workers: int = 0, shared: bool = False, watch: Stopwatch | None = None
+    ) -> None:
         """Take over the backbone, rid of hooks and fused attention."""
         learner, stream = experiment.learner, experiment.scenario
         spec, strategy = learner.model.adapters.adapter, learner.strategy
@@ -71,7 +74,7 @@ class PlainEase:
         self.adapters: list[nn.ModuleList] = []
         self.prototypes: dict[tuple[int, int], Tensor] = {}
         self.owner: dict[int, int] = {}
-        self.watch, self.passes = Stopwatch(), dict.fromkeys((DATA, "train", "prototypes", "evaluation"), 0)
+        self.watch, self.passes = watch or Stopwatch(), dict.fromkeys((DATA, "train", "prototypes", "evaluation"), 0)
 
     def run(self) -> dict[str, Any]:
         """Learn every task, examine after each, and return what `phases.report` does."""

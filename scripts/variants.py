@@ -22,6 +22,11 @@ def _forgetful(experiment: Experiment) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def _one_by_one(experiment: Experiment) -> AbstractContextManager[object]:
+    experiment.learner.model.abreast = False
+    return nullcontext()
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -30,16 +35,24 @@ class Variant:
     Attributes:
         overrides: What is added to its arguments.
         change: What is done to it once it is built; the context it returns holds while it runs.
-        gpu: Whether it is of use on a GPU only.
+        gpu: Whether it is of use on a GPU only (true) or elsewhere only (false); None means everywhere.
     """
 
     overrides: Sequence[str] = ()
     change: Change = _nothing
-    gpu: bool = False
+    gpu: bool | None = None
 
 
+PILLOW = '{"class_path": "Pilot", "init_args": {"pillow": true}}'
+SINGLE, HALF = (("--trainer.precision", p) for p in ("32-true", "bf16-mixed"))
 VARIANTS = {
     "no feature store": Variant(change=_forgetful),
-    "single precision": Variant(("--trainer.precision", "32-true"), gpu=True),
+    "one adapter at a time": Variant(change=_one_by_one),
+    "no picture cache": Variant(("--data.scenario.init_args.cache", "0")),
+    "pictures varied by Pillow": Variant(("--data.scenario.init_args.transform", PILLOW), gpu=True),
+    "plain attention": Variant(("--model.compute.attention", "plain"), gpu=True),
+    "compiled": Variant(("--model.compute.compile", "true"), gpu=True),
+    "single precision": Variant(SINGLE, gpu=True),
+    "bf16": Variant(HALF, gpu=False),
 }
 """By what a table calls them. A new optimisation gets a line here."""
