@@ -131,14 +131,15 @@ class Pilot(Transform):
         size: Side of the inputs in pixels.
         pillow: Resize with Pillow, one picture at a time on the CPU, in place of batches on the device of training.
             Tests see the same bits, training the same pictures within two levels of 255.
+        margin: Whether tests resize to 8/7 of ``size``; RanPAC's code resizes CIFAR to ``size`` itself.
     """
 
     SCALE, RATIO, FLIP = (0.05, 1.0), (3 / 4, 4 / 3), 0.5
 
-    def __init__(self, size: int = 224, pillow: bool = False) -> None:
+    def __init__(self, size: int = 224, pillow: bool = False, margin: bool = True) -> None:
         """Keep the settings."""
-        self.size, self.pillow, self.name = size, pillow, f"pilot-{size}"
-        self.side, self.area = round(size * 256 / 224), round(size * 512 / 224) ** 2
+        self.size, self.pillow, self.name = size, pillow, f"pilot-{size}" if margin else f"pilot-{size}-whole"
+        self.side, self.area = round(size * 256 / 224) if margin else size, round(size * 512 / 224) ** 2
 
     def train(self) -> Pipeline:
         """Return a random resized crop and a flip."""

@@ -171,6 +171,16 @@ def test_test_inputs_are_those_of_pillow_bit_for_bit_in_any_company(shape: tuple
 # --- what is kept of files ------------------------------------------------------------------------------------------
 
 
+def test_without_a_margin_a_square_picture_is_resized_to_the_inputs_themselves() -> None:
+    """As the released code of RanPAC has it for CIFAR: bicubic to the side, nothing cut off."""
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    whole = v2.Compose([v2.ToPILImage(), v2.Resize(56, v2.InterpolationMode.BICUBIC), v2.PILToTensor()])
+    wanted = torch.stack([whole(i) for i in pixels])
+    for how in (Pilot(56, margin=False), Pilot(56, margin=False, pillow=True)):
+        assert torch.equal(how.test()(pixels), wanted.float() / 255)
+        assert how.name != Pilot(56).name
+
+
 @pytest.mark.parametrize("how", [Plain(12), Pilot(16), Pilot(4), Pilot(16, pillow=True)], ids=lambda h: h.name)
 @pytest.mark.parametrize("training", [False, True], ids=["test", "train"])
 def test_inputs_are_the_same_bits_read_cold_warm_and_from_files(pictures: Path, how: Transform, training: bool):
