@@ -191,7 +191,8 @@ def scale(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     draw(times, sizes, args.out / "scaling.png")
     at = [n for n in (10, 20, 50, 100, 200) if n <= args.tasks]
-    note = f"A very small ViT on {torch.get_num_threads()} CPU thread(s). Made by `python scripts/scaling.py`."
+    line = f"python scripts/scaling.py --tasks {args.tasks} --plain_tasks {args.plain_tasks} --classes {args.classes}"
+    note = f"A very small ViT on {torch.get_num_threads()} CPU thread(s). Made by `{line}`."
     table = markdown(times, at, note)
     print(table)
     write(args.out / "tables", "scaling", table, {"seconds": times, "memory": sizes})
