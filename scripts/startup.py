@@ -2,18 +2,18 @@
 
     python scripts/startup.py            # writes docs/tables/startup.md and .json
 
-Each line is the median of fresh processes, one after the other in turns. A run must import torch, torchvision and
-Lightning, so its time is told against theirs.
+Each line is the median of fresh processes, one after the other in turns, in seconds of the processor. A run must import
+torch, torchvision and Lightning, so its time is told against theirs.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,21 +46,26 @@ def commands(folder: Path) -> dict[str, str]:
 
 
 def took(program: str) -> float:
-    """Run a program in a fresh process and return its seconds.
+    """Run a program in a fresh process and return its processor seconds, which other work does not lengthen.
 
     Raises:
         UserError: If it fails.
     """
-    began = time.perf_counter()
+    began = _children()
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"This program failed; mend what it says: {program.strip()}\n{done.stderr}")
-    return time.perf_counter() - began
+    return _children() - began
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def markdown(medians: Mapping[str, float], note: str) -> str:
     """Return a table of seconds, and of the run's against those of its imports."""
-    lines = ["| a fresh process | seconds | x imports |", "|---|---:|---:|"]
+    lines = ["| a fresh process | processor seconds | x imports |", "|---|---:|---:|"]
     for name, s in medians.items():
         lines.append(f"| `{name}` | {s:.2f} | {s / medians[IMPORTS]:.2f} |")
     return "\n".join([*lines, "", note, ""])
