@@ -268,10 +268,12 @@ class Model(nn.Module):
         training = self.adapters.training
         if training:  # this walks over every adapter there is
             self.adapters.eval()
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            yield
-        if training:
-            self.adapters.train()
+        try:
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+                yield
+        finally:
+            if training:
+                self.adapters.train()
 
     def _in_chunks(self, given: Inputs, pad: bool) -> Tensor:
         """Pass inputs through the backbone in chunks of one size and length: a row's bits depend on that row alone.
