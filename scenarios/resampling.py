@@ -39,8 +39,8 @@ def bilinear(t: Tensor) -> Tensor:
 def bicubic(t: Tensor) -> Tensor:
     """Return the weight at a distance ``t`` >= 0 (Keys, 1981, with a = -1/2, as in Pillow).
 
-    >>> bicubic(torch.tensor([0.0, 1.0, 1.5, 2.0])).tolist()
-    [1.0, 0.0, -0.0625, 0.0]
+    >>> bicubic(torch.tensor([0.0, 0.5, 1.5, 2.0])).tolist()
+    [1.0, 0.5625, -0.0625, 0.0]
     """
     near, far = (1.5 * t - 2.5) * t * t + 1, -0.5 * (((t - 5) * t + 8) * t - 4)
     return torch.where(t < 1, near, torch.where(t < 2, far, 0.0))

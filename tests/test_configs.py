@@ -31,6 +31,7 @@ FRAGMENTS = [
 TEXT = [p for p in FRAGMENTS if p.stem in {"minilm", "clinc150", "clinc150_domains"}]  # tests/test_text.py has them
 FORGETTING = CONFIGS / "compare" / "forgetting.yaml"
 SPOKEN = sorted(CONFIGS.glob("compare/clinc150*.yaml"))  # tests/test_text.py has them too
+BENCH = sorted(CONFIGS.glob("bench/*.yaml"))  # tests/test_bench.py has them
 COMPARISONS = [path for path in sorted(CONFIGS.glob("compare/*.yaml")) if path not in (FORGETTING, *SPOKEN)]
 
 
@@ -73,7 +74,7 @@ def silent(said, found):
 
 
 def test_no_config_is_left_out():
-    assert set(CONFIGS.rglob("*.yaml")) == {*WHOLE, *FRAGMENTS, *COMPARISONS, *SPOKEN, FORGETTING}
+    assert set(CONFIGS.rglob("*.yaml")) == {*WHOLE, *FRAGMENTS, *COMPARISONS, *SPOKEN, *BENCH, FORGETTING}
     assert len(FRAGMENTS) >= 15
 
 

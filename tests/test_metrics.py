@@ -126,11 +126,12 @@ def test_h_weighs_what_is_retained_against_what_dropped() -> None:
 
 
 def test_cost_adds_up_work_and_keeps_the_highest_peak_and_the_last_size() -> None:
-    names = ("passes_train", "passes_statistics", "passes_evaluate", "seconds", "peak_memory_bytes", "stored_bytes")
+    passes = ("passes_train", "passes_statistics", "passes_evaluate", "features_found")
+    names = (*passes, "seconds", "peak_memory_bytes", "stored_bytes")
     total = cost.total_cost(
-        [dict(zip(names, row, strict=True)) for row in ((1, 2, 3, 0.5, 90, 40), (10, 0, 5, 1, 70, 30))]
+        [dict(zip(names, row, strict=True)) for row in ((1, 2, 3, 7, 0.5, 90, 40), (10, 0, 5, 6, 1, 70, 30))]
     )
-    assert list(total.values()) == [11, 2, 8, 1.5, 90, 30]
+    assert list(total.values()) == [11, 2, 8, 13, 1.5, 90, 30]
     assert set(total) == set(names)
     assert set(cost.total_cost([]).values()) == {0}
 

@@ -115,6 +115,7 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
         "passes_train": 300,
         "passes_statistics": 60,
         "passes_evaluate": 120,
+        "features_found": 0,
         "seconds": 4.5,
         "peak_memory_bytes": 9,
         "stored_bytes": 50,
