@@ -5,8 +5,8 @@
 Seconds are the processor's, of learning a task and of the exam on all tasks so far, with a very small ViT (timm's
 test_vit, random weights, 32 x 32 pictures, two classes a task): passes are cheap, so that whatever else grows shows.
 The plain loop and EASE without its feature store grow with the square of the tasks and stop early. Memory is measured
-on vectors of width 768 drawn at random in place of features, one training and one test sample of each class, ten tasks:
-what is stored is what a ViT-B would store, adapters apart.
+on vectors of width 768 drawn at random in place of features, one training and one test sample of each class, in ten
+tasks, or in tasks of two classes up to half as many: what is stored is what a ViT-B would store, adapters apart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from matplotlib.axes import Axes
@@ -147,20 +147,25 @@ def memory(strategy: Strategy, classes: int, tasks: int) -> list[dict[str, float
     return journal.rows
 
 
-def draw(times: Mapping[str, Sequence[float]], sizes: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Draw both sides and save them."""
-    figure = Figure((9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+Sizes: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
+
+
+def draw(times: Mapping[str, Sequence[float]], by_classes: Sizes, by_tasks: Sizes, path: Path) -> None:
+    """Draw seconds against tasks, bytes against tasks, and bytes against classes, and save them."""
+    figure = Figure((12, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     for name, values in times.items():
         left.plot(range(1, len(values) + 1), values, label=name)
     left.set(xlabel="tasks so far", ylabel="processor seconds for one more task", yscale="log")
-    for name, rows in sizes.items():
-        classes = [r["classes"] for r in rows]
-        (line,) = right.plot(classes, [r["stored_bytes"] / 1e6 for r in rows], "o-", label=f"{name}, stored")
-        peaks = [r["peak_memory_bytes"] / 1e6 for r in rows]
-        right.plot(classes, peaks, ":", color=line.get_color(), label=f"{name}, process at its peak")
+    for axes, sizes, of in ((middle, by_tasks, "tasks"), (right, by_classes, "classes")):
+        for name, rows in sizes.items():
+            so_far = [row["classes"] / (2 if of == "tasks" else 1) for row in rows]
+            (line,) = axes.plot(so_far, [r["stored_bytes"] / 1e6 for r in rows], label=f"{name}, stored")
+            peaks = [r["peak_memory_bytes"] / 1e6 for r in rows]
+            axes.plot(so_far, peaks, ":", color=line.get_color(), label=f"{name}, process at its peak")
+    middle.set(xlabel="tasks so far, of two classes", ylabel="MB", yscale="log")
     right.set(xlabel="classes so far, in ten tasks", ylabel="MB", yscale="log")
-    for axes in (left, right):
+    for axes in (left, middle, right):
         _plain(axes)
     figure.savefig(path, dpi=110)
 
@@ -190,15 +195,16 @@ def scale(args: argparse.Namespace) -> None:
         "EASE": seconds("EASE", args.tasks),
         "SimpleCIL": seconds("SimpleCIL", args.tasks),
     }
-    sizes = {s.__name__: memory(s(), args.classes, 10) for s in (SimpleCIL, EASE)}
+    by_classes = {s.__name__: memory(s(), args.classes, 10) for s in (SimpleCIL, EASE)}
+    by_tasks = {s.__name__: memory(s(), args.tasks, args.tasks // 2) for s in (SimpleCIL, EASE)}
     args.out.mkdir(parents=True, exist_ok=True)
-    draw(times, sizes, args.out / "scaling.png")
+    draw(times, by_classes, by_tasks, args.out / "scaling.png")
     at = [n for n in (10, 20, 50, 100, 200) if n <= args.tasks]
     line = f"python scripts/scaling.py --tasks {args.tasks} --plain_tasks {args.plain_tasks} --classes {args.classes}"
     note = f"A very small ViT on {torch.get_num_threads()} CPU thread(s). Made by `{line}`."
     table = markdown(times, at, note)
     print(table)
-    write(args.out / "tables", "scaling", table, {"seconds": times, "memory": sizes})
+    write(args.out / "tables", "scaling", table, {"seconds": times, "memory": by_classes, "memory_by_tasks": by_tasks})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

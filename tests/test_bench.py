@@ -135,6 +135,7 @@ def test_scaling_draws_a_figure_and_a_table(tmp_path):
     facts = json.loads((tmp_path / "tables" / "scaling.json").read_text())
     assert {name: len(s) for name, s in facts["seconds"].items()} == dict.fromkeys(facts["seconds"], 10)
     assert [row["classes"] for row in facts["memory"]["EASE"]] == list(range(4, 41, 4))
+    assert [row["classes"] for row in facts["memory_by_tasks"]["EASE"]] == [2, 4, 6, 8, 10]
     stored = [row["stored_bytes"] for row in facts["memory"]["SimpleCIL"]]
     assert stored[-1] - stored[-2] == pytest.approx(4 * 768 * 4, rel=0.2)
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
