@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, final
 
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from cl_framework import lineage
@@ -178,14 +179,18 @@ def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
     """Drop what is kept of samples that must be forgotten, and of those their exam was held on: features and copies."""
     for samples in (event.reference, exam):
         samples.release(range(len(samples)))
-    for part in (*event.reference.sources, *exam.sources):
-        learner.model.store.drop(part.key, part.ids)
+    for key, ids in taken(event, exam):
+        learner.model.store.drop(key, ids)
 
 
 def settle(learner: Learner, step: Step) -> None:
     """Do with shared features, too, what a recorded event calls for: others may find new ones, and none forgotten."""
-    parts = (*step.event.reference.sources, *step.exam.sources) if isinstance(step.event, ForgetRequest) else ()
-    learner.model.store.settle([(part.key, part.ids) for part in parts])
+    learner.model.store.settle(taken(step.event, step.exam) if isinstance(step.event, ForgetRequest) else ())
+
+
+def taken(event: ForgetRequest, exam: Samples) -> list[tuple[str | None, Tensor]]:
+    """Return the ids of samples that must be forgotten, and of their exam's, by source, split and transform."""
+    return [(part.key, part.ids) for part in (*event.reference.sources, *exam.sources)]
 
 
 def remember(learner: Learner, past: Sequence[Experience]) -> None:

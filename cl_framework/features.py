@@ -124,13 +124,11 @@ class FeatureStore:
             gone: Sample ids by source, split and transform.
         """
         if self.lender is not None:
-            new = {
-                k: (torch.unique(torch.cat(ids)), self._tables[k])
-                for k, ids in sorted(self._new.items())
-                if k in self._tables
-            }
-            still = {k: (ids[table.has(ids)], table) for k, (ids, table) in new.items()}
-            self.lender.settle(still, [(samples, ids) for samples, ids in gone if samples is not None])
+            new: dict[str, tuple[Tensor, Table]] = {}
+            for key in sorted(self._new.keys() & self._tables.keys()):
+                ids, table = torch.unique(torch.cat(self._new[key])), self._tables[key]
+                new[key] = ids[table.has(ids)], table
+            self.lender.settle(new, [(samples, ids) for samples, ids in gone if samples is not None])
         self._new.clear()
 
     def keep_only(self, adapters: Iterable[str], stack: Sequence[str] = ()) -> None:

@@ -30,23 +30,21 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
 
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.experiment import Experiment, build
+from scripts.cells import CONSOLE, ROOT, device
 from scripts.flops import extraction
 from scripts.phases import DATA, PASSES, Stopwatch, measured
 from scripts.plain_loop import PlainEase
 from scripts.tables import write
 from scripts.variants import VARIANTS, Variant
 
-CONSOLE = Console(stderr=True)
 PLAIN, ALL = "plain", "all"
 LOOPS = {PLAIN: False, "plain, patches embedded once": True}
 """Plain loops by name, and whether they share what comes before the first block."""
 WALL = "wall"
 CLOCKS = {WALL: time.perf_counter, "processor": time.process_time}
-ROOT = Path(__file__).parents[1]
 
 
 def bench(args: Sequence[str], variant: Variant | None = None, clock: str = WALL) -> dict[str, Any]:
@@ -134,12 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts |= found if args.versus else next(iter(found.values()))
     print(json.dumps(facts, indent=2))
     if args.out:
-        first = next(iter(found.values()))
-        device = torch.cuda.get_device_name() if kind == "gpu" else f"{first['threads']} CPU thread(s)"
         config, clock = [named_config] if named_config else [], ["--clock", args.clock] if args.clock != WALL else []
         line = shlex.join(["scripts/bench", *config, *overrides, "--versus", *args.versus, *clock])
         kind = "processor seconds" if args.clock != WALL else "seconds"
-        note = f"One process, one after the other, on {device}; {kind}. Made by `{line}`."
+        note = f"One process, one after the other, on {device()}; {kind}. Made by `{line}`."
         write(args.out.parent, args.out.stem, markdown(found, args.title, note), facts)
     return 0
 

@@ -24,16 +24,14 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.experiment import MIXED, Experiment, build
 from cl_framework.stream import Experience, Inputs
+from scripts.cells import guarded
+from scripts.variants import VARIANTS
 
+COMPUTED = ("plain attention", "fused attention", "checkpointed blocks", "fused optimiser", "bf16", "compiled")
 WAYS: dict[str, Sequence[str]] = {
     "as ever": (),
     "whole graph": (),
-    "plain attention": ("--model.compute.attention", "plain"),
-    "fused attention": ("--model.compute.attention", "fused"),
-    "checkpointed blocks": ("--model.compute.checkpoint", "true"),
-    "fused optimiser": ("--model.compute.fused", "true"),
-    "bf16": ("--trainer.precision", "bf16-mixed"),
-    "compiled": ("--model.compute.compile", "true"),
+    **{name: VARIANTS[name].overrides for name in COMPUTED},
 }
 
 
@@ -99,12 +97,17 @@ def megabytes(step: Callable[[], None], besides: set[int]) -> float:
     return sum(found.values()) / 1e6
 
 
-def main(args: Sequence[str]) -> None:
-    """Print a table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[w for w in WAYS if w != "compiled"])
     parser.add_argument("--repeats", type=int, default=5)
-    asked, others = parser.parse_known_args(args)
+    asked, others = parser.parse_known_args(argv)
+    return guarded("bench_compute", lambda: measure(asked, others), resumes=False)
+
+
+def measure(asked: argparse.Namespace, others: Sequence[str]) -> None:
+    """Print a table."""
     ways = list(dict.fromkeys(["as ever", *asked.ways]))
     calls = {way: made(way, others) for way in ways}
     found = {way: told for way, (_, _, told) in calls.items()}
@@ -121,4 +124,4 @@ def main(args: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

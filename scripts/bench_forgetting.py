@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cl_framework import engine
-from scripts.cells import ROOT, carried_out, guarded, images, results_of
+from scripts.cells import ROOT, carried_out, device, guarded, images, results_of
 from scripts.forgetting import Plan, asked, learned, read
 from scripts.phases import Stopwatch
+from scripts.tables import write
 
 METHODS = ("Retrain", "GSLoRA", "SimpleCIL, DropAdapter", "SLDA, Subtract", "ACIL, Subtract", "EASE, DropAdapter")
 
@@ -83,13 +82,11 @@ def bench(args: argparse.Namespace) -> None:
     plan = read(args.plan)
     bases = {m: learned(plan, plan.methods[m]["base"], plan.seeds[0], args.runs) for m in args.methods}
     rows = [timed(plan, m, bases[m]) for m in args.methods]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     line = f"python scripts/bench_forgetting.py configs/compare/{args.plan.name}"
-    table = markdown(rows, f"One process, one after the other, on {device}. Made by `{line}`.")
+    table = markdown(rows, f"One process, one after the other, on {device()}. Made by `{line}`.")
     print(table)
     if args.out:
-        args.out.write_text(table, encoding="utf-8")
-        args.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write(args.out.parent, args.out.stem, table, rows)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ Cell: TypeAlias = tuple[str, int, list[str]]
 """Method, seed, and the arguments of its run."""
 
 
+def device() -> str:
+    """Return what seconds are measured on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
+
+
 def finished(runs: Path, method: str, seed: int, args: Sequence[str]) -> tuple[Path, Experiment]:
     """Bring one cell to its end, from wherever it is, and return its run directory."""
     experiment = build(args, CONSOLE)
@@ -127,7 +132,7 @@ def passes_per_image(run: Run, experiment: Experiment) -> int:
     return learner.model.passes["evaluate"] - before
 
 
-def guarded(script: str, work: Callable[[], None]) -> int:
+def guarded(script: str, work: Callable[[], None], resumes: bool = True) -> int:
     """Do the work of a script and return its exit code: 2 after a mistake, 130 after Ctrl-C, both explained."""
     try:
         work()
@@ -135,6 +140,6 @@ def guarded(script: str, work: Callable[[], None]) -> int:
         print(f"{script}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same line goes on from here", file=sys.stderr)
+        print("stopped; the same line goes on from here" if resumes else "stopped", file=sys.stderr)
         return 130
     return 0

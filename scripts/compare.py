@@ -20,11 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-import torch
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.errors import UserError, did_you_mean
-from scripts.cells import CONSOLE, ROOT, Cell, guarded, settle
+from scripts.cells import CONSOLE, ROOT, Cell, device, guarded, settle
 from scripts.tables import COLUMNS, FORGETTING, MARKED, Columns, filled, markdown, summary, write
 
 
@@ -138,16 +137,15 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         cells.append(settle(runs, cell, matrix.columns, matrix.references(cell, every, unasked)))
     line = f"python scripts/compare.py configs/compare/{args.matrix.name}{' --validation' if args.validation else ''}"
     line += f" --data {args.data.partition(':')[0]}:PATH" if args.data else ""
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     spread = f"mean ± standard deviation over {len(matrix.seeds)} seeds"
     rows = summary(cells, matrix.columns)
-    note = f"Accuracies in percent; {spread}; seconds on {where}. Made by `{line}`."
+    note = f"Accuracies in percent; {spread}; seconds on {device()}. Made by `{line}`."
     table = markdown(matrix.title, rows, note, matrix.columns)
     print(table)
     if args.only or overrides:  # not the whole table, or another one
         return
     out = runs if args.validation else args.tables
-    facts = {"title": matrix.title, "made_by": line, "device": where, "methods": rows, "cells": cells}
+    facts = {"title": matrix.title, "made_by": line, "device": device(), "methods": rows, "cells": cells}
     CONSOLE.print(f"table  {write(out, name, table, facts)}")
 
 

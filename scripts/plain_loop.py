@@ -4,8 +4,8 @@ What is learned is the same: adapters, throw-away heads, epochs, batches, optimi
 CVPR 2024). How is not: every picture is decoded and varied by itself with Pillow each time it is read; the new classes'
 pictures are read again for every subspace; after each task every test picture seen so far is read again and passed
 through every adapter, one by one, in full; nothing is remembered, attention is spelled out, all is single precision.
-Two things are kinder than released: the embedding of patches is shared by the adapters of a test batch, and missing
-prototypes are completed class by class rather than by loops over pairs of classes.
+One thing is kinder than released: missing prototypes are completed class by class rather than by loops over pairs of
+classes. ``shared`` adds another: the embedding of patches is then shared by the adapters of a test batch.
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ def one_by_one(how: Transform, vary: bool) -> OneByOne:
     if isinstance(how, Plain):
         steps = [transforms.Resize((how.size, how.size)), *([_Affine(how)] if vary and how.augment else [])]
     elif isinstance(how, Pilot) and vary:
-        steps = [transforms.RandomResizedCrop(how.size, (0.05, 1.0), (3 / 4, 4 / 3)), transforms.RandomHorizontalFlip()]
+        crop = transforms.RandomResizedCrop(how.size, how.SCALE, how.RATIO)
+        steps = [crop, transforms.RandomHorizontalFlip(how.FLIP)]
     elif isinstance(how, Pilot):
-        side = round(how.size * 256 / 224)
-        steps = [transforms.Resize(side, InterpolationMode.BICUBIC), transforms.CenterCrop(how.size)]
+        steps = [transforms.Resize(how.side, InterpolationMode.BICUBIC), transforms.CenterCrop(how.size)]
     else:
         raise UserError(f"The plain loop transforms pictures as Plain and Pilot do, not as {type(how).__name__}.")
     found: OneByOne = transforms.Compose([*steps, transforms.ToTensor()])

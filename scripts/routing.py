@@ -24,7 +24,7 @@ from cl_framework.errors import UserError
 from cl_framework.experiment import build
 from cl_framework.learner import Learner
 from cl_framework.stream import Inputs, Joined, Samples
-from scripts.cells import CONSOLE, guarded
+from scripts.cells import CONSOLE, device, guarded
 from scripts.tables import write
 from strategies.learning.ease import EASE
 
@@ -114,10 +114,9 @@ def bench(args: argparse.Namespace) -> None:
         learner, exam = learned(tasks, args)
         print(f"{tasks} tasks: learned in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         rows += measured(learner, exam, tasks, args.nearest, args.timed)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     note = (
         f"EASE on glyph_vit, {args.classes} characters, {args.train} training and {args.test} test pictures of each, "
-        f"{args.epochs} epochs, one seed, on {device}. Lost points count from the row above that asks all. Made by "
+        f"{args.epochs} epochs, one seed, on {device()}. Lost points count from the row above that asks all. Made by "
         f"`python scripts/routing.py --tasks {' '.join(map(str, args.tasks))}`."
     )
     table = markdown(rows, note)
@@ -138,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--timed", type=int, default=64, help="pictures to time and count passes on")
     p.add_argument("--out", type=Path, metavar="FILE.md", help="write the table there, and FILE.json")
     args = p.parse_args(argv)
-    return guarded("routing", lambda: bench(args))
+    return guarded("routing", lambda: bench(args), resumes=False)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from cl_framework.marks import Marks
 from cl_framework.strategy import Strategy
 from cl_framework.stream import Experience, Rows, Scenario, Step
 from cl_framework.training import fresh_trainers
-from scripts.cells import ROOT, guarded
+from scripts.cells import ROOT, device, guarded
 from scripts.phases import Stopwatch, forget_peak, peak_since
 from scripts.plain_loop import PlainEase
 from scripts.tables import write
@@ -46,6 +46,8 @@ from strategies.learning.ease import EASE
 from strategies.learning.simplecil import SimpleCIL
 
 CONSOLE = Console(stderr=True, quiet=True)
+Sizes: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
+"""By strategy, what is held after each task."""
 SMALL = """
 model:
   backbone: {class_path: Timm, init_args: {name: test_vit, pretrained: false, image_size: 32}}
@@ -147,9 +149,6 @@ def memory(strategy: Strategy, classes: int, tasks: int) -> list[dict[str, float
     return journal.rows
 
 
-Sizes: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
-
-
 def draw(times: Mapping[str, Sequence[float]], by_classes: Sizes, by_tasks: Sizes, path: Path) -> None:
     """Draw seconds against tasks, bytes against tasks, and bytes against classes, and save them."""
     figure = Figure((12, 3.4), layout="constrained")
@@ -157,9 +156,9 @@ def draw(times: Mapping[str, Sequence[float]], by_classes: Sizes, by_tasks: Size
     for name, values in times.items():
         left.plot(range(1, len(values) + 1), values, label=name)
     left.set(xlabel="tasks so far", ylabel="processor seconds for one more task", yscale="log")
-    for axes, sizes, of in ((middle, by_tasks, "tasks"), (right, by_classes, "classes")):
+    for axes, sizes, classes in ((middle, by_tasks, 2), (right, by_classes, 1)):
         for name, rows in sizes.items():
-            so_far = [row["classes"] / (2 if of == "tasks" else 1) for row in rows]
+            so_far = [row["classes"] / classes for row in rows]
             (line,) = axes.plot(so_far, [r["stored_bytes"] / 1e6 for r in rows], label=f"{name}, stored")
             peaks = [r["peak_memory_bytes"] / 1e6 for r in rows]
             axes.plot(so_far, peaks, ":", color=line.get_color(), label=f"{name}, process at its peak")
@@ -201,7 +200,7 @@ def scale(args: argparse.Namespace) -> None:
     draw(times, by_classes, by_tasks, args.out / "scaling.png")
     at = [n for n in (10, 20, 50, 100, 200) if n <= args.tasks]
     line = f"python scripts/scaling.py --tasks {args.tasks} --plain_tasks {args.plain_tasks} --classes {args.classes}"
-    note = f"A very small ViT on {torch.get_num_threads()} CPU thread(s). Made by `{line}`."
+    note = f"A very small ViT on {device()}. Made by `{line}`."
     table = markdown(times, at, note)
     print(table)
     write(args.out / "tables", "scaling", table, {"seconds": times, "memory": by_classes, "memory_by_tasks": by_tasks})
@@ -215,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--classes", type=int, default=10_000, help="of the largest")
     p.add_argument("--out", type=Path, default=ROOT / "docs", help="where figure and tables go")
     args = p.parse_args(argv)
-    return guarded("scaling", lambda: scale(args))
+    return guarded("scaling", lambda: scale(args), resumes=False)
 
 
 if __name__ == "__main__":

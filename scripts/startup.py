@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--times", type=int, default=5, help="processes for each line")
     p.add_argument("--out", type=Path, default=ROOT / "docs" / "tables", help="where the table goes")
     args = p.parse_args(argv)
-    return guarded("startup", lambda: measure(args))
+    return guarded("startup", lambda: measure(args), resumes=False)
 
 
 if __name__ == "__main__":

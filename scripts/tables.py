@@ -90,7 +90,7 @@ def markdown(title: str, rows: Sequence[Mapping[str, Any]], note: str, columns: 
     return "\n".join([*lines, "", note, ""])
 
 
-def write(folder: Path, name: str, table: str, facts: Mapping[str, Any]) -> Path:
+def write(folder: Path, name: str, table: str, facts: Mapping[str, Any] | Sequence[Any]) -> Path:
     """Write a table and, beside it, what it was made of; return the table's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.md"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,11 +143,27 @@ def clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in tensors.items()}
 
 
+def forked(work: Callable[[], object]) -> int:
+    """Do ``work`` in a process of its own; return its id. It ends with 0, or 1 and a traceback."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which all sleep here
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
 class World:
     """Everything a test of the core needs, as attributes."""
 
     TinyBackbone, TinyTransformer, Listed, Listener, BUILD = TinyBackbone, TinyTransformer, Listed, Listener, BUILD
     noise, experience, clone = staticmethod(noise), staticmethod(experience), staticmethod(clone)
+    forked = staticmethod(forked)
     make_trainer: MakeTrainer = staticmethod(fresh_trainers(BUILD, None))
 
     @staticmethod

@@ -6,8 +6,7 @@ import random
 import shutil
 import signal
 import time
-import traceback
-import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,21 +79,6 @@ def carry_on(world, stream, tmp_path):
     return working(world, events, EASE, DropAdapter, lent)
 
 
-def start(work, path):
-    """Fork a process that does ``work``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which all sleep here
-        pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work(path)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
 def ended(pid, delay):
     """Wait for a process to end by itself; after ``delay`` seconds kill it. Tell whether it ended."""
     deadline = time.monotonic() + delay
@@ -127,11 +111,11 @@ def assert_same(one, two):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="needs processes that may be forked")
-def test_killed_runs_resume_to_the_same_bits(carry_on, tmp_path):
+def test_killed_runs_resume_to_the_same_bits(carry_on, world, tmp_path):
     durations = []
     for name in ("whole", "again"):
         began = time.monotonic()
-        assert ended(start(carry_on, tmp_path / name), PATIENCE)
+        assert ended(world.forked(partial(carry_on, tmp_path / name)), PATIENCE)
         durations.append(time.monotonic() - began)
     whole = outcome(tmp_path / "whole")
     assert len(whole[0]["events"]) == 5
@@ -142,7 +126,7 @@ def test_killed_runs_resume_to_the_same_bits(carry_on, tmp_path):
     dice, kills, cut, runs = random.Random(1993), 0, set(), 0
     while (wanted := kills < KILLS or len(cut) < 3) and kills < 10 * KILLS:  # a loaded machine may need more throws
         path, runs = tmp_path / f"run-{runs}", runs + 1
-        while not ended(start(carry_on, path), dice.uniform(0, min(durations)) if wanted else PATIENCE):
+        while not ended(world.forked(partial(carry_on, path)), dice.uniform(0, min(durations)) if wanted else PATIENCE):
             kills += 1
             cut.add(len(list(path.glob("events/[0-9]*"))))
             wanted = kills < KILLS or len(cut) < 3
@@ -161,21 +145,21 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
     ask = working(world, [*stream[:2], request], strategy, unlearner)
     shutil.copytree(learned, whole)
     began = time.monotonic()
-    assert ended(start(ask, whole), PATIENCE)
+    assert ended(world.forked(partial(ask, whole)), PATIENCE)
     duration, wanted = time.monotonic() - began, outcome(whole)
     sides = [Run.open(p).state() for p in (learned, whole)]
 
     dice, kills = random.Random(7), 0
     for i in range(10):
         path = shutil.copytree(learned, tmp_path / f"run-{i}")
-        if ended(start(ask, path), dice.uniform(0.2, 1) * duration):
+        if ended(world.forked(partial(ask, path)), dice.uniform(0.2, 1) * duration):
             continue
         kills += 1
         run = Run.open(path)
         found, side = run.state(), sides[len(run.events()) - 2]
         assert found.keys() == side.keys()
         assert all(torch.equal(side[name], tensor) for name, tensor in found.items())
-        assert ended(start(ask, path), PATIENCE)
+        assert ended(world.forked(partial(ask, path)), PATIENCE)
         assert_same(wanted, outcome(path))
         assert len(receipts.read(path)) == 1
         if kills == 6:

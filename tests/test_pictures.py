@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,22 +251,17 @@ def test_a_picture_that_changed_is_read_anew(pictures: Path):
     assert not torch.equal(cached[[0]].x, before)
 
 
-def test_processes_that_fill_one_cache_see_the_same(pictures: Path, own_cache: Path):
+def test_processes_that_fill_one_cache_see_the_same(pictures: Path, own_cache: Path, world: Any):
     wanted = both(train_files(pictures), Pilot(16), training=False)[1][range(8)].x
-    children = []
-    for seed in range(3):
-        if not (child := os.fork()):  # ends here, whatever happens
-            try:
-                torch.manual_seed(seed)
-                view, _ = both(train_files(pictures), Pilot(16), training=False)
-                fine = all(
-                    torch.equal(view[rows].x, wanted[rows])
-                    for rows in (torch.randperm(8)[:3].tolist() for _ in range(40))
-                )
-                os._exit(0 if fine else 1)
-            finally:
-                os._exit(2)
-        children.append(child)
+
+    def read(seed: int) -> None:
+        torch.manual_seed(seed)
+        view, _ = both(train_files(pictures), Pilot(16), training=False)
+        for _ in range(40):
+            rows = torch.randperm(8)[:3].tolist()
+            assert torch.equal(view[rows].x, wanted[rows])
+
+    children = [world.forked(partial(read, seed)) for seed in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert len(list(own_cache.iterdir())) == 1
     assert torch.equal(both(train_files(pictures), Pilot(16), training=False)[0][range(8)].x, wanted)

@@ -7,8 +7,8 @@ import random
 import shutil
 import signal
 import time
-import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -389,18 +389,11 @@ def commit_forever(path, acknowledge):
             os.write(acknowledge, b"+")
 
 
-def test_every_event_that_was_reported_done_survives_kills_at_random_moments(run):
+def test_every_event_that_was_reported_done_survives_kills_at_random_moments(run, world):
     dice, done = random.Random(0), 0
     for _ in range(15):
         reader, writer = os.pipe()
-        with warnings.catch_warnings():  # newer Pythons warn of forking beside threads; the child runs none of theirs
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            try:
-                commit_forever(run.path, writer)
-            finally:
-                os._exit(1)
+        child = world.forked(partial(commit_forever, run.path, writer))
         os.close(writer)
         heard = os.read(reader, 1)  # it is at work
         time.sleep(dice.uniform(0, 0.05))

@@ -7,8 +7,6 @@ import random
 import shutil
 import signal
 import time
-import traceback
-import warnings
 from contextlib import suppress
 
 import pytest
@@ -332,22 +330,8 @@ def test_only_the_owner_may_look_and_a_directory_that_cannot_be_used_is_named(sh
         Shelf(tmp_path / "file", LARGE)
 
 
-def forked(work):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which all sleep here
-        pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
 @forks
-def test_processes_that_write_evict_and_erase_at_once_read_nothing_wrong(tmp_path):
+def test_processes_that_write_evict_and_erase_at_once_read_nothing_wrong(world, tmp_path):
     limit = 40_000
 
     def work(seed):
@@ -365,7 +349,7 @@ def test_processes_that_write_evict_and_erase_at_once_read_nothing_wrong(tmp_pat
             shelf.evict()
         assert right
 
-    pids = [forked(lambda s=s: work(s)) for s in range(3)]
+    pids = [world.forked(lambda s=s: work(s)) for s in range(3)]
     os.kill(pids[-1], signal.SIGKILL) if time.sleep(0.7) is None else None  # it may hold the lock
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0, -signal.SIGKILL]
     shelf = Shelf(tmp_path, limit)
@@ -376,12 +360,12 @@ def test_processes_that_write_evict_and_erase_at_once_read_nothing_wrong(tmp_pat
 
 
 @forks
-def test_two_who_erase_at_once_both_get_their_way(tmp_path):
+def test_two_who_erase_at_once_both_get_their_way(world, tmp_path):
     shelf, everything = Shelf(tmp_path, LARGE), torch.arange(200)
     for made in "abcdefgh":
         shelf.put("d", made, everything, rows_of(everything))
     pids = [
-        forked(lambda s=s: [Shelf(tmp_path, LARGE).erase("d", torch.tensor([i])) for i in range(s, 60, 2)])
+        world.forked(lambda s=s: [Shelf(tmp_path, LARGE).erase("d", torch.tensor([i])) for i in range(s, 60, 2)])
         for s in (0, 1)
     ]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]

@@ -46,7 +46,7 @@ def folder() -> Path:
 
 
 @final
-class Kept:
+class Kept(Labelled):
     """Pictures of one split after a fixed step, from the file that keeps them where they are in it.
 
     Args:

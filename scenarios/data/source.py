@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -23,28 +24,31 @@ RESIDENT = 2**30
 """Most bytes of one split, held in memory as whole numbers, that are held on the device of training as well."""
 
 
-class Labelled(Protocol):
+class Labelled(ABC):
     """Samples as a view reads them; `Pictures` tells of the attributes."""
 
     labels: Tensor
     ids: Tensor
 
     @property
+    @abstractmethod
     def content(self) -> str:
         """Return a hash of the bytes of every sample, and of the ids; asked for where runs share features."""
 
+    @abstractmethod
     def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Any]:
         """Return the samples at ``rows``: one tensor on ``device``, or a list on the CPU where shapes differ."""
 
-    def release(self, rows: Tensor) -> None:
+    def release(self, rows: Tensor) -> None:  # noqa: B027  # most keep none
         """Let go of copies of the samples at ``rows`` that were kept beside their source."""
 
     def unkept(self) -> Labelled:
         """Return the same samples, of which reading keeps no copy."""
+        return self
 
 
 @final
-class Pictures:
+class Pictures(Labelled):
     """Labelled pictures of one split, held in memory or read from files when asked for.
 
     Attributes:
@@ -95,13 +99,6 @@ class Pictures:
         held = gathered(self.images, rows, device) if there is None else there[rows.to(device)]
         return held if held.shape[1] == 3 else held.expand(-1, 3, -1, -1)
 
-    def release(self, rows: Tensor) -> None:
-        """Let go of nothing: there are no copies."""
-
-    def unkept(self) -> Self:
-        """Return the samples: no copy is kept."""
-        return self
-
     def digest(self) -> str:
         """Return a sha256: of the bytes in memory; of relative paths and sizes for files, which are not opened."""
         h = sha256(self.labels.numpy().tobytes() + self.ids.numpy().tobytes())
@@ -133,7 +130,7 @@ class Pictures:
 
 
 @final
-class Sentences:
+class Sentences(Labelled):
     """Labelled sentences of one split.
 
     Attributes:
@@ -165,13 +162,6 @@ class Sentences:
     def read(self, rows: Tensor, device: torch.device = CPU) -> list[str]:
         """Return sentences."""
         return [self.sentences[i] for i in rows.tolist()]
-
-    def release(self, rows: Tensor) -> None:
-        """Let go of nothing: there are no copies."""
-
-    def unkept(self) -> Self:
-        """Return the samples: no copy is kept."""
-        return self
 
     def digest(self) -> str:
         """Return a sha256 of sentences, labels and ids."""

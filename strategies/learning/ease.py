@@ -87,7 +87,7 @@ class EASE(Strategy):
         visited = torch.ones(len(prototypes), len(x), dtype=torch.bool, device=owner.device)
         visits = self.visits or len(prototypes)
         if visits < len(prototypes) or self.use_init_ptm:
-            means = torch.stack([self.prototypes[Entry(c)] for c in model.classes])
+            means = self.prototypes.stacked(model.classes)
             plain = normalize(model.features(x, ()).double(), dim=-1) @ normalize(means.double(), dim=-1).T
         if visits < len(prototypes):
             visited = nearest(plain, owner, visits)

@@ -109,7 +109,7 @@ class MOS(Strategy):
         names, routed = model.experiences, Routed(model, x)
         owner = torch.tensor([names.index(e) for e in model.known.values()], device=model.device)
         first = model.adapters.learned[0]
-        means = torch.stack([self.prototypes[Entry(c, first)] for c in model.classes])
+        means = self.prototypes.stacked(model.classes, first)
         cosines = normalize(routed([first] * len(x)), dim=-1) @ normalize(means, dim=-1).T
         chosen = owner[cosines.argmax(1)]
         for _ in range(self.refinements):
