@@ -35,7 +35,7 @@ class Compute:
             takes a minute or so at the start, once for training (any batch size) and once for frozen passes; a new task
             is but other weights. Only another number of adapters in one pass is compiled anew.
         checkpoint: Keep of each block only what it was given, and compute the block again in the backward pass: for
-            large backbones, where memory is short. A training step takes about a third longer.
+            large backbones, where memory is short. A training step takes about half as long again.
         fused: Have the optimiser step in one kernel, unless its own ``fused`` or ``foreach`` says otherwise; None does
             so on a GPU, since on a CPU the step is short and its last bits would change.
     """

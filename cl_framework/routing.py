@@ -21,17 +21,23 @@ class Routed:
     def __init__(self, model: Model, x: Inputs | Tensor) -> None:
         """Make no pass yet."""
         self.model, self.x = model, x
-        self._found: dict[tuple[str, int], Tensor] = {}
+        self._made: dict[str, Tensor] = {}  # which rows ``(n,)`` of each adapter's features are there
+        self._found: dict[str, Tensor] = {}
 
     def __call__(self, choice: Sequence[str]) -> Tensor:
         """Return features ``(n, width)``, row ``i`` under the adapter ``choice[i]``."""
-        names = list(dict.fromkeys(choice))
-        new = [(n, i) not in self._found for i, n in enumerate(choice)]
-        wanted = torch.tensor([[n == name and fresh for n, fresh in zip(choice, new, strict=True)] for name in names])
+        places = {name: k for k, name in enumerate(dict.fromkeys(choice))}
+        at, none = torch.tensor([places[name] for name in choice]), torch.zeros(len(choice), dtype=torch.bool)
+        made = torch.stack([self._made.get(name, none) for name in places])
+        wanted = (at == torch.arange(len(places))[:, None]) & ~made
         if bool(wanted.any()):
-            z = self.model.each(self.x, names, wanted)
-            self._found.update(((names[k], i), z[k, i]) for k, i in wanted.nonzero().tolist())
-        found: Tensor = self.model.exit(torch.stack([self._found[name, i] for i, name in enumerate(choice)]))
+            new = self.model.each(self.x, list(places), wanted)
+            for name, rows, z in zip(places, wanted, new, strict=True):
+                here = rows[:, None].to(z.device)
+                self._found[name] = torch.where(here, z, self._found[name]) if name in self._found else z
+                self._made[name] = rows | self._made.get(name, none)
+        whole = torch.stack([self._found[name] for name in places])
+        found: Tensor = self.model.exit(whole[at.to(whole.device), torch.arange(len(at), device=whole.device)])
         return found
 
 

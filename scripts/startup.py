@@ -39,7 +39,7 @@ def commands(folder: Path) -> dict[str, str]:
     named = {" ".join(["clf", *("DIR" if word == made else word for word in words)]): words for words in light}
     run = ["run", "--config", str(ROOT / "configs" / "quickstart.yaml"), "--run_dir", str(folder / "new")]
     return {
-        IMPORTS: IMPORTS,
+        IMPORTS: f"{IMPORTS}; import os; os._exit(0)",  # cut off as the run is
         **{name: CLF.format(words) for name, words in named.items()},
         RUN: f"import shutil; shutil.rmtree({run[-1]!r}, True)\n" + FIRST_STEP.format(run),
     }
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace) -> None:
         took(CLF.format(["run", "--config", str(ROOT / "configs" / "quickstart.yaml"), *small]))
         times = [{n: took(program) for n, program in every.items()} for _ in range(args.times)]
     medians = {n: statistics.median(t[n] for t in times) for n in every}
-    note = f"Median of {args.times} processes each. Made by `python scripts/startup.py`."
+    note = f"Median of {args.times} processes each. Made by `python scripts/startup.py --times {args.times}`."
     table = markdown(medians, note)
     print(table)
     write(args.out, "startup", table, {"medians": medians, "seconds": times})

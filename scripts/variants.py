@@ -27,6 +27,11 @@ def _one_by_one(experiment: Experiment) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def _each_whole(experiment: Experiment) -> AbstractContextManager[object]:
+    experiment.learner.model.backbone.divisible = False
+    return nullcontext()
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -48,6 +53,7 @@ SINGLE, HALF = (("--trainer.precision", p) for p in ("32-true", "bf16-mixed"))
 VARIANTS = {
     "no feature store": Variant(change=_forgetful),
     "one adapter at a time": Variant(change=_one_by_one),
+    "stem for each adapter": Variant(change=_each_whole),
     "no picture cache": Variant(("--data.scenario.init_args.cache", "0")),
     "pictures varied by Pillow": Variant(("--data.scenario.init_args.transform", PILLOW), gpu=True),
     "plain attention": Variant(("--model.compute.attention", "plain"), gpu=True),
