@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from cl_framework import receipts
+from cl_framework import receipts, sharing
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import build, scenario_of
@@ -26,7 +26,8 @@ def run(argv: Sequence[str]) -> int:
     """Carry out a config from the first event to the last."""
     experiment = build(argv, CONSOLE)
     path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
-    steps = list(experiment.scenario.steps())  # problems with data and requests show before a directory is made
+    steps = list(experiment.scenario.steps())  # problems with data and requests show before a directory is made,
+    sharing.shelf_of(experiment)  # and so do those with a directory for features
     experiment.learner.foresee(step.event for step in steps)
     key = receipts.new_key()
     config = concealed(experiment.config, experiment.scenario.class_names, key)

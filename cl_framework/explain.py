@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from cl_framework.errors import did_you_mean
 from cl_framework.plugins import KINDS, catalogue
+from cl_framework.spelling import SHORT
 
 # The parser nests its causes, the innermost last; each pattern is one kind of mistake.
 NO_CLASS = re.compile(r"Expected a dot import path string: (?P<found>\S+)")
@@ -24,6 +26,7 @@ KEY, CLASS = re.compile(r'Parser key "([^"]+)"'), re.compile(r"given class_path 
 NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<found>\w+)'")
 ALTERNATIVES = re.compile(r"Errors:\n(?P<errors>.+?)\n *Given value type: .*Given value: (?P<found>[^\n]+)", re.DOTALL)
 OTHER_TYPE = re.compile(r"does not (?:correspond to a subclass|implement protocol)")
+ONE_OF = re.compile(r"Expected a typing\.Literal\[(?P<choices>[^\]]+)\]\. (?:Got|Given) value: (?P<found>.+)")
 EXPECTED = re.compile(r"Expected an? <class '(?P<type>[^']+)'>")
 GIVEN = re.compile(r"(?:Got value|Given value): (?P<found>.+)")
 ROLES = {**{base.lower(): kind for kind, base in KINDS.items()}, "stream": "scenarios"}
@@ -57,10 +60,7 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
         return f"There is no file {m['found']}; give the path of a config that exists."
     if m := NO_YAML.search(message):
         return f"A config is not valid YAML near line {m['line']}: {' '.join(m['cause'].split())}."
-    if (types := EXPECTED.findall(message)) and (given := GIVEN.findall(message)):
-        right = " or ".join(dict.fromkeys("nothing" if t == "NoneType" else t for t in types))
-        return f"{where} must be {right}; found {given[-1]!r}."
-    return " ".join(message.split())
+    return _no_value(where, message) or " ".join(message.split())
 
 
 def _closest(message: str) -> str:
@@ -74,10 +74,23 @@ def _closest(message: str) -> str:
     return message[: m.start()].partition("Does not validate")[0] + closest
 
 
+def _no_value(where: str, message: str) -> str | None:
+    """Return what a setting may be, if the parser refused its value."""
+    if m := ONE_OF.search(message):
+        choices = [str(c) for c in ast.literal_eval(f"[{m['choices']}]")]
+        return f"{where} cannot be {m['found']!r}. {did_you_mean(m['found'], choices)}"
+    if (types := EXPECTED.findall(message)) and (given := GIVEN.findall(message)):
+        right = " or ".join(dict.fromkeys("nothing" if t == "NoneType" else t for t in types))
+        return f"{where} must be {right}; found {given[-1]!r}."
+    return None
+
+
 def _no_class(where: str, found: str) -> str:
     role = where.rpartition(".")[2]
     if role in ROLES:
         names = [entry.name for entry in catalogue(ROLES[role])]
+        if role == "backbone" and ":" in found:
+            names = [f"{short}:{found.partition(':')[2]}" for short in SHORT]
         return f"There is no {role} {found!r}. {did_you_mean(found, names)}"
     return f"{where}: there is no class {found!r}; give its import path, such as torch.optim.SGD."
 

@@ -117,12 +117,22 @@ def borrowing(experiment: Experiment, weights: str, scenario: Scenario, begun: b
     Raises:
         UserError: If the directory cannot be written to.
     """
-    if experiment.features is None or (begun and not experiment.features.exists()):
+    shelf = None if begun and experiment.features and not experiment.features.exists() else shelf_of(experiment)
+    if shelf is None:
         return None
     model, device = experiment.learner.model, experiment.make_trainer(None).strategy.root_device
     made = made_with(experiment.config, weights, device, model.backbone, model.adapters.adapter, experiment.scenario)
-    shelf = Shelf(experiment.features, int(experiment.features_limit * 2**30))
     return Borrowing(shelf, made, contents_of(list(scenario.steps())))
+
+
+def shelf_of(experiment: Experiment) -> Shelf | None:
+    """Return the shelf in the directory that a run's config names, if it does.
+
+    Raises:
+        UserError: If the directory cannot be written to.
+    """
+    directory, limit = experiment.features, int(experiment.features_limit * 2**30)
+    return None if directory is None else Shelf(directory, limit)
 
 
 def contents_of(steps: Collection[Step]) -> Contents:

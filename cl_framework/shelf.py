@@ -64,8 +64,8 @@ class Shelf:
                 pass
         except OSError as error:
             raise UserError(
-                f"Features cannot be shared in {path} ({error.strerror}); make it writable, or "
-                "give --features another directory."
+                f"Features cannot be shared in {path} ({error.strerror}); give --features a directory that you "
+                "may write to."
             ) from error
 
     def pieces(self, data: str, made: str) -> list[Piece]:

@@ -146,6 +146,9 @@ MISTAKES = {
     "class gone": (["--data.scenario.requests", "[{after: 2, classes: [2]}, {after: 3, classes: [2]}]"], "lready gone"),
     "precision that casts the backbone": (["--trainer.precision", "bf16-true"], "use bf16-mixed"),
     "several devices": (["--trainer.devices", "2"], "set trainer.devices to 1"),
+    "one of three": (["--model.compute.attention", "fussed"], "attention cannot be 'fussed'. Did you mean 'fused'"),
+    "features in a file": (["--features", __file__], "give --features a directory that you may write to"),
+    "short spelling": (["--model.backbone", "huggingfcae:NAME"], "Did you mean 'huggingface:NAME'"),
     "an empty batch": (["--data.batch_size", "0"], "at least 1"),
     "wrong section": (["--modle.strategy", "EASE"], "There is no setting 'modle.strategy'"),
 }
@@ -158,6 +161,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(name, tmp_path, capsys):
     said = capsys.readouterr().err.strip()
     assert told in said
     assert "Traceback" not in said
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_wrong_key_in_yaml_is_named(tmp_path, capsys):
