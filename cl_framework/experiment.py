@@ -113,8 +113,8 @@ class _CLI(LightningCLI):
         parser.add_argument(
             "--features",
             type=str | None,
-            default=os.environ.get("CL_FRAMEWORK_FEATURES") or None,
-            help="Directory where runs find each other's features; by default $CL_FRAMEWORK_FEATURES, else none.",
+            default=os.environ.get("CLF_FEATURES") or None,
+            help="Directory where runs find each other's features; by default $CLF_FEATURES, else none.",
         )
         parser.add_argument("--features_limit", type=PositiveFloat, default=10.0, help="Most GiB to keep there.")
         parser.add_argument(

@@ -397,7 +397,8 @@ def test_the_verbs_share_and_forget_from_any_directory(somewhere, tmp_path, monk
     monkeypatch.chdir(root)
     shelf, count = Shelf(root / "shared", LARGE), len(files(root / "shared"))
     assert count
-    assert main(["run", *GLYPHS, "--run_dir", "two"]) == 0
+    monkeypatch.setenv("CLF_FEATURES", "shared")
+    assert main(["run", *GLYPHS[: GLYPHS.index("--features")], "--run_dir", "two"]) == 0
     costs = [json.loads((root / r / "results.json").read_text())["cost"] for r in ("one", "two")]
     assert costs[0]["passes_statistics"] + costs[0]["passes_evaluate"] == costs[1]["features_found"] > 0
     assert costs[1]["passes_statistics"] == costs[1]["passes_evaluate"] == costs[0]["features_found"] == 0
