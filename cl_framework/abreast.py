@@ -246,8 +246,14 @@ class Front:
         finally:
             for hook in hooks:
                 hook.remove()
+        read = {s.reads for s in self.bank.sites.values() if s.reads is not None}
         chosen = [
-            m for m, by_row in ended.items() if by_row and calls[m] == 1 and any(p.ndim > 1 for p in m.parameters())
+            m
+            for m, by_row in ended.items()
+            if by_row
+            and calls[m] == 1
+            and any(p.ndim > 1 for p in m.parameters())
+            and read.isdisjoint(set(m.modules()) - {m})  # what a site reads must be called to be seen
         ]
         within = {child for m in chosen for child in m.modules() if child is not m}
         return [m for m in chosen if m not in within]

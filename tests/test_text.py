@@ -555,6 +555,23 @@ def test_settings_that_groups_replace_and_transforms_of_another_kind_are_refused
         next(ClassIncremental("digits", transform=Utf8()).steps())
 
 
+@pytest.mark.parametrize("kind", ["bottleneck", "lora"])
+def test_many_adapters_in_one_pass_are_those_of_one_by_one(kind, encoder):
+    model = Model(encoder, Bottleneck(8) if kind == "bottleneck" else LoRA(4))
+    torch.manual_seed(0)
+    for name in "abcde":
+        for p in model.adapters.add(name):
+            torch.nn.init.normal_(p, std=0.1)
+    x = x_of([f"{a} {b}" for a in ("to", "my", "what") for b in ("me", "now", "and", "the", "is", "music")])
+    given = Inputs(lambda: x, torch.arange(len(x)))
+    each = model.each(given, list("abcde"))  # 90 pairs: two chunks, so that what comes before the adapters is shared
+    assert torch.equal(each, torch.stack([model.features(given, name) for name in "abcde"]))
+    model.abreast = False
+    one_by_one = torch.stack([model.features(given, name) for name in "abcde"])
+    torch.testing.assert_close(each, one_by_one, atol=1e-5, rtol=1e-5)
+    assert min((a - b).abs().max() for i, a in enumerate(each) for b in each[:i]) > 1e-3, "the test is too easy"
+
+
 @pytest.fixture
 def events(talk):
     stream = ClassIncremental(f"json:{talk}", increment=2, order_seed=None)
