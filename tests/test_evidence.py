@@ -28,6 +28,14 @@ def test_every_method_lies_between_finetuning_and_learning_everything_at_once(me
     assert max(found, key=found.__getitem__) == "Joint"
 
 
+@pytest.mark.parametrize("measure", MEASURES)
+def test_on_omniglot_nothing_lies_below_finetuning_or_more_than_a_point_above_learning_everything(measure):
+    found = measured("omniglot.json", measure)
+    assert len(found) == 20
+    assert min(found, key=found.__getitem__) == "Finetune"
+    assert max(found.values()) < found["Joint"] + 0.01
+
+
 FORGETTING = TABLES / "forgetting.json"
 REHEARSING = ("NegGrad+", "RandomLabels", "SalUn", "SCRUB", "BadTeacher", "UNSIR")
 
