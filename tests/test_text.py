@@ -687,10 +687,10 @@ def test_every_method_that_is_compared_on_sentences_takes_a_step(name, folders, 
     monkeypatch.setattr("cl_framework.backbones.huggingface.located", lambda *_: folders["bert"])
     matrix = compare.read(CONFIGS / "compare" / f"{name}.yaml")
     cells = list(matrix.cells(f"json:{talk}", validation=True))
-    assert len(cells) == len(matrix.seeds) * len(matrix.methods) == 39
-    for method, _, args in cells[:13]:
+    assert len(matrix.methods) == (13 if name == "clinc150" else 12)
+    for method, _, args in cells[: len(matrix.methods)]:
         own = [f"--data.scenario.groups={talk.parent}/groups.json"]
-        if name == "clinc150" or method == "Joint":
+        if name == "clinc150":
             own = [f"--data.scenario.increment={4 if method == 'Joint' else 2}"]
         quick = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true", "--trainer.precision=32-true"]
         experiment = build([*args, *own, *quick], Console(quiet=True))
