@@ -45,6 +45,8 @@ def resume(argv: Sequence[str]) -> int:
     with directory.lock():
         directory.sweep()
         experiment, timeline = reopen(directory)
+        whole = len(list(timeline.steps()))
+        CONSOLE.print(f"{whole - len(directory.events())} of {whole} requests left -> {directory.path}", soft_wrap=True)
         go_on(directory, experiment, timeline)
     return 0
 

@@ -76,9 +76,10 @@ def test_forget_by_sample_file(run, tmp_path):
     assert read(run)["events"][-1]["classes"] == []
 
 
-def test_resume_of_a_finished_run_changes_no_event(run):
+def test_resume_of_a_finished_run_says_so_and_changes_no_event(run, capsys):
     before = {p: b for p, b in files(run).items() if "events" in p.parts}
     assert main(["resume", str(run)]) == 0
+    assert re.search(r"\b0 of \d+ requests left", "".join(capsys.readouterr()))
     assert {p: b for p, b in files(run).items() if "events" in p.parts} == before
 
 
