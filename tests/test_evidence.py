@@ -36,6 +36,21 @@ def test_on_omniglot_nothing_lies_below_finetuning_or_more_than_a_point_above_le
     assert max(found.values()) < found["Joint"] + 0.01
 
 
+@pytest.mark.parametrize("measure", MEASURES)
+def test_sentences_read_by_a_really_pretrained_encoder_keep_the_order_too(measure):
+    found = measured("clinc150.json", measure)
+    assert len(found) == 13
+    assert found["Finetune"] < found["SimpleCIL"]
+    assert max(found["SimpleCIL"], found["APER"], found["EASE"]) < min(found["MOS"], found["SSIAT"], found["SLCA"])
+
+
+def test_sentences_agree_with_what_was_measured_apart_from_this_code():
+    found = measured("clinc150.json", "final_accuracy")
+    assert found["SimpleCIL"] == pytest.approx(0.916, abs=0.005)
+    assert found["RanPAC"] >= 0.945
+    assert found["Joint"] > 0.96
+
+
 FORGETTING = TABLES / "forgetting.json"
 REHEARSING = ("NegGrad+", "RandomLabels", "SalUn", "SCRUB", "BadTeacher", "UNSIR")
 
