@@ -35,8 +35,8 @@ class RanPAC(Strategy):
     Args:
         tune: Train an adapter on the first experience; without, the backbone stays pristine.
         expansion: Number of random features; None means 10,000 for features of width 768 (Sec. 5), in proportion.
-        ridge: Weight of the penalty; None chooses it from 1e-8, 1e-7, ... 1e8. Give it where experiences are so small that
-            any penalty does well on a fifth of one: 1e-8 then meets sums that are nearly singular.
+        ridge: Weight of the penalty; None chooses it from 1e-8, 1e-7, ... 1e8. Give it where experiences are so small
+            that any penalty does well on a fifth of one: 1e-8 then meets sums that are nearly singular.
         cosine_as_pilot: Score by the cosine of random features and weights, as PILOT's tables do; not in the paper.
         seed: Of the random projection, which belongs to the method and is never stored.
     """
