@@ -185,6 +185,13 @@ def test_the_published_experiment_keeps_to_the_protocol():
     assert (experiment.batch_size, trainer.max_epochs, experiment.learner.schedule) == (48, 20, "cosine")
 
 
+@pytest.mark.parametrize("path", [p for p in WHOLE if p.stem.startswith("mos_")], ids=named)
+def test_mos_is_aligned_with_the_weight_decay_of_its_training(path):
+    """As released: the decay of a data set's config holds for both."""
+    model = yaml.safe_load(built(path).config)["model"]
+    assert model["strategy"]["init_args"]["align_decay"] == model["optimizer"]["init_args"]["weight_decay"]
+
+
 def test_the_quickstart_with_another_method_and_other_data_replaces_the_requests_too(tmp_path, capsys):
     for i in range(14):
         for split, count in (("train", 2), ("test", 1)):
