@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterable
 from itertools import combinations
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
@@ -9,7 +10,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapter import AdapterBank, Rewrite
 from cl_framework.backbone import Site
 from cl_framework.errors import UserError
 from cl_framework.subspace import basis, overlap
@@ -25,9 +26,11 @@ class Correction(Protocol):
         """Return what is added to the weight, ``(width_out, width_in)``, differentiable in the rewrite's parameters."""
 
 
-@runtime_checkable
-class LowRank(Correction, Protocol):
+class LowRank(Rewrite, ABC):
     """A correction ``scale * b @ a``. Rows of ``a`` are directions of the input, columns of ``b`` of the output.
+
+    A base and no protocol: from Python 3.12 ``isinstance`` looks a protocol's members up without ``__getattr__``, which
+    is where modules keep their parameters.
 
     Attributes:
         a: ``(rank, width_in)``.
@@ -39,6 +42,15 @@ class LowRank(Correction, Protocol):
     b: nn.Parameter
     scale: float
 
+    def delta(self) -> Tensor:
+        """Return what is added to the weight, ``(width_out, width_in)``."""
+        return self.scale * self.b @ self.a
+
+    @torch.no_grad()
+    def rescale(self, by: float) -> None:
+        """Multiply the correction by a number: in one factor, for in both a sign would cancel."""
+        self.b.mul_(by)
+
 
 def factors(bank: AdapterBank, name: str) -> dict[str, LowRank]:
     """Return the corrections of one adapter by site.
@@ -46,10 +58,12 @@ def factors(bank: AdapterBank, name: str) -> dict[str, LowRank]:
     Raises:
         TypeError: If its rewrites have no factors; strategies say beforehand what they need with `Strategy.rewrites`.
     """
-    found = dict(bank.rewrites[name].named_children())
-    if other := next((r for r in found.values() if not isinstance(r, LowRank)), None):
-        raise TypeError(f"Adapter {name!r} is made of {type(other).__name__}, which has no factors.")
-    return found  # type: ignore[return-value]
+    found: dict[str, LowRank] = {}
+    for site, rewrite in bank.rewrites[name].named_children():
+        if not isinstance(rewrite, LowRank):
+            raise TypeError(f"Adapter {name!r} is made of {type(rewrite).__name__}, which has no factors.")
+        found[site] = rewrite
+    return found
 
 
 def frozen_weight(site: Site) -> Tensor:

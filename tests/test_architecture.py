@@ -120,6 +120,21 @@ def test_classes_are_abstract_or_final(path):
             assert fine or not bases, f"{node.name} can be subclassed by accident; mark it @final"
 
 
+def test_protocols_that_isinstance_asks_have_methods_only():
+    """From Python 3.12 it looks members up without ``__getattr__`` and misses a module's parameters and buffers."""
+    trees = [ast.parse(path.read_text()) for path in EVERYTHING]
+    asked = {
+        node.name: node
+        for node in (n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef))
+        if any(ast.unparse(d).endswith("runtime_checkable") for d in node.decorator_list)
+    }
+    assert asked
+    for name, node in asked.items():
+        assert {ast.unparse(b) for b in node.bases} <= {"Protocol", *asked}, f"{name}: say what it inherits here"
+        members = [m for m in node.body if not isinstance(m, ast.Expr)]
+        assert all(isinstance(m, ast.FunctionDef) and not m.decorator_list for m in members), f"{name}: make it an ABC"
+
+
 def test_strategies_never_inherit_strategies():
     names = {n.name for p in LEARNERS for n in ast.parse(p.read_text()).body if isinstance(n, ast.ClassDef)}
     for path in LEARNERS:

@@ -336,7 +336,7 @@ def test_lora_of_peft_is_our_lora(rs, world, x):
         bank.active = ("a",)
     for key, low in one.rewrites["a"].items():
         its = two.rewrites["a"][key]
-        assert isinstance(its, LowRank)
+        assert LowRank in type(its).__mro__
         assert its.scale == pytest.approx(low.scale)
         low.b.copy_(torch.randn(low.b.shape))
         its.a.copy_(low.a)

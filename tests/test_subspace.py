@@ -464,7 +464,7 @@ def test_a_rewrite_with_factors_is_one(world):
     bank = world.learner(OLoRA()).model.adapters
     bank.add("a")
     rewrite = factors(bank, "a")["value"]
-    assert isinstance(rewrite, LowRank)
+    assert LowRank in type(rewrite).__mro__, "by name: a structural check sees no parameters from Python 3.12"
     with torch.no_grad():
         rewrite.b.normal_()
     x = torch.randn(3, 16)

@@ -12,6 +12,7 @@ from cl_framework.abreast import Abreast
 from cl_framework.adapter import Adapter, Rewrite
 from cl_framework.backbone import Role, Site
 from cl_framework.errors import UserError
+from cl_framework.lowrank import LowRank
 
 
 @final
@@ -46,7 +47,7 @@ class LoRA(Adapter):
 
 
 @final
-class Factors(Abreast):
+class Factors(Abreast, LowRank):
     """``out + scale * b a given``, with ``b`` at zero at birth.
 
     Attributes:
@@ -70,12 +71,3 @@ class Factors(Abreast):
     def abreast(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Add to each part its own correction."""
         return out + self.scale * torch.bmm(torch.bmm(given, weights["a"].mT), weights["b"].mT)
-
-    def delta(self) -> Tensor:
-        """Return what is added to the weight, ``(width_out, width_in)``."""
-        return self.scale * self.b @ self.a
-
-    @torch.no_grad()
-    def rescale(self, by: float) -> None:
-        """Multiply the correction by a number: in one factor, for in both a sign would cancel."""
-        self.b.mul_(by)

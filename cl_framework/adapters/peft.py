@@ -28,7 +28,7 @@ from cl_framework.adapters.peft_families import (
 )
 from cl_framework.backbone import Role, Site
 from cl_framework.errors import UserError
-from cl_framework.lowrank import frozen_weight
+from cl_framework.lowrank import LowRank, frozen_weight
 
 LINEAR: Final = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear")
 
@@ -146,29 +146,20 @@ class _Matrix(_Tuned):
             self.train(training)
 
 
-class _LowRank(_Matrix):
+class _LowRank(LowRank, _Matrix):
     """peft's LoRA, whose factors are there to see."""
 
     @property
-    def a(self) -> nn.Parameter:
+    def a(self) -> nn.Parameter:  # type: ignore[override]
         return self.layer.lora_A["default"].weight  # type: ignore[no-any-return]
 
     @property
-    def b(self) -> nn.Parameter:
+    def b(self) -> nn.Parameter:  # type: ignore[override]
         return self.layer.lora_B["default"].weight  # type: ignore[no-any-return]
 
     @property
-    def scale(self) -> float:
+    def scale(self) -> float:  # type: ignore[override]
         return float(self.layer.scaling["default"])
-
-    def delta(self) -> Tensor:
-        """Return ``scale * b @ a``."""
-        return self.scale * self.b @ self.a
-
-    @torch.no_grad()
-    def rescale(self, by: float) -> None:
-        """Multiply the correction by a number: in one factor, for in both a sign would cancel."""
-        self.b.mul_(by)
 
 
 class _Place(nn.Module):
