@@ -15,7 +15,7 @@ from cl_framework.adapters.lora import LoRA
 from cl_framework.adapters.prompt_pool import PromptPool
 from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
-from cl_framework.backbones.encoder import FEW, padding_only
+from cl_framework.backbones.attending import FEW, padding_only
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.compute import Compute
 from cl_framework.errors import UserError

@@ -18,7 +18,7 @@ from cl_framework import cli, engine, plugins
 from cl_framework.adapter import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
-from cl_framework.backbones.encoder import padding_only
+from cl_framework.backbones.attending import padding_only
 from cl_framework.backbones.huggingface import HuggingFace, located
 from cl_framework.compute import Compute
 from cl_framework.errors import UserError
@@ -83,6 +83,15 @@ def saved(folder: Path, family: str = "bert", pooling: str | None = None) -> Pat
         elif family == "distilbert":
             shape = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "initializer_range": 0.3}
             body = transformers.DistilBertModel(transformers.DistilBertConfig(**shape, **words))
+        elif family == "modernbert":  # the second of two blocks sees windows only, of two tokens to each side
+            own = {"local_attention": 4, "global_attn_every_n_layers": 2, "initializer_range": 0.3}
+            ends = {f"{w}_token_id": i for i, w in enumerate(("pad", "unk", "cls", "sep"))}
+            ends |= {"bos_token_id": 2, "eos_token_id": 3}
+            body = transformers.ModernBertModel(transformers.ModernBertConfig(**size, **words, **own, **ends))
+        elif family in ("deberta", "deberta-v3"):  # both are a DebertaV2Model
+            own = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "initializer_range": 0.3}
+            own |= {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": family == "deberta-v3"}
+            body = transformers.DebertaV2Model(transformers.DebertaV2Config(**size, **words, **own))
         else:
             body = transformers.ViTModel(transformers.ViTConfig(**size, image_size=16, patch_size=8))
     body.save_pretrained(folder)
@@ -98,11 +107,20 @@ def saved(folder: Path, family: str = "bert", pooling: str | None = None) -> Pat
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {f: saved(tmp_path_factory.mktemp(f) / f, f) for f in ("bert", "roberta", "distilbert", "vit")}
+    return {f: saved(tmp_path_factory.mktemp(f) / f, f) for f in (*GROWING, *OTHERS, "vit")}
 
 
-@pytest.fixture(params=["bert", "roberta", "distilbert"])
+GROWING = ("bert", "roberta", "distilbert")  # tokens may be added to what their blocks are given
+OTHERS = ("modernbert", "deberta", "deberta-v3")
+
+
+@pytest.fixture(params=GROWING)
 def encoder(request, folders):
+    return HuggingFace(str(folders[request.param]), pooling="mean")
+
+
+@pytest.fixture(params=[*GROWING, *OTHERS])
+def any_encoder(request, folders):
     return HuggingFace(str(folders[request.param]), pooling="mean")
 
 
@@ -118,7 +136,7 @@ def x_of(sentences, size=128):
 # --- the encoder ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", [*GROWING, *OTHERS])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_features_are_those_of_transformers(family, pooling, folders):
     """With its own tokenizer, padding and mask, each sentence by itself and all of them together."""
@@ -169,8 +187,9 @@ def test_pooling_follows_what_sentence_transformers_wrote(tmp_path):
     assert HuggingFace(str(odd), pooling="cls").pooling == "cls"
 
 
-def test_a_feature_depends_on_its_own_sentence_alone_bit_for_bit(encoder):
+def test_a_feature_depends_on_its_own_sentence_alone_bit_for_bit(any_encoder):
     """Whatever lies beside it, however long, in whatever order, and through an adapter too."""
+    encoder = any_encoder
     model = Model(encoder, LoRA(4))
     for p in model.adapters.add("one"):
         p.data.normal_(generator=torch.Generator().manual_seed(p.numel()))
@@ -222,6 +241,42 @@ def test_every_block_offers_every_role(encoder):
         assert {(s.width_in, s.width_out) for s in sites.values() if s.role == role} == {shape}
 
 
+@pytest.mark.parametrize("family", OTHERS)
+def test_encoders_with_attention_of_their_own_offer_all_but_the_token_stream(family, folders):
+    """DeBERTa-v3 sends positions through the maps of query and key as well: no row of these is a sample."""
+    encoder = HuggingFace(str(folders[family]))
+    shared = {"query", "key"} if family == "deberta-v3" else set()
+    found = [s.role for s in encoder.sites().values()]
+    assert not encoder.grows
+    assert set(found) == (ROLES | {"norm", "embedding"}) - shared
+    assert all(found.count(role) == 2 for role in ROLES - shared)
+
+
+def test_a_fused_map_is_three_sites(folders):
+    encoder = HuggingFace(str(folders["modernbert"]))
+    layer = encoder.body.layers[1]
+    at = {s.role: s for s in encoder.sites().values() if s.block == 1}
+    assert [at[r].columns for r in ("query", "key", "value")] == [slice(i, i + 16) for i in (0, 16, 32)]
+    assert {at[r].module for r in ("query", "key", "value")} == {layer.attn.Wqkv}
+    assert (at["attention_out"].module, at["block_mlp"].module, at["block_mlp"].reads) == (
+        layer.attn.Wo, layer.mlp, layer.mlp_norm,
+    )  # fmt: skip
+
+
+def test_windows_of_attention_stay_windows(folders):
+    """A token matters to its neighbours alone where a block sees windows; under a mask of padding it did to all."""
+    encoder, seen = HuggingFace(str(folders["modernbert"]), pooling="mean"), []
+    attention = encoder.body.layers[1].attn
+    attention.register_forward_hook(lambda _, __, out: seen.append(out[0]))
+    stream = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for more in (0.0, 1.0):
+        stream[:, 11] += more  # the last of twelve tokens; the rest are padding
+        with attention.register_forward_pre_hook(lambda _, given: (stream,)):
+            encoder(x_of([" ".join(FILLERS[:10])]))
+    assert torch.equal(seen[0][:, :9], seen[1][:, :9])
+    assert not torch.allclose(seen[0][:, 9], seen[1][:, 9])
+
+
 def test_maps_are_found_by_what_they_do(bert):
     layer, at = bert.body.encoder.layer[1], {s.role: s.module for s in bert.sites().values() if s.block == 1}
     assert at["query"] is layer.attention.self.query
@@ -230,8 +285,8 @@ def test_maps_are_found_by_what_they_do(bert):
 
 
 @pytest.mark.parametrize("adapter", [LoRA(2), LoRA(2, roles=("attention_out", "mlp_in", "mlp_out")), Bottleneck(4)])
-def test_an_adapter_is_silent_at_birth_and_every_part_of_it_is_trained(adapter, encoder):
-    x = x_of(SENTENCES)
+def test_an_adapter_is_silent_at_birth_and_every_part_of_it_is_trained(adapter, any_encoder):
+    x, encoder = x_of(SENTENCES), any_encoder
     plain, bank = encoder(x), AdapterBank(encoder, adapter)
     params = bank.add("one")
     with bank.using("one"):
@@ -382,6 +437,40 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(how, message, tmp_path):
     with pytest.raises(UserError, match=message) as refusal:
         HuggingFace(str(broken(saved(tmp_path / "bert"), how)))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_decoders_are_refused(family, tmp_path):
+    """A mask of padding alone would let their tokens see what comes after them, which they were not trained to."""
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    if family == "llama":
+        body = transformers.LlamaModel(transformers.LlamaConfig(**size, **ends, intermediate_size=24))
+    elif family == "gpt2":
+        body = transformers.GPT2Model(transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=64, **ends))
+    else:
+        body = transformers.BertModel(transformers.BertConfig(**size, intermediate_size=24, is_decoder=True))
+    body.save_pretrained(tmp_path / family)
+    tokenizer().save_pretrained(tmp_path / family)
+    with pytest.raises(UserError, match=f"holds a {family}, .*decoder.*give an encoder"):
+        HuggingFace(str(tmp_path / family))
+
+
+def test_a_model_of_pictures_and_sentences_at_once_is_refused(tmp_path):
+    (tmp_path / "clip").mkdir()
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.CLIPConfig(
+        text_config={**size, "vocab_size": 64}, vision_config={**size, "image_size": 16, "patch_size": 8}
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
+    with pytest.raises(UserError, match=r"config of the clip .* has no hidden_size; give an encoder"):
+        HuggingFace(str(tmp_path / "clip"))
+
+
+@pytest.mark.parametrize("most", [-1, 0, 2])
+def test_room_for_special_tokens_alone_is_refused(most, folders):
+    with pytest.raises(UserError, match=f"max_tokens is {most}, and 2 of them are special .* give more than 2"):
+        HuggingFace(str(folders["bert"]), max_tokens=most)
 
 
 def test_sentences_and_pictures_are_not_mistaken_for_each_other(folders, bert):
@@ -556,8 +645,8 @@ def test_settings_that_groups_replace_and_transforms_of_another_kind_are_refused
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "lora"])
-def test_many_adapters_in_one_pass_are_those_of_one_by_one(kind, encoder):
-    model = Model(encoder, Bottleneck(8) if kind == "bottleneck" else LoRA(4))
+def test_many_adapters_in_one_pass_are_those_of_one_by_one(kind, any_encoder):
+    model = Model(any_encoder, Bottleneck(8) if kind == "bottleneck" else LoRA(4))
     torch.manual_seed(0)
     for name in "abcde":
         for p in model.adapters.add(name):

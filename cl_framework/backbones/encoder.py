@@ -1,31 +1,26 @@
-"""Sites of transformers encoders by role, whatever a family calls its maps, and attention that lets tokens be added."""
+"""Sites of transformers encoders by role, whatever a family calls its maps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any, Literal, TypeAlias
 
-from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch import nn
 
 from cl_framework.backbone import Role, Site
 
-ATTENTION = "padding_only"
-FEW = 64
-"""Tokens from which the fused kernel is faster on a CPU, about: at 128 it takes a third of the time, at 16 more."""
-Kernel: TypeAlias = Literal["auto", "fused", "plain"]
 MAPS: Mapping[Role, tuple[str, ...]] = {
-    "query": ("query", "q_proj", "q_lin", "q"),
-    "key": ("key", "k_proj", "k_lin", "k"),
-    "value": ("value", "v_proj", "v_lin", "v"),
+    "query": ("query", "q_proj", "q_lin", "q", "query_proj"),
+    "key": ("key", "k_proj", "k_lin", "k", "key_proj"),
+    "value": ("value", "v_proj", "v_lin", "v", "value_proj"),
 }
-OUT = ("o_proj", "out_lin", "out_proj", "o")
-MLP = (("fc1", "fc2"), ("lin1", "lin2"))
+FUSED = ("Wqkv",)
+"""Maps that return query, key and value side by side, a third each."""
+OUT = ("o_proj", "out_lin", "out_proj", "o", "Wo")
+MLP = (("fc1", "fc2"), ("lin1", "lin2"), ("Wi", "Wo"))
 STREAM: tuple[Role, ...] = ("block_in", "block_out", "attention_in", "tokens_out")
-EMBEDDING = ("word_embeddings", "patch_embeddings")
-NORM = ("layernorm_after", "norm2", "layer_norm2")
+EMBEDDING = ("word_embeddings", "patch_embeddings", "tok_embeddings")
+NORM = ("layernorm_after", "norm2", "layer_norm2", "mlp_norm")
 """Norms in front of an MLP; where there is none, the norm comes after it and the MLP reads the residual itself."""
 
 
@@ -71,8 +66,18 @@ def blocks(body: nn.Module) -> dict[str, nn.Module]:
 
 
 def attention(block: nn.Module) -> nn.Module | None:
-    """Return the first module within ``block`` that holds a query, a key and a value map."""
-    return next((m for m in block.modules() if all(_linear(m, names) is not None for names in MAPS.values())), None)
+    """Return the first module within ``block`` that holds a query, a key and a value map, or all in one."""
+    return next((m for m in block.modules() if all(site is not None for site in _asking(m).values())), None)
+
+
+def _asking(module: nn.Module) -> dict[Role, Site | None]:
+    """Return the sites of query, key and value in a module, None for each that it has no map for."""
+    if (whole := _linear(module, FUSED)) is not None:
+        width = whole.out_features // 3
+        parts = [slice(i * width, (i + 1) * width) for i in range(3)]
+        return {r: Site(r, whole, whole.in_features, width, columns=at) for r, at in zip(MAPS, parts, strict=True)}
+    found = {role: _linear(module, names) for role, names in MAPS.items()}
+    return {r: None if m is None else Site(r, m, m.in_features, m.out_features) for r, m in found.items()}
 
 
 def _of_block(block: nn.Module, width: int) -> Iterator[tuple[str, Site]]:
@@ -81,10 +86,13 @@ def _of_block(block: nn.Module, width: int) -> Iterator[tuple[str, Site]]:
     yield "block_in", Site("block_in", block, width, width, before=True)
     yield "block_out", Site("block_out", block, width, width)
     yield "attention_in", Site("attention_in", asks, width, width, before=True)
-    maps: dict[Role, nn.Linear | None] = {role: _linear(asks, names) for role, names in MAPS.items()}
-    maps["attention_out"] = _linear(asks, OUT) or _after(block, asks)
+    yield from ((role, site) for role, site in _asking(asks).items() if site is not None)
     first, last, inner = _mlp(block)
-    maps |= {"mlp_in": first, "mlp_out": last}
+    maps: dict[Role, nn.Linear | None] = {
+        "attention_out": _linear(asks, OUT) or _after(block, asks),
+        "mlp_in": first,
+        "mlp_out": last,
+    }
     for role, m in maps.items():
         if m is not None:
             yield role, Site(role, m, m.in_features, m.out_features)
@@ -120,52 +128,3 @@ def _after(block: nn.Module, asks: nn.Module) -> nn.Linear | None:
 
 def _linear(module: nn.Module, names: tuple[str, ...]) -> nn.Linear | None:
     return next((m for n in names if isinstance(m := getattr(module, n, None), nn.Linear)), None)
-
-
-def let_tokens_be_added(body: Any, how: Kernel = "auto") -> bool:
-    """Give an encoder attention that sees every token added at the end, and only padding not; False if it has its own.
-
-    transformers makes one mask for all blocks, as long as the sentences; whatever an adapter adds would not fit it.
-
-    Args:
-        body: The encoder.
-        how: What computes it, as `padding_only` takes it.
-    """
-    from transformers import AttentionInterface
-
-    if not getattr(body, "_supports_attention_backend", False):
-        return False
-    AttentionInterface.register(f"{ATTENTION}_{how}", partial(padding_only, how=how))
-    body.set_attn_implementation(f"{ATTENTION}_{how}")
-    return True
-
-
-def padding_only(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    how: Kernel = "auto",
-    **options: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Return softmax attention ``(n, tokens, heads, width)``, and its weights ``(n, heads, tokens, keys)`` if made.
-
-    Args:
-        module: The layer, as transformers passes it.
-        query: ``(n, heads, tokens, width)``.
-        key: ``(n, heads, keys, width)``.
-        value: ``(n, heads, keys, width)``.
-        attention_mask: ``(n, 1, 1, tokens)``, added to the scores; keys beyond it are seen.
-        how: ``fused`` in one kernel, ``plain`` product by product; ``auto`` fuses on a GPU, and on a CPU from `FEW`
-            tokens.
-        options: ``scaling`` of the scores.
-    """
-    scale = options.get("scaling") or query.shape[-1] ** -0.5
-    mask = None if attention_mask is None else pad(attention_mask, (0, key.shape[2] - attention_mask.shape[-1]))
-    if how == "fused" or (how == "auto" and (query.is_cuda or key.shape[2] >= FEW)):
-        mask = None if mask is None else mask.to(query.dtype)
-        return scaled_dot_product_attention(query, key, value, mask, scale=scale).transpose(1, 2).contiguous(), None
-    scores = (query @ key.transpose(2, 3)) * scale
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    return (weights @ value).transpose(1, 2).contiguous(), weights

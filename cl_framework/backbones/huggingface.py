@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cl_framework.backbone import Backbone, Site
-from cl_framework.backbones.encoder import blocks, encoder_sites, let_tokens_be_added
+from cl_framework.backbones.attending import bears_more_tokens, by_sample, let_tokens_be_added, looks_back_only, to_add
+from cl_framework.backbones.encoder import blocks, encoder_sites
 from cl_framework.backbones.timm import network
 from cl_framework.errors import UserError
 
@@ -38,12 +39,13 @@ class HuggingFace(Backbone):
         pooling: Average the tokens (``mean``) or take the first (``cls``); None follows ``1_Pooling/config.json``, as
             sentence-transformers writes it, and else takes the first.
         normalize: Scale features to length one.
-        max_tokens: Where sentences are cut off, special tokens included; None for what the encoder was made for.
+        max_tokens: Where sentences are cut off, special tokens included; None, or more than it has positions for, is
+            what the encoder was made for.
         download: Allow the hub to fetch what is not on this machine.
 
     Raises:
-        UserError: If there is no such encoder here, its weights are not complete or not safetensors, or it is of a
-            kind that makes no features.
+        UserError: If there is no such encoder here, its weights are not complete or not safetensors, it is of a kind
+            that makes no features or a decoder, or ``max_tokens`` leaves no room for words.
     """
 
     def __init__(
@@ -63,17 +65,28 @@ class HuggingFace(Backbone):
         self.pooled = nn.Identity()  # where the token stream can be met between the encoder and the pooling
         self.pooling, self.normalize = pooling or _pooling(folder), normalize
         config: Any = self.body.config
-        self.width = int(config.hidden_size)
+        self.width = _number(folder, config, "hidden_size")
         self.reads: Literal["sentences", "pictures"] = "pictures" if _sees(self.body) else "sentences"
         self.smooth = self.reads == "pictures"
         if self.reads == "sentences":
-            self.tokenizer, most = _tokenizer(folder, int(config.vocab_size)), _most_tokens(folder, config)
-            self.max_tokens = min(max_tokens or most, most)
-            self.padding = int(config.pad_token_id or 0)
+            room = _number(folder, config, "vocab_size")
+            self.tokenizer, most = _tokenizer(folder, room), _most_tokens(folder, config)
+            self.max_tokens = most if max_tokens is None else min(max_tokens, most)
+            if self.max_tokens <= (special := int(self.tokenizer.num_special_tokens_to_add(False))):
+                raise UserError(
+                    f"max_tokens is {self.max_tokens}, and {special} of them are special tokens of {self.name}, which "
+                    f"leaves no room for words; give more than {special}, or leave it out."
+                )
+            self.padding = _padding(config)
             self.tokenizer.enable_truncation(self.max_tokens)
             self.tokenizer.no_padding()
-        self.grows = let_tokens_be_added(self.body)
-        self._sites = encoder_sites(self.body, self.pooled, self.width, self.grows)
+            ids = torch.tensor([[i for i in range(room) if i != self.padding][-4:]])
+            self.grows = _grows(folder, self.body, ids)
+            found = encoder_sites(self.body, self.pooled, self.width, self.grows)
+            self._sites = by_sample(self.body, found, ids.expand(3, -1))
+        else:
+            self.grows = let_tokens_be_added(self.body)
+            self._sites = encoder_sites(self.body, self.pooled, self.width, self.grows)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features ``(n, width)`` of sentences ``(n, bytes)`` uint8 or of pictures ``(n, 3, side, side)``.
@@ -88,8 +101,7 @@ class HuggingFace(Backbone):
             tokens = self.pooled(self.body(pixel_values=x).last_hidden_state)
             return self._finish(tokens, tokens.new_ones(tokens.shape[:2]))
         ids, mask = (t.to(x.device) for t in self._padded(self.tokens(x)))
-        hidden = (1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
-        found = self.body(input_ids=ids, attention_mask=hidden if self.grows else mask)
+        found = self.body(input_ids=ids, attention_mask=to_add(mask) if self.grows else mask)
         return self._finish(self.pooled(found.last_hidden_state), mask)
 
     def tokens(self, x: Tensor) -> list[list[int]]:
@@ -196,7 +208,7 @@ def _load(folder: Path) -> nn.Module:
     try:
         with network(False), torch.random.fork_rng(devices=[]):
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            if getattr(config, "is_encoder_decoder", False):
+            if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
                 raise UserError(f"{folder} holds a {config.model_type}, which has a decoder; give an encoder.")
             body, told = AutoModel.from_pretrained(
                 folder,
@@ -218,6 +230,37 @@ def _load(folder: Path) -> nn.Module:
         body.pooler = None  # trained for another purpose, and random in many checkpoints
     whole: nn.Module = body.float()
     return whole
+
+
+def _grows(folder: Path, body: nn.Module, ids: Tensor) -> bool:
+    """Try an encoder of sentences on a few token ids; return whether its attention bears that tokens are added."""
+    kind = getattr(body.config, "model_type", "model")
+    try:
+        causal = looks_back_only(body, ids)
+    except (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder} holds a {kind}, which makes no features of token ids alone ({type(error).__name__}); give an "
+            "encoder of sentences such as BERT."
+        ) from error
+    if causal:
+        raise UserError(
+            f"{folder} holds a {kind}, a decoder whose tokens see only those before them, so that a sentence has no "
+            "feature at its first token; give an encoder such as BERT."
+        )
+    return bears_more_tokens(body, ids)
+
+
+def _number(folder: Path, config: Any, name: str) -> int:
+    if not isinstance(found := getattr(config, name, None), int):
+        raise UserError(
+            f"The config of the {config.model_type} in {folder} has no {name}; give an encoder of sentences or of "
+            "pictures alone, such as BERT or ViT."
+        )
+    return found
+
+
+def _padding(config: Any) -> int:
+    return int(getattr(config, "pad_token_id", None) or 0)
 
 
 def _sees(body: nn.Module) -> bool:
@@ -245,8 +288,8 @@ def _tokenizer(folder: Path, room: int) -> Any:
 
 def _most_tokens(folder: Path, config: Any) -> int:
     """Return how many tokens the encoder was made for: what sentence-transformers recorded, or else has positions."""
-    room = int(getattr(config, "max_position_embeddings", 512))
-    room -= int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET else 0
+    room = int(getattr(config, "max_position_embeddings", None) or 512)
+    room -= _padding(config) + 1 if config.model_type in OFFSET else 0
     return min(int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or room), room)
 
 
