@@ -143,12 +143,18 @@ def merged(
         rank: At most so many factors at each site; None takes as many as it needs to lose nothing.
 
     Returns:
-        By site the share of the squared norm that the rank lost.
+        By site the share of the squared norm that the rank lost; nothing for adapters without factors, such as `Full`.
 
     Raises:
-        UserError: If there is nothing to merge, or an adapter is more than matrices added to weights.
+        UserError: If there is nothing to merge, an adapter is more than matrices added to weights, or a rank is asked
+            of adapters without factors.
         ValueError: If the new name is taken.
     """
+    if rank is not None and bank.adapter.linear:
+        raise UserError(
+            f"A {type(bank.adapter).__name__} adapter keeps whole matrices and has no rank; found rank={rank}: "
+            "leave it out, or choose LoRA."
+        )
     changes = [_changes(bank, name) for name in _existing(bank, names)]
     row = how(torch.stack([torch.cat([d.flatten() for d in each.values()]) for each in changes]))
     pieces = torch.split(row, [d.numel() for d in changes[0].values()])

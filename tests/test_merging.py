@@ -241,6 +241,13 @@ def test_a_rank_is_kept_to_and_what_it_loses_is_told(world):
         assert 0 < lost[key] < 0.9
 
 
+def test_a_rank_is_refused_where_there_are_no_factors(world):
+    _, bank = banked(world, KINDS["Full"])
+    with pytest.raises(UserError, match=r"A Full adapter .*has no rank; found rank=3: leave it out, or choose LoRA"):
+        merged(bank, ["a", "b"], average, "m", rank=3)
+    assert list(bank) == ["a", "b", "c"]
+
+
 def test_adapters_of_unequal_rank_merge(world):
     _, bank = banked(world, KINDS["LoRA"])
     combined(bank, {"a": 1, "b": 1}, "sum")
