@@ -37,6 +37,7 @@ def plan(
     compete: Compete = "current",
     penalty: Callable[[], Tensor] | None = None,
     after_step: Callable[[Model], None] | None = None,
+    edit_gradients: Callable[[Model], None] | None = None,
 ) -> Plan:
     """Return the training of the newest adapter's ``params`` and the head on an experience.
 
@@ -48,6 +49,7 @@ def plan(
             gradient, and are also kept from weight decay.
         penalty: Added to the loss.
         after_step: Called after each step.
+        edit_gradients: Called between backward and step.
     """
     rivals = model.classes if compete == "all" else event.classes
     hold = None if compete == "all" else holding(model, event.classes)
@@ -61,7 +63,7 @@ def plan(
             if act is not None:
                 act(model)
 
-    return Plan(event.data, [*params, *model.head.parameters()], loss, after_step=after)
+    return Plan(event.data, [*params, *model.head.parameters()], loss, edit_gradients=edit_gradients, after_step=after)
 
 
 def holding(model: Model, classes: Sequence[int]) -> Callable[[Model], None]:

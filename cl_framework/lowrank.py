@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cl_framework.adapter import AdapterBank, Rewrite
 from cl_framework.backbone import Site
 from cl_framework.errors import UserError
-from cl_framework.subspace import basis, overlap
+from cl_framework.subspace import basis, off, overlap
 
 Side: TypeAlias = Literal["input", "output", "both"]
 
@@ -105,6 +105,34 @@ def past_directions(bank: AdapterBank, names: Iterable[str], side: Side) -> dict
         for site, rewrite in factors(bank, name).items():
             found.setdefault(site, []).append([d.detach() for d in directions(rewrite, side)])
     return {site: [torch.stack(each) for each in zip(*rows, strict=True)] for site, rows in found.items()}
+
+
+def kept_off(
+    corrections: Mapping[str, LowRank], bases: Mapping[str, tuple[Tensor, Tensor]], gradients: bool = False
+) -> Callable[[object], None]:
+    """Return what keeps corrections from writing and reading some directions: for a plan, to call with the model.
+
+    The factors themselves, as an ``after_step``: ``delta`` stays off both bases to rounding, whatever the optimiser. Or
+    their gradients, as an ``edit_gradients``: factors that start off the bases stay off where a step is a sum of
+    gradients and factors, as of SGD with momentum and weight decay; Adam divides every entry by a number of its own.
+
+    Args:
+        corrections: By site.
+        bases: By site orthonormal columns: what ``b`` may not write ``(width_out, k)`` and ``a`` not read
+            ``(width_in, k)``.
+        gradients: Whether to project gradients instead of factors.
+    """
+
+    @torch.no_grad()
+    def project(_: object) -> None:
+        for site, (written, read) in bases.items():
+            a, b = (p.grad if gradients else p for p in (corrections[site].a, corrections[site].b))
+            if a is not None:
+                a.copy_(off(a, read))
+            if b is not None:
+                b.copy_(off(b.T, written).T)
+
+    return project
 
 
 def overlaps(bank: AdapterBank, newest: str | None = None) -> dict[str, dict[str, tuple[float, float]]]:

@@ -13,7 +13,7 @@ from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.timm import transformer_sites
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
-from cl_framework.lowrank import LowRank, factors, frozen_weight, overlaps, past_directions, total
+from cl_framework.lowrank import LowRank, factors, frozen_weight, kept_off, overlaps, past_directions, total
 from cl_framework.strategy import Plan, Strategy, classify_among
 from cl_framework.stream import Experience, Rows, forget
 from cl_framework.subspace import (
@@ -29,6 +29,7 @@ from cl_framework.subspace import (
     rotation,
     top_block,
 )
+from strategies.learning import osf
 from strategies.learning.inf_lora import InfLoRA
 from strategies.learning.o_lora import OLoRA
 from strategies.learning.orthogonal_adaptation import OrthogonalAdaptation
@@ -361,6 +362,70 @@ def test_osf_never_touches_the_top_block_of_the_weight_it_found(make, world, str
             assert (delta @ right).abs().max() < 1e-5
             after = found[site].double() + delta
             assert torch.allclose(left.T @ after @ right, left.T @ found[site].double() @ right, atol=1e-5)
+
+
+STEPS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.5),
+    "SGD with momentum and decay": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9, weight_decay=0.1),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.05),
+}
+
+
+@pytest.mark.parametrize("make", STEPS)
+@pytest.mark.parametrize("hold", ["factors", "gradients_as_released"])
+def test_projected_gradients_hold_the_constraint_under_sgd_and_drift_under_adam(hold, make, world, stream):
+    learner = world.learner(OSF(0.25, hold=hold), adapter=LoRA(4, roles=("query", "mlp_in")), optimizer=STEPS[make])
+    bank = learner.model.adapters
+    world.learn(learner, stream[:1])
+    moved = total(bank, ["task-0"])
+    found = {s: frozen_weight(site) + moved[s] for s, site in bank.sites.items()}
+    world.learn(learner, stream[1:2], stream[:1])
+    for site, rewrite in factors(bank, "task-1").items():
+        left, right = (q.float() for q in top_block(found[site], 4))
+        written, read = (rewrite.b.T @ left).norm() / rewrite.b.norm(), (rewrite.a @ right).norm() / rewrite.a.norm()
+        assert rewrite.b.norm() > 0.001
+        if (hold, make) == ("gradients_as_released", "Adam"):
+            assert min(float(written), float(read)) > 0.01
+        else:
+            assert max(float(written), float(read)) < 1e-6
+
+
+def test_edited_gradients_are_those_without_their_part_in_the_bases(world):
+    bank = world.learner(OLoRA()).model.adapters
+    bank.add("a")
+    rewrite = factors(bank, "a")["value"]
+    a, b = drawn(4, 16).float(), drawn(16, 4, seed=1).float()
+    written, read = (rotation(16, seed)[:, :3].float() for seed in (2, 3))
+    rewrite.a.grad, rewrite.b.grad, before = a.clone(), b.clone(), world.clone(rewrite.state_dict())
+    edit = kept_off({"value": rewrite}, {"value": (written, read)}, gradients=True)
+    edit(None)
+    for j in range(4):  # row by row of a, column by column of b
+        row, column = a[j].clone(), b[:, j].clone()
+        for k in range(3):
+            row -= dot(a[j], read[:, k], False) * read[:, k]
+            column -= dot(b[:, j], written[:, k], False) * written[:, k]
+        assert torch.allclose(rewrite.a.grad[j], row, atol=1e-5)
+        assert torch.allclose(rewrite.b.grad[:, j], column, atol=1e-5)
+    assert all(torch.equal(v, before[k]) for k, v in rewrite.state_dict().items())
+    rewrite.b.grad = None  # of what the loss does not reach
+    edit(None)
+
+
+@pytest.mark.parametrize(
+    ("rank", "growth", "kept"),
+    [(0.25, 0.125, (4, 6, 8)), (3, 2, (3, 5, 7)), (1, 0.0, (1, 1, 1)), (1.0, 0.0, (16, 16, 16)), (15, 1, (15, 16, 16))],
+)
+def test_osf_keeps_a_share_or_a_number_by_how_it_is_written(rank, growth, kept, world, stream, monkeypatch):
+    asked = []
+    monkeypatch.setattr(osf, "top_block", lambda weight, rank: asked.append(rank) or top_block(weight, rank))
+    world.learn(world.learner(OSF(rank, growth)), stream[:3])
+    assert asked == [k for k in kept for _ in ("query", "value")]
+
+
+@pytest.mark.parametrize("wrong", [(1.5,), (-0.1,), (-1,), (0.5, -0.1), (float("nan"),), (0.5, 2), (4, 0.5)], ids=str)
+def test_osf_refuses_ranks_that_mean_nothing(wrong):
+    with pytest.raises(UserError, match=rf"OSF .*found effective_rank={wrong[0]} and growth="):
+        OSF(*wrong)
 
 
 def test_disjoint_bases_do_not_meet_and_stay_as_they_are(world, stream, adam):
