@@ -72,6 +72,18 @@ def forgetting_max_past(matrix: Matrix) -> float:
     return _mean(max(earlier) - last for earlier, last in _past(matrix))
 
 
+def forgetting_max_all(matrix: Matrix) -> float:
+    """Best accuracy of all minus the last: ``mean_j(max_i R[i][j] - R[T][j])``, over the same exams.
+
+    The maximum sees the last row too, so that an exam which is at its best there counts 0 and nothing counts negative.
+    This is the forgetting that PILOT and MOS (Sun et al., 2025) report.
+
+    >>> round(forgetting_max_all([[0.5], [0.9, 0.8], [0.6, 0.9, 0.9]]), 9)
+    0.15
+    """
+    return _mean(max(*earlier, last) - last for earlier, last in _past(matrix))
+
+
 def forgetting_diag(matrix: Matrix) -> float:
     """Accuracy right after learning minus the last: ``mean_j(R[j][j] - R[T][j])``, over the same exams.
 
