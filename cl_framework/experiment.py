@@ -129,17 +129,58 @@ class _CLI(LightningCLI):
         )
 
 
+class _Unbuilt(_CLI):
+    def instantiate_classes(self) -> None:
+        """Leave it at the config."""
+
+
 def build(args: Sequence[str], console: Console) -> Experiment:
     """Parse arguments and config files, and build what they describe.
 
     Raises:
         UserError: If a key, class or value is wrong, saying which and what would be right.
     """
+    cli = _parsed(_CLI, args)
+    _check_trainer(cli.trainer)
+    config: Any = cli.config
+    bar = RequestBar(console)
+    logger = cli.trainer.logger
+    make = fresh_trainers(cli.instantiate_trainer, bar, **({"logger": cli.trainer.loggers} if logger else {}))
+    seed = config.seed_everything
+    if config.features:  # requests may come from another working directory, and must find it
+        config.features = str(Path(config.features).expanduser().absolute())
+    cli.model.model.precision = MIXED.get(str(cli.trainer.precision))
+    cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+    return Experiment(
+        cli.model,
+        cli.datamodule.scenario,
+        make,
+        bar,
+        cli.datamodule.batch_size,
+        cli.parser.dump(config, skip_none=False),
+        config.run_dir,
+        Path(config.features) if config.features else None,
+        config.features_limit,
+        cli.model.model.seed,
+    )
+
+
+def resolve(args: Sequence[str]) -> str:
+    """Return the config that arguments and files amount to, as YAML with every default filled in; build nothing.
+
+    Raises:
+        UserError: If a key, class or value is wrong, saying which and what would be right.
+    """
+    cli = _parsed(_Unbuilt, args)
+    return str(cli.parser.dump(cli.config, skip_none=False))
+
+
+def _parsed(kind: type[_CLI], args: Sequence[str]) -> _CLI:
     plugins.discover()
     try:
         with quiet():
             warnings.filterwarnings("ignore", message="`loftq_config` specified")  # a default of peft, spelled out
-            cli = _CLI(
+            return kind(
                 Learner,
                 Data,
                 args=list(args),
@@ -163,28 +204,6 @@ def build(args: Sequence[str], console: Console) -> Experiment:
         raise UserError(explain(str(error), _sections())) from error
     except MisconfigurationException as error:
         raise UserError(f"The trainer section does not fit this machine: {' '.join(str(error).split())}") from error
-    _check_trainer(cli.trainer)
-    config: Any = cli.config
-    bar = RequestBar(console)
-    logger = cli.trainer.logger
-    make = fresh_trainers(cli.instantiate_trainer, bar, **({"logger": cli.trainer.loggers} if logger else {}))
-    seed = config.seed_everything
-    if config.features:  # requests may come from another working directory, and must find it
-        config.features = str(Path(config.features).expanduser().absolute())
-    cli.model.model.precision = MIXED.get(str(cli.trainer.precision))
-    cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
-    return Experiment(
-        cli.model,
-        cli.datamodule.scenario,
-        make,
-        bar,
-        cli.datamodule.batch_size,
-        cli.parser.dump(config, skip_none=False),
-        config.run_dir,
-        Path(config.features) if config.features else None,
-        config.features_limit,
-        cli.model.model.seed,
-    )
 
 
 def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:

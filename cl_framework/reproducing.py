@@ -16,13 +16,17 @@ from cl_framework.published import Published, verdicts
 DESCRIPTION = """Run a published setting and say inside or outside: whether its figures come out within the tolerance.
 
 Without a name, list the settings there are. What follows the name changes the config as in `clf run`. Nothing is
-fetched unless asked for; what is missing is named, with the place where it belongs. A stopped run goes on.
+fetched unless asked for; what is missing is named, with the place where it belongs. A stopped run goes on, and a
+finished one is judged again, if the settings asked for are those it was started with.
 
   clf reproduce simplecil_cifar100_inc5
   clf reproduce ease_cifar100_inc5 --model.backbone.download true --data.scenario.dataset torchvision:CIFAR100:download=true
   clf reproduce mos_cub200_inc10 --data.scenario.dataset imagefolder:PATH --config configs/trainer/gpu_bf16.yaml
 
 Exit code 0: inside. 1: outside. 2: something is missing."""  # noqa: E501
+
+NO_MATTER = ("published", "run_dir", "features", "features_limit")
+"""Sections of a config that change no figure of a run."""
 
 
 def reproduce(argv: Sequence[str]) -> int:
@@ -37,6 +41,7 @@ def reproduce(argv: Sequence[str]) -> int:
     config = find(args.name)
     settings = ["--config", str(config), *rest]
     path = args.run_dir or Path("runs", "reproduce", args.name)
+    _check_same(path, settings)
     if not (path / "results.json").exists():
         _run(args.name, settings, path)
     return _judge(told(config), json.loads((path / "results.json").read_text(encoding="utf-8")))
@@ -96,6 +101,36 @@ def missing(settings: Sequence[str]) -> list[str]:
         scenario_of(["--data.scenario", json.dumps(config["data"]["scenario"]), *changed])[0].fingerprint()
 
     return [p for p in (problem(lambda: build(settings, CONSOLE)), problem(data)) if p is not None]
+
+
+def differences(was: Any, asked: Any, at: str = "") -> list[tuple[str, Any, Any]]:
+    """Return the settings in which two configs differ: dotted name, what was, and what is asked for.
+
+    >>> differences({"lr": 0.1, "net": {"width": 2}}, {"lr": 0.1, "net": {"depth": 1, "width": 3}})
+    [('net.depth', None, 1), ('net.width', 2, 3)]
+    """
+    if not (isinstance(was, dict) and isinstance(asked, dict)):
+        return [] if was == asked else [(at, was, asked)]
+    names = sorted({*was, *asked})
+    return [d for k in names for d in differences(was.get(k), asked.get(k), f"{at}.{k}" if at else k)]
+
+
+def _check_same(path: Path, settings: Sequence[str]) -> None:
+    """Refuse settings other than those of the run that is there, which would have no effect on it."""
+    from cl_framework.run import MANIFEST, Run
+
+    if not (path / MANIFEST).exists():
+        return
+    from cl_framework.experiment import resolve
+
+    was, asked = (
+        {k: v for k, v in yaml.safe_load(text).items() if k not in NO_MATTER}
+        for text in (Run.open(path).config, resolve(settings))
+    )
+    if other := differences(was, asked):
+        told = ", ".join(f"{name} {before!r} instead of {now!r}" for name, before, now in other[:3])
+        told += ", ..." if other[3:] else ""
+        raise UserError(f"{path} holds a run with {told}; ask for what it has, choose another --run_dir, or delete it.")
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, ...]]:

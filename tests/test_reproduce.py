@@ -47,17 +47,27 @@ def test_what_is_missing_is_named_with_its_place_and_nothing_is_made(tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
-def test_the_run_is_judged_and_a_finished_one_is_not_repeated(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def own(tmp_path, monkeypatch):
     """Digits on the embedded backbone stand in for CIFAR-100 on a ViT-B: tested is the way from run to verdict."""
     stand_in = tmp_path / "configs"
     stand_in.mkdir()
+    monkeypatch.setattr(reproducing, "experiments", lambda: stand_in)
     config = {
         "published": {"source": "a table of our own making", "final_accuracy": 10.0, "tolerance": 1.0},
         "model": {"backbone": "GlyphViT", "strategy": "SimpleCIL"},
         "data": {"scenario": {"class_path": "ClassIncremental", "init_args": {"dataset": "digits", "increment": 5}}},
     }
-    (stand_in / "own.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(reproducing, "experiments", lambda: stand_in)
+
+    def write(**published):
+        config["published"] |= published
+        (stand_in / "own.yaml").write_text(yaml.safe_dump(config))
+
+    write()
+    return write
+
+
+def test_the_run_is_judged_and_a_finished_one_is_not_repeated(own, tmp_path, monkeypatch, capsys):
     started = []
     run = commands.run
     monkeypatch.setattr(commands, "run", lambda argv: started.append(argv) or run(argv))
@@ -66,14 +76,34 @@ def test_the_run_is_judged_and_a_finished_one_is_not_repeated(tmp_path, monkeypa
     assert "OUTSIDE" in capsys.readouterr().out
     final = 100 * json.loads((tmp_path / "run" / "results.json").read_text())["final_accuracy"]
     assert final > 90
-    config["published"]["final_accuracy"] = round(final, 1)
-    (stand_in / "own.yaml").write_text(yaml.safe_dump(config))
+    own(final_accuracy=round(final, 1))
     assert cli.main(line) == 0
     assert "inside" in capsys.readouterr().out
     assert len(started) == 1
     changed = [*line, "--data.scenario.dataset", "imagefolder:nowhere", "--run_dir", str(tmp_path / "other")]
     assert cli.main(changed) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["finished", "stopped"])
+def test_a_run_is_neither_judged_nor_resumed_under_other_settings_than_its_own(own, tmp_path, capsys, stopped):
+    """They would have no effect on what is done already: what they gave would pass for what they were asked for."""
+    path = tmp_path / "run"
+    few = ["--data.scenario.dataset", "glyphs:classes=10,train=2,test=1"]
+    line = ["reproduce", "own", "--run_dir", str(path), *few, "--data.batch_size", "24"]
+    assert cli.main(line) == 1
+    if stopped:
+        (path / "results.json").unlink()
+    for other in (["--data.batch_size", "16"], ["--model.strategy", "APER"]):
+        capsys.readouterr()
+        assert cli.main([*line, *other]) == 2
+        assert "OUTSIDE" not in (said := capsys.readouterr()).out
+        assert str(path) in said.err
+        assert "--run_dir" in said.err
+        assert {"16": "data.batch_size 24 instead of 16", "APER": "model.strategy.class_path"}[other[1]] in said.err
+        assert (path / "results.json").exists() is not stopped
+    assert cli.main(line) == 1
+    assert "OUTSIDE" in capsys.readouterr().out
 
 
 def test_a_figure_that_was_not_reported_is_not_judged():
