@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, final
 
 from torch import Tensor
@@ -101,7 +102,8 @@ def take(
     cost = carry_out(learner, step.event, make_trainer, batch_size)
     bank = learner.model.adapters
     learner.model.store.keep_only([*learner.model.digests(bank), "bare"], learner.model.digests(bank.stack))
-    marks = evaluator.examine(step, learner.answer, learner.model.classes, learner.model.known)
+    ranked = partial(learner.answer, ranked=True)
+    marks = evaluator.examine(step, ranked, learner.model.classes, learner.model.known)
     if isinstance(step.event, ForgetRequest) and marks.forget is not None and learner.unlearner is not None:
         scrub(learner, step.event, step.exam)
         marks = replace(marks, forget=replace(marks.forget, notes=learner.unlearner.notes(learner.model, step.event)))

@@ -12,13 +12,17 @@ from torch import Tensor
 
 from cl_framework.marks import Forgotten, Marks
 from cl_framework.metrics.continual import Hits, micro_accuracy
+from cl_framework.metrics.ranked import top_k_hits, within_experience_hits
 from cl_framework.stream import Experience, ForgetRequest, Joined, Samples, Step, Subset
 
 Answer: TypeAlias = Callable[[Samples], Tensor]
-"""Predicts the class id ``(n,)`` of each sample, among the classes alive now."""
+"""Predicts the class id ``(n,)`` of each sample among the classes alive now, or ranks all of them ``(n, classes)``."""
 
 Outcomes: TypeAlias = Counter[tuple[int, int]]
 """How often each ``(true class, predicted class)`` occurred."""
+
+Sheet: TypeAlias = tuple[dict[str, int], Tensor, Tensor]
+"""How many samples each exam has of those asked about at once; their labels ``(n,)``; what was answered."""
 
 
 @final
@@ -54,7 +58,7 @@ class Evaluator:
 
         Args:
             step: What was just carried out; its exam joins the others.
-            answer: Predicts the class ids of samples.
+            answer: Predicts the class ids of samples; if it ranks classes, best first, laxer rules are counted, too.
             live: Classes that can be predicted now.
             owner: The experience that each live class belongs to.
 
@@ -63,7 +67,8 @@ class Evaluator:
         """
         old = dict(self._forgotten)
         self._admit(step, live)
-        outcomes = _all_outcomes(self._exams, answer)
+        sheets = _sheets(self._exams, answer)
+        outcomes = _by_exam(sheets)
         event = step.event
         learns = isinstance(event, Experience)
         again = {name: _asked(exam, answer, live) for name, exam in self._forgotten.items() if name in old}
@@ -71,17 +76,17 @@ class Evaluator:
             event=event.name,
             kind="learn" if learns else "forget",
             classes=event.classes,
-            exams={name: _hits(o) for name, o in outcomes.items()},
+            exams={name: _hits(outcomes[name]) for name in self._exams},
             selected=_selected(outcomes.values(), owner) if self._selection else None,
             forget=None if learns else self._forget(event.name, _asked(step.exam, answer, live), again),
             old=again,
             relearned=dict(event.relearned) if isinstance(event, Experience) else {},
+            lenient=_lenient(sheets, outcomes.values(), owner),
         )
 
     def hits(self, answer: Answer) -> dict[int, Hits]:
         """Return right answers and samples of every live class, all exams together, as `Marks.hits` does."""
-        pooled = sum(_all_outcomes(self._exams, answer).values(), Counter[tuple[int, int]]())
-        return _hits(pooled)
+        return _hits(_pooled(_by_exam(_sheets(self._exams, answer)).values()))
 
     def restore(self, step: Step, marks: Marks) -> None:
         """Take ``step`` up as if it had just been examined with the result ``marks``."""
@@ -126,19 +131,44 @@ def _unremembered(exam: Samples) -> Samples:
     return copy
 
 
+def _pairs(labels: Tensor, said: Tensor) -> list[tuple[int, int]]:
+    best = said[:, 0] if said.ndim > 1 else said
+    return list(zip(labels.tolist(), best.tolist(), strict=True))
+
+
 def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
-    return Counter(zip(exam.labels.tolist(), answer(exam).tolist(), strict=True)) if len(exam) else Counter()
+    return Counter(_pairs(exam.labels, answer(exam))) if len(exam) else Counter()
 
 
-def _all_outcomes(exams: Mapping[str, Samples], answer: Answer) -> dict[str, Outcomes]:
-    """Return the outcomes of each exam; those of one source and transform are asked at once, so that passes fill."""
-    found: dict[str, Outcomes] = {}
+def _sheets(exams: Mapping[str, Samples], answer: Answer) -> list[Sheet]:
+    """Ask about every exam; those of one source and transform are asked at once, so that passes fill."""
+    found = []
     for key in dict.fromkeys(exam.key for exam in exams.values()):
         alike = {name: exam for name, exam in exams.items() if exam.key == key}
         whole = Joined(list(alike.values()))
-        pairs = iter(list(zip(whole.labels.tolist(), answer(whole).tolist(), strict=True)))
-        found |= {name: Counter(islice(pairs, len(exam))) for name, exam in alike.items()}
-    return {name: found[name] for name in exams}
+        found.append(({name: len(exam) for name, exam in alike.items()}, whole.labels, answer(whole)))
+    return found
+
+
+def _by_exam(sheets: Iterable[Sheet]) -> dict[str, Outcomes]:
+    found: dict[str, Outcomes] = {}
+    for sizes, labels, said in sheets:
+        pairs = iter(_pairs(labels, said))
+        found |= {name: Counter(islice(pairs, size)) for name, size in sizes.items()}
+    return found
+
+
+def _lenient(sheets: Iterable[Sheet], outcomes: Iterable[Outcomes], owner: Mapping[int, str]) -> dict[str, int]:
+    found = Counter(experience=_selected(outcomes, owner)[0])
+    for _, labels, said in sheets:
+        if said.ndim > 1:
+            found["top_5"] += top_k_hits(said, labels)
+            found["within_experience"] += within_experience_hits(said, labels, owner)
+    return dict(found)
+
+
+def _pooled(outcomes: Iterable[Outcomes]) -> Outcomes:
+    return sum(outcomes, Counter[tuple[int, int]]())
 
 
 def _hits(outcomes: Outcomes) -> dict[int, Hits]:
@@ -149,7 +179,7 @@ def _hits(outcomes: Outcomes) -> dict[int, Hits]:
 
 
 def _selected(outcomes: Iterable[Outcomes], owner: Mapping[int, str]) -> Hits:
-    pooled = sum(outcomes, Counter[tuple[int, int]]())
+    pooled = _pooled(outcomes)
     return sum(n for (true, said), n in pooled.items() if owner[true] == owner[said]), pooled.total()
 
 
@@ -160,4 +190,4 @@ def _accuracy(exams: Iterable[Samples], answer: Answer) -> float | None:
 def _asked(exam: Samples, answer: Answer, live: Sequence[int]) -> Hits:
     """Return ``(right, total)``; a class that has no output cannot be answered, so its samples need not be read."""
     able = _only(exam, set(live))
-    return int((answer(able) == able.labels).sum()) if len(able) else 0, len(exam)
+    return sum(n for (true, said), n in _outcomes(able, answer).items() if true == said), len(exam)

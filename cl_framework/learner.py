@@ -142,14 +142,15 @@ class Learner(LightningModule):
         return scores
 
     @torch.no_grad()
-    def answer(self, samples: Samples, batch: int = 256) -> Tensor:
-        """Return the predicted class id ``(n,)`` of each sample."""
+    def answer(self, samples: Samples, batch: int = 256, ranked: bool = False) -> Tensor:
+        """Return the predicted class id ``(n,)`` of each sample; if ``ranked``, all, best first ``(n, classes)``."""
         self.eval()
         self.model.phase = "evaluate"
         alive = torch.tensor(self.model.classes)
-        best = [self(x).argmax(1).cpu() for x in inputs(samples.on(self.model.device), batch)]
+        scores = (self(x) for x in inputs(samples.on(self.model.device), batch))
+        said = [(z.argsort(dim=1, descending=True, stable=True) if ranked else z.argmax(1)).cpu() for z in scores]
         self.model.phase = "statistics"
-        return alive[torch.cat(best)] if best else alive.new_empty(0)
+        return alive[torch.cat(said)] if said else alive.new_empty(0)
 
     def begin(self, plan: Plan) -> None:
         """Let exactly what ``plan`` names change."""

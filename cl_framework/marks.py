@@ -45,6 +45,9 @@ class Marks:
         relearned: Classes that were forgotten once and came back: new id -> the id before.
         overlap: Adapter -> each earlier one -> how far their subspaces of inputs and of outputs meet, from 0 to 1.
             After learning only pairs with the newest; empty where adapters have no factors.
+        lenient: How many samples of all exams count as right by a laxer rule: ``experience``, the class said came with
+            the right experience; ``top_5``; ``within_experience``, the class is the best of its experience. The last
+            two are there where more than the best class was answered; older runs have none.
     """
 
     event: str
@@ -56,6 +59,7 @@ class Marks:
     old: dict[str, Hits] = field(default_factory=dict)
     relearned: dict[int, int] = field(default_factory=dict)
     overlap: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    lenient: dict[str, int] = field(default_factory=dict)
 
     @property
     def hits(self) -> dict[int, Hits]:
@@ -78,6 +82,7 @@ class Marks:
             "old": {name: list(h) for name, h in self.old.items()},
             "relearned": {str(new): old for new, old in self.relearned.items()},
             "overlap": {new: {old: list(pair) for old, pair in row.items()} for new, row in self.overlap.items()},
+            "lenient": self.lenient,
         }
 
     @classmethod
@@ -99,4 +104,5 @@ class Marks:
             overlap={  # older runs did not measure it
                 new: {old: (i, o) for old, (i, o) in row.items()} for new, row in data.get("overlap", {}).items()
             },
+            lenient=dict(data.get("lenient", {})),
         )

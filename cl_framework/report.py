@@ -22,6 +22,8 @@ from cl_framework.screen import table as table
 SCHEMA = 1
 MEASURED = ("seconds", "peak_memory_bytes")
 """What no seed decides."""
+LENIENT = ("top_5", "within_experience", "experience")
+"""Laxer rules by which an answer may count as right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def results(
     curve = [continual.micro_accuracy(d.hits.values()) for d in days]
     hits = days[-1].hits if days else {}
     selection = [d.selected and continual.micro_accuracy([d.selected]) for d in days]
+    ages = _newest_and_earlier(days)
     return {
         "schema": SCHEMA,
         "strategy": strategy,
@@ -98,15 +101,38 @@ def results(
         "final_accuracy": continual.final_accuracy(curve),
         "mean_class_accuracy": continual.mean_class_accuracy(hits.values()),
         "forgetting_max_past": continual.forgetting_max_past(matrix),
+        "forgetting_max_all": continual.forgetting_max_all(matrix),
         "forgetting_diag": continual.forgetting_diag(matrix),
         "backward_transfer": continual.backward_transfer(matrix),
         "plasticity": continual.plasticity(matrix),
         "per_class_accuracy": {str(c): continual.micro_accuracy([h]) for c, h in hits.items()},
         "adapter_selection_accuracy": selection if any(d.selected for d in days) else None,
+        "newest_accuracy": [newest for newest, _ in ages],
+        "earlier_accuracy": [earlier for _, earlier in ages],
+        **{f"{rule}_accuracy": _leniently(days, rule) for rule in LENIENT},
         "overlap": _overlap(days),
         "forget": [_forget(i, days, curve[i], r.seconds) for i, r in enumerate(records) if r.marks.forget],
         "cost": total_cost([r.cost for r in records]),
     }
+
+
+def _newest_and_earlier(days: Sequence[Marks]) -> list[tuple[float | None, float | None]]:
+    """Return, for each day, the accuracy on the exam learned last and that on all earlier ones, pooled."""
+    newest, found = "", []
+    for day in days:
+        newest = day.event if day.kind == "learn" else newest
+        new = day.exams.get(newest, {}).values()
+        old = [hits for name, exam in day.exams.items() if name != newest for hits in exam.values()]
+        found.append((continual.micro_accuracy(new), continual.micro_accuracy(old)))
+    return found
+
+
+def _leniently(days: Sequence[Marks], rule: str) -> list[float | None] | None:
+    """Return the accuracy over all live classes on each day by a laxer rule; None where no day counted it."""
+    totals = [sum(total for _, total in day.hits.values()) for day in days]
+    found = [(day.lenient.get(rule), total) for day, total in zip(days, totals, strict=True)]
+    shares = [None if right is None else continual.micro_accuracy([(right, total)]) for right, total in found]
+    return shares if any(rule in day.lenient for day in days) else None
 
 
 def _overlap(days: Sequence[Marks]) -> dict[str, Any] | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from cl_framework import engine
 from cl_framework.evaluator import Evaluator
 from cl_framework.marks import Forgotten, Marks
 from cl_framework.stream import Experience, ForgetRequest, Relabelled, Rows, Samples, Step
+from strategies.learning.simplecil import SimpleCIL
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -78,6 +81,73 @@ def test_hits_equal_a_slow_loop_over_every_live_test_sample() -> None:
         assert marks.exams == expected
         assert marks.selected == (sum(chosen), len(chosen))
         assert (marks.event, marks.classes) == (step.event.name, step.event.classes)
+
+
+def ranks(live: list[int]) -> Callable[[Samples], Tensor]:
+    """What `guess` says first, then the other classes in an order of each sample's own."""
+
+    def answer(samples: Samples) -> Tensor:
+        rows = []
+        for i, best in zip(samples.ids.tolist(), guess(live)(samples).tolist(), strict=True):
+            others = [c for c in live if c != best]
+            rows.append([best, *others[i % 3 :], *others[: i % 3]])
+        return torch.tensor(rows)
+
+    return answer
+
+
+def test_laxer_rules_equal_a_slow_loop_and_change_nothing_else() -> None:
+    stream = [*STREAM, (learn("d", 1, 3, 6, 8, start=600), {9: "c", 5: "c", 1: "d", 3: "d", 6: "d", 8: "d"})]
+    plain, asked = walk(Evaluator(), stream), list[Marks]()
+    evaluator, live, exams = Evaluator(), [0], dict[str, Samples]()
+    for step, owner in stream:
+        evaluator.before(step, ranks(live))
+        live = list(owner)
+        asked.append(evaluator.examine(step, ranks(live), live, owner))
+        if asked[-1].kind == "learn":
+            exams[step.event.name] = step.exam
+        top, within, chosen, right = 0, 0, 0, 0
+        for name, exam in exams.items():
+            for y, row in zip(exam.labels.tolist(), ranks(live)(exam).tolist(), strict=True):
+                if owner.get(y) == name:
+                    own = [c for c in row if owner[c] == name]
+                    top, within, chosen = top + (y in row[:5]), within + (own[0] == y), chosen + (row[0] in own)
+                    right += own[0] == y and row[0] in own
+        assert asked[-1].lenient == {"experience": chosen, "top_5": top, "within_experience": within}
+        assert right == sum(r for r, _ in asked[-1].hits.values())  # right is right on both counts
+    assert top < sum(total for _, total in asked[-1].hits.values())  # six classes: the last is not among the best five
+    assert [set(m.lenient) for m in plain] == [{"experience"}] * len(stream)
+    assert [replace(m, lenient={}) for m in asked] == [replace(m, lenient={}) for m in plain]
+
+
+def test_a_learner_ranks_by_its_scores_in_no_more_passes(world: Any, stream: list[Experience]) -> None:
+    learner = world.learn(world.learner(SimpleCIL()), stream[:3])
+    exam = world.noise((5, 2, 7, 0, 1, 6), 4, "test")
+    exam.key = None  # so that nothing is remembered
+    passes = learner.model.passes
+    before = passes["evaluate"]
+    best = learner.answer(exam)
+    once = passes["evaluate"] - before
+    ranking = learner.answer(exam, batch=7, ranked=True)
+    assert passes["evaluate"] - before == 2 * once > 0
+    assert torch.equal(ranking[:, 0], best)
+    columns = (ranking[:, :, None] == torch.tensor(learner.model.classes)).int().argmax(2)
+    ordered = world.scores(learner, exam).gather(1, columns)
+    assert bool((ordered.diff(dim=1) <= 0).all())
+    assert torch.equal(columns.sort(1).values, torch.arange(6).expand(24, 6))
+
+
+def test_a_run_goes_on_from_events_that_counted_no_laxer_rules(world: Any, stream: list[Experience]) -> None:
+    learner = world.learner(SimpleCIL())
+    early, later = world.Listener(learner), world.Listener(learner)
+    engine.run(learner, world.Listed(stream[:1]), world.make_trainer, Evaluator(), early, 8)
+    assert set(early.marks[0].lenient) == {"experience", "top_5", "within_experience"}
+    told = early.marks[0].to_dict()
+    del told["lenient"]
+    old = Marks.from_dict(told)
+    assert old == replace(early.marks[0], lenient={})
+    engine.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), later, 8, [old])
+    assert later.marks[0].lenient["top_5"] == 24  # of four classes
 
 
 def test_a_forgotten_class_is_measured_before_and_after_and_stays_remembered() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,12 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
     assert found["final_accuracy"] == 0.85
     assert found["mean_class_accuracy"] == pytest.approx((0.9 + 1.0 + 0.6) / 3)
     assert found["forgetting_max_past"] == found["forgetting_diag"] == found["backward_transfer"] == 0.0
+    assert found["forgetting_max_all"] == 0.0
     assert found["plasticity"] == pytest.approx(0.9)
     assert found["per_class_accuracy"] == {"0": 0.9, "2": 1.0, "3": 0.6}
     assert found["adapter_selection_accuracy"] == [0.95, 0.8, 1.0]
+    assert found["newest_accuracy"] == [18 / 20, 9 / 10, 8 / 10]
+    assert found["earlier_accuracy"] == [None, 14 / 20, 9 / 10]
     assert found["events"][2] == {
         "name": "forget-1",
         "kind": "forget",
@@ -194,6 +198,34 @@ def test_marks_of_older_runs_have_no_overlap() -> None:
     assert Marks.from_dict(json.loads(json.dumps(told))) == marks
     del told["overlap"]
     assert Marks.from_dict(told).overlap == {}
+
+
+def test_laxer_rules_are_shares_of_all_samples_and_none_on_days_of_older_runs(found: dict[str, Any]) -> None:
+    rules = ("top_5_accuracy", "within_experience_accuracy", "experience_accuracy")
+    assert [found[rule] for rule in rules] == [None, None, None]
+    counted = [{}, {"experience": 27, "top_5": 30, "within_experience": 24}, {"experience": 19, "top_5": 20}]
+    days = [replace(r, marks=replace(r.marks, lenient=by)) for r, by in zip(RECORDS, counted, strict=True)]
+    told = [json.loads(json.dumps(day.to_dict())) for day in days]
+    del told[0]["marks"]["lenient"]  # as it was written before they were counted
+    now = results("EASE", EXAMS, [EventRecord.from_dict(t) for t in told], NAMES)
+    assert now["top_5_accuracy"] == [None, 30 / 30, 20 / 20]
+    assert now["within_experience_accuracy"] == [None, 24 / 30, None]
+    assert now["experience_accuracy"] == [None, 27 / 30, 19 / 20]
+    gone = results("EASE", EXAMS, [record(replace(RECORDS[2].marks, exams={}, lenient={"experience": 0}))], NAMES)
+    assert gone["experience_accuracy"] == [None]
+    assert {k: v for k, v in now.items() if k not in rules} == {k: v for k, v in found.items() if k not in rules}
+
+
+def test_once_the_newest_experience_is_forgotten_only_earlier_ones_have_an_accuracy() -> None:
+    days = [
+        Marks("a", "learn", (0,), {"a": {0: (9, 10)}}),
+        Marks("b", "learn", (2,), {"a": {0: (8, 10)}, "b": {2: (1, 5)}}),
+        Marks("f", "forget", (2,), {"a": {0: (7, 10)}}, None, Forgotten(0.2, 0.0, None)),
+        Marks("c", "learn", (3,), {"a": {0: (6, 10)}, "c": {3: (5, 5)}}),
+    ]  # fmt: skip
+    found = results("EASE", EXAMS, [record(d) for d in days], NAMES)
+    assert found["newest_accuracy"] == [0.9, 0.2, None, 1.0]
+    assert found["earlier_accuracy"] == [None, 0.8, 0.7, 0.6]
 
 
 def test_without_selection_there_is_none_and_without_forgetting_no_entry() -> None:
