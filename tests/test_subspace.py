@@ -29,7 +29,7 @@ from cl_framework.subspace import (
     rotation,
     top_block,
 )
-from strategies.learning import osf
+from strategies.learning import inf_lora, osf
 from strategies.learning.inf_lora import InfLoRA
 from strategies.learning.o_lora import OLoRA
 from strategies.learning.orthogonal_adaptation import OrthogonalAdaptation
@@ -263,6 +263,108 @@ def test_earlier_corrections_stay_bit_for_bit_and_in_use(world, stream, adam):
         with torch.no_grad():
             learner.model.adapters.rewrites["task-0"]["value"].b.add_(1.0)
         assert not torch.allclose(world.scores(learner, x), scores), kind
+
+
+SITES = LoRA(4, roles=("query", "value", "mlp_in"))  # three sites of two shapes
+
+
+def begun(world, stream, strategy, make):
+    """A learner in the middle of its third experience: its model, plan, and a batch."""
+    learner = world.learn(world.learner(strategy, adapter=SITES, optimizer=make), stream[:2])
+    learner.model.meet(stream[2])
+    plan = next(iter(learner.strategy.learn(learner.model, stream[2])))
+    with torch.no_grad():
+        for p in learner.model.adapters.params("task-2"):
+            p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(4)))
+    return learner.model, plan, stream[2].data[range(8)]
+
+
+def slow_fit(model, batch, classes):
+    """The cross-entropy over some classes, sample by sample."""
+    columns, scores = [model.head.classes.index(c) for c in classes], model(batch.x).double()
+    losses = [-scores[i, columns].softmax(0)[classes.index(c)].log().item() for i, c in enumerate(batch.y.tolist())]
+    return sum(losses) / len(losses)
+
+
+def rows_of(model, name, site, side):
+    rewrite = model.adapters.rewrites[name][site]
+    return rewrite.a if side == "input" else rewrite.b.T
+
+
+@pytest.mark.parametrize(("norm", "side"), [("squared", "input"), ("l1", "input"), ("squared", "output")])
+@torch.no_grad()
+def test_the_loss_of_o_lora_sums_over_sites_and_earlier_experiences(norm, side, world, stream, adam):
+    with torch.enable_grad():
+        model, plan, batch = begun(world, stream, OLoRA(0.3, 0.2, norm, side), adam)
+    apart = size = 0.0
+    for site in ("query", "value", "mlp_in"):
+        for old in ("task-0", "task-1"):
+            for p in rows_of(model, old, site, side):
+                apart += sum(NORMS[norm](dot(p, q, False)) for q in rows_of(model, "task-2", site, side))
+        rewrite = model.adapters.rewrites["task-2"][site]
+        size += sum(sum(v * v for v in p.flatten().tolist()) ** 0.5 for p in (rewrite.a, rewrite.b))
+    assert min(0.3 * apart, 0.2 * size) > 0.01
+    expected = slow_fit(model, batch, stream[2].classes) + 0.3 * apart + 0.2 * size
+    assert plan.loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "side"), [("squared", "input"), ("l1", "input"), ("squared", "output")])
+@torch.no_grad()
+def test_the_loss_of_pego_is_a_mean_over_sites_members_and_pairs(norm, side, world, stream, adam):
+    with torch.enable_grad():
+        model, plan, batch = begun(world, stream, PEGO(0.3, 0.2, group=2, norm=norm, side=side), adam)
+    kept, apart, size = [], [], NORMS[norm]
+    for site in ("query", "value", "mlp_in"):
+        weight = frozen_weight(model.adapters.sites[site])
+        weight = weight if side == "input" else weight.T
+        old, older, mine = (rows_of(model, f"task-{t}", site, side).split(2) for t in (1, 0, 2))
+        whole = sum(size(v) for v in weight.flatten().tolist())
+        kept += [sum(size(dot(p, w, False)) for p in member for w in weight) / whole for member in mine]
+        for one, two in [(mine[0], mine[1]), *itertools.product(mine, (*old, *older))]:
+            apart.append(sum(size(dot(p, q, False)) for p in one for q in two))
+    assert (len(kept), len(apart)) == (3 * 2, 3 * (1 + 2 * 4))
+    preserve, diversify = 0.3 * sum(kept) / len(kept), 0.2 * sum(apart) / len(apart)
+    assert min(preserve, diversify) > 0.001
+    expected = slow_fit(model, batch, stream[2].classes) + preserve + diversify
+    assert plan.loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def slow_moment(model, event, names):
+    """What the map behind the gate reads, vector by vector, as the loop over training pictures sees it."""
+    seen = []
+    hook = model.backbone.mlp[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad(), model.adapters.using(*names):
+        model.backbone(event.data.x)
+    hook.remove()
+    rows = torch.cat(seen).double()
+    return sum(torch.outer(x, x) for x in rows) / len(rows)
+
+
+def test_inf_lora_raises_its_threshold_and_remembers_inputs_as_training_left_them(world, stream, monkeypatch, adam):
+    """Directions come from a pass before training, memories from another after it."""
+    took = []
+
+    def spied(past, moment, threshold):
+        took.append((moment, threshold))
+        return remember(past, moment, threshold)
+
+    monkeypatch.setattr(inf_lora, "remember", spied)
+    learner = world.learner(InfLoRA(0.8, 0.98, horizon=3), adapter=LoRA(2, roles=("value", "mlp_in")), optimizer=adam)
+    names = [event.name for event in stream]
+    for t, event in enumerate(stream):
+        before = slow_moment(learner.model, event, names[:t])
+        past = learner.strategy._past("mlp_in")
+        world.learn(learner, [event], stream[:t])
+        strongest = leading(before, 2, past)
+        assert torch.allclose(factors(learner.model.adapters, event.name)["mlp_in"].a * 3**0.5, strongest.float())
+        assert [threshold for _, threshold in took] == pytest.approx(2 * [(0.8, 0.86, 0.92, 0.98)[t]])
+        after = slow_moment(learner.model, event, names[: t + 1])
+        assert (after - before).norm() > 0.01 * before.norm()
+        assert torch.allclose(took[1][0], after, atol=1e-5)  # of the map behind the gate, which corrections move
+        took.clear()
+    again = world.experience(3)
+    world.learn(learner, [Experience("later", again.classes, again.data, again.reference)], stream)
+    assert took[0][1] == pytest.approx(0.98), "the stream outlasts the horizon"
 
 
 def mean_crossing(learner, names, side="input"):
