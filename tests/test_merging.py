@@ -1,6 +1,8 @@
 """Merging: each formula against a literal loop, its limits, and what a bank makes of adapters in use."""
 
+import re
 from functools import partial
+from pathlib import Path
 
 import peft
 import pytest
@@ -27,6 +29,7 @@ from cl_framework.merging import (
     weighted,
 )
 from strategies.learning.finetune import Finetune
+from strategies.learning.o_lora import OLoRA
 
 ROLES = ("query", "value", "mlp_in")
 
@@ -246,6 +249,24 @@ def test_a_rank_is_refused_where_there_are_no_factors(world):
     with pytest.raises(UserError, match=r"A Full adapter .*has no rank; found rank=3: leave it out, or choose LoRA"):
         merged(bank, ["a", "b"], average, "m", rank=3)
     assert list(bank) == ["a", "b", "c"]
+
+
+def test_the_example_in_the_docs_runs_and_means_what_it_says(world, stream):
+    learner = world.learn(world.learner(OLoRA(), optimizer=lambda p: torch.optim.Adam(p, lr=0.05)), stream[:2])
+    docs = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "merging" in block)
+    found = {"learner": learner}
+    exec(example, found)
+    bank = learner.model.adapters
+    one, two = ({s: total(bank, [n])[s].flatten() for s in bank.sites} for n in ("task-0", "task-1"))
+    whole = ties(torch.stack([torch.cat([*one.values()]), torch.cat([*two.values()])]))
+    both = torch.cat([d.flatten() for d in total(bank, ["both"]).values()])
+    assert found["lost"].keys() == bank.sites.keys()
+    assert 0 < max(found["lost"].values()) < 0.5
+    assert (both - whole).norm() < max(found["lost"].values()) ** 0.5 * whole.norm() + 1e-6
+    less = total(bank, ["less of task-1"])
+    for site, delta in total(bank, ["both"]).items():
+        close(less[site], delta - 0.5 * two[site].view_as(delta), 1e-5)
 
 
 def test_adapters_of_unequal_rank_merge(world):
