@@ -11,6 +11,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cl_framework.errors import UserError
+
 Role: TypeAlias = Literal[
     "query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp",
     "linear", "norm", "embedding", "attention_in", "block_in", "block_out", "tokens_out",
@@ -78,6 +80,13 @@ class Backbone(nn.Module, ABC):
     def sites(self) -> Mapping[str, Site]:
         """Name the places an adapter may rewrite; names hold no dots."""
 
+    def check(self, x: Tensor) -> None:
+        """Refuse inputs of a kind or shape that it cannot read, at no cost; called before a run is begun, too.
+
+        Raises:
+            UserError: If they are.
+        """
+
     def lengths(self, x: Tensor) -> Tensor:
         """Return how long each input is ``(n,)`` int64, where a pass may be as long as what it is given.
 
@@ -116,6 +125,19 @@ class Backbone(nn.Module, ABC):
             found.update(name.encode())
             found.update(value.detach().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
+
+
+def refuse_sentences(name: str, x: Tensor) -> None:
+    """Refuse sentences ``(n, bytes)`` for a backbone that reads pictures.
+
+    Raises:
+        UserError: If ``x`` holds them.
+    """
+    if x.dim() == 2:
+        raise UserError(
+            f"{name} reads pictures and was given sentences; set `--model.backbone huggingface:NAME`, an encoder of "
+            "sentences, or give pictures."
+        )
 
 
 def put_back(out: Tensor, parts: Iterable[tuple[slice, Tensor]]) -> Tensor:

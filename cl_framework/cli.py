@@ -45,7 +45,9 @@ VERBS = {
     "audit": Verb(
         "Audit what a run has forgotten, beside a model that never met it.", "runs/quickstart --fast", "audit.audit"
     ),
-    "predict": Verb("Name the most likely classes of images.", "runs/quickstart image.png"),
+    "predict": Verb(
+        "Name the most likely classes of images, or of text files of a sentence each.", "runs/quickstart image.png"
+    ),
     "plan": Verb("Show what a config would do, and do nothing.", QUICK),
     "reproduce": Verb(
         "Run a published setting and say whether its figures come out.",

@@ -13,12 +13,12 @@ from rich.table import Table
 from cl_framework import receipts, sharing
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
-from cl_framework.experiment import build, scenario_of
+from cl_framework.experiment import Experiment, build, scenario_of
 from cl_framework.features import FeatureStore
 from cl_framework.naming import concealed
 from cl_framework.opening import CONSOLE, check_finished, diary_of, go_on, manifest, reopen
 from cl_framework.run import Run
-from cl_framework.stream import Experience, Inputs
+from cl_framework.stream import Experience, Inputs, Step
 from cl_framework.timeline import Timeline
 
 
@@ -28,6 +28,7 @@ def run(argv: Sequence[str]) -> int:
     path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
     steps = list(experiment.scenario.steps())  # problems with data and requests show before a directory is made,
     sharing.shelf_of(experiment)  # and so do those with a directory for features
+    _try(experiment, steps)
     experiment.learner.foresee(step.event for step in steps)
     key = receipts.new_key()
     config = concealed(experiment.config, experiment.scenario.class_names, key)
@@ -127,7 +128,9 @@ def plan(argv: Sequence[str]) -> int:
     experiment = build(argv, CONSOLE)
     learner, names = experiment.learner, experiment.scenario.class_names
     table = Table("request", "kind", "classes", "train samples", "exam samples", title="the stream")
-    for step in experiment.scenario.steps():
+    steps = list(experiment.scenario.steps())
+    _try(experiment, steps)
+    for step in steps:
         event = step.event
         shown = ", ".join(names[c] for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
         kind, nobody = ("learn", "nothing new") if isinstance(event, Experience) else ("forget", "single samples")
@@ -140,6 +143,13 @@ def plan(argv: Sequence[str]) -> int:
     CONSOLE.print(f"{name}: {len(bank.sites)} sites ({', '.join(roles)}), {size:,} parameters")
     CONSOLE.print(f"{type(learner.strategy).__name__} learns, {type(learner.unlearner).__name__} forgets")
     return 0
+
+
+def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
+    """Let the backbone look at one input, so that it refuses those of another kind at once."""
+    first = next((s.event for s in steps if isinstance(s.event, Experience) and len(s.event.reference)), None)
+    if first is not None:
+        experiment.learner.model.backbone.check(first.reference[[0]].x)
 
 
 def _parser(verb: str, what: str) -> argparse.ArgumentParser:

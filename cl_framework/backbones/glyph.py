@@ -16,7 +16,7 @@ from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site
+from cl_framework.backbone import Backbone, Site, refuse_sentences
 from cl_framework.backbones.timm import block_list, transformer_sites
 from cl_framework.errors import UserError
 
@@ -83,13 +83,18 @@ class GlyphViT(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features ``(n, 160)`` of pictures ``(n, 3, 32, 32)`` between 0 and 1."""
+        self.check(x)
+        features: Tensor = self.body(x)
+        return features
+
+    def check(self, x: Tensor) -> None:
+        """Refuse sentences, and pictures of another size."""
+        refuse_sentences("glyph_vit", x)
         if x.shape[-2:] != (SIDE, SIDE):
             raise UserError(
                 f"glyph_vit sees {SIDE} x {SIDE} pictures and was given {x.shape[-2]} x {x.shape[-1]}; "
                 "set `data.scenario.transform` to Plain with size 32."
             )
-        features: Tensor = self.body(x)
-        return features
 
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of its six blocks."""

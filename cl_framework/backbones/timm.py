@@ -15,7 +15,7 @@ from huggingface_hub import constants as hub
 from timm.layers.norm import RmsNorm
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Role, Site
+from cl_framework.backbone import Backbone, Role, Site, refuse_sentences
 from cl_framework.errors import UserError, did_you_mean
 
 QKV: tuple[Role, ...] = ("query", "key", "value")
@@ -60,13 +60,18 @@ class Timm(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return pooled features ``(n, width)`` of images ``(n, 3, side, side)``."""
+        self.check(x)
+        features: Tensor = self.body(x)
+        return features
+
+    def check(self, x: Tensor) -> None:
+        """Refuse sentences, and pictures of another size."""
+        refuse_sentences(self.name, x)
         if x.shape[-1] != self.image_size:
             raise UserError(
                 f"{self.name} sees {self.image_size} x {self.image_size} images and was given {x.shape[-2]} x "
                 f"{x.shape[-1]}; choose `data.scenario.transform` or `model.backbone.image_size` to fit."
             )
-        features: Tensor = self.body(x)
-        return features
 
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of every block that a forward pass goes through."""

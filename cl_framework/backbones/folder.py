@@ -1,0 +1,167 @@
+"""What a folder of transformers holds: where it is, the encoder, its tokenizer, and what its settings say."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from torch import nn
+
+from cl_framework.backbones.timm import network
+from cl_framework.errors import UserError
+
+WORDS = ("tokenizer.json", "vocab.*", "*.model")
+PARTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def located(name: str, download: bool = False) -> Path:
+    """Return the folder of an encoder: the folder itself, the one that a package carries, or the hub's.
+
+    Raises:
+        UserError: If there is none, or it holds no safetensors.
+    """
+    if (folder := Path(name).expanduser()).is_dir():
+        return _checked(folder)
+    package = name.replace("-", "_")
+    if package.isidentifier() and (spec := find_spec(package)) is not None:
+        places = [Path(p) for p in spec.submodule_search_locations or ()]
+        held = sorted({c.parent for p in places for c in p.rglob("config.json") if any(c.parent.glob("*.safetensors"))})
+        if len(held) == 1:
+            return held[0]
+    try:
+        with network(download):
+            found = snapshot_download(
+                name, local_files_only=not download, allow_patterns=PARTS, ignore_patterns=["onnx/*", "openvino/*"]
+            )
+    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+        raise UserError(
+            f"Cannot find the encoder {name!r}: it is no folder, no installed package that carries weights, and not in "
+            f"the hub's cache on this machine ({type(error).__name__}); give a folder, or set `download: true`."
+        ) from error
+    return _checked(Path(found))
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no config.json; give the folder that `save_pretrained` wrote.")
+    if not any(folder.glob("*.safetensors")):
+        others = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
+        raise UserError(
+            f"{folder} holds {others} and no *.safetensors; pickled weights can run code and are not read: convert "
+            "them with `save_pretrained`."
+        )
+    return folder
+
+
+def loaded(folder: Path) -> nn.Module:
+    """Build the encoder from a folder, without its pooling layer, in single precision.
+
+    Raises:
+        UserError: If transformers does not know it, its weights are not complete, or it has a decoder.
+    """
+    from transformers import AutoConfig, AutoModel, logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with network(False), torch.random.fork_rng(devices=[]):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
+                raise UserError(f"{folder} holds a {config.model_type}, which has a decoder; give an encoder.")
+            body, told = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"Cannot load the encoder in {folder} ({reason}); give one that transformers knows.") from error
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    if lacking := sorted(k for k in told["missing_keys"] if not k.startswith("pooler.")):
+        raise UserError(f"The weights in {folder} lack {lacking[0]}; give a complete checkpoint of an encoder.")
+    if hasattr(body, "pooler"):
+        body.pooler = None  # trained for another purpose, and random in many checkpoints
+    whole: nn.Module = body.float()
+    return whole
+
+
+def number(folder: Path, config: Any, name: str) -> int:
+    """Return a size that the config gives, such as ``hidden_size``.
+
+    Raises:
+        UserError: If it does not, as where the model is made of several.
+    """
+    if not isinstance(found := getattr(config, name, None), int):
+        raise UserError(
+            f"The config of the {config.model_type} in {folder} has no {name}; give an encoder of sentences or of "
+            "pictures alone, such as BERT or ViT."
+        )
+    return found
+
+
+def padding(config: Any) -> int:
+    """Return the id of padding, 0 where none is named: it is masked anyway."""
+    return int(getattr(config, "pad_token_id", None) or 0)
+
+
+def tokenizer(folder: Path, room: int) -> Any:
+    """Read the tokenizer that lies beside the weights; without its files transformers would make up an empty one.
+
+    Raises:
+        UserError: If there is none that can be read, or it has more tokens than ``room``.
+    """
+    from transformers import AutoTokenizer
+
+    if not any(p for name in WORDS for p in folder.glob(name)):
+        raise UserError(f"{folder} holds no tokenizer; add its tokenizer.json.")
+    try:
+        with network(False):
+            found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"The tokenizer in {folder} cannot be read ({reason}); add its tokenizer.json.") from error
+    if (backend := getattr(found, "backend_tokenizer", None)) is None:
+        raise UserError(f"The tokenizer in {folder} is a slow one; save it again with its fast version.")
+    if (held := backend.get_vocab_size()) > room:
+        raise UserError(f"The tokenizer in {folder} has {held} tokens and the encoder {room}; give one that fits.")
+    return backend
+
+
+def most_tokens(folder: Path, config: Any) -> int:
+    """Return how many tokens the encoder was made for: what sentence-transformers recorded, or else has positions."""
+    room = int(getattr(config, "max_position_embeddings", None) or 512)
+    room -= padding(config) + 1 if config.model_type in OFFSET else 0
+    return min(int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or room), room)
+
+
+OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "longformer", "xmod")
+"""Families whose positions count from after the padding's id."""
+
+
+def pooling_of(folder: Path) -> Literal["mean", "cls"]:
+    """Return how features are pooled, as sentence-transformers recorded it; the first token if it did not."""
+    said = _json(folder / "1_Pooling" / "config.json")
+    modes = [said.get("pooling_mode"), *(k.removeprefix("pooling_mode_") for k, v in said.items() if v is True)]
+    chosen = [m for m in modes if m in ("mean", "cls", "mean_tokens", "cls_token")]
+    if said and len(chosen) != 1:
+        raise UserError(f"{folder} pools in a way that is not known here; set `pooling` to mean or cls.")
+    return "mean" if chosen and chosen[0].startswith("mean") else "cls"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
+    return found if isinstance(found, dict) else {}
