@@ -134,6 +134,8 @@ class ClassIncremental(Scenario):
         source, how = self.source, self.how
 
         def view(samples: Pictures | Sentences, training: bool) -> View:
+            if isinstance(samples, Sentences):
+                how.check(samples.sentences)
             key = None if training else f"{source.name}/{samples.split}/{how.name}"
             fixed = how.fixed(training)
             cached = kept(samples, fixed, self.limit)

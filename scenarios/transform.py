@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, final
 
 import torch
@@ -71,6 +71,13 @@ class Transform(ABC):
     def fixed(self, training: bool) -> Fixed | None:
         """Return the step of a pipeline whose results may be kept; None if there is none."""
         return None
+
+    def check(self, sentences: Sequence[str]) -> None:  # noqa: B027  # pictures of any size will do
+        """Refuse sentences that will not fit, before the first of them is read.
+
+        Raises:
+            UserError: If there are any.
+        """
 
 
 @final
@@ -212,13 +219,21 @@ class Utf8(Transform):
         """Return the bytes."""
         return self._bytes
 
+    def check(self, sentences: Sequence[str]) -> None:
+        """Refuse sentences that are too long, saying what room they need."""
+        sizes = [len(sentence.encode()) for sentence in sentences]
+        if (most := max(sizes, default=0)) <= self.size:
+            return
+        size, count = 1 << (most - 1).bit_length(), sum(s > self.size for s in sizes)
+        raise UserError(
+            f"There is room for {self.size} bytes, and {count} of {len(sizes)} sentences take more, "
+            f"{sentences[sizes.index(most)][:40]!r}... {most}; shorten or drop them, or set `--data.scenario.transform "
+            f"Utf8 --data.scenario.transform.size {size}`."
+        )
+
     def _bytes(self, sentences: list[str], device: torch.device = CPU) -> Tensor:
+        self.check(sentences)
         raw = [sentence.encode() for sentence in sentences]
-        if (long := next((i for i, b in enumerate(raw) if len(b) > self.size), None)) is not None:
-            raise UserError(
-                f"There is room for {self.size} bytes, and the sentence {sentences[long][:40]!r}... takes "
-                f"{len(raw[long])}; set `transform` to Utf8 with a larger size."
-            )
         return torch.frombuffer(bytearray(b"".join(b.ljust(self.size, b"\0") for b in raw)), dtype=torch.uint8).view(
             len(raw), self.size
         )

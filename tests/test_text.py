@@ -28,6 +28,7 @@ from cl_framework.learner import Learner
 from cl_framework.model import Model
 from cl_framework.stream import Experience, ForgetRequest, Inputs, forget
 from scenarios.class_incremental import ClassIncremental
+from scenarios.data.decode import sentence
 from scenarios.data.open import open_source
 from scenarios.data.source import View
 from scenarios.sample_requests import distances
@@ -570,6 +571,16 @@ def test_a_table_of_sentences_is_read_with_commas_quotes_and_line_breaks(tmp_pat
         ('{"train": [["a"]]}', r"train, record 1: found .*write \[text, label\]"),
         ('{"train": [["a", "x"], [" ", "x"]]}', "train, record 2: the text is missing"),
         ('{"train": [["a", ""]]}', "record 1: the label is missing"),
+        (
+            '{"train": [{"sentence": "a", "intent": "x"}]}',
+            "record 1: found the keys 'intent', 'sentence'; .* 'text' and",
+        ),
+        ('{"text": "a", "label": "x"}', "has no list 'train', only 'label', 'text'; .*one list of records"),
+        ('{"train": [["a", "x"], ["b", "x"]], "test": []}', "'test' is empty"),
+        (r'[["a\ud83d", "x"]]', r"record 1: the text holds \\ud83d, .*UTF-8"),
+        (r'[["a", "\u0000"]]', r"record 1: the label holds \\u0000"),
+        ('{"text": "a", "label": "x"}\n{"text": "b"', "line 2 is not valid JSON .* a record on each line"),
+        ('[["a", "x"]]]', r"is not valid JSON \(Extra data"),
         ('{"train": [["a", 1.5]]}', "record 1: text and label must be strings"),
         ('{"train": [["a", "x"]], "test": [["b", "y"]]}', "test, record 1: class 'y' has no training sentences"),
         ('{"train": [["a", "x"], ["a", "y"]], "test": [["b", "y"]]}', "Class 'x' .* has no test sentences"),
@@ -582,6 +593,64 @@ def test_a_faulty_file_is_reported_by_record(content, message, tmp_path):
     (tmp_path / "f.json").write_text(content)
     with pytest.raises(UserError, match=message):
         open_source(f"json:{tmp_path / 'f.json'}")
+
+
+def test_a_file_of_json_lines_is_read(tmp_path):
+    rows = [
+        json.dumps({"text": f"{c} {i}", "label": c, "split": "test" if i else "train"}) for c in "ab" for i in (0, 1)
+    ]
+    for name, content in (("a.json", "\n".join(rows)), ("b.jsonl", "\r\n".join([*rows, "", ""]))):
+        (tmp_path / name).write_text(content, newline="")
+        source = open_source(f"json:{tmp_path / name}")
+        assert (source.train.sentences, source.test.sentences) == (("a 0", "b 0"), ("a 1", "b 1"))
+
+
+@pytest.mark.parametrize("name", ["latin.csv", "latin.json", "latin.jsonl"])
+def test_what_is_no_utf8_is_told_by_its_line(name, tmp_path):
+    (tmp_path / name).write_bytes("text,label\nfein,a\nüber,b\n".encode("latin-1"))
+    with pytest.raises(UserError, match=rf"{name}, line 3: the byte 0xFC is not UTF-8; save the file as UTF-8"):
+        open_source(f"{'csv' if name.endswith('csv') else 'json'}:{tmp_path / name}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('text,label\nfine,a\n"open,a\nmore,b\n', "from line 3: no valid CSV .*close the quotes"),
+        (f'text,label\n"{"long " * 40_000}",a\n', r"from line 2: no valid CSV \(field larger"),
+        ("text,label\nyes, please,a\n", "line 2: 1 more than the 2 columns .* in double quotes"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(content, message, tmp_path):
+    """A quote that is left open would make one sentence of all that follows, and a comma a label of half a sentence."""
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        open_source(f"csv:{tmp_path / 't.csv'}")
+
+
+def test_options_that_would_change_nothing_are_refused(talk, tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps([[f"{c} {i}", c] for c in "ab" for i in range(5)]))
+    (tmp_path / "t.csv").write_text("text,label,split\na,x,train\nb,x,test\n")
+    for spec, message in (
+        (f"json:{tmp_path / 'list.json'}:also=oos", "is one list and has no list 'oos_train'; leave out"),
+        (f"json:{talk}:test=0.3", "which samples are held out; leave out the option test=0.3"),
+        (f"csv:{tmp_path / 't.csv'}:test=0.2", "which samples are held out; leave out the option test=0.2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_source(spec)
+    for options in ("", ":test=0.2"):
+        assert len(open_source(f"json:{tmp_path / 'list.json'}{options}").test) == 2
+
+
+def test_a_sentence_to_be_named_is_read_as_those_of_a_table_are(tmp_path):
+    (tmp_path / "ask.txt").write_bytes("\ufeff two  words\nand a line\r\n".encode())
+    (tmp_path / "t.csv").write_text('text,label,split\n"two  words\nand a line",a,train\nb,a,test\n')
+    assert sentence(tmp_path / "ask.txt") == open_source(f"csv:{tmp_path / 't.csv'}").train.sentences[0]
+    for content, message in ((b" \n", "holds no text"), (b"a\0", "holds a NUL"), (b"\xfc", "line 1: the byte 0xFC")):
+        (tmp_path / "ask.txt").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            sentence(tmp_path / "ask.txt")
+    with pytest.raises(UserError, match="Cannot read the text"):
+        sentence(tmp_path / "none.txt")
 
 
 def test_other_mistakes_with_files_are_told(talk, tmp_path):
@@ -605,8 +674,22 @@ def test_a_sentence_is_its_bytes_and_none_is_cut():
     x = transform.test()(sentences)
     assert [bytes(r).rstrip(b"\0").decode() for r in x.tolist()] == sentences
     assert torch.equal(transform.train()(sentences), x)
-    with pytest.raises(UserError, match=r"room for 8 bytes, and the sentence 'too long a'\.\.\. takes 10"):
+    with pytest.raises(UserError, match=r"room for 8 bytes, and 1 of 2 sentences take more, 'too long a'\.\.\. 10"):
         transform.test()(["fine", "too long a"])
+
+
+def test_sentences_that_are_too_long_are_found_before_the_first_step(folders, talk, tmp_path):
+    """With the flags that make room: they must be understood."""
+    content = json.loads(talk.read_text())
+    content["test"][-1][0] = "ü" * 400
+    (tmp_path / "long.json").write_text(json.dumps(content))
+    args = ["--data.scenario=ClassIncremental", f"--data.scenario.dataset=json:{tmp_path / 'long.json'}"]
+    with pytest.raises(UserError, match=r"1 of 16 sentences take more, 'ü.* 800; shorten .* set `(.*)`") as refusal:
+        next(build([*args, f"--model.backbone=huggingface:{folders['bert']}"], Console(quiet=True)).scenario.steps())
+    flags = re.search("`(.*)`", str(refusal.value))[1]
+    assert flags == "--data.scenario.transform Utf8 --data.scenario.transform.size 1024"
+    roomy = build([*args, *flags.split(), f"--model.backbone=huggingface:{folders['bert']}"], Console(quiet=True))
+    assert next(roomy.scenario.steps()).event.reference[[0]].x.shape == (1, 1024)
 
 
 def test_classes_are_dealt_by_the_groups_of_a_file(talk):
@@ -725,6 +808,28 @@ def test_ways_of_forgetting_that_move_inputs_refuse_sentences(name, folders, eve
 def test_bytes_have_no_mean_to_be_far_from(events):
     with pytest.raises(UserError, match="set `pick: random`"):
         distances(events[0][0].reference)
+
+
+@pytest.mark.parametrize("backbone", ["GlyphViT", "Timm"])
+def test_sentences_for_a_backbone_of_pictures_are_refused_before_a_run_is_made(backbone, talk, tmp_path, capsys):
+    own = " --model.backbone.name test_vit --model.backbone.pretrained false" if backbone == "Timm" else ""
+    line = (
+        f"run --run_dir {tmp_path / 'run'} --model.strategy SimpleCIL --model.backbone {backbone}{own} "
+        f"--data.scenario ClassIncremental --data.scenario.dataset json:{talk} --trainer.accelerator cpu"
+    )
+    assert cli.main(line.split()) == 2
+    assert "reads pictures and was given sentences; set `--model.backbone huggingface:NAME`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_for_an_encoder_of_sentences_are_refused_before_a_run_is_made(folders, tmp_path, capsys):
+    line = (
+        f"run --run_dir {tmp_path / 'run'} --model.strategy SimpleCIL --model.backbone huggingface:{folders['bert']} "
+        "--data.scenario ClassIncremental --data.scenario.dataset digits --trainer.accelerator cpu"
+    )
+    assert cli.main(line.split()) == 2
+    assert "bert reads sentences and was given float32 pictures; give sentences" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_from_config_to_prediction(folders, talk, tmp_path, capsys, monkeypatch):

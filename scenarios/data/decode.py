@@ -65,12 +65,30 @@ if hasattr(os, "register_at_fork"):
 
 
 def sentence(path: Path) -> str:
-    """Read a text file as one sentence.
+    """Read a text file as one sentence, without the white space around it: lines stay lines, as in a table.
 
     Raises:
-        UserError: If the file is missing or not UTF-8.
+        UserError: If the file is missing, empty or not UTF-8.
     """
     try:
-        return " ".join(path.read_text(encoding="utf-8").split())
-    except (OSError, ValueError) as e:
+        found = text(path).strip()
+    except OSError as e:
         raise UserError(f"Cannot read the text {path} ({e}); give a file that holds one sentence.") from e
+    if not found or "\0" in found:
+        what = "a NUL character" if found else "no text"
+        raise UserError(f"{path} holds {what}; give a file that holds one sentence.")
+    return found
+
+
+def text(path: Path) -> str:
+    """Read a file of UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: If it is not UTF-8; the line is named.
+    """
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line, byte = raw[: e.start].count(b"\n") + 1, e.object[e.start]
+        raise UserError(f"{path}, line {line}: the byte 0x{byte:02X} is not UTF-8; save the file as UTF-8.") from e

@@ -55,11 +55,12 @@ def open_source(spec: str) -> Source:
 
 
 def parsed(name: str, text: str, default: object) -> object:
-    """Read ``text`` as a value of the default's type.
+    """Read ``text`` as a value of the default's type; where that is None, as a share.
 
-    >>> parsed("digits:seed", "3", 0), parsed("torchvision:download", "true", False)
-    (3, True)
+    >>> parsed("digits:seed", "3", 0), parsed("torchvision:download", "true", False), parsed("json:test", "0.3", None)
+    (3, True, 0.3)
     """
+    default = 0.2 if default is None else default
     kind = type(default)
     try:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""`json:FILE`: sentences and their labels."""
+"""`json:FILE`: sentences and their labels, from one JSON value or from JSON Lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from typing import final
 import torch
 
 from cl_framework.errors import UserError
+from scenarios.data.decode import text as text_of
 from scenarios.data.source import Sentences, Source, in_order, stratified
+
+HELD = 0.2
+"""Share of each class that is held out where nothing says which samples are."""
 
 
 @final
@@ -35,30 +39,37 @@ class Record:
         """Check it.
 
         Raises:
-            UserError: If text or label is missing, or the split is an odd one.
+            UserError: If text or label is missing or holds what is no character, or the split is an odd one.
         """
         for what, found in (("text", self.text), ("label", self.label)):
-            if not found.strip() or "\0" in found:
+            if not found.strip():
                 raise UserError(f"{self.where}: the {what} is missing; fill it in or drop the line.")
+            if odd := next((c for c in found if c == "\0" or "\ud800" <= c <= "\udfff"), None):
+                raise UserError(
+                    f"{self.where}: the {what} holds \\u{ord(odd):04x}, which is no character; mend it, and save the "
+                    "file as UTF-8."
+                )
         if self.split not in ("", "train", "test"):
             raise UserError(f"{self.where}: split is {self.split!r}; write train or test.")
 
 
-def load(path: str, test: float = 0.2, seed: int = 0, also: str = "", exam: str = "") -> Source:
+def load(path: str, test: float | None = None, seed: int = 0, also: str = "", exam: str = "") -> Source:
     """Read the file; class ids follow the sorted labels (sorted as numbers if all are).
 
-    It holds a list of ``[text, label]`` or ``{"text": ..., "label": ..., "split": ...}``; or, as CLINC150 does, an
-    object with such lists under ``train`` and ``test``. Its other lists, ``val`` say, are left out.
+    It holds a list of ``[text, label]`` or ``{"text": ..., "label": ..., "split": ...}``, or such records line by line
+    (JSON Lines); or, as CLINC150 does, an object with such lists under ``train`` and ``test``. Its other lists, ``val``
+    say, are left out.
 
     Args:
         path: A JSON file.
-        test: Share of each class held out for testing where the file has no test split.
+        test: Share of each class held out for testing, a fifth if None; only where the file has no test split.
         seed: Seed of that split.
         also: Take ``ALSO_train`` and ``ALSO_test`` in as well: ``oos`` are the out-of-scope sentences of CLINC150.
         exam: A second file of the same layout, all of it to be examined on; the first is then all learned from.
 
     Raises:
-        UserError: If a file is missing or laid out in another way, or a record lacks its text or label.
+        UserError: If a file is missing or laid out in another way, a record lacks its text or label, or an option
+            would change nothing.
     """
     found = list(records(path, also))
     if exam:
@@ -68,13 +79,17 @@ def load(path: str, test: float = 0.2, seed: int = 0, also: str = "", exam: str 
 
 def records(path: str, also: str = "") -> Iterator[Record]:
     """Yield the records of a JSON file."""
-    content = read_json(path)
+    content = read_json(path, lines=True)
     if not isinstance(content, dict):
+        if also:
+            raise UserError(f"{path} is one list and has no list '{also}_train'; leave out the option also={also}.")
         yield from _listed(path, content, "")
         return
+    if "train" not in content:
+        raise UserError(f"{path} has no list 'train', only {_keys(content)}; name it so, or write one list of records.")
+    if content.get("test") == []:
+        raise UserError(f"{path}: 'test' is empty; add sentences, or leave it out to hold out a share of 'train'.")
     for split in ("train", "test"):
-        if split == "train" and split not in content:
-            raise UserError(f"{path} has no list {split!r}, only {', '.join(map(repr, content))}; name it so.")
         for part in (split, *([f"{also}_{split}"] if also else [])):
             if also and part != split and part not in content:
                 raise UserError(f"{path} has no list {part!r}; leave out the option also={also}.")
@@ -83,11 +98,18 @@ def records(path: str, also: str = "") -> Iterator[Record]:
 
 def _listed(where: str, content: object, split: str) -> Iterator[Record]:
     if not isinstance(content, list):
-        raise UserError(f"{where}: found {type(content).__name__}; write a list of [text, label].")
+        raise UserError(
+            f"{where}: found {type(content).__name__}; write a list of [text, label], or of objects with the keys "
+            "'text' and 'label'."
+        )
     for i, each in enumerate(content, 1):
         here = f"{where}, record {i}"
         if isinstance(each, dict):
-            text, label, own = each.get("text", ""), each.get("label", ""), each.get("split", split)
+            if not {"text", "label"} <= each.keys():
+                raise UserError(
+                    f"{here}: found the keys {_keys(each)}; a record needs 'text' and 'label': rename them."
+                )
+            text, label, own = each["text"], each["label"], each.get("split", split)
         elif isinstance(each, list) and len(each) == 2:
             text, label, own = *each, split
         else:
@@ -97,19 +119,52 @@ def _listed(where: str, content: object, split: str) -> Iterator[Record]:
         yield Record(here, text, str(label), split or str(own))
 
 
-def read_json(path: str) -> object:
+def _keys(found: dict[str, object]) -> str:
+    return ", ".join(map(ascii, sorted(found)[:5])) + (", ..." if len(found) > 5 else "") or "none"
+
+
+def read_json(path: str, lines: bool = False) -> object:
     """Return what a JSON file holds.
 
+    Args:
+        path: The file.
+        lines: Whether it may hold a value on every line (JSON Lines); then a list of them is returned.
+
     Raises:
-        UserError: If it is missing or no JSON.
+        UserError: If it is missing, not UTF-8 or no JSON.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"There is no file {path}; give a JSON file.")
+    content = text_of(file)
+    if lines and file.suffix in (".jsonl", ".ndjson"):
+        return _by_line(path, content)
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if lines and _is_json(content.lstrip().partition("\n")[0]):
+            return _by_line(path, content)
         raise UserError(f"{path} is not valid JSON ({error}); mend it.") from error
+
+
+def _by_line(path: str, content: str) -> list[object]:
+    found = []
+    for i, line in enumerate(content.split("\n"), 1):
+        try:
+            found += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {i} is not valid JSON ({error}); write one list, or a record on each line."
+            ) from error
+    return found
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def joined(learned: Sequence[Record], exam: Sequence[Record]) -> list[Record]:
@@ -118,11 +173,12 @@ def joined(learned: Sequence[Record], exam: Sequence[Record]) -> list[Record]:
     return [Record(r.where, r.text, r.label, split) for split, part in whole.items() for r in part]
 
 
-def source(name: str, found: Sequence[Record], test: float, seed: int) -> Source:
+def source(name: str, found: Sequence[Record], test: float | None, seed: int) -> Source:
     """Sort records into a source, splitting them here if they do not say how.
 
     Raises:
-        UserError: If there are none, only some say where they belong, or a class is only to be examined on.
+        UserError: If there are none, only some say where they belong, a class is only to be examined on, or a share is
+            to be held out of records that say which are.
     """
     if not found:
         raise UserError(f"{name} holds no sentences; add some.")
@@ -131,6 +187,7 @@ def source(name: str, found: Sequence[Record], test: float, seed: int) -> Source
         raise UserError(f"{silent.where}: it has no split, which others have; write train or test.")
     if said and all(r.split == "train" for r in found):
         said = False
+    check_share(name, said, test)
     labels = {r.label for r in found if r.split != "test"}
     names = in_order(labels)
     if unknown := next((r for r in found if r.label not in labels), None):
@@ -144,5 +201,16 @@ def source(name: str, found: Sequence[Record], test: float, seed: int) -> Source
         learned, exam = ([r for r in found if r.split == split] for split in ("train", "test"))
     else:
         every = torch.tensor([place[r.label] for r in found])
-        learned, exam = ([found[i] for i in at.tolist()] for at in stratified(every, test, seed, names, "sentence"))
+        parts = stratified(every, HELD if test is None else test, seed, names, "sentence")
+        learned, exam = ([found[i] for i in at.tolist()] for at in parts)
     return Source(name, part("train", learned), part("test", exam), tuple(names))
+
+
+def check_share(name: str, said: bool, test: float | None) -> None:
+    """Refuse a share to hold out of data that say themselves what is held out.
+
+    Raises:
+        UserError: If there is one.
+    """
+    if said and test is not None:
+        raise UserError(f"{name} says itself which samples are held out; leave out the option test={test}.")

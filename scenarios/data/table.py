@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from cl_framework.errors import UserError
-from scenarios.data import records
-from scenarios.data.records import Record
+from scenarios.data import decode, records
+from scenarios.data.records import HELD, Record, check_share
 from scenarios.data.source import Pictures, Source, in_order, stratified
 
 
-def load(path: str, test: float = 0.2, seed: int = 0, exam: str = "") -> Source:
+def load(path: str, test: float | None = None, seed: int = 0, exam: str = "") -> Source:
     """Read the table; class ids follow the sorted labels (sorted as numbers if all are).
 
     Args:
         path: A CSV file whose first line names the columns; image paths resolve beside it; split is train or test.
-        test: Share of each class held out for testing where there is no split column.
+        test: Share of each class held out for testing, a fifth if None; only where there is no split column.
         seed: Seed of that split.
         exam: A second table of sentences, all of it to be examined on; the first is then all learned from.
 
     Raises:
-        UserError: If the table or an image is missing, a column is missing, or a line has no label or an odd split.
+        UserError: If the table, a column or an image is missing, it is no table of UTF-8, a line has no label or an odd
+            split, or an option would change nothing.
     """
     file, name = Path(path).expanduser(), f"csv:{path}"
     columns, rows = lines(path)
@@ -29,6 +31,7 @@ def load(path: str, test: float = 0.2, seed: int = 0, exam: str = "") -> Source:
         found = sentences(path, rows)
         found = records.joined(found, sentences(exam, lines(exam)[1])) if exam else found
         return records.source(name, found, test, seed)
+    check_share(name, "split" in columns, test)
     if exam:
         raise UserError(f"csv:exam is for tables of sentences, and {path} has no column 'text'; use a split column.")
     for row in rows:
@@ -46,7 +49,8 @@ def load(path: str, test: float = 0.2, seed: int = 0, exam: str = "") -> Source:
     if "split" in columns:
         train, held = ([r for r in rows if r["split"] == s] for s in ("train", "test"))
     else:
-        train, held = ([rows[i] for i in at.tolist()] for at in stratified(part("", rows).labels, test, seed, names))
+        parts = stratified(part("", rows).labels, HELD if test is None else test, seed, names)
+        train, held = ([rows[i] for i in at.tolist()] for at in parts)
     return Source(name, part("train", train), part("test", held), tuple(names))
 
 
@@ -54,13 +58,14 @@ def lines(path: str) -> tuple[set[str], list[dict[str, str]]]:
     """Read a table: its columns, and of each line those that matter, with its number.
 
     Raises:
-        UserError: If it is missing or lacks a column.
+        UserError: If it is missing, not UTF-8 or lacks a column, or a quote is not closed or a comma not quoted.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"There is no file {path}; give a CSV with columns path,label[,split] or text,label[,split].")
-    with file.open(newline="", encoding="utf-8-sig") as f:
-        reader = csv.DictReader(f, restval="")
+    reader = csv.DictReader(io.StringIO(decode.text(file), newline=""), restval="", strict=True)
+    found, last = [], 0
+    try:
         columns = set(reader.fieldnames or ())
         if missing := {"text" if "text" in columns else "path", "label"} - columns:
             raise UserError(
@@ -68,7 +73,21 @@ def lines(path: str) -> tuple[set[str], list[dict[str, str]]]:
                 "text,label[,split]."
             )
         wanted = [k for k in ("path", "text", "label", "split") if k in columns]
-        return columns, [{"line": str(reader.line_num)} | {k: r[k].strip() for k in wanted} for r in reader]
+        last = reader.line_num
+        for row in reader:
+            if any(more := row.pop(None, [])):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(more)} more than the {len(row)} columns of line 1; put text "
+                    "that holds a comma in double quotes."
+                )
+            found.append({"line": str(reader.line_num)} | {k: row[k].strip() for k in wanted})
+            last = reader.line_num
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, from line {last + 1}: no valid CSV ({error}); close the quotes that were opened, and write a "
+            "double quote within them twice."
+        ) from error
+    return columns, found
 
 
 def sentences(path: str, rows: list[dict[str, str]]) -> list[Record]:
