@@ -16,6 +16,8 @@ from cl_framework.backbones.timm import network
 from cl_framework.errors import UserError
 
 WORDS = ("tokenizer.json", "vocab.*", "*.model")
+OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "longformer")
+"""Families whose positions count from after the padding's id."""
 PARTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -143,10 +145,6 @@ def most_tokens(folder: Path, config: Any) -> int:
     room = int(getattr(config, "max_position_embeddings", None) or 512)
     room -= padding(config) + 1 if config.model_type in OFFSET else 0
     return min(int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or room), room)
-
-
-OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "longformer", "xmod")
-"""Families whose positions count from after the padding's id."""
 
 
 def pooling_of(folder: Path) -> Literal["mean", "cls"]:
