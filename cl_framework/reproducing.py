@@ -73,14 +73,15 @@ def told(path: Path) -> Published:
 
 def listing() -> str:
     """Return a line for each published setting: average incremental and final accuracy in percent, and the source."""
-    lines = []
-    for path in sorted(experiments().glob("*.yaml")):
+    paths, lines = sorted(experiments().glob("*.yaml")), []
+    wide = 1 + max(len(path.stem) for path in paths)
+    for path in paths:
         it = told(path)
         figures = [
             f"{'-' if v is None else f'{v:.2f}':>6}" for v in (it.average_incremental_accuracy, it.final_accuracy)
         ]
-        lines.append(f"{path.stem:<32}{' '.join(figures)}  ± {it.tolerance:<4} {it.source}")
-    return "\n".join([f"{'setting':<32}{'A-bar':>6} {'A_B':>6}", *lines])
+        lines.append(f"{path.stem:<{wide}}{' '.join(figures)}  ± {it.tolerance:<4} {it.source}")
+    return "\n".join([f"{'setting':<{wide}}{'A-bar':>6} {'A_B':>6}", *lines])
 
 
 def missing(settings: Sequence[str]) -> list[str]:

@@ -29,6 +29,7 @@ def test_without_a_name_they_are_listed(capsys):
     out = capsys.readouterr().out
     assert SIMPLE in out
     assert "87.57" in out
+    assert len({line.index("±") for line in out.splitlines()[1:]}) == 1  # in columns, however long the names
 
 
 def test_an_unknown_name_gets_what_is_close(capsys):
