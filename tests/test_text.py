@@ -253,6 +253,40 @@ def test_encoders_with_attention_of_their_own_offer_all_but_the_token_stream(fam
     assert all(found.count(role) == 2 for role in ROLES - shared)
 
 
+@pytest.mark.parametrize(
+    ("kind", "own", "lacking"),
+    [
+        ("XLMRoberta", {}, set()),
+        ("Electra", {"embedding_size": 8}, set()),
+        ("MPNet", {}, STREAM),
+        ("NomicBert", {}, STREAM | {"mlp_in", "mlp_out", "block_mlp"}),
+        ("Gte", {}, STREAM | {"mlp_in", "mlp_out", "block_mlp"}),
+        ("Longformer", {"attention_window": 4}, STREAM | {"query", "key", "value"}),
+    ],
+)
+def test_the_families_that_are_named_offer_what_is_said_of_them(kind, own, lacking, tmp_path):
+    """As docs/methods.md says; and adapters of several in one pass are those of one by one."""
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=64,
+        max_position_embeddings=40, pad_token_id=0, **own,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path / kind)
+    tokenizer().save_pretrained(tmp_path / kind)
+    encoder = HuggingFace(str(tmp_path / kind), pooling="mean")
+    assert (ROLES | STREAM) - {s.role for s in encoder.sites().values()} == lacking
+    roles = [role for role in ("query", "value", "mlp_in", "attention_out") if role not in lacking]
+    model, x = Model(encoder, LoRA(4, roles=roles)), x_of([*SENTENCES, *SENTENCES])
+    for seed, name in enumerate("ab"):
+        for p in model.adapters.add(name):
+            p.data.normal_(generator=torch.Generator().manual_seed(p.numel() + seed))
+    given = Inputs(lambda: x, torch.arange(len(x)))
+    each = model.each(given, ["a", "b"])
+    model.abreast = False
+    one_by_one = torch.stack([model.features(given, name) for name in "ab"])
+    torch.testing.assert_close(each, one_by_one, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(each[0], each[1])
+
+
 def test_a_fused_map_is_three_sites(folders):
     encoder = HuggingFace(str(folders["modernbert"]))
     layer = encoder.body.layers[1]
@@ -874,6 +908,24 @@ def test_the_configs_of_clinc150_take_a_step(name, sizes, folders, talk, monkeyp
     assert sorted(len(s.event.classes) for s in steps) == sizes
     _, cost = engine.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 1
+
+
+def test_the_commands_of_the_guide_say_what_the_code_takes(folders, talk, tmp_path, monkeypatch):
+    """Word for word, with a small file laid out as CLINC150 is in the place of the folder."""
+    monkeypatch.setattr("cl_framework.backbones.huggingface.located", lambda *_: folders["bert"])
+    monkeypatch.chdir(ROOT)
+    shutil.copy(talk, tmp_path / "data_full.json")
+    shutil.copy(talk.parent / "groups.json", tmp_path / "domains.json")
+    guide = (ROOT / "docs/methods.md").read_text(encoding="utf-8").partition("## Sentences")[2].partition("## Ava")[0]
+    lines = [line for line in guide.replace("\\\n", " ").splitlines() if line.startswith("clf run ")]
+    assert len(lines) == 2
+    for line, sizes in zip(lines, ([4], [1, 2]), strict=True):
+        args = line.replace("PATH", str(tmp_path)).split()[2:]
+        args += ["--data.scenario.increment=4"] if sizes == [4] else []
+        experiment = build([*args, "--trainer.accelerator=cpu"], Console(quiet=True))
+        assert sorted(len(s.event.classes) for s in experiment.scenario.steps()) == sizes
+    for spec in re.findall(r"`json:PATH(\S+)`", guide):
+        assert len(open_source(f"json:{tmp_path}{spec}").class_names) == 5
 
 
 @pytest.mark.parametrize("name", ["clinc150", "clinc150_domains"])
