@@ -67,7 +67,9 @@ def learn(argv: Sequence[str]) -> int:
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         later = [*timeline.later, {"learn": told, "data": stream.fingerprint()}]
         longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key)
-        experiment.learner.foresee(s.event for s in list(longer.steps())[len(directory.events()) :])
+        coming = list(longer.steps())[len(directory.events()) :]
+        _try(experiment, coming)
+        experiment.learner.foresee(s.event for s in coming)
         go_on(directory, experiment, longer)
     return 0
 

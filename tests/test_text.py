@@ -880,6 +880,11 @@ def test_a_run_from_config_to_prediction(folders, talk, tmp_path, capsys, monkey
     assert cli.main(["evaluate", "run"]) == 0
     assert cli.main(["predict", "run", "ask.txt", "--top", "1"]) == 0
     assert re.search(r"ask\.txt.*money", capsys.readouterr().out)
+    events = sorted((tmp_path / "run" / "events").iterdir())
+    pictures = "--data.scenario ClassIncremental --data.scenario.dataset digits"
+    assert cli.main(["learn", "run", *pictures.split()]) == 2
+    assert "bert reads sentences and was given float32 pictures" in capsys.readouterr().err
+    assert events == sorted((tmp_path / "run" / "events").iterdir())
 
 
 CONFIGS = ROOT / "configs"

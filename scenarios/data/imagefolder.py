@@ -7,21 +7,22 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
-from scenarios.data.source import Pictures, Source, stratified
+from scenarios.data.source import HELD, Pictures, Source, check_share, stratified
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"))
 
 
-def load(path: str, test: float = 0.2, seed: int = 0) -> Source:
+def load(path: str, test: float | None = None, seed: int = 0) -> Source:
     """List the images below ``path``; class ids follow the sorted names of the class folders.
 
     Args:
         path: Holds train/ and test/ (or val/) with a folder per class, or the class folders themselves.
-        test: Share of each class held out for testing where there is no test folder.
+        test: Share of each class held out for testing, a fifth if None; only where there is no test folder.
         seed: Seed of that split.
 
     Raises:
-        UserError: If a folder is missing, a class folder holds no images, or the splits differ in their classes.
+        UserError: If a folder is missing, a class folder holds no images, the splits differ in their classes, or a
+            share is to be held out of splits that are there.
     """
     root, name = Path(path).expanduser(), f"imagefolder:{path}"
     if not root.is_dir():
@@ -29,12 +30,14 @@ def load(path: str, test: float = 0.2, seed: int = 0) -> Source:
     if not (root / "train").is_dir():
         found = classes(root)
         files, labels = listed(found, list(found))
-        kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), test, seed, list(found)))
+        share = HELD if test is None else test
+        kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), share, seed, list(found)))
         train, exam = (([files[i] for i in rows], [labels[i] for i in rows]) for rows in (kept, held))
         return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
     second = next((root / s for s in ("test", "val") if (root / s).is_dir()), None)
     if second is None:
         raise UserError(f"{path} has train/ but no test/; add test/ with the same class folders.")
+    check_share(name, True, test)
     found, other = classes(root / "train"), classes(second)
     if extra := sorted(other.keys() - found.keys()):
         raise UserError(f"{second} has class {extra[0]!r}, which train/ lacks; add it there or remove it here.")

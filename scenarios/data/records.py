@@ -12,10 +12,7 @@ import torch
 
 from cl_framework.errors import UserError
 from scenarios.data.decode import text as text_of
-from scenarios.data.source import Sentences, Source, in_order, stratified
-
-HELD = 0.2
-"""Share of each class that is held out where nothing says which samples are."""
+from scenarios.data.source import HELD, Sentences, Source, check_share, in_order, stratified
 
 
 @final
@@ -204,13 +201,3 @@ def source(name: str, found: Sequence[Record], test: float | None, seed: int) ->
         parts = stratified(every, HELD if test is None else test, seed, names, "sentence")
         learned, exam = ([found[i] for i in at.tolist()] for at in parts)
     return Source(name, part("train", learned), part("test", exam), tuple(names))
-
-
-def check_share(name: str, said: bool, test: float | None) -> None:
-    """Refuse a share to hold out of data that say themselves what is held out.
-
-    Raises:
-        UserError: If there is one.
-    """
-    if said and test is not None:
-        raise UserError(f"{name} says itself which samples are held out; leave out the option test={test}.")

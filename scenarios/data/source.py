@@ -22,6 +22,8 @@ from scenarios.transform import CPU, Pipeline
 
 RESIDENT = 2**30
 """Most bytes of one split, held in memory as whole numbers, that are held on the device of training as well."""
+HELD = 0.2
+"""Share of each class that is held out where nothing says which samples are."""
 
 
 class Labelled(ABC):
@@ -261,6 +263,16 @@ def stratified(
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=g)[:count]]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+def check_share(name: str, said: bool, test: float | None) -> None:
+    """Refuse a share to hold out of data that say themselves what is held out.
+
+    Raises:
+        UserError: If there is one.
+    """
+    if said and test is not None:
+        raise UserError(f"{name} says itself which samples are held out; leave out the option test={test}.")
 
 
 @final

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cl_framework.errors import UserError
 from scenarios.data import decode, records
-from scenarios.data.records import HELD, Record, check_share
-from scenarios.data.source import Pictures, Source, in_order, stratified
+from scenarios.data.records import Record
+from scenarios.data.source import HELD, Pictures, Source, check_share, in_order, stratified
 
 
 def load(path: str, test: float | None = None, seed: int = 0, exam: str = "") -> Source:
