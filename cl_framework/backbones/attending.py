@@ -22,7 +22,8 @@ Kernel: TypeAlias = Literal["auto", "fused", "plain"]
 def let_tokens_be_added(body: Any, how: Kernel = "auto") -> bool:
     """Give an encoder attention that sees every token added at the end, and only padding not; False if it has its own.
 
-    transformers makes one mask for all blocks, as long as the sentences; whatever an adapter adds would not fit it.
+    transformers makes one mask for all blocks, as long as the sentences; whatever an adapter adds would not fit it. A
+    mask ready for use replaces all that would have been masked, so an encoder with windows keeps its own.
 
     Args:
         body: The encoder.
@@ -30,7 +31,9 @@ def let_tokens_be_added(body: Any, how: Kernel = "auto") -> bool:
     """
     from transformers import AttentionInterface
 
-    if not getattr(body, "_supports_attention_backend", False):
+    kinds = getattr(body.config, "layer_types", None) or ()
+    windows = getattr(body.config, "sliding_window", None) or any(kind != "full_attention" for kind in kinds)
+    if windows or not getattr(body, "_supports_attention_backend", False):
         return False
     AttentionInterface.register(f"{ATTENTION}_{how}", partial(padding_only, how=how))
     body.set_attn_implementation(f"{ATTENTION}_{how}")
@@ -54,15 +57,10 @@ def looks_back_only(body: Any, ids: Tensor) -> bool:
 def bears_more_tokens(body: Any, ids: Tensor) -> bool:
     """Let tokens be added if features stay what they are and every block takes one more; else leave attention alone.
 
-    A mask ready for use replaces all that transformers would have masked, so an encoder with windows keeps its own.
-
     Args:
         body: The encoder, with attention of its own.
         ids: Token ids ``(1, tokens)``, none of them padding.
     """
-    kinds = getattr(body.config, "layer_types", None) or ()
-    if getattr(body.config, "sliding_window", None) or any(kind != "full_attention" for kind in kinds):
-        return False
     mask = torch.ones_like(ids)
     mask[:, -1] = 0
     plain = body(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
