@@ -152,8 +152,8 @@ def align(
 ) -> Plan:
     """Return the plan that trains the head on drawn features of every live class.
 
-    An epoch takes as many steps as there are classes, each on ``draws`` features, by SGD with momentum 0.9
-    at a rate that falls as the model section says.
+    An epoch takes as many steps as there are classes, each on ``draws`` features, by SGD with momentum 0.9 at a rate
+    that falls along a cosine, however the rate of training falls.
 
     Args:
         model: Whose live classes are drawn, and whose head has a row for each.
@@ -179,7 +179,7 @@ def align(
         return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=weight_decay)
 
     trained = list(model.head.parameters()) if params is None else params
-    return Plan(Draws(made, draws), trained, loss, epochs, optimizer, batch_size=draws)
+    return Plan(Draws(made, draws), trained, loss, epochs, optimizer, batch_size=draws, schedule="cosine")
 
 
 def by_age(model: Model, least: float = 0.9) -> dict[int, float]:

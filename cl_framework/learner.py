@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, final
 
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from cl_framework.adapter import Adapter
 from cl_framework.adapters.peft import Peft
@@ -41,8 +43,9 @@ class Learner(LightningModule):
         strategy: How to learn.
         unlearner: How to forget.
         optimizer: How to minimise, unless a plan says otherwise.
-        schedule: ``cosine`` lets the learning rate of each plan fall to zero, once per epoch; ``constant`` keeps it;
-            any scheduler of torch's, such as ``MultiStepLR``, also steps once per epoch.
+        schedule: How the learning rate of a plan falls from epoch to epoch, unless the plan says otherwise: ``cosine``
+            to zero, ``quarter_cosine`` slowly at first and to 1 % in the last of E epochs (``cos(99 pi e / (200 (E -
+            1)))``, as InfLoRA was released), ``constant`` never, or by a scheduler of torch's such as ``MultiStepLR``.
         head: What the shared head computes, for strategies that use it.
         compute: In which way, where some are faster or need less memory.
     """
@@ -54,7 +57,7 @@ class Learner(LightningModule):
         strategy: Strategy,
         unlearner: Unlearner | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=5e-4),
-        schedule: Literal["cosine", "constant"] | LRSchedulerCallable = "cosine",
+        schedule: Literal["cosine", "quarter_cosine", "constant"] | LRSchedulerCallable = "cosine",
         head: Literal["linear", "cosine"] = "linear",
         compute: Compute = AS_EVER,
     ) -> None:
@@ -197,12 +200,14 @@ class Learner(LightningModule):
         self.compute.fuse(optimizer)
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_factor", 1.0)
-        if self.schedule == "constant":
+        schedule = plan.schedule or self.schedule
+        if schedule == "constant":
             return optimizer
-        if callable(self.schedule):
-            return [optimizer], [self.schedule(optimizer)]
         epochs = max(self.trainer.max_epochs or 1, 1)
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)]
+        if schedule == "quarter_cosine":
+            quarter = 0.495 * math.pi / max(epochs - 1, 1)
+            return [optimizer], [LambdaLR(optimizer, lambda epoch: math.cos(quarter * epoch))]
+        return [optimizer], [schedule(optimizer) if callable(schedule) else CosineAnnealingLR(optimizer, T_max=epochs)]
 
     def _plan(self) -> Plan:
         if self.plan is None:

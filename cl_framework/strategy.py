@@ -58,6 +58,7 @@ class Plan:
         edit_gradients: Called between backward and step.
         after_step: Called after each step: merging, averages, proximal steps.
         batch_size: Samples per step; None defers to the data section.
+        schedule: How the learning rate falls; None defers to the model section.
     """
 
     data: Samples
@@ -68,6 +69,7 @@ class Plan:
     edit_gradients: Callable[[Model], None] | None = None
     after_step: Callable[[Model], None] | None = None
     batch_size: int | None = None
+    schedule: Literal["cosine", "constant"] | None = None
 
 
 class Strategy(nn.Module, ABC):

@@ -1,10 +1,11 @@
 """Classifier alignment: what is drawn has the moments that were filed, only the head learns from it."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from cl_framework import engine
 from cl_framework.alignment import Draws, Gaussians, align, by_age, factor, normalised
@@ -107,6 +108,50 @@ def test_alignment_trains_the_head_alone_for_as_many_steps_as_classes_without_a_
     batch = plan.data[[0, 40, 100]]
     torch.testing.assert_close(plan.loss(model, batch), cross_entropy(model.head(batch.x), torch.tensor([0, 1, 3])))
     assert batch.y.tolist() == [5, 2, 0]
+
+
+def test_the_rate_of_an_alignment_falls_along_a_cosine_whatever_that_of_training_does(world, stream):
+    def steps(optimizer):
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [18], gamma=0.1)
+
+    learner, rates = world.learner(SLCA(align_epochs=4, align_lr=0.1), schedule=steps), []
+    world.learn(learner, stream[:1])
+    learner.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
+    world.learn(learner, [stream[1]], stream[:1])
+    falling = [0.05 * (1 + math.cos(math.pi * e / 4)) for e in range(4)]
+    assert rates[-16:] == pytest.approx([rate for rate in falling for _ in range(4)])
+
+
+LITERAL = {  # scores of the head's rows, factor on old means, and what is added to variances
+    SSIAT: (lambda head, z, old: 20 * normalize(z, dim=1) @ normalize(head.weight, dim=1).T, 0.95, 1e-3),
+    SLCA: (lambda head, z, old: _by_experience(head(z), old), 0.95, 1e-4),
+    MOS: (lambda head, z, old: head(z), 1.0, 1e-4),
+}
+
+
+def _by_experience(logits, old):
+    """Logits of two experiences, the first ``old`` columns and the rest, by the mean of their norms and by 0.1."""
+    return torch.stack([row / ((row[:old].norm() + row[old:].norm()) / 2) / 0.1 for row in logits])
+
+
+@pytest.mark.parametrize("strategy", LITERAL)
+def test_what_a_strategy_aligns_on_is_written_down(strategy, world, stream):
+    scores, shrink, eps = LITERAL[strategy]
+    learner = world.learn(world.learner(strategy()), stream[:1])
+    plan, model = planned(world, learner, stream[1])[1], learner.model
+    for c, (mean, spread) in plan.data.gaussians.items():
+        centre, covariance = learner.strategy.gaussians.of(c)
+        torch.testing.assert_close(mean, centre * (shrink if c in stream[0].classes else 1.0))
+        wanted = covariance.double() + eps * torch.eye(len(centre))
+        torch.testing.assert_close((spread @ spread.T).double(), wanted, rtol=1e-4, atol=1e-5)
+    batch = plan.data[[0, len(plan.data) // 2, len(plan.data) - 1]]
+    right = torch.tensor([model.head.classes.index(c) for c in batch.y.tolist()])
+    wanted = cross_entropy(scores(model.head, batch.x, len(stream[0].classes)), right)
+    torch.testing.assert_close(plan.loss(model, batch), wanted)
+    said = {SSIAT: (5, 256, 0.01, 5e-4), SLCA: (5, 256, 0.01, 5e-4), MOS: (30, 240, 0.005, 5e-4)}[strategy]
+    (group,) = plan.optimizer(plan.params).param_groups
+    assert (plan.epochs, plan.batch_size, group["lr"], group["weight_decay"]) == said
+    assert group["momentum"] == 0.9
 
 
 def test_an_alignment_factorises_each_class_once_however_long_it_trains(world, stream, monkeypatch):

@@ -153,8 +153,18 @@ def test_something_may_be_done_after_each_step(scripted, stream, make_trainer):
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(weights))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_the_learning_rate_falls_along_a_cosine_once_per_epoch(schedule, scripted, stream, make_trainer):
+RATES = {
+    "constant": [0.1] * 4,
+    "cosine": [0.05 * (1 + math.cos(math.pi * e / 4)) for e in range(4)],
+    "quarter_cosine": [0.1 * math.cos(99 * math.pi * e / 600) for e in range(4)],
+}
+
+
+@pytest.mark.parametrize("schedule", RATES)
+@pytest.mark.parametrize("own", [None, "cosine", "constant"])
+def test_the_learning_rate_falls_once_per_epoch_as_the_plan_or_else_the_model_says(
+    own, schedule, scripted, stream, make_trainer
+):
     rates = []
 
     def note(_):
@@ -162,12 +172,11 @@ def test_the_learning_rate_falls_along_a_cosine_once_per_epoch(schedule, scripte
 
     def story(model, event):
         for _ in range(2):  # every plan starts anew
-            yield plan(model, event, epochs=4, edit_gradients=note)
+            yield plan(model, event, epochs=4, edit_gradients=note, schedule=own)
 
     learner = scripted(story, schedule=schedule, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
     engine.carry_out(learner, stream[0], make_trainer, 10)
-    epochs = [0.1] * 4 if schedule == "constant" else [0.05 * (1 + math.cos(math.pi * e / 4)) for e in range(4)]
-    assert rates == pytest.approx([rate for rate in epochs for _ in range(2)] * 2)
+    assert rates == pytest.approx([rate for rate in RATES[own or schedule] for _ in range(2)] * 2)
 
 
 def test_a_plan_may_bring_its_own_optimizer_and_groups(scripted, stream, make_trainer):

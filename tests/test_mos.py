@@ -143,6 +143,26 @@ def test_the_released_contrast_asks_each_row_to_be_most_like_itself():
     torch.testing.assert_close(apart(rows), torch.stack(losses).mean())
 
 
+def test_the_contrast_is_among_the_batch_and_the_means_of_old_classes(world, stream):
+    learner = world.learn(world.learner(MOS(contrast=0.1, align_epochs=0)), stream[:1])
+    plan = next(iter(learner.plans(stream[1])))
+    learner.eval()
+    model, batch = learner.model, stream[1].data[[0, 3, 5, 8]]
+    z = model.features(batch.x, "task-1")
+    old = [learner.strategy.gaussians.of(c)[0] for c in stream[0].classes]
+    right = torch.tensor([(7, 0).index(c) for c in batch.y.tolist()])
+    entropy = cross_entropy(model.head(z)[:, 2:], right)
+    wanted = entropy + 0.1 * apart(torch.stack([*old, *z]))
+    assert not torch.isclose(apart(torch.stack([*old, *z])), apart(z))
+    torch.testing.assert_close(plan.loss(model, batch), wanted)
+
+
+def test_the_head_learns_at_a_tenth_of_the_rate(world, stream):
+    learner = world.learner(MOS(), schedule="constant", optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+    learner.plan = next(iter(learner.strategy.learn(learner.model, stream[0])))
+    assert [g["lr"] for g in learner.configure_optimizers().param_groups] == [0.5, 0.05]
+
+
 def test_the_released_contrast_is_part_of_training(world, stream):
     one, two = (world.learn(world.learner(MOS(contrast=c, align_epochs=0)), stream[:2]) for c in (0.0, 0.1))
     assert not torch.equal(weights(one.model, "task-0")[0], weights(two.model, "task-0")[0])

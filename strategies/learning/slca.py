@@ -73,7 +73,7 @@ class SLCA(Strategy):
             owner = torch.tensor([names.index(model.known[c]) for c in model.head.classes], device=model.device)
             yield align(
                 model, self.gaussians, epochs=self.align_epochs, lr=self.align_lr, draws=self.draws,
-                scores=lambda z: normalised(model.head(z), owner, self.temperature),
+                params=[p for p in head if p.ndim], scores=lambda z: normalised(model.head(z), owner, self.temperature),
                 shrink=by_age(model, self.shrink),
             )  # fmt: skip
 
