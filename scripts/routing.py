@@ -29,8 +29,8 @@ from scripts.tables import write
 from strategies.learning.ease import EASE
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "published": {"alpha": 0.1, "use_init_ptm": False},
-    "tuned": {"alpha": 0.5, "use_init_ptm": True, "beta": 2.0},
+    "published": {"alpha": 0.1, "use_init_ptm": False, "complement": "all_later_as_released"},
+    "tuned": {"alpha": 0.5, "use_init_ptm": True, "beta": 2.0, "complement": "all_later_as_released"},
 }
 """The paper's, and those of configs/compare/glyphs.yaml."""
 

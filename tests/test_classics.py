@@ -144,7 +144,17 @@ def test_lwf_holds_softened_scores_of_old_classes_to_what_they_were(world, strea
     held = sum(float(p[n, c] * (p[n, c] / q[n, c]).log()) for n in range(4) for c in range(2)) / 4
     new = cross_entropy(scores[:, 2:], torch.tensor([(7, 0).index(c) for c in batch.y.tolist()]))
     assert held > 1e-3
-    assert loss.item() == pytest.approx(new.item() + 3 * 4 * held, rel=1e-4)
+    assert loss.item() == pytest.approx(new.item() + 3 * held, rel=1e-4)
+
+
+def test_ewc_cuts_fisher_information_off_where_asked(world, stream):
+    whole, cut = (
+        world.learn(world.learner(EWC(50.0, largest)), stream[:1]).strategy.filed for largest in (None, 1e-3)
+    )
+    assert any(float(whole[e][..., 0].max()) > 1e-3 for e in whole)
+    for e in whole:
+        torch.testing.assert_close(cut[e][..., 0], whole[e][..., 0].clamp_max(1e-3))
+        assert torch.equal(cut[e][..., 1], whole[e][..., 1])
 
 
 def test_ewc_ties_parameters_by_the_squared_gradient_of_each_sample(world, stream):

@@ -99,7 +99,12 @@ def test_what_stands_in_missing_rows_is_ignored():
 @torch.no_grad()
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"complement": "newest"}, {"alpha": 1.0, "use_init_ptm": True, "beta": 0.5}, {"alpha": 0, "use_init_ptm": 1}],
+    [
+        {},
+        {"complement": "all_later_as_released"},
+        {"alpha": 1.0, "use_init_ptm": True, "beta": 0.5},
+        {"alpha": 0, "use_init_ptm": 1},
+    ],
     ids=str,
 )
 def test_scores_equal_the_published_sum(settings, world, stream):

@@ -158,7 +158,7 @@ def test_a_token_of_zeros_is_seen_and_so_no_edit_may_be_made_of_it(world, stream
 
 
 def test_tokens_that_start_alike_stay_alike_and_those_of_the_paper_do_not(world, stream):
-    for start, alike in (("zero", True), ("uniform", False)):
+    for start, alike in (("zero_as_released", True), ("uniform", False)):
         learner = Learner(world.TinyTransformer(), VPT(3, start=start), Finetune())
         world.learn(learner, stream[:2])
         tokens = learner.model.adapters.params("shared")[0]
@@ -311,7 +311,7 @@ def test_rows_and_queries_stay_together_where_inputs_differ_in_length(world, mon
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("adapter", [VPT(5), VPT(3, deep=False, start="uniform"), PromptPool()],
+@pytest.mark.parametrize("adapter", [VPT(5), VPT(3, deep=False, start="zero_as_released"), PromptPool()],
                          ids=["deep", "shallow", "pool"])  # fmt: skip
 def test_a_feature_depends_on_its_sample_alone_bit_for_bit(adapter, vit, monkeypatch):
     monkeypatch.setattr("cl_framework.model.CHUNK", 8)

@@ -21,20 +21,22 @@ class VPT(Adapter):
     order, so that tokens at the end do what the paper's do behind the class token. Features are pooled as ever.
 
     Even at zero, a new adapter is not silent: the norm before attention makes its bias of a zero token, and attention
-    sees that. With ``start="zero"``, as APER was released, nothing tells the tokens of a block apart, so they get the
+    sees that. With ``start="zero_as_released"``, as APER has it, nothing tells the tokens of a block apart, so they get the
     same gradients and remain one token of more weight: APER's VPT figures (88.46 deep, 90.43 shallow, average on
     CIFAR-100 B0-Inc5) come from that. ``start="uniform"`` is the VPT paper's own.
 
     Args:
         tokens: How many; APER uses 5 on CIFAR-100 and 30 on ImageNet-R.
         deep: A set of tokens for every block, or one for all.
-        start: ``zero``, or ``uniform`` within ``sqrt(6 / (2 width))``, Xavier's bound.
+        start: ``uniform`` within ``sqrt(6 / (2 width))``, Xavier's bound, or ``zero_as_released`` by APER.
     """
 
     needs = frozenset({"block_in", "block_out"})
     neutral = False
 
-    def __init__(self, tokens: int = 5, deep: bool = True, start: Literal["zero", "uniform"] = "zero") -> None:
+    def __init__(
+        self, tokens: int = 5, deep: bool = True, start: Literal["uniform", "zero_as_released"] = "uniform"
+    ) -> None:
         """Keep number, depth and start.
 
         Raises:
@@ -42,8 +44,8 @@ class VPT(Adapter):
         """
         if tokens < 1:
             raise UserError(f"VPT needs at least one token; found {tokens}.")
-        if start not in ("zero", "uniform"):
-            raise UserError(f"VPT starts at zero or uniform; found {start!r}.")
+        if start not in ("uniform", "zero_as_released"):
+            raise UserError(f"VPT starts uniform or zero_as_released; found {start!r}.")
         self.tokens, self.deep, self.start = tokens, deep, start
 
     def build(self, site: Site) -> Rewrite | None:

@@ -27,13 +27,12 @@ PRISTINE = ""  # the space of the backbone without adapters
 class EASE(Strategy):
     """One adapter per experience; a class is scored in its own space and, with weight ``alpha``, in all others.
 
-    The published tables come from ``complement="all_later"``. Adapters of AdaptFormer type with width 64 are the
-    released setting.
+    The published tables come from ``complement="all_later_as_released"`` and adapters of AdaptFormer type with width 64.
 
     Args:
         alpha: Weight of the other subspaces, shared evenly among them.
-        complement: How a class gets prototypes in the spaces that came after it: from all classes of that space and
-            later ones (``all_later``, as released), or from the classes of that space only (``newest``, Eq. 7).
+        complement: How a class gets prototypes in the spaces that came after it: from the classes of that space only
+            (``newest``, Eq. 7), or from those of later ones too, all anew each time (``all_later_as_released``).
         use_init_ptm: Score in the pristine backbone's space too.
         beta: Weight of that score.
         route: Where a sample is scored: in all subspaces, or by ``nearest:k`` only in those of the ``k`` experiences
@@ -50,7 +49,7 @@ class EASE(Strategy):
     def __init__(
         self,
         alpha: float = 0.1,
-        complement: Literal["all_later", "newest"] = "all_later",
+        complement: Literal["newest", "all_later_as_released"] = "newest",
         use_init_ptm: bool = False,
         beta: float = 1.0,
         route: str | None = None,

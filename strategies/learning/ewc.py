@@ -27,9 +27,10 @@ class EWC(Strategy):
     and leave with it.
 
     Args:
-        strength: Of the ties; the paper tunes it. 1000, without the half, belongs to the PyCIL lineage with its limit.
-        largest: What ``F`` is cut off at (1e-4 in the PyCIL lineage); None leaves it whole, as in the paper. Training
-            diverges once the learning rate times ``strength`` times the largest ``F`` is above 2.
+        strength: Of the ties; the paper tunes it, PyCIL takes 1000.
+        largest: What ``F`` is cut off at; None leaves it whole, as in the paper, but training then diverges once the
+            learning rate times ``strength`` times the largest ``F`` is above 2, which no default of ``strength`` rules
+            out. PyCIL's limit is 1e-4 too, of gradients of batches, so that it bites less there.
     """
 
     repeats = True

@@ -26,15 +26,17 @@ from cl_framework.stream import Experience, Inputs
 class FeCAM(Strategy):
     """``-(u - v)^T R_c^-1 (u - v)`` of normalised features and means, ``R_c`` from the covariance of a class (Sec. 3).
 
-    The paper's ViT rows are ``gamma1=1, gamma2=0`` on CIFAR-100 and 10, 10 on ImageNet-R; its CNN rows 1, 1 and
-    ``tukey=0.5``. PILOT's tables are ``gamma1=0, identity=100``: where variances are near 1 that makes every matrix
-    nearly the identity, hence this a nearest class mean.
+    The paper's ViT rows are ``gamma1=1, gamma2=0`` on CIFAR-100 and 10, 10 on ImageNet-R, on a pristine backbone; its
+    CNN rows 1, 1 and ``tukey=0.5``. For a ViT its code normalises features before it measures them, not after. PILOT
+    tunes first and takes ``gamma1=0, identity=100``: where variances are near 1 that makes every matrix nearly the
+    identity, hence this a nearest class mean. (It then takes correlations of that matrix's rows, which are not
+    reproduced here.)
 
     A class forgets exactly by its mean and covariance alone. A request that touches the first experience, where it was
     tuned on, makes the adapter and all of them anew.
 
     Args:
-        tune: Train an adapter on the first experience; without, the backbone stays pristine.
+        tune: Train an adapter on the first experience, as PILOT does; without, the backbone stays pristine.
         gamma1: Mean variances added to the variances.
         gamma2: Mean covariances added to the covariances.
         identity: Added to the variances, in the units of features.
@@ -45,7 +47,7 @@ class FeCAM(Strategy):
     derived = ("inverse of each class's correlations",)
 
     def __init__(
-        self, tune: bool = True, gamma1: float = 1.0, gamma2: float = 0.0, identity: float = 0.0, tukey: float = 1.0
+        self, tune: bool = False, gamma1: float = 1.0, gamma2: float = 0.0, identity: float = 0.0, tukey: float = 1.0
     ) -> None:
         """Start with no class."""
         super().__init__()

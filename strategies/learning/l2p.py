@@ -23,8 +23,8 @@ class L2P(Strategy):
     """Train the pool and a linear head on each experience, scoring its own classes alone (Sec. 4.3).
 
     ``cross-entropy - pull * (cosines of a sample's query with the keys of its prompts, summed; mean over the batch)``.
-    Published figures (PILOT: 85.94 average and 79.93 last on CIFAR-100 B0-Inc5) come from ``choice: batch`` of the
-    `PromptPool`, which leaks the task; see there. They were trained with Adam at a constant rate of 0.001875, as
+    Published figures (85.94 average and 79.93 last on CIFAR-100 B0-Inc5 in EASE's table) come from ``choice: batch`` of
+    the `PromptPool`, which leaks the task; see there. They were trained with Adam at a constant rate of 0.001875, as
     `configs/strategy/l2p.yaml` says, without weight decay: Adam would take full steps of it on rows without gradient.
 
     Args:

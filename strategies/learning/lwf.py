@@ -20,7 +20,7 @@ from cl_framework.stream import Batch, Experience, Inputs
 
 @final
 class LwF(Strategy):
-    """``CE(new) + weight T^2 KL(then || now)`` over old classes, on new samples (Fig. 3), without the paper's warm-up.
+    """``CE(new) + weight KL(then || now)`` over old classes, on new samples (Fig. 3), without the paper's warm-up.
 
     Args:
         weight: Of old answers (1 in the paper; 3 in the PyCIL lineage, where tables of class-incremental learning
@@ -51,7 +51,7 @@ class LwF(Strategy):
                 entropy = classify_among(model, scores, batch.y, event.classes)
             else:
                 entropy = cross_entropy(scores, model.head.index(batch.y))
-            held = 0.0 if then is None else divergence(then, scores[:, columns], self.temperature)
+            held = 0.0 if then is None else divergence(then / self.temperature, scores[:, columns] / self.temperature)
             return entropy + self.weight * held
 
         yield Plan(event.data, params, loss)
