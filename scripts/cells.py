@@ -17,7 +17,7 @@ from cl_framework import cli, commands, opening, state
 from cl_framework.errors import UserError
 from cl_framework.experiment import Experiment, build
 from cl_framework.run import Run
-from cl_framework.stream import Subset
+from cl_framework.stream import Experience, Joined, Subset
 from scripts.tables import AUDIT, Columns
 
 ROOT = Path(__file__).parents[1]
@@ -123,13 +123,15 @@ def forgotten(requests: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     }
 
 
-def passes_per_image(run: Run, experiment: Experiment) -> int:
-    """Count how often the finished learner passes one new picture through the backbone to answer."""
+def passes_per_image(run: Run, experiment: Experiment, some: int = 100) -> float:
+    """Return how many passes the finished learner makes to answer about one of ``some`` samples from all exams."""
     learner = experiment.learner
     state.restore(learner, run.state(), run.events()[-1].state)
+    exams = Joined([s.exam for s in experiment.scenario.steps() if isinstance(s.event, Experience)])
+    rows = torch.linspace(0, len(exams) - 1, min(some, len(exams))).long()
     before = learner.model.passes["evaluate"]
-    learner.answer(Subset(next(iter(experiment.scenario.steps())).exam, torch.tensor([0])))
-    return learner.model.passes["evaluate"] - before
+    learner.answer(Subset(exams, rows))
+    return (learner.model.passes["evaluate"] - before) / len(rows)
 
 
 def guarded(script: str, work: Callable[[], None], resumes: bool = True) -> int:

@@ -20,7 +20,7 @@ COLUMNS: Columns = {
     "trainable_parameters": ("trained parameters (k)", 1e-3, 0),
     "stored_bytes": ("stored (MB)", 1e-6, 2),
     "seconds": ("seconds", 1, 0),
-    "passes_per_test_image": ("passes per test image", 1, 0),
+    "passes_per_test_image": ("passes per test image", 1, 1),
 }
 """What is compared: heading, factor and decimals of each number in the table."""
 REQUESTS: Columns = {
