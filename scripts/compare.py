@@ -81,7 +81,7 @@ class Matrix:
         stream = self.shared["data"]["scenario"]
         stream = stream["init_args"]["stream"] if self.forgets else stream
         if not data and "dataset" not in stream["init_args"]:
-            raise UserError(f"{self.title!r} names no data set; add `--data imagefolder:PATH`.")
+            raise UserError(f"{self.title!r} names no data set; add `--data imagefolder:PATH` or `--data json:FILE`.")
         scenario = "--data.scenario.init_args" + (".stream.init_args" if self.forgets else "")
         for seed in self.seeds:
             for method, own in self.methods.items():
