@@ -148,9 +148,7 @@ def test_lwf_holds_softened_scores_of_old_classes_to_what_they_were(world, strea
 
 
 def test_ewc_cuts_fisher_information_off_where_asked(world, stream):
-    whole, cut = (
-        world.learn(world.learner(EWC(50.0, largest)), stream[:1]).strategy.filed for largest in (None, 1e-3)
-    )
+    whole, cut = (world.learn(world.learner(EWC(50.0, largest)), stream[:1]).strategy.filed for largest in (None, 1e-3))
     assert any(float(whole[e][..., 0].max()) > 1e-3 for e in whole)
     for e in whole:
         torch.testing.assert_close(cut[e][..., 0], whole[e][..., 0].clamp_max(1e-3))

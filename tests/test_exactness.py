@@ -116,7 +116,9 @@ def test_the_order_of_two_requests_does_not_matter(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"use_init_ptm": True}, {"complement": "all_later_as_released"}, {"alpha": 1.0}, {"route": "nearest:1"}], ids=str
+    "settings",
+    [{"use_init_ptm": True}, {"complement": "all_later_as_released"}, {"alpha": 1.0}, {"route": "nearest:1"}],
+    ids=str,
 )
 @pytest.mark.parametrize("asked", [REQUESTS["a class"], REQUESTS["several at once"]], ids=str)
 def test_ease_forgets_exactly_with_other_settings_too(settings, asked, world, stream):

@@ -21,8 +21,8 @@ class VPT(Adapter):
     order, so that tokens at the end do what the paper's do behind the class token. Features are pooled as ever.
 
     Even at zero, a new adapter is not silent: the norm before attention makes its bias of a zero token, and attention
-    sees that. With ``start="zero_as_released"``, as APER has it, nothing tells the tokens of a block apart, so they get the
-    same gradients and remain one token of more weight: APER's VPT figures (88.46 deep, 90.43 shallow, average on
+    sees that. With ``start="zero_as_released"``, as APER has it, nothing tells the tokens of a block apart, so they get
+    the same gradients and remain one token of more weight: APER's VPT figures (88.46 deep, 90.43 shallow, average on
     CIFAR-100 B0-Inc5) come from that. ``start="uniform"`` is the VPT paper's own.
 
     Args:

@@ -27,7 +27,7 @@ PRISTINE = ""  # the space of the backbone without adapters
 class EASE(Strategy):
     """One adapter per experience; a class is scored in its own space and, with weight ``alpha``, in all others.
 
-    The published tables come from ``complement="all_later_as_released"`` and adapters of AdaptFormer type with width 64.
+    The published tables come from ``complement="all_later_as_released"`` and `Bottleneck` adapters of width 64.
 
     Args:
         alpha: Weight of the other subspaces, shared evenly among them.
