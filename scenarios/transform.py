@@ -131,20 +131,23 @@ class Pilot(Transform):
     """The transforms behind the published numbers of PILOT, EASE, MOS and SSIAT: Pillow's resizing, no normalisation.
 
     Training crops 5 to 100 % of a picture at a ratio of 3/4 to 4/3, resizes the crop bilinearly and flips every second
-    one; from files it crops pictures of at most (16/7 size)^2 pixels, 512 x 512 for 224: larger ones are reduced first,
-    once. Tests resize the shorter side to 8/7 of ``size`` bicubically (256 for 224) and crop the middle.
+    one. Tests resize the shorter side to 8/7 of ``size`` bicubically (256 for 224) and crop the middle.
 
     Args:
         size: Side of the inputs in pixels.
         pillow: Resize with Pillow, one picture at a time on the CPU, in place of batches on the device of training.
             Tests see the same bits, training the same pictures within two levels of 255.
         margin: Whether tests resize to 8/7 of ``size``; RanPAC's code resizes CIFAR to ``size`` itself.
+        reduce: Whether training takes its crops from pictures of at most (16/7 size)^2 pixels, 512 x 512 for 224, to
+            which larger ones in files are reduced once and kept. Without, they are decoded each time, whole, as the
+            published code does; small crops of photos are then sharper.
     """
 
     SCALE, RATIO, FLIP = (0.05, 1.0), (3 / 4, 4 / 3), 0.5
 
-    def __init__(self, size: int = 224, pillow: bool = False, margin: bool = True) -> None:
+    def __init__(self, size: int = 224, pillow: bool = False, margin: bool = True, reduce: bool = True) -> None:
         """Keep the settings."""
+        self.reduce = reduce
         self.size, self.pillow, self.name = size, pillow, f"pilot-{size}" if margin else f"pilot-{size}-whole"
         self.side, self.area = round(size * 256 / 224) if margin else size, round(size * 512 / 224) ** 2
 
@@ -156,16 +159,18 @@ class Pilot(Transform):
         """Return a bicubic resize and a centre crop."""
         return self._centred
 
-    def fixed(self, training: bool) -> Fixed:
-        """Return the whole test transform; for training, reducing what is larger than need be."""
+    def fixed(self, training: bool) -> Fixed | None:
+        """Return the whole test transform; for training, reducing what is larger than need be, unless all is kept."""
         if not training:
             return Fixed(self.name, self._centre, _unit, (3, self.size, self.size))
+        if not self.reduce:
+            return None
         side = round(self.size * 512 / 224)
         return Fixed(f"area-{side}", self._reduced, self._varied, (3, side, side), alike=False)
 
     def _varied(self, images: Tensor | list[Tensor], device: torch.device = CPU) -> Tensor:
         pictures = self._taken(images)
-        if not isinstance(pictures, Tensor):
+        if self.reduce and not isinstance(pictures, Tensor):
             pictures = in_parallel(self._reduced, pictures)
         boxes = resampling.draw_crops(torch.tensor([i.shape[1:] for i in pictures]), self.SCALE, self.RATIO)
         flips = torch.rand(len(pictures)) < self.FLIP

@@ -156,6 +156,23 @@ def test_the_same_dice_give_the_same_crops_in_batches_and_with_pillow(shape: tup
     assert (packed - drawn[0]).abs().max() * 255 < 1.01
 
 
+@pytest.mark.parametrize("pillow", [False, True], ids=["batched", "pillow"])
+def test_whole_pictures_are_cropped_as_the_published_code_does(pillow: bool):
+    large, how = list(batch(4, 500, 700)), Pilot(48, pillow=pillow, reduce=False)
+    assert how.fixed(training=True) is None
+    torch.manual_seed(3)
+    mine = how.train()(large)
+    torch.manual_seed(3)
+    boxes = resampling.draw_crops(torch.tensor([(500, 700)] * 4), Pilot.SCALE, Pilot.RATIO)
+    flips = torch.rand(4) < 0.5
+    for x, image, box, flip in zip(mine, large, boxes.tolist(), flips.tolist(), strict=True):
+        crop = v2.functional.resized_crop(v2.functional.to_pil_image(image), *box, [48, 48])
+        wanted = v2.functional.pil_to_tensor(crop).float() / 255
+        assert (x - (wanted.flip(-1) if flip else wanted)).abs().max() * 255 < 1.01
+    torch.manual_seed(3)
+    assert (Pilot(48, pillow=pillow).train()(large) - mine).abs().mean() * 255 > 2  # a reduced copy is smoother
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (57, 40), (224, 224), (120, 300)], ids=str)
 @pytest.mark.parametrize("size", [32, 224])
 def test_test_inputs_are_those_of_pillow_bit_for_bit_in_any_company(shape: tuple[int, int], size: int):
