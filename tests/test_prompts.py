@@ -144,7 +144,7 @@ def test_every_block_is_given_so_many_tokens_and_the_features_none(deep, used, e
 @torch.no_grad()
 def test_a_token_of_zeros_is_seen_and_so_no_edit_may_be_made_of_it(world, stream):
     body = world.TinyTransformer()
-    x, bank = stream[0].data.x, AdapterBank(body, VPT(3))
+    x, bank = stream[0].data.x, AdapterBank(body, VPT(3, start="zero_as_released"))
     bank.add("a")
     assert not any(bool(p.any()) for p in bank.params("a"))
     plain = body(x)
