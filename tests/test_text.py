@@ -93,6 +93,9 @@ def saved(folder: Path, family: str = "bert", pooling: str | None = None) -> Pat
             own = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "initializer_range": 0.3}
             own |= {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": family == "deberta-v3"}
             body = transformers.DebertaV2Model(transformers.DebertaV2Config(**size, **words, **own))
+        elif family == "mobilebert":  # its blocks work at half the width of the token stream
+            own = {"intra_bottleneck_size": 8, "embedding_size": 8, "initializer_range": 0.3}
+            body = transformers.MobileBertModel(transformers.MobileBertConfig(**size, **words, **own))
         else:
             body = transformers.ViTModel(transformers.ViTConfig(**size, image_size=16, patch_size=8))
     body.save_pretrained(folder)
@@ -240,6 +243,20 @@ def test_every_block_offers_every_role(encoder):
     assert not any("." in name for name in sites)
     for role, shape in {"mlp_in": (16, 24), "mlp_out": (24, 16), "block_mlp": (16, 16), "query": (16, 16)}.items():
         assert {(s.width_in, s.width_out) for s in sites.values() if s.role == role} == {shape}
+
+
+def test_an_adapter_beside_the_mlp_is_refused_where_the_mlp_has_another_width(tmp_path):
+    body = HuggingFace(str(saved(tmp_path / "mobile", "mobilebert")))
+    with pytest.raises(UserError, match="Bottleneck finds no place"):
+        AdapterBank(body, Bottleneck(4)).add("a")
+    bank, x = AdapterBank(body, LoRA(2)), Utf8().test()(SENTENCES)
+    bank.add("a")
+    with torch.no_grad():
+        plain = body(x)
+        for p in bank.params("a"):
+            p.add_(0.5)
+        with bank.using("a"):
+            assert not torch.allclose(body(x), plain)
 
 
 @pytest.mark.parametrize("family", OTHERS)

@@ -97,10 +97,12 @@ def _of_block(block: nn.Module, width: int) -> Iterator[tuple[str, Site]]:
         if m is not None:
             yield role, Site(role, m, m.in_features, m.out_features)
     norm = next((m for n in NORM if isinstance(m := getattr(block, n, None), nn.LayerNorm)), None)
+    if last is None or last.out_features != width:  # MobileBERT's MLPs do not write to the token stream
+        return
     if inner is not None:
         end = getattr(block, "layer_scale2", inner)  # a layer scale belongs to the branch, so an adapter joins after it
         yield "block_mlp", Site("block_mlp", end, width, width, reads=norm)
-    elif last is not None:  # BERT: the branch has no module of its own and ends in a dropout
+    else:  # BERT: the branch has no module of its own and ends in a dropout
         end = getattr(getattr(block, "output", None), "dropout", last)
         yield "block_mlp", Site("block_mlp", end, width, width, reads=norm or first)
 
