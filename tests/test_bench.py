@@ -48,7 +48,7 @@ def test_the_plain_loop_learns_the_same_and_passes_every_picture_through_every_a
 def test_every_variant_has_a_row_with_seconds_and_ratios(compared):
     found, table = compared
     (row,) = [line for line in table.splitlines() if line.startswith("| plain |")]
-    assert row.count(" 1.00 |") == 2
+    assert [cell.strip() for cell in row.split("|")][8:10] == ["1.00", "1.00"]  # its ratios; seconds may be 1.00, too
     assert f"`scripts/bench {CPU} --data" in table
     assert "--versus plain 'no feature store'`" in table
     for f in found.values():
