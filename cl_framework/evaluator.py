@@ -69,6 +69,7 @@ class Evaluator:
         self._admit(step, live)
         sheets = _sheets(self._exams, answer)
         outcomes = _by_exam(sheets)
+        selected = _selected(outcomes.values(), owner)
         event = step.event
         learns = isinstance(event, Experience)
         again = {name: _asked(exam, answer, live) for name, exam in self._forgotten.items() if name in old}
@@ -77,11 +78,11 @@ class Evaluator:
             kind="learn" if learns else "forget",
             classes=event.classes,
             exams={name: _hits(outcomes[name]) for name in self._exams},
-            selected=_selected(outcomes.values(), owner) if self._selection else None,
+            selected=selected if self._selection else None,
             forget=None if learns else self._forget(event.name, _asked(step.exam, answer, live), again),
             old=again,
             relearned=dict(event.relearned) if isinstance(event, Experience) else {},
-            lenient=_lenient(sheets, outcomes.values(), owner),
+            lenient={"experience": selected[0]} | _by_rank(sheets, owner),
         )
 
     def hits(self, answer: Answer) -> dict[int, Hits]:
@@ -158,8 +159,8 @@ def _by_exam(sheets: Iterable[Sheet]) -> dict[str, Outcomes]:
     return found
 
 
-def _lenient(sheets: Iterable[Sheet], outcomes: Iterable[Outcomes], owner: Mapping[int, str]) -> dict[str, int]:
-    found = Counter(experience=_selected(outcomes, owner)[0])
+def _by_rank(sheets: Iterable[Sheet], owner: Mapping[int, str]) -> dict[str, int]:
+    found = Counter[str]()
     for _, labels, said in sheets:
         if said.ndim > 1:
             found["top_5"] += top_k_hits(said, labels)

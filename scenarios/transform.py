@@ -237,8 +237,9 @@ class Utf8(Transform):
         )
 
     def _bytes(self, sentences: list[str], device: torch.device = CPU) -> Tensor:
-        self.check(sentences)
         raw = [sentence.encode() for sentence in sentences]
+        if any(len(b) > self.size for b in raw):
+            self.check(sentences)
         return torch.frombuffer(bytearray(b"".join(b.ljust(self.size, b"\0") for b in raw)), dtype=torch.uint8).view(
             len(raw), self.size
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
-from scenarios.data.source import HELD, Pictures, Source, check_share, stratified
+from scenarios.data.source import Pictures, Source, check_share, stratified
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"))
 
@@ -30,8 +30,7 @@ def load(path: str, test: float | None = None, seed: int = 0) -> Source:
     if not (root / "train").is_dir():
         found = classes(root)
         files, labels = listed(found, list(found))
-        share = HELD if test is None else test
-        kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), share, seed, list(found)))
+        kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), test, seed, list(found)))
         train, exam = (([files[i] for i in rows], [labels[i] for i in rows]) for rows in (kept, held))
         return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
     second = next((root / s for s in ("test", "val") if (root / s).is_dir()), None)

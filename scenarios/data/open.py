@@ -8,7 +8,7 @@ from importlib import import_module
 from inspect import Parameter, signature
 
 from cl_framework.errors import UserError, did_you_mean
-from scenarios.data.source import Source
+from scenarios.data.source import HELD, Source
 
 LOADERS = {
     "digits": "digits",
@@ -60,7 +60,7 @@ def parsed(name: str, text: str, default: object) -> object:
     >>> parsed("digits:seed", "3", 0), parsed("torchvision:download", "true", False), parsed("json:test", "0.3", None)
     (3, True, 0.3)
     """
-    default = 0.2 if default is None else default
+    default = HELD if default is None else default
     kind = type(default)
     try:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)  # type: ignore[call-arg]

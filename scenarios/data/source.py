@@ -242,9 +242,16 @@ def in_order(labels: Collection[str]) -> list[str]:
 
 
 def stratified(
-    labels: Tensor, share: float, seed: int, class_names: Sequence[str], noun: str = "image"
+    labels: Tensor, share: float | None, seed: int, class_names: Sequence[str], noun: str = "image"
 ) -> tuple[Tensor, Tensor]:
     """Split rows so that every class, however small, gives its ``share`` and at least one row, and keeps one.
+
+    Args:
+        labels: ``(n,)`` the class of each row.
+        share: How much of each class is held out; None stands for `HELD`.
+        seed: Of the split.
+        class_names: Name of each class, for messages.
+        noun: What a row is, for messages.
 
     Returns:
         The rows kept and the rows held out, each in ascending order.
@@ -252,6 +259,7 @@ def stratified(
     Raises:
         UserError: If ``share`` is not between 0 and 1, or a class has a single row.
     """
+    share = HELD if share is None else share
     if not 0 < share < 1:
         raise UserError(f"The held-out share must lie between 0 and 1, found {share}; 0.2 holds out a fifth.")
     g = torch.Generator().manual_seed(seed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from cl_framework.errors import UserError
 from scenarios.data import decode, records
 from scenarios.data.records import Record
-from scenarios.data.source import HELD, Pictures, Source, check_share, in_order, stratified
+from scenarios.data.source import Pictures, Source, check_share, in_order, stratified
 
 
 def load(path: str, test: float | None = None, seed: int = 0, exam: str = "") -> Source:
@@ -49,7 +49,7 @@ def load(path: str, test: float | None = None, seed: int = 0, exam: str = "") ->
     if "split" in columns:
         train, held = ([r for r in rows if r["split"] == s] for s in ("train", "test"))
     else:
-        parts = stratified(part("", rows).labels, HELD if test is None else test, seed, names)
+        parts = stratified(part("", rows).labels, test, seed, names)
         train, held = ([rows[i] for i in at.tolist()] for at in parts)
     return Source(name, part("train", train), part("test", held), tuple(names))
 
