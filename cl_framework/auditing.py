@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, final
 
 import numpy as np
@@ -54,6 +54,8 @@ class Subject:
 def subject(steps: Sequence[Step], only: str | None = None) -> Subject:
     """Gather what all forget requests of a stream, or ``only`` the one of that name, are to be audited on.
 
+    Reading forgotten samples for an audit keeps no copy of them beside their source.
+
     Raises:
         UserError: If there is no such request, or nothing stayed forgotten.
     """
@@ -75,10 +77,10 @@ def subject(steps: Sequence[Step], only: str | None = None) -> Subject:
     touched, exams = set(gone.labels.tolist()), joined(exam for _, exam in lessons)
     return Subject(
         tuple(r.name for r in asked),
-        tuple(e for e in (lesson.without(back) for lesson, _ in lessons) if e is not None),
+        tuple(unkept(e) for e in (lesson.without(back) for lesson, _ in lessons) if e is not None),
         tuple(past),
-        gone,
-        exams.of(touched),
+        gone.unkept(),
+        exams.of(touched).unkept(),
         tuple(sorted(touched - alive)),
         few(joined(e.reference for e in past)),
         exams.of(alive),
@@ -89,6 +91,11 @@ def joined(parts: Iterable[Samples]) -> Samples:
     """Join any number of samples, also none."""
     some = [p for p in parts if len(p)]
     return Joined(some) if some else Rows(torch.empty(0), torch.empty(0, dtype=torch.int64))
+
+
+def unkept(lesson: Experience) -> Experience:
+    """Return the same experience, of which reading keeps no copy beside its source."""
+    return replace(lesson, data=lesson.data.unkept(), reference=lesson.reference.unkept())
 
 
 def few(samples: Samples, per_class: int = PER_CLASS) -> Samples:

@@ -151,7 +151,7 @@ def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
     """Let the backbone look at one input, so that it refuses those of another kind at once."""
     first = next((s.event for s in steps if isinstance(s.event, Experience) and len(s.event.reference)), None)
     if first is not None:
-        experiment.learner.model.backbone.check(first.reference[[0]].x)
+        experiment.learner.model.backbone.check(first.reference.unkept()[[0]].x)
 
 
 def _parser(verb: str, what: str) -> argparse.ArgumentParser:

@@ -71,6 +71,7 @@ def distances(samples: Samples, batch: int = 256) -> Tensor:
         UserError: If the inputs are no pictures.
     """
     pieces = torch.split(torch.arange(len(samples)), batch)
+    samples = samples.unkept()  # later calls read what was forgotten by then
     if not samples[[0]].x.is_floating_point():
         raise UserError("Only pictures have a mean that samples can be far from; set `pick: random`.")
     owner = torch.unique(samples.labels, return_inverse=True)[1]

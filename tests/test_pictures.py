@@ -15,8 +15,9 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cl_framework import engine
+from cl_framework import auditing, comparison, engine
 from cl_framework.evaluator import Evaluator
+from cl_framework.references import Workshop, u_lira
 from cl_framework.stream import Joined, Relabelled, Rows, Samples
 from scenarios import resampling
 from scenarios.class_incremental import ClassIncremental
@@ -24,6 +25,7 @@ from scenarios.data.kept import Kept, _whose, folder, kept
 from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, View
 from scenarios.mixed import Mixed, Request
+from scenarios.sample_requests import SampleRequests
 from scenarios.transform import Fixed, Pilot, Plain, Transform
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.retrain import Retrain
@@ -364,6 +366,27 @@ def test_a_forget_request_erases_what_was_kept_whatever_it_was_made_for(world, p
         assert (_whose(file) in left) == (file not in gone)
     both(source.train, Plain(8), training=False)[0][range(8)]  # the files are still there for those who read them
     assert _whose(source.train.images[4]) in names(own_cache)
+
+
+@pytest.mark.parametrize("asked", [Request(1, classes=[1]), Request(1, samples=[4, 6])], ids=["class", "samples"])
+def test_an_audit_keeps_nothing_of_what_was_forgotten(world, pictures: Path, own_cache: Path, asked):
+    stream = ClassIncremental(f"imagefolder:{pictures}", increment=1, order=[1, 0], transform=Plain(8))
+    mixed = Mixed(stream, [asked])
+    audited = run(world, mixed).learner
+    before = names(own_cache)
+    about = auditing.subject(list(mixed.steps()))
+    make = lambda: world.learner(Finetune(), Retrain())  # noqa: E731
+    workshop = Workshop(make, world.make_trainer, 4, lambda what: None)
+    comparison.conduct(audited, about, workshop, comparison.references(workshop, about, 0, 1))
+    u_lira(audited, about, workshop, 8)
+    assert names(own_cache) == before
+    assert not {_whose(stream.source.train.images[i]) for i in about.gone.ids.tolist()} & before.keys()
+
+
+def test_choosing_atypical_samples_keeps_none_of_them(pictures: Path, own_cache: Path):
+    stream = ClassIncremental(f"imagefolder:{pictures}", increment=1, transform=Plain(8))
+    assert len(list(SampleRequests(stream, pick="atypical").steps())) == 4
+    assert not names(own_cache)
 
 
 def test_runs_with_and_without_a_cache_learn_the_same_bits(world, pictures: Path):
