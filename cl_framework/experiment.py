@@ -13,13 +13,13 @@ from typing import Any, final
 
 import jsonargparse
 import torch
-from jsonargparse.typing import PositiveFloat
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
-from cl_framework import plugins, spelling
+from cl_framework import plugins, spelling, threads
 from cl_framework.errors import UserError
 from cl_framework.explain import explain
 from cl_framework.learner import Learner
@@ -42,6 +42,8 @@ TRAINER_DEFAULTS = {
 }
 
 
+CORES = torch.get_num_threads()
+"""Threads that torch chooses by itself: one for each core."""
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -118,6 +120,13 @@ class _CLI(LightningCLI):
         )
         parser.add_argument("--features_limit", type=PositiveFloat, default=10.0, help="Most GiB to keep there.")
         parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads; by default $CLF_THREADS, $OMP_NUM_THREADS, one for a backbone below 20 M parameters, "
+            "else one for each core.",
+        )
+        parser.add_argument(
             "--published", type=Published | None, default=None, help="What a paper reports; see `clf reproduce`."
         )
         parser.set_defaults(
@@ -149,6 +158,8 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     seed = config.seed_everything
     if config.features:  # requests may come from another working directory, and must find it
         config.features = str(Path(config.features).expanduser().absolute())
+    size = sum(p.numel() for p in cli.model.model.backbone.parameters())
+    torch.set_num_threads(threads.wanted(size, CORES, config.threads))
     cli.model.model.precision = MIXED.get(str(cli.trainer.precision))
     cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
     return Experiment(

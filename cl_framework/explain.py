@@ -97,7 +97,7 @@ def _no_class(where: str, found: str) -> str:
 
 def _no_key(key: str, sections: Mapping[str, Sequence[str]]) -> str:
     known = [f"{section}.{name}" for section, names in sections.items() for name in names]
-    known += [*sections, "run_dir", "config", "seed_everything", "print_config"]
+    known += [*sections, "run_dir", "threads", "config", "seed_everything", "print_config"]
     hint = did_you_mean(key, known)
     return f"There is no setting {key!r}. " + (hint if hint.startswith("Did") else "`clf run --help` lists them.")
 

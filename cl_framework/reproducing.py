@@ -25,7 +25,7 @@ finished one is judged again, if the settings asked for are those it was started
 
 Exit code 0: inside. 1: outside. 2: something is missing."""  # noqa: E501
 
-NO_MATTER = ("published", "run_dir", "features", "features_limit")
+NO_MATTER = ("published", "run_dir", "features", "features_limit", "threads")
 """Sections of a config that change no figure of a run."""
 
 

@@ -29,6 +29,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import torch
 
 from cl_framework.errors import UserError, did_you_mean

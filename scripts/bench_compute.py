@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import torch
 from rich.console import Console
 from torch import Tensor

@@ -13,6 +13,8 @@ import json
 import unicodedata
 from pathlib import Path
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import numpy as np
 import torch
 from numpy.typing import NDArray

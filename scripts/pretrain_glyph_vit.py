@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import cast
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import torch
 
 from cl_framework import engine

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -30,6 +32,7 @@ from cl_framework.stream import Event, Experience, Inputs, Rows, Samples, Scenar
 from cl_framework.training import MakeTrainer, fresh_trainers
 
 torch.set_num_threads(1)
+os.environ["CLF_THREADS"] = "1"
 plugins.discover()
 
 CLASSES = ((5, 2), (7, 0), (1, 6), (4, 3))  # out of order, so that a class id taken for a column shows
