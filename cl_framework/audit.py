@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from cl_framework import outputs, receipts, sealed
 from cl_framework.account import settings_of
 from cl_framework.auditing import Subject, subject
 from cl_framework.comparison import References, conduct, references
+from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.experiment import build
 from cl_framework.learner import Learner
-from cl_framework.opening import CONSOLE, reopen
+from cl_framework.opening import reopen
+from cl_framework.printable import printable
 from cl_framework.references import Workshop, u_lira
 from cl_framework.report import EventRecord, results
 from cl_framework.run import Run
@@ -55,8 +58,9 @@ def audit(argv: Sequence[str]) -> int:
     run, config = experiment.learner, ["--config", str(directory.path / "config.yaml"), *quietly]
 
     def say(what: str) -> None:
+        what = printable(what)
         experiment.bar.label = f"    {what}"
-        CONSOLE.print(f"[dim]{what}[/dim]")
+        CONSOLE.print(Text(what, "dim"))
 
     workshop = Workshop(
         lambda: build(config, CONSOLE).learner, experiment.make_trainer, experiment.batch_size, say, run.model.store
@@ -159,7 +163,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         record = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
         record.add_column("request", no_wrap=True)
         for row in found["record"]:
-            record.add_column(str(row["request"]), justify="right", no_wrap=True)
+            record.add_column(printable(row["request"]), justify="right", no_wrap=True)
         for name in names[1:]:
             record.add_row(name, *(cell(row[name]) for row in found["record"]))
         shown.append(record)

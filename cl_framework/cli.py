@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.printable import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +80,19 @@ def attempt(args: Sequence[str]) -> int:
     try:
         return dispatch(args)
     except UserError as error:
-        print(f"clf: {error}", file=sys.stderr)
+        say(f"clf: {error}", error=True)
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        print(
-            f"clf: {error.filename or 'The disk'}: {error.strerror or error}; nothing was half written.",
-            file=sys.stderr,
-        )
+        say(f"clf: {error.filename or 'The disk'}: {error.strerror or error}; nothing was half written.", error=True)
         return 2
     except SystemExit as stop:  # argument parsers leave like this
         if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
+            say(stop.code, error=True)
         return stop.code if isinstance(stop.code, int) else 2 if stop.code else 0
     except KeyboardInterrupt:
-        print(stopped(args), file=sys.stderr)
+        say(stopped(args), error=True)
         return 130
 
 
@@ -106,13 +104,13 @@ def dispatch(args: Sequence[str]) -> int:
     """
     verb, *rest = args or ["--help"]
     if verb in {"-h", "--help", "help"}:
-        print(guide())
+        say(guide())
         return 0
     if verb == "--version":
         from importlib.metadata import PackageNotFoundError, version
 
         with suppress(PackageNotFoundError):  # run from a source tree
-            print(version("cl-framework"))
+            say(version("cl-framework"))
         return 0
     if verb not in VERBS:
         raise UserError(f"There is no command {verb!r}. {did_you_mean(verb, VERBS)}")

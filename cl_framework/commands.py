@@ -11,12 +11,14 @@ import torch
 from rich.table import Table
 
 from cl_framework import receipts, sharing
+from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import Experiment, build, scenario_of
 from cl_framework.features import FeatureStore
 from cl_framework.naming import concealed
-from cl_framework.opening import CONSOLE, check_finished, diary_of, go_on, manifest, reopen
+from cl_framework.opening import check_finished, diary_of, go_on, manifest, reopen
+from cl_framework.printable import printable
 from cl_framework.run import Run
 from cl_framework.stream import Experience, Inputs, Step
 from cl_framework.timeline import Timeline
@@ -33,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
     key = receipts.new_key()
     config = concealed(experiment.config, experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)
-    CONSOLE.print(f"{len(steps)} requests -> {path}")
+    CONSOLE.print(f"{len(steps)} requests -> {path}", soft_wrap=True)
     with directory.lock():
         go_on(directory, experiment, Timeline(experiment.scenario, key=key))
     return 0
@@ -93,7 +95,7 @@ def evaluate(argv: Sequence[str]) -> int:
     again = evaluator.hits(experiment.learner.answer)
     table = Table("class", "right", "of", "accuracy", title=f"{directory.path} after {last.event}")
     for c, (right, total) in again.items():
-        table.add_row(timeline.class_names[c], str(right), str(total), f"{right / total:.3f}")
+        table.add_row(printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
     CONSOLE.print(table)
     same = again == last.hits
     CONSOLE.print(
@@ -119,8 +121,8 @@ def predict(argv: Sequence[str]) -> int:
     table = Table("file", *(f"{i + 1}." for i in range(min(args.top, scores.shape[1]))))
     for file, row in zip(args.files, scores, strict=True):
         best = row.topk(min(args.top, len(row)))
-        names = [timeline.class_names[learner.model.classes[i]] for i in best.indices.tolist()]
-        table.add_row(file, *(f"{n} ({v:.3f})" for n, v in zip(names, best.values.tolist(), strict=True)))
+        names = [printable(timeline.class_names[learner.model.classes[i]]) for i in best.indices.tolist()]
+        table.add_row(printable(file), *(f"{n} ({v:.3f})" for n, v in zip(names, best.values.tolist(), strict=True)))
     CONSOLE.print(table)
     return 0
 
@@ -134,9 +136,9 @@ def plan(argv: Sequence[str]) -> int:
     _try(experiment, steps)
     for step in steps:
         event = step.event
-        shown = ", ".join(names[c] for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
+        shown = ", ".join(printable(names[c]) for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
         kind, nobody = ("learn", "nothing new") if isinstance(event, Experience) else ("forget", "single samples")
-        table.add_row(event.name, kind, shown or nobody, str(len(event.data)), str(len(step.exam)))
+        table.add_row(printable(event.name), kind, shown or nobody, str(len(event.data)), str(len(step.exam)))
     CONSOLE.print(table)
     bank = learner.model.adapters
     size, roles = sum(p.numel() for p in bank.add("one")), sorted({s.role for s in bank.sites.values()})

@@ -10,12 +10,14 @@ from typing import Any, final
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from cl_framework import outputs, report, state, upkeep
 from cl_framework.account import account
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
+from cl_framework.printable import printable
 from cl_framework.report import EventRecord
 from cl_framework.run import Run
 from cl_framework.signing import Sign
@@ -85,14 +87,17 @@ class Diary:
         """Name the request, also on the progress bar."""
         event = step.event
         verb = "learn" if isinstance(event, Experience) else "forget"
-        names = ", ".join(self.class_names[c] for c in event.classes[:6]) + (" ..." if len(event.classes) > 6 else "")
+        names = ", ".join(printable(self.class_names[c]) for c in event.classes[:6]) + (
+            " ..." if len(event.classes) > 6 else ""
+        )
         what = names or f"{len(event.data)} samples"
         if isinstance(event, Experience) and event.relearned:
             what += "; forgotten before: " + ", ".join(f"{new} was {old}" for new, old in event.relearned.items())
-        self.bar.label = f"    training {event.name}"
+        name = printable(event.name)
+        self.bar.label = f"    training {name}"
         line = Table.grid(padding=(0, 1))
         done = ProgressBar(total=self.total, completed=len(self.records), width=24)
-        line.add_row(done, f"[bold]{len(self.records) + 1}/{self.total} {verb} {event.name} ({what})[/bold]")
+        line.add_row(done, Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({what})", "bold"))
         self.console.print(line)
 
     def ends(self, step: Step, marks: Marks, cost: Cost) -> None:

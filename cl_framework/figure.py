@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from cl_framework.printable import printable
 from cl_framework.screen import percent
 
 KNOWN, GONE = "#17607a", "#c8553d"
@@ -27,7 +28,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
 
     A forget request is marked by a line, and by an arrow from the accuracy on what had to go before it to that after.
     """
-    names = [e["name"] for e in results["events"]]
+    names = [printable(e["name"]) for e in results["events"]]
     wide, high = max(len(names), 1), max(len(results["exams"]), 1)
     column = min(0.75, max(11 / wide, 0.45)) if wide <= 30 else 13 / wide
     heights, met = (2.2, ROW * high), results.get("overlap")
@@ -93,7 +94,9 @@ def _matrix(axes: Axes, results: Mapping[str, Any], numbers: bool) -> None:
             ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.47 else "black"
             weight = "bold" if i == known[0] else "normal"
             axes.text(i, j, f"{100 * row[i]:.0f}", ha="center", va="center", fontsize=8, weight=weight, color=ink)
-    axes.set_yticks(range(len(results["exams"])), [e["name"] for e in results["exams"]], fontsize=8, parse_math=False)
+    axes.set_yticks(
+        range(len(results["exams"])), [printable(e["name"]) for e in results["exams"]], fontsize=8, parse_math=False
+    )
     axes.set(ylabel="exam", xlabel="after request")
     axes.set_xticks([i + 0.5 for i in range(len(values) - 1)], minor=True)
     axes.set_yticks([j + 0.5 for j in range(len(exams) - 1)], minor=True)
@@ -108,7 +111,10 @@ def _matrix(axes: Axes, results: Mapping[str, Any], numbers: bool) -> None:
 
 def _overlap(axes: Axes, met: Mapping[str, Any], side: str) -> None:
     """Adapters against adapters, from 0 where their subspaces are apart to 1 where one holds the other."""
-    names, values = met["adapters"], [[math.nan if v is None else v for v in row] for row in met[side]]
+    names, values = (
+        [printable(n) for n in met["adapters"]],
+        [[math.nan if v is None else v for v in row] for row in met[side]],
+    )
     image = axes.imshow(values, cmap="YlOrBr", vmin=0, vmax=1)
     axes.set_title(f"overlap of {side} subspaces, mean {percent(met[f'mean_{side}'])} %", fontsize=9)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)

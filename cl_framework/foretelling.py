@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cl_framework.census import Contents, ids_of, pooled
 from cl_framework.learner import Learner
+from cl_framework.printable import printable
 from cl_framework.run import Run
 from cl_framework.stream import Step
 from cl_framework.traces import Case, Foretold
@@ -44,7 +46,7 @@ def show(run: Run, learner: Learner, steps: Sequence[Step], console: Console) ->
             "\n".join([*_made_from(made, "samples", case), *_made_from(examined, "test samples", case)]),
             _counted(len(_both(made, case.taken)), len(_both(examined, case.tested))),
             f"{size:,}" if size else "",
-            f"[{style}]{action}[/{style}]",
+            Text(action, style),
             why,
         )
     console.print(table)
@@ -103,7 +105,7 @@ def _counted(trained: int, tested: int) -> str:
 
 
 def _called(kind: str, names: Sequence[str]) -> str:
-    return f"{kind} {', '.join(names[:3])}" + (f", ... ({len(names)})" if len(names) > 3 else "")
+    return f"{kind} {', '.join(map(printable, names[:3]))}" + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
 def _made_from(contents: Contents, what: str, case: Case) -> list[str]:
@@ -111,7 +113,10 @@ def _made_from(contents: Contents, what: str, case: Case) -> list[str]:
     by: dict[str, dict[int, frozenset[int]]] = {}
     for (experience, c), ids in contents.items():
         by.setdefault(experience, {})[c] = ids
-    lines = [f"{e}: {_few(sorted(classes))} ({sum(map(len, classes.values())):,} {what})" for e, classes in by.items()]
+    lines = [
+        f"{printable(e)}: {_few(sorted(classes))} ({sum(map(len, classes.values())):,} {what})"
+        for e, classes in by.items()
+    ]
     more = [f"... {len(lines)} experiences, {len(ids_of(contents)):,} {what}"] if len(lines) > 4 else []
     old = len(_both(contents, pooled(case.now.taken.values()))) if what == "samples" else 0
     return lines[:4] + more + ([f"{old:,} of them forgotten before"] if old else [])

@@ -11,10 +11,12 @@ from typing import TypeVar
 from rich.console import Console
 
 from cl_framework import receipts, upkeep
+from cl_framework.console import CONSOLE, make_console
 from cl_framework.diary import Testimony
 from cl_framework.errors import UserError
 from cl_framework.naming import class_ids, hide, sample_ids
-from cl_framework.opening import CONSOLE, check_finished, go_on, reopen
+from cl_framework.opening import check_finished, go_on, reopen
+from cl_framework.printable import printable, say
 from cl_framework.run import Run
 from cl_framework.signing import signer
 from cl_framework.stream import Experience, Need, surviving
@@ -89,11 +91,11 @@ def _show(args: argparse.Namespace, rest: Sequence[str]) -> int:
     directory = Run.open(args.dir)
     experiment, timeline = reopen(directory, _overrides(args, rest))
     check_finished(directory, timeline)
-    later = _request(directory, timeline, args, Console(stderr=True) if args.json else CONSOLE)
+    later = _request(directory, timeline, args, make_console(stderr=True) if args.json else CONSOLE)
     steps = [] if later is None else list(later.steps())
     if args.json:
         told = foretelling.as_json(directory, experiment.learner, steps, args.ids) if steps else None
-        print(json.dumps(told, indent=1))
+        say(json.dumps(told, indent=1))
     elif steps:
         foretelling.show(directory, experiment.learner, steps, CONSOLE)
     return 0
@@ -188,7 +190,7 @@ def _not_yet(directory: Run, kind: str, asked: Sequence[_T], gone: Collection[_T
     if past:
         lines = receipts.covering(directory.path, kind, past)
         several = {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
-        names = ", ".join(map(str, past[:10])) + (" ..." if len(past) > 10 else "")
+        names = ", ".join(printable(a) for a in past[:10]) + (" ..." if len(past) > 10 else "")
         where = ", ".join(str(n) for n in sorted(set(lines.values())))
         told = f"; {receipts.FILE} line {where}" if where else ""
         console.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{told}", soft_wrap=True)

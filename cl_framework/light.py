@@ -11,6 +11,7 @@ from typing import Any
 
 from cl_framework import plugins
 from cl_framework.errors import UserError
+from cl_framework.printable import say
 
 COLUMNS = {
     "strategy": ("strategy",),
@@ -34,16 +35,16 @@ def catalogue(argv: Sequence[str]) -> int:
     found = {kind: plugins.catalogue(kind) for kind in ([args.kind] if args.kind else plugins.KINDS)}
     if args.json:
         rows = {kind: [asdict(entry) for entry in entries] for kind, entries in found.items()}
-        print(json.dumps(rows[args.kind] if args.kind else rows, indent=1))
+        say(json.dumps(rows[args.kind] if args.kind else rows, indent=1))
         return 0
     width = max((len(entry.name) for entries in found.values() for entry in entries), default=0)
     for kind, entries in found.items():
         if len(found) > 1:
-            print(f"{kind}:")
+            say(f"{kind}:")
         for entry in entries:
-            print(f"  {entry.name:<{width}}  {entry.summary}")
+            say(f"  {entry.name:<{width}}  {entry.summary}")
         if not entries:
-            print(f"  no {kind} are installed")
+            say(f"  no {kind} are installed")
     return 0
 
 
@@ -63,11 +64,11 @@ def verify(argv: Sequence[str]) -> int:
 
         problems = signing.problems(run.path, args.public)
     if problems:
-        print("\n".join(problems))
+        say("\n".join(problems))
         return 1
     signed = ", signatures valid" if args.public else ""
     told = _count(len(receipts.read(run.path)), "receipt")
-    print(f"{_count(len(run.events()), 'event')}, {told}, all hashes match{signed}")
+    say(f"{_count(len(run.events()), 'event')}, {told}, all hashes match{signed}")
     return 0
 
 
@@ -81,9 +82,9 @@ def report(argv: Sequence[str]) -> int:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:  # words to the left, numbers to the right
         cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(cells))
+        say("  ".join(cells))
     for path in [path for path, results in found.items() if results is None]:
-        print(f"{path} has no results yet; `clf resume {path}` finishes it.")
+        say(f"{path} has no results yet; `clf resume {path}` finishes it.")
     return 0
 
 

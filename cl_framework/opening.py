@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from rich.console import Console
-
 from cl_framework import engine, receipts, sharing, state
+from cl_framework.console import CONSOLE
 from cl_framework.diary import Diary, Testimony
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import Experiment, build, scenario_of
 from cl_framework.run import Run
 from cl_framework.timeline import Timeline
-
-CONSOLE = Console()
 
 
 def manifest(experiment: Experiment) -> dict[str, Any]:

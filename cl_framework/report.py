@@ -249,5 +249,14 @@ def as_csv(results: Mapping[str, Any]) -> str:
     writer.writerow(["event", "kind", "exam", "accuracy", "curve"])
     for event, row, overall in zip(results["events"], results["accuracy_matrix"], results["curve"], strict=True):
         for exam, accuracy in zip(results["exams"], row, strict=True):
-            writer.writerow([event["name"], event["kind"], exam["name"], accuracy, overall])
+            writer.writerow([_cell(event["name"]), event["kind"], _cell(exam["name"]), accuracy, overall])
     return out.getvalue()
+
+
+def _cell(name: str) -> str:
+    """Return a name as spreadsheets show it: after an apostrophe where they would compute it.
+
+    >>> _cell("task-0"), _cell("=cmd()")
+    ('task-0', "'=cmd()")
+    """
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

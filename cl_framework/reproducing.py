@@ -11,6 +11,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.printable import say
 from cl_framework.published import Published, verdicts
 
 DESCRIPTION = """Run a published setting and say inside or outside: whether its figures come out within the tolerance.
@@ -36,7 +37,7 @@ def reproduce(argv: Sequence[str]) -> int:
     parser.add_argument("--run_dir", type=Path, help="directory of the run; runs/reproduce/NAME unless given")
     args, rest = parser.parse_known_args(argv)
     if args.name is None:
-        print(listing())
+        say(listing())
         return 0
     config = find(args.name)
     settings = ["--config", str(config), *rest]
@@ -86,8 +87,8 @@ def listing() -> str:
 
 def missing(settings: Sequence[str]) -> list[str]:
     """Return what a config needs and this machine lacks: data and weights, each with what to do about it."""
+    from cl_framework.console import CONSOLE
     from cl_framework.experiment import build, scenario_of
-    from cl_framework.opening import CONSOLE
 
     def problem(attempt: Any) -> str | None:
         try:
@@ -164,6 +165,6 @@ def _judge(published: Published, results: dict[str, Any]) -> int:
     for v in verdicts(published, results):
         outside += not v.inside
         word = "inside" if v.inside else "OUTSIDE"
-        print(f"{v.figure:<30} {v.measured:6.2f}  published {v.published:6.2f} ± {v.tolerance}  {word}")
-    print(f"{'published in':<30} {published.source}")
+        say(f"{v.figure:<30} {v.measured:6.2f}  published {v.published:6.2f} ± {v.tolerance}  {word}")
+    say(f"{'published in':<30} {published.source}")
     return 1 if outside else 0

@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cl_framework.printable import printable
+
 WIDEST = 7
 """More exams than this do not fit into 80 columns and are summed up; two fewer where forgetting is shown."""
 
@@ -23,16 +25,16 @@ def table(results: Mapping[str, Any]) -> Table:
     few = len(results["exams"]) <= WIDEST - (2 if forgets else 0)
     grid = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
     grid.add_column("request", no_wrap=True)
-    heads = [e["name"] for e in results["exams"]] if few else ["newest", "earlier", "worst"]
+    heads = [printable(e["name"]) for e in results["exams"]] if few else ["newest", "earlier", "worst"]
     for head in [*heads, "all", *(["forgotten", "old", "H"] if forgets else [])]:
         grid.add_column(head, justify="right", no_wrap=True)
     learned = 0
     for event, row, overall in zip(results["events"], results["accuracy_matrix"], results["curve"], strict=True):
-        learns = event["kind"] == "learn"
+        learns, called = event["kind"] == "learn", printable(event["name"])
         learned += learns
         exams = _each(row, learned, learns) if few else _summed(row[:learned])
         gone = _gone(forgets.get(event["name"])) if forgets else []
-        name = Text(f"+ {event['name']}") if learns else Text(f"- {event['name']}", "yellow")
+        name = Text(f"+ {called}") if learns else Text(f"- {called}", "yellow")
         grid.add_row(name, *exams, Text(percent(overall), "bold cyan"), *gone)
     return grid
 
@@ -50,7 +52,7 @@ def headline(results: Mapping[str, Any]) -> Table:
         grid.add_row("subspace_overlap", f"{read} % of inputs, {written} % of outputs")
     for f in results["forget"][-3:]:
         drop = f"{percent(f['accuracy_forget_before'])} → {percent(f['accuracy_forget'])} %"
-        grid.add_row(f["event"], f"forgotten {drop}, retained {percent(f['accuracy_retain'])} %")
+        grid.add_row(printable(f["event"]), f"forgotten {drop}, retained {percent(f['accuracy_retain'])} %")
         lost = [f"{what} {100 * f[what]:+.1f}" for what in ("erosion", "spillover", "relapse") if f[what] is not None]
         if lost:
             grid.add_row("", f"{', '.join(lost)} points")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from rich.console import Console
 
 from cl_framework import cli, commands, opening, state
+from cl_framework.console import make_console
 from cl_framework.errors import UserError
 from cl_framework.experiment import Experiment, build
+from cl_framework.printable import say
 from cl_framework.run import Run
 from cl_framework.stream import Experience, Joined, Subset
 from scripts.tables import AUDIT, Columns
 
 ROOT = Path(__file__).parents[1]
-CONSOLE = Console(stderr=True)
+CONSOLE = make_console(stderr=True)
 Cell: TypeAlias = tuple[str, int, list[str]]
 """Method, seed, and the arguments of its run."""
 
@@ -139,9 +139,9 @@ def guarded(script: str, work: Callable[[], None], resumes: bool = True) -> int:
     try:
         work()
     except UserError as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        say(f"{script}: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same line goes on from here" if resumes else "stopped", file=sys.stderr)
+        say("stopped; the same line goes on from here" if resumes else "stopped", error=True)
         return 130
     return 0
