@@ -20,6 +20,7 @@ class Sums(nn.Module):
 
     What is taken out leaves at most rounding behind: see `drift`.
 
+    >>> from cl_framework.ridge import ridge_weights
     >>> sums, h, y = Sums(), torch.eye(2), torch.tensor([4, 7])
     >>> sums.add(h, y)
     >>> sums.subtract(h[:1], y[:1])
@@ -78,56 +79,12 @@ class Sums(nn.Module):
             self.register_buffer("gram", torch.empty_like(state[f"{prefix}gram"]))
 
 
-def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
-    """Return the ridge regression of one-hot labels on ``h``: ``W = (G + ridge I)^-1 Q``, ``(width, classes)``.
-
-    Args:
-        gram: ``G = sum h h^T`` ``(width, width)``.
-        q: ``sum h`` of each class ``(width, classes)``.
-        ridge: Weight of the penalty.
-    """
-    eye = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
-    weights: Tensor = torch.linalg.solve(gram + ridge * eye, q)
-    return weights
-
-
-def ridge_errors(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], ridges: Sequence[float]) -> Tensor:
-    """Return the mean squared error of `ridge_weights` on samples held out, for many penalties ``(ridges,)``.
-
-    One eigendecomposition serves them all: of ``h^T h``, or of ``h h^T`` where there are fewer samples than features.
-
-    Args:
-        fit: ``h`` ``(n, width)`` and targets ``(n, classes)`` of the samples that the regression is made of.
-        held: The same of those that it is judged on.
-        ridges: Weights of the penalty.
-    """
-    (h, y), (g, wanted) = ((a.double(), b.double()) for a, b in (fit, held))
-    wide = h.shape[1] > len(h)
-    values, vectors = torch.linalg.eigh(h @ h.T if wide else h.T @ h)
-    seen, given = (g @ h.T @ vectors, vectors.T @ y) if wide else (g @ vectors, vectors.T @ (h.T @ y))
-    errors = [(seen / (values.clamp_min(0) + r) @ given - wanted).square().mean() for r in ridges]
-    return torch.stack(errors)
-
-
-def select_ridge(h: Tensor, y: Tensor, ridges: Sequence[float], seed: int) -> Tensor:
-    """Return that of ``ridges`` which does best on a random fifth of the samples, fitted on the others.
-
-    Args:
-        h: ``(n, width)`` features.
-        y: ``(n,)`` class ids.
-        ridges: What to choose from.
-        seed: Of the split.
-    """
-    targets = (y[:, None] == y.unique()).double()  # type: ignore[no-untyped-call]
-    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed)).to(h.device)
-    fit, held = order[: max(1, int(0.8 * len(h)))], order[int(0.8 * len(h)) :]
-    best = ridge_errors((h[fit], targets[fit]), (h[held], targets[held]), ridges).argmin()
-    return torch.tensor(ridges, dtype=torch.float64, device=h.device)[best]
-
-
 @final
 class RandomFeatures:
     """``relu(z R)`` with ``R`` drawn from a normal distribution: fixed by its seed, so that it is never stored.
+
+    The product is in double precision: in single precision its last bits depend on how many rows it has, so that the
+    features subtracted from `Sums` would not be those that were added.
 
     >>> RandomFeatures(5, seed=0)(torch.ones(2, 3)).shape
     torch.Size([2, 5])
@@ -143,12 +100,12 @@ class RandomFeatures:
         self._projection = torch.empty(0)
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Map ``(n, width)`` to ``(n, size)``."""
+        """Map ``(n, width)`` to ``(n, size)``, in double precision."""
         if len(self._projection) != z.shape[1]:
             dice = torch.Generator().manual_seed(self.seed)
-            self._projection = torch.randn(z.shape[1], self.size, generator=dice)
-        self._projection = self._projection.to(z)
-        return torch.relu(z @ self._projection)
+            self._projection = torch.randn(z.shape[1], self.size, generator=dice).double()
+        self._projection = self._projection.to(z.device)
+        return torch.relu(z.double() @ self._projection)
 
 
 def discriminants(gram: Tensor, q: Tensor, n: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:

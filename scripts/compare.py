@@ -2,6 +2,7 @@
 
     python scripts/compare.py configs/compare/glyphs.yaml               # writes docs/tables/glyphs.md and .json
     python scripts/compare.py configs/compare/glyphs.yaml --validation --only EASE --model.adapter.width 32
+    python scripts/compare.py configs/compare/glyphs.yaml --only RanPAC --update      # makes rows of the table again
     python scripts/compare.py --readme                                  # copies tables into README.md and docs/*.md
 
 Each cell is a run below ``runs/compare``, filed under its method, its seed, and a hash of its settings, backbone and
@@ -138,15 +139,33 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     line = f"python scripts/compare.py configs/compare/{args.matrix.name}{' --validation' if args.validation else ''}"
     line += f" --data {args.data.partition(':')[0]}:PATH" if args.data else ""
     spread = f"mean ± standard deviation over {len(matrix.seeds)} seeds"
+    if args.update:
+        cells = updated(args.tables / f"{name}.json", cells)
     rows = summary(cells, matrix.columns)
     note = f"Accuracies in percent; {spread}; seconds on {device()}. Made by `{line}`."
     table = markdown(matrix.title, rows, note, matrix.columns)
     print(table)
-    if args.only or overrides:  # not the whole table, or another one
+    if (args.only and not args.update) or overrides:  # not the whole table, or another one
         return
     out = runs if args.validation else args.tables
     facts = {"title": matrix.title, "made_by": line, "device": device(), "methods": rows, "cells": cells}
     CONSOLE.print(f"table  {write(out, name, table, facts)}")
+
+
+def updated(table: Path, cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the cells of a table that was made before, in its order, with those that are made again in their places.
+
+    Raises:
+        UserError: If there is no such table, or it has no such cell.
+    """
+    try:
+        before = json.loads(table.read_text(encoding="utf-8"))["cells"]
+    except OSError as error:
+        raise UserError(f"{table} is not there to be updated; leave out --update and --only to make it.") from error
+    again = {(c["method"], c["seed"]): c for c in cells}
+    if new := again.keys() - {(c["method"], c["seed"]) for c in before}:
+        raise UserError(f"{table} has no cell {sorted(new)[0]}; leave out --update and --only to make it anew.")
+    return [again.get((c["method"], c["seed"]), c) for c in before]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,10 +175,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--data", help="data to use in place of the file's, such as imagefolder:PATH")
     p.add_argument("--validation", action="store_true", help="examine on held-out training data; overrides may follow")
     p.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="these methods only; no table is written")
+    p.add_argument("--update", action="store_true", help="with --only: put the methods' rows into the table made before")
     p.add_argument("--readme", action="store_true", help="copy finished tables into README.md and docs/*.md")
     p.add_argument("--runs", type=Path, default=ROOT / "runs" / "compare", help="where the cells are")
     p.add_argument("--tables", type=Path, default=ROOT / "docs" / "tables", help="where tables are written")
     args, overrides = p.parse_known_args(argv)
+    if args.update and (args.validation or not args.only):
+        p.error("--update takes --only METHOD and no --validation")
     if not (args.matrix or args.readme):
         p.error("name a comparison, or --readme")
     return guarded("compare", lambda: _carry_out(args, overrides))

@@ -10,8 +10,9 @@ from cl_framework import engine, state
 from cl_framework.errors import UserError
 from cl_framework.ledger import Entry
 from cl_framework.proxy import tuned
+from cl_framework.ridge import FLOOR, gcv_errors, gcv_ridge, holdout_errors, holdout_ridge, ridge_weights
 from cl_framework.stream import forget
-from cl_framework.sums import RandomFeatures, ridge_errors, ridge_weights, select_ridge
+from cl_framework.sums import RandomFeatures
 from strategies.learning.acil import ACIL
 from strategies.learning.aper import APER
 from strategies.learning.fecam import FeCAM, correlations
@@ -40,7 +41,7 @@ def test_one_eigendecomposition_gives_the_error_of_every_ridge(n, width, random_
     (h, y), (g, z) = random_rows(n, width, 3), random_rows(9, width, 3)
     targets, wanted = one_hot(y, 3).double(), one_hot(z, 3).double()
     ridges = [10.0**k for k in range(-4, 9)]
-    errors = ridge_errors((h, targets), (g, wanted), ridges)
+    errors = holdout_errors((h, targets), (g, wanted), ridges)
     for ridge, error in zip(ridges, errors, strict=True):
         weights = torch.linalg.solve(h.T @ h + ridge * torch.eye(width, dtype=torch.float64), h.T @ targets)
         torch.testing.assert_close(error, ((g @ weights - wanted) ** 2).mean(), rtol=1e-6, atol=1e-9)
@@ -57,11 +58,46 @@ def test_the_ridge_chosen_is_the_one_a_literal_search_finds(random_rows):
         if (error := float(((h[held] @ weights - one_hot(y[held], 4)) ** 2).mean())) < least:
             best, least = ridge, error
     assert 1e-7 < best < 1e7
-    assert float(select_ridge(h, y, RIDGES, seed=5)) == best
+    assert float(holdout_ridge(h, y, RIDGES, seed=5)) == best
 
 
 def test_a_single_sample_is_enough_to_choose_a_ridge():
-    assert float(select_ridge(torch.ones(1, 4), torch.tensor([3]), RIDGES, seed=0)) in RIDGES
+    assert float(holdout_ridge(torch.ones(1, 4), torch.tensor([3]), RIDGES, seed=0)) in RIDGES
+
+
+@pytest.mark.parametrize(("n", "width"), [(12, 30), (40, 7)], ids=["fewer samples than features", "more"])
+def test_generalised_cross_validation_from_sums_is_the_literal_formula(n, width, random_rows):
+    h, y = random_rows(n, width, 3)
+    targets = one_hot(y, 3).double()
+    ridges = [10.0**k for k in range(-2, 5)]
+    errors = gcv_errors(h.T @ h, h.T @ targets, targets.sum(0), ridges)
+    for ridge, error in zip(ridges, errors, strict=True):
+        hat = h @ torch.linalg.solve(h.T @ h + ridge * torch.eye(width, dtype=torch.float64), h.T)
+        literal = ((targets - hat @ targets) ** 2).sum() / n / (1 - hat.trace() / n) ** 2
+        torch.testing.assert_close(error, literal, rtol=1e-9, atol=0)
+
+
+def test_the_penalty_chosen_from_sums_does_not_collapse_where_samples_about_equal_features(random_rows):
+    """As on Omniglot: the least error of a small experience is anywhere below, and answers then follow the noise."""
+    z, y = random_rows(220, 20, 10)
+    z = z + 1.5 * random_rows(10, 20, 2)[0][y]
+    h = RandomFeatures(200)(z)
+    gram, q = h[:200].T @ h[:200], h[:200].T @ one_hot(y[:200]).double()
+    n = torch.bincount(y[:200]).double()
+
+    def right(ridge):
+        return float(((h[200:] @ ridge_weights(gram, q, ridge)).argmax(1) == y[200:]).double().mean())
+
+    best = max(right(10.0**k) for k in range(-8, 9))
+    assert right(1e-8) < best - 0.3
+    assert right(gcv_ridge(gram, q, n)) >= best - 0.1
+
+
+def test_a_penalty_below_rounding_is_raised_to_a_share_of_the_trace(random_rows):
+    h, y = random_rows(12, 30, 3)
+    gram, q = h.T @ h, h.T @ one_hot(y, 3).double()
+    assert torch.equal(ridge_weights(gram, q, 0.0), ridge_weights(gram, q, FLOOR * float(gram.trace())))
+    assert torch.isfinite(ridge_weights(0 * gram, 0 * q, 0.0)).all()  # no feature above zero
 
 
 def test_ranpac_solves_the_ridge_regression_of_all_samples(world, stream):
@@ -74,7 +110,7 @@ def test_ranpac_solves_the_ridge_regression_of_all_samples(world, stream):
     projection = torch.randn(16, 40, generator=dice).double()
     h = torch.relu(z.double() @ projection)
     targets = torch.stack([y == c for c in model.classes], 1).double()
-    ridge = float(learner.strategy.ridges[Entry(experience="task-2")])
+    ridge = gcv_ridge(h.T @ h, h.T @ targets, targets.sum(0))
     weights = torch.linalg.solve(h.T @ h + ridge * torch.eye(40, dtype=torch.float64), h.T @ targets)
     test = world.noise(range(8), 4, "test")
     h = torch.relu(model.embed(test, "task-0")[0].double() @ projection)
@@ -122,7 +158,7 @@ def test_random_features_are_the_same_every_time_and_for_every_instance():
 
 
 def test_the_penalty_of_the_newest_experience_alive_counts_and_is_chosen_anew_where_samples_went(world, stream):
-    learner = world.learn(world.learner(RanPAC(), Subtract()), stream[:3])
+    learner = world.learn(world.learner(RanPAC(ridge="published"), Subtract()), stream[:3])
     ridges = learner.strategy.ridges
     kept = float(ridges[Entry(experience="task-1")])
     newest = forget("f", stream[:3], experiences=["task-2"])
@@ -138,7 +174,10 @@ def test_the_penalty_of_the_newest_experience_alive_counts_and_is_chosen_anew_wh
     assert learner.model.passes["statistics"] - before == 20  # two to subtract, eighteen to choose on
 
 
-@pytest.mark.parametrize("settings", [{"ridge": 1.0}, {"tune": False}, {"tune": False, "ridge": 1.0}], ids=str)
+SETTINGS = [{"ridge": 1.0}, {"tune": False}, {"tune": False, "ridge": 1.0}, {"ridge": "published"}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("asked", [{"classes": [7]}, {"samples": [7001, 1002], "classes": [6]}], ids=str)
 def test_ranpac_forgets_exactly_with_other_settings_too(settings, asked, world, stream):
     request = forget("f", stream[:3], **asked)
@@ -158,9 +197,10 @@ def test_ranpac_refuses_to_subtract_what_it_was_tuned_on_unless_it_was_not(world
 
 
 def test_ranpac_needs_what_is_left_of_an_experience_only_to_choose_anew(world, stream):
-    past, chosen, fixed = stream[:2], RanPAC(), RanPAC(ridge=1.0)
+    past, chosen, fixed = stream[:2], RanPAC(ridge="published"), RanPAC(ridge=1.0)
     some, whole = (forget("f", past, **asked, missing=["retain"]) for asked in ({"classes": [7]}, {"classes": [7, 0]}))
-    for strategy, request, refused in ((chosen, some, True), (chosen, whole, False), (fixed, some, False)):
+    cases = ((chosen, some, True), (chosen, whole, False), (fixed, some, False), (RanPAC(), some, False))
+    for strategy, request, refused in cases:
         learner = world.learn(world.learner(strategy, Subtract()), past)
         assert (learner._objection(learner.unlearner, request) is not None) == refused
 
@@ -248,10 +288,10 @@ def slow_fecam(z, data, gamma1, gamma2, identity, tukey):
     return scores
 
 
-SETTINGS = [{}, {"gamma1": 10.0, "gamma2": 10.0}, {"gamma1": 0.0, "identity": 100.0}, {"gamma2": 1.0, "tukey": 0.5}]
+SHRUNK = [{}, {"gamma1": 10.0, "gamma2": 10.0}, {"gamma1": 0.0, "identity": 100.0}, {"gamma2": 1.0, "tukey": 0.5}]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("settings", SHRUNK, ids=str)
 def test_fecam_is_the_literal_loop(settings, world, stream):
     learner = world.learn(world.learner(FeCAM(tune=True, **settings)), stream[:3])
     model, test = learner.model, world.noise(range(8), 2, "test")

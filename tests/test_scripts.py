@@ -62,6 +62,19 @@ def test_a_finished_cell_is_not_run_again_and_a_missing_one_is(call, tmp_path):
     assert str(tmp_path) not in json.dumps(facts) + first
 
 
+def test_rows_of_a_table_are_made_again_in_their_places(call, tmp_path, capsys):
+    assert call("--only", "SimpleCIL", "--update") == (2, 2)
+    assert "not there to be updated" in capsys.readouterr().err
+    table = tmp_path / "tables" / "tiny.json"
+    assert call() == (0, 0)
+    facts = json.loads(table.read_text())
+    other = {**facts["cells"][0], "method": "Other"}
+    table.write_text(json.dumps({**facts, "cells": [other, *({**c, "seconds": -1.0} for c in facts["cells"])]}))
+    assert call("--only", "SimpleCIL", "--update") == (0, 0)
+    assert json.loads(table.read_text())["cells"] == [other, *facts["cells"]]
+    assert "| Other |" in table.with_suffix(".md").read_text()
+
+
 def test_a_cell_that_was_stopped_is_resumed(call, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from cl_framework.ridge import ridge_weights
 from cl_framework.statistics import Moments, class_means, mahalanobis
-from cl_framework.sums import Sums, discriminants, ridge_weights
+from cl_framework.sums import RandomFeatures, Sums, discriminants
 
 
 def test_class_means_are_means_of_classes():
@@ -97,3 +98,19 @@ def test_ridge_weights_minimise_the_penalised_squares_whatever_the_order():
     torch.testing.assert_close(weights, ridge_weights(*other.of([0, 1, 2])[:2], 0.7))
     errors = h.double() @ weights - torch.nn.functional.one_hot(y).double()
     torch.testing.assert_close(h.double().T @ errors + 0.7 * weights, torch.zeros(5, 3).double())  # the gradient
+
+
+def test_answers_after_subtracting_random_features_are_those_of_what_remains():
+    """A tiny penalty amplifies rounding: features in single precision flip answers, and double precision alone errs."""
+    dice, y, random = torch.Generator().manual_seed(0), torch.arange(420) % 12, RandomFeatures(400)
+    z = torch.randn(12, 160, generator=dice)[y] + 2 * torch.randn(420, 160, generator=dice)
+    gone, exam = torch.arange(360) % 5 == 0, random(z[360:])
+    sums, alone = Sums(), Sums()
+    for rows in torch.arange(360).split(60):
+        sums.add(random(z[rows]), y[rows])
+    for rows in torch.arange(360)[gone].split(30):  # in other company than when they came
+        sums.subtract(random(z[rows]), y[rows])
+    alone.add(random(z[:360][~gone]), y[:360][~gone])
+    one, other = (exam @ ridge_weights(*s.of(range(12))[:2], ridge=1e-8) for s in (sums, alone))
+    assert torch.equal(one.argmax(1), other.argmax(1))
+    assert float((one - other).abs().max()) <= 1e-3 * float(other.abs().max())

@@ -12,9 +12,10 @@ from typing import final
 from torch import Tensor
 
 from cl_framework.model import Model
+from cl_framework.ridge import ridge_weights
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs, Samples
-from cl_framework.sums import RandomFeatures, Sums, ridge_weights
+from cl_framework.sums import RandomFeatures, Sums
 
 
 @final
@@ -53,8 +54,8 @@ class ACIL(Strategy):
         """Score with the regression that the sums stand for."""
         if self._solved is None or self._solved[0] != (self.sums.version, model.classes):
             weights = ridge_weights(*self.sums.of(model.classes)[:2], self.ridge)
-            self._solved = ((self.sums.version, model.classes), weights.float())
-        return self._random(model.features(x, ())) @ self._solved[1]
+            self._solved = ((self.sums.version, model.classes), weights)
+        return (self._random(model.features(x, ())) @ self._solved[1]).float()
 
     def _expanded(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         z, y = model.embed(samples, using=())

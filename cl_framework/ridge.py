@@ -1,0 +1,106 @@
+"""Ridge regression from sums: its weights, and how much to penalise them.
+
+Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter", Technometrics
+21, 1979.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-10
+"""Least penalty, as a share of the trace of ``G``: a smaller one would amplify the rounding of sums into answers."""
+SHARES = tuple(10.0 ** (k / 2) for k in range(-20, 1))
+"""Penalties that `gcv_ridge` chooses from, as shares of the trace of ``G``."""
+
+
+def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
+    """Return the ridge regression of one-hot labels on ``h``: ``W = (G + ridge I)^-1 Q``, ``(width, classes)``.
+
+    Args:
+        gram: ``G = sum h h^T`` ``(width, width)``.
+        q: ``sum h`` of each class ``(width, classes)``.
+        ridge: Weight of the penalty; at least `FLOOR` times the trace of ``G`` is taken.
+
+    >>> ridge_weights(torch.eye(2), torch.eye(2), ridge=1.0)
+    tensor([[0.5000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+    eye = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
+    ridge = max(ridge, FLOOR * float(gram.trace())) or 1.0  # without any feature above zero there is nothing to amplify
+    weights: Tensor = torch.linalg.solve(gram + ridge * eye, q)
+    return weights
+
+
+def gcv_ridge(gram: Tensor, q: Tensor, n: Tensor) -> float:
+    """Return the penalty with the least `gcv_errors` among `SHARES` of the trace of ``G``.
+
+    It follows from the sums alone: no sample is read, and neither the order of experiences nor a random split counts.
+
+    Args:
+        gram: ``G = sum h h^T`` ``(width, width)``.
+        q: ``sum h`` of each class ``(width, classes)``.
+        n: Samples of each class ``(classes,)``.
+    """
+    ridges = [share * float(gram.trace()) for share in SHARES]
+    return ridges[int(gcv_errors(gram, q, n, ridges).argmin())]
+
+
+def gcv_errors(gram: Tensor, q: Tensor, n: Tensor, ridges: Sequence[float]) -> Tensor:
+    """Return the generalised cross-validation error of `ridge_weights` for many penalties ``(ridges,)``.
+
+    ``(RSS / N) / (1 - df / N)^2`` with ``G = V diag(s) V^T``, ``p = V^T Q``, ``N = sum n``, which is also the sum of
+    squares of one-hot labels: ``RSS = N - 2 sum p^2 / (s + l) + sum s p^2 / (s + l)^2``, ``df = sum s / (s + l)``.
+    Infinite where ``df`` is ``N`` or more: nothing is left to judge by.
+
+    Args:
+        gram: ``G = sum h h^T`` ``(width, width)``.
+        q: ``sum h`` of each class ``(width, classes)``.
+        n: Samples of each class ``(classes,)``.
+        ridges: Penalties ``l``.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    s, p2, total = values.clamp_min(0), (vectors.T @ q).square().sum(1), n.sum()
+    errors = []
+    for ridge in ridges:
+        squares = (total - 2 * (p2 / (s + ridge)).sum() + (s * p2 / (s + ridge).square()).sum()).clamp_min(0)
+        left = 1 - (s / (s + ridge)).sum() / total
+        errors.append(squares / total / left.square() if left > 0 else left.new_tensor(float("inf")))
+    return torch.stack(errors)
+
+
+def holdout_errors(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], ridges: Sequence[float]) -> Tensor:
+    """Return the mean squared error of `ridge_weights` on samples held out, for many penalties ``(ridges,)``.
+
+    One eigendecomposition serves them all: of ``h^T h``, or of ``h h^T`` where there are fewer samples than features.
+
+    Args:
+        fit: ``h`` ``(n, width)`` and targets ``(n, classes)`` of the samples that the regression is made of.
+        held: The same of those that it is judged on.
+        ridges: Weights of the penalty.
+    """
+    (h, y), (g, wanted) = ((a.double(), b.double()) for a, b in (fit, held))
+    wide = h.shape[1] > len(h)
+    values, vectors = torch.linalg.eigh(h @ h.T if wide else h.T @ h)
+    seen, given = (g @ h.T @ vectors, vectors.T @ y) if wide else (g @ vectors, vectors.T @ (h.T @ y))
+    errors = [(seen / (values.clamp_min(0) + r) @ given - wanted).square().mean() for r in ridges]
+    return torch.stack(errors)
+
+
+def holdout_ridge(h: Tensor, y: Tensor, ridges: Sequence[float], seed: int) -> Tensor:
+    """Return that of ``ridges`` which does best on a random fifth of the samples, fitted on the others.
+
+    Args:
+        h: ``(n, width)`` features.
+        y: ``(n,)`` class ids.
+        ridges: What to choose from.
+        seed: Of the split.
+    """
+    targets = (y[:, None] == y.unique()).double()  # type: ignore[no-untyped-call]
+    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed)).to(h.device)
+    fit, held = order[: max(1, int(0.8 * len(h)))], order[int(0.8 * len(h)) :]
+    best = holdout_errors((h[fit], targets[fit]), (h[held], targets[held]), ridges).argmin()
+    return torch.tensor(ridges, dtype=torch.float64, device=h.device)[best]
