@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework import outputs, receipts, sealed
+from cl_framework import outputs, receipts, sealed, verdict
 from cl_framework.account import settings_of
 from cl_framework.auditing import Subject, subject
 from cl_framework.comparison import References, conduct, references
@@ -37,7 +38,8 @@ DESCRIPTION = """Audit what a run has forgotten, beside models to compare it wit
   pristine   the backbone without adapters: what its features knew before any training
 
 References are learned in memory with the run's own config, so an audit takes about as long as learning the
-stream --seeds + 1 times; --fast leaves them out. A good way of forgetting is hard to tell from `retrained` in every
+stream --seeds + 1 times; --fast leaves them out, and --no-relearn leaves out learning it again. What cannot be
+concluded then is printed as "not told". A good way of forgetting is hard to tell from `retrained` in every
 row; docs/audit.md explains the rows and what an audit cannot show. Nothing in the run changes; DIR/audit.json is new.
 
   clf audit runs/quickstart
@@ -73,6 +75,8 @@ def audit(argv: Sequence[str]) -> int:
         alive = {c for e in about.remaining for c in e.classes}
         first = lambda: _given(directory, args.retrained, alive, exactly=True)  # noqa: E731
         made = References(made.original, (first, *made.retrained[1:]))
+    metrics = conduct(run, about, workshop, made, not args.no_relearn)
+    concluded = verdict.conclusions(metrics)
     found = {
         "schema": SCHEMA,
         "after_events": len(events),
@@ -81,7 +85,8 @@ def audit(argv: Sequence[str]) -> int:
         "samples_forgotten": len(about.gone),
         "strategy": type(run.strategy).__name__,
         "seed": run.model.seed,
-        "metrics": conduct(run, about, workshop, made, not args.no_relearn),
+        "metrics": metrics,
+        "conclusions": [asdict(c) for c in concluded],
         "u_lira": u_lira(run, about, workshop, args.shadows) if args.shadows else None,
         "record": _record(directory, timeline, about),
     }
@@ -93,6 +98,8 @@ def audit(argv: Sequence[str]) -> int:
         outputs.add(directory.path, [PLACE], len(events))
     for grid in tables(found):
         CONSOLE.print(grid)
+    for line in verdict.lines(concluded):
+        CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
     CONSOLE.print(f"audit    {directory.path / PLACE}", soft_wrap=True)
     return 0
 

@@ -45,8 +45,9 @@ def gcv_ridge(gram: Tensor, q: Tensor, n: Tensor) -> float:
         q: ``sum h`` of each class ``(width, classes)``.
         n: Samples of each class ``(classes,)``.
     """
-    ridges = [share * float(gram.trace()) for share in SHARES]
-    return ridges[int(gcv_errors(gram, q, n, ridges).argmin())]
+    ridges: list[float] = [share * float(gram.trace()) for share in SHARES]
+    best = int(gcv_errors(gram, q, n, ridges).argmin())
+    return ridges[best]
 
 
 def gcv_errors(gram: Tensor, q: Tensor, n: Tensor, ridges: Sequence[float]) -> Tensor:

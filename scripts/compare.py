@@ -152,7 +152,7 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     CONSOLE.print(f"table  {write(out, name, table, facts)}")
 
 
-def updated(table: Path, cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def updated(table: Path, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the cells of a table that was made before, in its order, with those that are made again in their places.
 
     Raises:
@@ -175,7 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--data", help="data to use in place of the file's, such as imagefolder:PATH")
     p.add_argument("--validation", action="store_true", help="examine on held-out training data; overrides may follow")
     p.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="these methods only; no table is written")
-    p.add_argument("--update", action="store_true", help="with --only: put the methods' rows into the table made before")
+    p.add_argument(
+        "--update", action="store_true", help="with --only: put the methods' rows into the table made before"
+    )
     p.add_argument("--readme", action="store_true", help="copy finished tables into README.md and docs/*.md")
     p.add_argument("--runs", type=Path, default=ROOT / "runs" / "compare", help="where the cells are")
     p.add_argument("--tables", type=Path, default=ROOT / "docs" / "tables", help="where tables are written")

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from cl_framework import auditing, comparison, probing, state
+from cl_framework import auditing, comparison, probing, state, verdict
 from cl_framework.cli import main
 from cl_framework.editing import part
 from cl_framework.errors import UserError
@@ -155,6 +155,53 @@ def test_without_references_the_run_is_still_examined(audited):
     assert "gap_to_retrain" not in found
 
 
+def holds(metrics):
+    return [c.holds for c in verdict.conclusions(metrics)]
+
+
+def test_conclusions_follow_from_what_was_measured(audited, veiled):
+    assert holds(conduct(*audited(EASE, DropAdapter, classes=[2]), seeds=2)) == ["yes", "yes", "yes"]
+    assert holds(conduct(*veiled, seeds=2))[1] == "no"  # rows went and the features know all of it
+
+
+def test_a_conclusion_whose_measurement_is_missing_is_not_drawn(audited):
+    run, about, workshop = audited(EASE, DropAdapter, classes=[2])
+    alone = comparison.conduct(run, about, workshop, comparison.References())  # as with --fast
+    assert holds(alone) == ["not told"] * 3
+    assert all("--fast" in c.why for c in verdict.conclusions(alone))
+    made = comparison.references(workshop, about, run.model.seed, 1)
+    without = comparison.conduct(run, about, workshop, made, relearning=False)  # as with --no-relearn
+    assert holds(without) == ["yes", "yes", "not told"]
+    assert "leave out --no-relearn" in verdict.conclusions(without)[2].why
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"run": 0.1, "retrained": 0.0, "retrained_2": 0.2}, "yes"),
+        ({"run": 0.3, "retrained": 0.0, "retrained_2": 0.2}, "no"),
+        ({"run": 0.1, "retrained": 0.0}, "not told"),
+        ({"run": 0.0, "retrained": 0.0}, "yes"),
+    ],
+)
+def test_a_gap_counts_beside_that_between_innocent_models(values, told):
+    assert holds({"gap_to_retrain": values})[0] == told
+
+
+@pytest.mark.parametrize(
+    ("index", "accuracy", "told"),
+    [
+        ({"run": 0.2, "retrained": 1.0, "retrained_2": 0.9}, 0.5, "no"),
+        ({"run": 0.95, "retrained": 1.0, "retrained_2": 0.9}, 0.5, "yes"),
+        ({"run": None, "retrained": None}, 0.5, "no"),  # nobody got there, and the run is ahead
+        ({"run": None, "retrained": None}, 0.1, "yes"),
+    ],
+)
+def test_coming_back_faster_than_an_innocent_model_shows(index, accuracy, told):
+    after = {"run": accuracy, "retrained": 0.2, "retrained_2": 0.3}
+    assert holds({"anamnesis_index": index, "relearn_accuracy_10": after})[2] == told
+
+
 def test_the_subject_is_what_stayed_forgotten(world, stream):
     one, two = forget("forget-0", stream[:2], classes=[2]), {"samples": [7001], "classes": [5]}
     past = one.remaining
@@ -236,6 +283,8 @@ def test_the_command_leaves_the_run_as_it_was_and_writes_valid_json(finished, ca
     assert found["record"][0]["relapse"] == 0
     shown = capsys.readouterr().out
     assert "accuracy_retain_test" in shown
+    assert "yes       answers as a model that never met it: the gap to `retrained` is 0.000" in shown
+    assert [c["holds"] for c in found["conclusions"]] == ["yes", "yes", "yes"]
     assert "…" not in shown
     assert main(["audit", str(finished)]) == 0
     assert (finished / "audit.json").read_text() == raw  # no dice, no clock

@@ -328,7 +328,7 @@ def test_a_run_in_bf16_sums_single_features_in_double(world, stream):
     (space,) = model.adapters
     z, y = (torch.cat(v) for v in zip(*(model.embed(e.reference, space) for e in stream[:2]), strict=True))
     h = RandomFeatures(50, 0)(z)
-    assert z.dtype == h.dtype == torch.float32
+    assert (z.dtype, h.dtype) == (torch.float32, torch.float64)  # features are single, what is made of them double
     gram, q, n = learner.strategy.sums.of(model.classes)
     assert gram.dtype == q.dtype == n.dtype == torch.float64
     torch.testing.assert_close(gram, h.double().T @ h.double(), rtol=1e-12, atol=1e-9)

@@ -29,10 +29,10 @@ class RanPAC(Strategy):
     ``R`` is standard normal. Forgetting is exact to 1e-6, but of what the adapter was tuned on; without tuning, of
     everything.
 
-    The paper chooses the penalty by the newest experience alone, on a fifth of its samples, and uses it with the sums of
-    all (Sec. 4). In double precision 1e-8 then often does about as well as 1e3 on small experiences and wins by chance,
-    and where samples are about as many as random features the answers collapse: on Omniglot from 92 to 32 %. So the
-    default chooses by generalised cross-validation of the sums, which reads no sample and is the same in any order.
+    The paper chooses the penalty by the newest experience alone, on a fifth of its samples, and uses it with the sums
+    of all (Sec. 4). In double precision 1e-8 then often does about as well as 1e3 on small experiences and wins by
+    chance, and where samples are about as many as random features the answers collapse: on Omniglot from 92 to 32 %. So
+    the default chooses by generalised cross-validation of the sums, which reads no sample and is the same in any order.
 
     The best published rows tune scaling of features on ImageNet-R and -A, and `Bottleneck` on CIFAR-100 and CUB.
 
