@@ -22,7 +22,7 @@ from cl_framework.learner import Learner
 from cl_framework.opening import reopen
 from cl_framework.printable import printable
 from cl_framework.references import Workshop, u_lira
-from cl_framework.report import EventRecord, results
+from cl_framework.report import recorded, results
 from cl_framework.run import Run
 from cl_framework.timeline import Timeline
 
@@ -106,7 +106,7 @@ def audit(argv: Sequence[str]) -> int:
 
 def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str, Any]]:
     """Return what the run itself wrote down about the requests: what they cost, and whether it lasted."""
-    records = [EventRecord.from_dict(directory.metrics(e)) for e in directory.events()]
+    records = recorded(directory)
     learned = [(r.marks.event, r.marks.classes) for r in records if r.marks.kind == "learn"]
     told = {f["event"]: f for f in results("", learned, records, timeline.class_names)["forget"]}
     rows = []

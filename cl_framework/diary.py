@@ -76,7 +76,7 @@ class Diary:
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
         self.total, self.notes, self.testimony = total, notes, testimony or Testimony()
         self._results: tuple[int, dict[str, Any]] | None = None
-        self.records = [EventRecord.from_dict(run.metrics(e)) for e in run.events()]
+        self.records = report.recorded(run)
 
     @property
     def marks(self) -> list[Marks]:

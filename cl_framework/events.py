@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal
+
+import msgspec
 
 from cl_framework.errors import UserError
+from cl_framework.records import RESTORE, FileEntry
 from cl_framework.sealed import TEMPORARY, encode, seal, sha256, unseal
 
 EVENTS, FEATURES = "events", "features"
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A committed event, as its ``state.json`` tells it.
 
     Attributes:
@@ -35,13 +35,18 @@ class Event:
     run: str
     folder: str
     name: str
-    kind: str
+    kind: Literal["learn", "forget"]
     state: dict[str, Any]
     tensors: dict[str, str]
     removed: list[str]
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
     fresh: bool = False
     receipt: dict[str, Any] | None = None
+
+    @property
+    def place(self) -> str:
+        """The place of its record."""
+        return f"{EVENTS}/{self.folder}/state.json"
 
     @property
     def data(self) -> str:
@@ -61,7 +66,7 @@ class Event:
     @property
     def record(self) -> bytes:
         """The content of its ``state.json``."""
-        return seal(asdict(self))
+        return seal(msgspec.to_builtins(self))
 
 
 def folder_name(number: int, kind: str, name: str) -> str:
@@ -80,10 +85,13 @@ def read_event(path: Path, run: str, folder: str) -> Event:
         UserError: If its record is missing, edited, or from another run or place.
     """
     place = path / EVENTS / folder / "state.json"
-    record = unseal(place)
-    if record.get("run") != run or record.get("folder") != folder:
-        raise UserError(f"{place} was not written by this run in this place; restore it from a copy.")
-    return Event(**record)
+    event = unseal(place, Event)
+    if (event.run, event.folder) != (run, folder):
+        raise UserError(f"{place} was not written by this run in this place; {RESTORE}.")
+    own = {event.data, event.metrics}
+    if not own <= event.files.keys() <= {*own, event.features}:
+        raise UserError(f"{place} is damaged at files: it names other files than its own; {RESTORE}.")
+    return event
 
 
 def committed(path: Path) -> list[str]:
@@ -138,7 +146,7 @@ def feature_events(events: Sequence[Event]) -> list[Event]:
     return [e for e in events[start:] if e.features in e.files]
 
 
-def listed(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
+def listed(events: Sequence[Event]) -> dict[str, FileEntry]:
     """Return hash and size of every file that counts, by place within the run."""
     counting = {e.features for e in feature_events(events)}
     return {
@@ -148,7 +156,7 @@ def listed(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
 
 def strays(path: Path, events: Sequence[Event]) -> list[Path]:
     """Return what lies in the run without belonging to it: leftovers of killed writes, and foreign files."""
-    known = {path / place for place in listed(events)} | {path / EVENTS / e.folder / "state.json" for e in events}
+    known = {path / place for place in listed(events)} | {path / e.place for e in events}
     found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
     for top in (path / EVENTS, path / FEATURES):
         for child in sorted(top.glob("*")):

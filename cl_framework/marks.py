@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, final
 
 from cl_framework.metrics.continual import Hits
+from cl_framework.records import typed
 
 
 @final
@@ -90,19 +91,6 @@ class Marks:
         """Undo `to_dict`.
 
         Raises:
-            KeyError: If a field is missing.
+            UserError: If a field is missing or of another type.
         """
-        return cls(
-            event=data["event"],
-            kind=data["kind"],
-            classes=tuple(data["classes"]),
-            exams={name: {int(c): (r, t) for c, (r, t) in exam.items()} for name, exam in data["exams"].items()},
-            selected=None if data["selected"] is None else (data["selected"][0], data["selected"][1]),
-            forget=None if data["forget"] is None else Forgotten(**data["forget"]),
-            old={name: (r, t) for name, (r, t) in data["old"].items()},
-            relearned={int(new): old for new, old in data["relearned"].items()},
-            overlap={  # older runs did not measure it
-                new: {old: (i, o) for old, (i, o) in row.items()} for new, row in data.get("overlap", {}).items()
-            },
-            lenient=dict(data.get("lenient", {})),
-        )
+        return typed(data, cls, "The record of an event")

@@ -62,7 +62,7 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
     if data != [here["data"], *(s.fingerprint() for s in streams)]:
         raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
     if events:
-        state.restore(experiment.learner, directory.state(), events[-1].state)
+        state.restore(experiment.learner, directory.state(), events[-1].state, directory.path / events[-1].place)
         store = experiment.learner.model.store
         store.folder = directory.path
         store.load({})

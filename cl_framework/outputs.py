@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from cl_framework import sealed
 from cl_framework.errors import UserError
+from cl_framework.records import Count, Digest, FileEntry
 from cl_framework.sealed import read_listed
 
 INDEX = "outputs.json"
@@ -21,14 +23,32 @@ MAY = (*RESULTS, "audit.json")
 """What must be in the index once it is there."""
 
 
-def listed(run: Path) -> dict[str, dict[str, Any]]:
-    """Return what is written down of each file, by place: hash, size, and how many events there were.
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is written down of a file: hash and size, and how many events there were when it was made."""
+
+    sha256: Digest
+    bytes: Count
+    events: Count = 0
+
+    @property
+    def file(self) -> FileEntry:
+        """Hash and size alone."""
+        return FileEntry(self.sha256, self.bytes)
+
+
+class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of the index: files by place within the run."""
+
+    files: dict[str, Output]
+
+
+def listed(run: Path) -> dict[str, Output]:
+    """Return what is written down of each file, by place.
 
     Raises:
         UserError: If the index was edited.
     """
-    found: dict[str, dict[str, Any]] = sealed.unseal(run / INDEX)["files"] if (run / INDEX).exists() else {}
-    return found
+    return sealed.unseal(run / INDEX, Index).files if (run / INDEX).exists() else {}
 
 
 def add(run: Path, places: Iterable[str], events: int) -> None:
@@ -42,7 +62,8 @@ def add(run: Path, places: Iterable[str], events: int) -> None:
     Raises:
         UserError: If the index was edited.
     """
-    new = {place: {**sealed.entry((run / place).read_bytes()), "events": events} for place in places}
+    entries = {place: sealed.entry((run / place).read_bytes()) for place in places}
+    new = {place: Output(found.sha256, found.bytes, events) for place, found in entries.items()}
     _write(run, {**listed(run), **new})
 
 
@@ -56,7 +77,7 @@ def drop(run: Path, places: Iterable[str] = RESULTS) -> None:
 def expire(run: Path, events: int) -> None:
     """Delete results that tell of fewer than ``events`` events: the last of them made the run forget what they name."""
     known = listed(run)
-    old = [p for p in RESULTS if (run / p).exists() and known.get(p, {}).get("events", 0) < events]
+    old = [p for p in RESULTS if (run / p).exists() and (p not in known or known[p].events < events)]
     if old:
         drop(run, old)
         for place in old:
@@ -77,11 +98,11 @@ def problems(run: Path) -> list[str]:
     ]
     for place, entry in known.items():
         try:
-            read_listed(run / place, {k: entry[k] for k in ("sha256", "bytes")})
+            read_listed(run / place, entry.file)
         except UserError as error:
             found.append(str(error))
     return found
 
 
-def _write(run: Path, files: dict[str, dict[str, Any]]) -> None:
+def _write(run: Path, files: dict[str, Output]) -> None:
     sealed.replace(run / INDEX, sealed.seal({"files": {p: files[p] for p in sorted(files)}}))

@@ -6,16 +6,16 @@ file): whoever holds the key can ask whether a given sample was covered, and del
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cl_framework.errors import UserError
 from cl_framework.naming import digest
+from cl_framework.records import Count, decode, parsed
 from cl_framework.sealed import broken_seal, encode, replace, seal, sha256, sibling, sync
 
 FILE, KEY = "receipts.jsonl", "key"
@@ -24,6 +24,44 @@ STATEMENT = (
     "An integrity record of what this program did to this run directory. It is no legal proof of deletion, and says "
     "nothing about copies, exports or logs kept elsewhere."
 )
+
+
+class Keyed(TypedDict):
+    """How many of something a request named, and the keyed hash of each."""
+
+    count: Count
+    keyed: list[str]
+
+
+class Settings(TypedDict):
+    """An unlearner's settings, and their hash."""
+
+    values: dict[str, Any]
+    sha256: str
+
+
+class State(TypedDict):
+    """One hash over all tensors, before a request and after it."""
+
+    before: str
+    after: str
+
+
+class Line(TypedDict, total=False):
+    """What is read of a receipt again; a line holds more, as `docs/receipts.md` lists."""
+
+    event: str
+    request: str
+    method: str
+    settings: Settings
+    classes: Keyed
+    experiences: Keyed
+    samples: Keyed
+    state: State
+    artifacts: dict[str, tuple[str | None, str | None]]
+    signature: str
+    previous: str
+    sha256: str
 
 
 def draft(
@@ -84,8 +122,9 @@ def covering(run: Path, kind: str, names: Collection[object]) -> dict[object, in
         names: Their ids or names.
     """
     key, field = run_key(run), {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
-    lines = {h: i for i, entry in enumerate(read(run), 1) for h in entry.get(field, {}).get("keyed", [])}
-    return {name: lines[h] for name in names if (h := digest(key, kind, name)) in lines}
+    told = [entry.get(field) or {"keyed": []} for entry in read(run)]
+    found = {h: i for i, entry in enumerate(told, 1) for h in entry["keyed"]}
+    return {name: found[h] for name in names if (h := digest(key, kind, name)) in found}
 
 
 def new_key() -> bytes:
@@ -180,9 +219,20 @@ def read(run: Path) -> list[dict[str, Any]]:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """Return every line as it stands, unchecked."""
+    """Return every line as it stands; its hash is not checked, the types of its fields are.
+
+    Raises:
+        UserError: If a line is not JSON, or a field has another type.
+    """
     path = run / FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    raw = path.read_bytes().splitlines() if path.exists() else []
+    return [_line(data, f"{path} line {number}") for number, data in enumerate(raw, 1)]
+
+
+def _line(raw: bytes, place: str) -> dict[str, Any]:
+    parsed(raw, Line, place)
+    found: dict[str, Any] = decode(raw)
+    return found
 
 
 def check(run: Path) -> list[str]:
@@ -190,13 +240,18 @@ def check(run: Path) -> list[str]:
     path = run / FILE
     if not path.exists():
         return []
-    problems, previous = [], FIRST
+    problems, previous = list[str](), FIRST
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         raw = line + b"\n"
         if fault := broken_seal(raw, indent=None):
             problems.append(f"{path} line {number} {fault}")
-        elif json.loads(line).get("previous") != previous:
+        elif decode(raw).get("previous") != previous:
             problems.append(f"{path} line {number} does not follow the line before it: one was removed or replaced")
+        else:
+            try:
+                _line(raw, f"{path} line {number}")
+            except UserError as error:
+                problems.append(str(error).partition(";")[0])
         previous = sha256(raw)
     if path.read_bytes()[-1:] != b"\n":
         problems.append(f"{path} line {path.read_bytes().count(10) + 1} is cut short")

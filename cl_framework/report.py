@@ -16,6 +16,8 @@ from cl_framework.marks import Marks
 from cl_framework.metrics import continual
 from cl_framework.metrics.cost import total_cost
 from cl_framework.metrics.unlearning import erosion_staying, h_mean, relapse_max_later, spillover_exams
+from cl_framework.records import typed
+from cl_framework.run import Run
 from cl_framework.screen import headline as headline
 from cl_framework.screen import table as table
 
@@ -64,9 +66,26 @@ class EventRecord:
         return {"marks": self.marks.to_dict(), **self.cost}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> EventRecord:
-        """Undo `to_dict`."""
-        return cls(**{**data, "marks": Marks.from_dict(data["marks"])})
+    def from_dict(cls, data: Mapping[str, Any], place: Path | str = "The record of an event") -> EventRecord:
+        """Undo `to_dict`.
+
+        Args:
+            data: What JSON held.
+            place: The file it was in, for the message.
+
+        Raises:
+            UserError: If a field is missing or of another type.
+        """
+        return typed(data, cls, place)
+
+
+def recorded(run: Run) -> list[EventRecord]:
+    """Return what was written down after each event of a run, oldest first.
+
+    Raises:
+        UserError: If a file is missing, edited, or has a field of another type.
+    """
+    return [EventRecord.from_dict(run.metrics(e), run.path / e.metrics) for e in run.events()]
 
 
 def results(

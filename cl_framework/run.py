@@ -7,21 +7,23 @@ before it, so that nothing forgotten stays behind in an old file. torch is impor
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import msgspec
+from msgspec.structs import replace
 
 from cl_framework import archive, outputs, receipts, sealed, upkeep
 from cl_framework import events as journal
 from cl_framework.errors import UserError
 from cl_framework.events import EVENTS, FEATURES, Event
 from cl_framework.naming import digest
+from cl_framework.records import Digest, FileEntry, decode, parsed, typed
 from cl_framework.sealed import read_listed, sibling
 
 if TYPE_CHECKING:
@@ -31,6 +33,24 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
+
+
+class _Schema(msgspec.Struct, frozen=True):
+    schema: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What every run's ``manifest.json`` holds, whatever else its maker wrote there.
+
+    Attributes:
+        schema: Version of the layout.
+        config: Hash and size of the resolved config.
+        key: What tells the run's key from others.
+    """
+
+    schema: int
+    config: FileEntry
+    key: Digest
 
 
 @final
@@ -89,15 +109,16 @@ class Run:
             what = f"{path} is not a run: it has no {MANIFEST}" if path.exists() else f"There is no run at {path}"
             raise UserError(f"{what}; `clf run --config FILE --run_dir DIR` starts one.")
         try:
-            manifest = json.loads((path / MANIFEST).read_bytes())
-            schema = int(manifest["schema"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            manifest = decode((path / MANIFEST).read_bytes())
+        except (ValueError, OSError) as error:
             raise UserError(f"{path / MANIFEST} cannot be read as a manifest; restore it from a copy.") from error
+        schema = typed(manifest, _Schema, path / MANIFEST).schema
         if schema < SCHEMA:
             what = f"was made by an older version (schema {schema}, now {SCHEMA})"
             raise UserError(f"{path} {what}; run its config again.")
         if schema > SCHEMA:
             raise UserError(f"{path} has schema {schema} and this version knows {SCHEMA}; upgrade cl-framework.")
+        typed(manifest, Manifest, path / MANIFEST)
         return cls(path, manifest)
 
     @property
@@ -107,8 +128,8 @@ class Run:
         Raises:
             UserError: If it or the manifest was edited.
         """
-        manifest = sealed.unseal(self.path / MANIFEST)
-        return read_listed(self.path / CONFIG, manifest["config"]).decode()
+        manifest = sealed.unseal(self.path / MANIFEST, Manifest)
+        return read_listed(self.path / CONFIG, manifest.config).decode()
 
     def events(self) -> list[Event]:
         """Return the committed events in order; what a killed write left behind is not among them.
@@ -123,8 +144,7 @@ class Run:
 
     def metrics(self, event: Event) -> dict[str, Any]:
         """Return what was measured after ``event``."""
-        found: dict[str, Any] = json.loads(self._read(event, event.metrics))
-        return found
+        return parsed(self._read(event, event.metrics), dict[str, Any], self.path / event.metrics)
 
     def state(self) -> dict[str, Tensor]:
         """Return every tensor as the last event left it, on the CPU.
@@ -158,7 +178,7 @@ class Run:
     def commit(
         self,
         name: str,
-        kind: str,
+        kind: Literal["learn", "forget"],
         tensors: Mapping[str, Tensor],
         state: Mapping[str, Any],
         metrics: Mapping[str, Any],

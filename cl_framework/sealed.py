@@ -7,9 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from cl_framework.errors import UserError
+from cl_framework.records import FileEntry, decode, typed
+
+_T = TypeVar("_T")
 
 TEMPORARY = ".tmp-"  # what a killed write leaves behind begins like this, and nothing else does
 EDITED = "was edited or damaged: it no longer has the hash it was written with"
@@ -26,7 +31,7 @@ def encode(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
     Raises:
         ValueError: If a number is not finite (JSON has no NaN; say None).
     """
-    return json.dumps(record, indent=indent, allow_nan=False).encode() + b"\n"
+    return json.dumps(msgspec.to_builtins(record), indent=indent, allow_nan=False).encode() + b"\n"
 
 
 def seal(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
@@ -41,7 +46,7 @@ def seal(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
 def broken_seal(raw: bytes, indent: int | None = 1) -> str | None:
     """Say what is wrong with bytes that `seal` made; None when nothing is."""
     try:
-        record = json.loads(raw)
+        record = decode(raw)
     except ValueError:
         return "is not valid JSON"
     if not isinstance(record, dict):
@@ -50,11 +55,11 @@ def broken_seal(raw: bytes, indent: int | None = 1) -> str | None:
     return None if seal(record, indent) == raw else EDITED
 
 
-def unseal(path: Path) -> dict[str, Any]:
-    """Read a sealed file.
+def unseal(path: Path, kind: type[_T]) -> _T:
+    """Read a sealed file as a record of ``kind``.
 
     Raises:
-        UserError: If it is missing, unreadable or not exactly what was written.
+        UserError: If it is missing, unreadable, not exactly what was written, or has a field of another type.
     """
     try:
         raw = path.read_bytes()
@@ -62,20 +67,20 @@ def unseal(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore it from a copy.") from error
     if fault := broken_seal(raw):
         raise UserError(f"{path} {fault}; restore it from a copy.")
-    record: dict[str, Any] = json.loads(raw)
+    record: dict[str, Any] = decode(raw)
     del record["sha256"]
-    return record
+    return typed(record, kind, path)
 
 
-def entry(*parts: bytes | memoryview) -> dict[str, Any]:
+def entry(*parts: bytes | memoryview) -> FileEntry:
     """Return what is written down about a file of these parts, so that `read_listed` can check it."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part)
-    return {"sha256": found.hexdigest(), "bytes": sum(len(part) for part in parts)}
+    return FileEntry(found.hexdigest(), sum(len(part) for part in parts))
 
 
-def read_listed(path: Path, listed: Mapping[str, Any]) -> bytes:
+def read_listed(path: Path, listed: FileEntry) -> bytes:
     """Read a file that `entry` described. A replacement that a kill kept from being renamed counts as the file.
 
     Raises:
@@ -91,7 +96,7 @@ def read_listed(path: Path, listed: Mapping[str, Any]) -> bytes:
     raise _fault(path, listed)
 
 
-def find_listed(path: Path, listed: Mapping[str, Any]) -> Path:
+def find_listed(path: Path, listed: FileEntry) -> Path:
     """Return where a file is that `entry` described, without having all of it in memory.
 
     Raises:
@@ -99,7 +104,7 @@ def find_listed(path: Path, listed: Mapping[str, Any]) -> Path:
     """
     for candidate in (path, sibling(path)):
         try:
-            if candidate.stat().st_size == listed["bytes"] and file_hash(candidate) == listed["sha256"]:
+            if candidate.stat().st_size == listed.bytes and file_hash(candidate) == listed.sha256:
                 return candidate
         except OSError:
             continue
@@ -115,11 +120,11 @@ def file_hash(path: Path) -> str:
     return found.hexdigest()
 
 
-def _fault(path: Path, listed: Mapping[str, Any]) -> UserError:
+def _fault(path: Path, listed: FileEntry) -> UserError:
     if not path.is_file():
         fault = "is missing"
-    elif (size := path.stat().st_size) != listed["bytes"]:
-        fault = f"has {size} bytes where {listed['bytes']} were written"
+    elif (size := path.stat().st_size) != listed.bytes:
+        fault = f"has {size} bytes where {listed.bytes} were written"
     else:
         fault = EDITED
     return UserError(f"{path} {fault}; restore it from a copy.")

@@ -139,7 +139,7 @@ class Shelf:
             made.mkdir(mode=0o700, exist_ok=True)
         ordered, order = ids.sort()
         parts = packed({"ids": ordered, "rows": rows[order]})
-        waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{entry(*parts)['sha256']}.safetensors"
+        waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{entry(*parts).sha256}.safetensors"
         try:
             with waiting.open("wb") as file:
                 file.writelines(parts)

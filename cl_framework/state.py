@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from torch import Tensor, nn
 
 from cl_framework import origin
+from cl_framework.errors import UserError
 from cl_framework.learner import Learner
+from cl_framework.records import RESTORE, Count, typed
 
 FROZEN = "model.backbone."
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What `facts` returns, as JSON holds it; an event's ``state`` may hold more."""
+
+    known: list[tuple[int, str]]
+    stack: list[str]
+    origins: dict[str, dict[str, list[int]]]
+    head_origin: dict[str, list[int]]
+    passes: dict[str, Count]
+    steps: Count
+    adapters: list[str] | None = None
+    outlived: dict[str, list[str]] = {}
 
 
 def tensors(learner: Learner) -> dict[str, Tensor]:
@@ -34,19 +51,39 @@ def facts(learner: Learner) -> dict[str, Any]:
     }
 
 
-def restore(learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
-    """Put a learner into a saved state; it grows adapters, rows and entries as the tensors ask for."""
+def restore(
+    learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, Any], place: Path | str = "The saved state"
+) -> None:
+    """Put a learner into a saved state; it grows adapters, rows and entries as the tensors ask for.
+
+    Args:
+        learner: As it was built.
+        found: What `tensors` returned.
+        told: What `facts` returned.
+        place: The file that ``told`` was in, for the message.
+
+    Raises:
+        UserError: If a field is missing or of another type, or speaks of adapters that have no tensors.
+    """
+    known = typed(told, Facts, place)
     frozen = {k: v for k, v in learner.state_dict().items() if k.startswith(FROZEN)}
-    learner.load_state_dict({**frozen, **found})
+    try:
+        learner.load_state_dict({**frozen, **found})
+    except (RuntimeError, ValueError, KeyError) as error:  # torch says at length which tensors
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"The tensors beside {place} do not fit this run's config ({first}); {RESTORE}.") from error
     bank = learner.model.adapters  # files hold tensors in the order of their names, the bank oldest first
-    bank.rewrites = nn.ModuleDict({name: bank.rewrites[name] for name in told.get("adapters", list(bank))})
-    bank.stack = tuple(told["stack"])
-    learner.model.adapters.origins = {name: origin.from_json(o) for name, o in told["origins"].items()}
-    learner.model.head.origin = origin.from_json(told["head_origin"])
-    learner.model.outlived = told.get("outlived", {})  # older runs do not tell
-    learner.model.known = {int(c): str(e) for c, e in told["known"]}
-    learner.model.passes = Counter(told["passes"])
-    learner.steps = int(told["steps"])
+    names = list(bank) if known.adapters is None else known.adapters
+    if sorted(names) != sorted(bank) or not set(known.stack) <= set(names):
+        raise UserError(f"{place} is damaged at adapters: it names others than have tensors; {RESTORE}.")
+    bank.rewrites = nn.ModuleDict({name: bank.rewrites[name] for name in names})
+    bank.stack = tuple(known.stack)
+    learner.model.adapters.origins = {name: origin.from_json(o) for name, o in known.origins.items()}
+    learner.model.head.origin = origin.from_json(known.head_origin)
+    learner.model.outlived = known.outlived  # older runs do not tell
+    learner.model.known = dict(known.known)
+    learner.model.passes = Counter(known.passes)
+    learner.steps = known.steps
     learner.requires_grad_(False)
     learner.eval()
 

@@ -148,7 +148,7 @@ class Case:
         ]
         found += [self._checkpoint(i, e, events[i + 1 :]) for i, e in enumerate(events)]
         for i, e in enumerate(events, 1):
-            listed = Artifact("event metrics", e.metrics, (), bytes=e.files[e.metrics]["bytes"])
+            listed = Artifact("event metrics", e.metrics, (), bytes=e.files[e.metrics].bytes)
             found.append(self._seen(listed, "keep", "counts by class id; no names, no sample ids", i))
         for kind, place, action, why in WRITTEN:
             if (file := self.run.path / place).exists():
@@ -180,7 +180,7 @@ class Case:
             stored = archive.unpack(read_listed(self.run.path / e.data, e.files[e.data]))
             parts += [self.after[i + 1].among(frozenset(stored[n].tolist())) for n in ids]
         hit = sorted(changed & e.tensors.keys())
-        artifact = Artifact("checkpoint", e.folder, tuple(hit), bytes=e.files[e.data]["bytes"])
+        artifact = Artifact("checkpoint", e.folder, tuple(hit), bytes=e.files[e.data].bytes)
         why = "tensors that are deleted or replaced are taken out" if hit else "holds nothing that changes"
         return Foretold(Treatment(artifact, "rewrite" if hit else "keep", why), pooled(parts))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from cl_framework import archive, outputs, receipts, sealed
 from cl_framework.errors import UserError
 from cl_framework.events import (
-    EVENTS,
     FEATURES,
     Event,
     committed,
@@ -33,7 +33,7 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
     Raises:
         UserError: If a file was edited, or the disk refuses.
     """
-    told = {r["event"] for r in receipts.read(path)}
+    told = {r.get("event") for r in receipts.read(path)}
     try:
         for place, entry in listed(events).items():
             waiting = sibling(path / place)
@@ -66,7 +66,7 @@ def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
 def foreign(path: Path, events: Sequence[Event]) -> list[str]:
     """Return files under ``path``, by place, that the run neither writes nor examines: logs of trainers, notes."""
     own = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, outputs.INDEX, *outputs.MAY}
-    own |= {*outputs.listed(path), *listed(events), *(f"{EVENTS}/{e.folder}/state.json" for e in events)}
+    own |= {*outputs.listed(path), *listed(events), *(e.place for e in events)}
     found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
     return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
 
@@ -96,8 +96,8 @@ def bytes_to_remove(path: Path, events: Sequence[Event], new: Event) -> int:
         sizes = tensor_sizes((path / event.data).read_bytes())
         total += sum(sizes[name] for name in dead)
     if new.fresh:
-        old = sum(int(e.files[e.features]["bytes"]) for e in feature_events(events))
-        total += old - int(new.files.get(new.features, {"bytes": 0})["bytes"])
+        old = sum(e.files[e.features].bytes for e in feature_events(events))
+        total += old - (new.files[new.features].bytes if new.features in new.files else 0)
     return total
 
 
