@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cl_framework.errors import UserError
+from cl_framework.records import RESTORE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -59,11 +62,52 @@ def mapped(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def unpack(data: bytes) -> dict[str, Tensor]:
-    """Return what `pack` packed, on the CPU."""
+def unpack(data: bytes, place: Path | str = "The file") -> dict[str, Tensor]:
+    """Return what `pack` packed, on the CPU.
+
+    Args:
+        data: The bytes.
+        place: The file they are from, for the message.
+
+    Raises:
+        UserError: If they are no tensors in safetensors format.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    return load(data)
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{place} holds no tensors that can be read ({error}); {RESTORE}.") from error
+
+
+def pairs(path: Path) -> dict[str, Tensor]:
+    """Return the feature pairs ``<key>/ids`` and ``<key>/rows`` of a file, read when they are looked at.
+
+    Raises:
+        UserError: If it holds anything else.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        found = mapped(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} holds no tensors that can be read ({error}); {RESTORE}.") from error
+    named = {f"{key}/{part}" for key in keys(found) for part in ("ids", "rows")}
+    wrong = sorted(named ^ found.keys()) or [
+        key for key in keys(found) if not fitting(found[f"{key}/ids"], found[f"{key}/rows"])
+    ]
+    if wrong:
+        raise UserError(f"{path} is damaged at {wrong[0]}: it is no pair of sample ids and features; {RESTORE}.")
+    return found
+
+
+def fitting(ids: Tensor, rows: Tensor) -> bool:
+    """Tell whether these are sample ids ``(n,)`` int64 and as many features ``(n, width)``."""
+    import torch
+
+    whole = ids.dtype == torch.int64 and rows.is_floating_point()
+    return whole and ids.ndim == 1 and rows.ndim == 2 and len(ids) == len(rows)
 
 
 def keys(features: Mapping[str, Tensor]) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from cl_framework.errors import UserError
-from cl_framework.records import RESTORE, FileEntry
+from cl_framework.receipts import Line
+from cl_framework.records import RESTORE, FileEntry, typed
 from cl_framework.sealed import TEMPORARY, encode, seal, sha256, unseal
 
 EVENTS, FEATURES = "events", "features"
@@ -91,6 +92,8 @@ def read_event(path: Path, run: str, folder: str) -> Event:
     own = {event.data, event.metrics}
     if not own <= event.files.keys() <= {*own, event.features}:
         raise UserError(f"{place} is damaged at files: it names other files than its own; {RESTORE}.")
+    if event.receipt is not None:
+        typed(event.receipt, Line, f"{place}, receipt,")
     return event
 
 

@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cl_framework import plugins
+import msgspec
+
+from cl_framework import plugins, summary
 from cl_framework.errors import UserError
 from cl_framework.printable import say
 
@@ -92,16 +94,8 @@ def _results(path: Path) -> dict[str, Any] | None:
     """Read the results of a run; None when it has none yet."""
     if not path.is_dir():
         raise UserError(f"There is no run at {path}; `clf run --config FILE --run_dir {path}` makes one.")
-    file = path / "results.json"
-    if not file.exists():
-        return None
-    try:
-        found = json.loads(file.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is damaged; `clf evaluate {path}` writes it again.")
-    return found
+    found = summary.read(path)
+    return None if found is None else msgspec.to_builtins(found)
 
 
 def _cell(results: Mapping[str, Any], place: Sequence[str]) -> str:

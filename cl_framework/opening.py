@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import msgspec
+
 from cl_framework import engine, receipts, sharing, state
 from cl_framework.console import CONSOLE
 from cl_framework.diary import Diary, Testimony
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
+from cl_framework.events import Event
 from cl_framework.experiment import Experiment, build, scenario_of
+from cl_framework.manifest import MANIFEST
+from cl_framework.records import typed
 from cl_framework.run import Run
-from cl_framework.timeline import Timeline
+from cl_framework.timeline import Later, Timeline
 
 
 def manifest(experiment: Experiment) -> dict[str, Any]:
@@ -38,6 +43,40 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: _version(p) for p in packages}}
 
 
+class Weights(msgspec.Struct, frozen=True):
+    """The backbone that a run was made with."""
+
+    name: str
+    sha256: str
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a manifest tells of the experiment behind a run, as `manifest` wrote it."""
+
+    backbone: Weights
+    data: str
+    seed: int
+    versions: dict[str, str]
+    platform: str
+
+
+def _requests(directory: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Return the later requests that events speak of, in order.
+
+    Raises:
+        UserError: If a field of an event's record is of another type.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for event in events:
+        place = directory.path / event.place
+        typed(event.state, state.Facts, place)
+        if "later" in event.state:
+            typed(event.state["later"], tuple[int, Later], f"{place}, later,")
+            number, spec = event.state["later"]
+            found[number] = spec
+    return [found[i] for i in sorted(found)]
+
+
 def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
     """Build a run's experiment again and put its learner into the state of the last event.
 
@@ -46,19 +85,18 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
     """
     _ = directory.config
     experiment = build(["--config", str(directory.path / "config.yaml"), *overrides], CONSOLE)
-    told, here = directory.manifest, manifest(experiment)
-    if told["backbone"]["sha256"] != here["backbone"]["sha256"]:
+    told, here = typed(directory.manifest, Origin, directory.path / MANIFEST), manifest(experiment)
+    if told.backbone.sha256 != here["backbone"]["sha256"]:
         raise UserError(
-            f"{directory.path} was made with other backbone weights; bring back {told['backbone']['name']} as it was."
+            f"{directory.path} was made with other backbone weights; bring back {told.backbone.name} as it was."
         )
     events = directory.events()
-    later = {e.state["later"][0]: e.state["later"][1] for e in events if "later" in e.state}
-    specs = [later[i] for i in sorted(later)]
+    specs = _requests(directory, events)
     streams = [scenario_of(s["learn"])[0] for s in specs if "learn" in s]
     # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     timeline = Timeline(experiment.scenario, specs, streams, key)
-    data = [told["data"], *(s["data"] for s in specs if "learn" in s)]
+    data = [told.data, *(s["data"] for s in specs if "learn" in s)]
     if data != [here["data"], *(s.fingerprint() for s in streams)]:
         raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
     if events:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+from cl_framework.errors import UserError
+
 FIGURES = ("average_incremental_accuracy", "final_accuracy")
 
 
@@ -51,6 +53,11 @@ def verdicts(published: Published, results: Mapping[str, Any]) -> list[Verdict]:
     [('final_accuracy', True)]
     >>> verdicts(told, {"final_accuracy": 0.864})[0].inside
     False
+
+    Raises:
+        UserError: If the run did not measure what was published.
     """
     reported = {f: v for f in FIGURES if (v := getattr(published, f)) is not None}
+    if lacking := [f for f in reported if results.get(f) is None]:
+        raise UserError(f"The run measured no {lacking[0]}, which was published; run the setting as it stands.")
     return [Verdict(f, v, 100 * results[f], published.tolerance) for f, v in reported.items()]

@@ -58,7 +58,7 @@ def parsed(raw: bytes, kind: type[_T], place: Path | str, remedy: str = RESTORE)
     try:
         found = decode(raw)
     except ValueError as error:
-        raise UserError(f"{place} is not valid JSON ({error}); {remedy}.") from error
+        raise UserError(f"{place} is damaged: it is not valid JSON ({error}); {remedy}.") from error
     return typed(found, kind, place, remedy)
 
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
+from cl_framework import summary
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.printable import say
 from cl_framework.published import Published, verdicts
@@ -45,7 +47,9 @@ def reproduce(argv: Sequence[str]) -> int:
     _check_same(path, settings)
     if not (path / "results.json").exists():
         _run(args.name, settings, path)
-    return _judge(told(config), json.loads((path / "results.json").read_text(encoding="utf-8")))
+    found = summary.read(path)
+    assert found is not None
+    return _judge(told(config), msgspec.to_builtins(found))
 
 
 def experiments() -> Path:
@@ -119,7 +123,8 @@ def differences(was: Any, asked: Any, at: str = "") -> list[tuple[str, Any, Any]
 
 def _check_same(path: Path, settings: Sequence[str]) -> None:
     """Refuse settings other than those of the run that is there, which would have no effect on it."""
-    from cl_framework.run import MANIFEST, Run
+    from cl_framework.manifest import MANIFEST
+    from cl_framework.run import Run
 
     if not (path / MANIFEST).exists():
         return

@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
-import msgspec
 from msgspec.structs import replace
 
 from cl_framework import archive, outputs, receipts, sealed, upkeep
 from cl_framework import events as journal
+from cl_framework import manifest as origin
 from cl_framework.errors import UserError
 from cl_framework.events import EVENTS, FEATURES, Event
+from cl_framework.manifest import MANIFEST, SCHEMA, Manifest
 from cl_framework.naming import digest
-from cl_framework.records import Digest, FileEntry, decode, parsed, typed
+from cl_framework.records import RESTORE, parsed
 from cl_framework.sealed import read_listed, sibling
 
 if TYPE_CHECKING:
@@ -31,26 +32,7 @@ if TYPE_CHECKING:
 
     from cl_framework.signing import Sign
 
-SCHEMA = 2
-CONFIG, MANIFEST = "config.yaml", "manifest.json"
-
-
-class _Schema(msgspec.Struct, frozen=True):
-    schema: int
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """What every run's ``manifest.json`` holds, whatever else its maker wrote there.
-
-    Attributes:
-        schema: Version of the layout.
-        config: Hash and size of the resolved config.
-        key: What tells the run's key from others.
-    """
-
-    schema: int
-    config: FileEntry
-    key: Digest
+CONFIG = "config.yaml"
 
 
 @final
@@ -104,22 +86,7 @@ class Run:
         Raises:
             UserError: If it is no run, its manifest is not JSON, or a newer version wrote it.
         """
-        path = Path(path)
-        if not (path / MANIFEST).is_file():
-            what = f"{path} is not a run: it has no {MANIFEST}" if path.exists() else f"There is no run at {path}"
-            raise UserError(f"{what}; `clf run --config FILE --run_dir DIR` starts one.")
-        try:
-            manifest = decode((path / MANIFEST).read_bytes())
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path / MANIFEST} cannot be read as a manifest; restore it from a copy.") from error
-        schema = typed(manifest, _Schema, path / MANIFEST).schema
-        if schema < SCHEMA:
-            what = f"was made by an older version (schema {schema}, now {SCHEMA})"
-            raise UserError(f"{path} {what}; run its config again.")
-        if schema > SCHEMA:
-            raise UserError(f"{path} has schema {schema} and this version knows {SCHEMA}; upgrade cl-framework.")
-        typed(manifest, Manifest, path / MANIFEST)
-        return cls(path, manifest)
+        return cls(Path(path), origin.read(Path(path)))
 
     @property
     def config(self) -> str:
@@ -154,7 +121,10 @@ class Run:
         """
         found: dict[str, Tensor] = {}
         for event in self.events():
-            found |= archive.unpack(self._read(event, event.data))
+            stored = archive.unpack(self._read(event, event.data), self.path / event.data)
+            if stored.keys() != event.tensors.keys():
+                raise UserError(f"{self.path / event.data} holds other tensors than {event.place} tells; {RESTORE}.")
+            found |= stored
             for name in event.removed:
                 found.pop(name, None)
         return found
@@ -167,7 +137,7 @@ class Run:
         """Yield the same, as each event stored it."""
         seen: list[dict[str, Tensor]] = []
         for event in journal.feature_events(self.events()):
-            part = archive.mapped(sealed.find_listed(self.path / event.features, event.files[event.features]))
+            part = archive.pairs(sealed.find_listed(self.path / event.features, event.files[event.features]))
             seen.append({n: ids for n, ids in part.items() if n.endswith("/ids")})
             yield part
         self._known = archive.known_rows(archive.joined(seen))

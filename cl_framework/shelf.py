@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from cl_framework.archive import mapped, packed
+from cl_framework.archive import fitting, mapped, packed
 from cl_framework.errors import UserError
 from cl_framework.sealed import TEMPORARY, entry, file_hash
 from cl_framework.table import among
@@ -174,6 +174,8 @@ def _checked(file: Path) -> Piece | None:
     """Map a file; None if it is gone, or not what its name says."""
     try:
         tensors = mapped(file) if file_hash(file) == file.stem else {}
-        return Piece(tensors["ids"], tensors["rows"])
+        piece = Piece(tensors["ids"], tensors["rows"])
+        ordered = fitting(*piece) and bool((piece.ids.diff() > 0).all())
+        return piece if ordered else None
     except (OSError, RuntimeError, SafetensorError, KeyError):  # torch says RuntimeError where a file has just gone
         return None

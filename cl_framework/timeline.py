@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
+import msgspec
+
 from cl_framework.naming import sample_ids
 from cl_framework.stream import (
     Event,
     Experience,
     ForgetRequest,
+    Need,
     Relabelled,
     Scenario,
     Step,
@@ -18,6 +21,23 @@ from cl_framework.stream import (
     forget,
     surviving,
 )
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A later forget request, as an event's record holds it."""
+
+    classes: list[int | str] = []
+    experiences: list[str] = []
+    samples: list[int | str] = []
+    missing: list[Need] = []
+
+
+class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A later request, as an event's record holds it: what to forget, or arguments that describe what to learn."""
+
+    forget: Asked | None = None
+    learn: list[str] | None = None
+    data: str | None = None
 
 
 @final

@@ -116,7 +116,8 @@ def test_classes_are_abstract_or_final(path):
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             bases = {ast.unparse(b).split(".")[-1] for b in node.bases}
             marks = {ast.unparse(d).split("(")[0] for d in node.decorator_list}
-            fine = bases & {"ABC", "Protocol", "NamedTuple", "Exception"} or marks & {"final", "dataclass"}
+            values = {"ABC", "Protocol", "NamedTuple", "Struct", "TypedDict", "Exception"}
+            fine = bases & values or marks & {"final", "dataclass"}
             assert fine or not bases, f"{node.name} can be subclassed by accident; mark it @final"
 
 

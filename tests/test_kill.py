@@ -17,7 +17,8 @@ import cl_framework.figure  # noqa: F401  # imported here once, rather than in e
 from cl_framework import engine, receipts, report, state
 from cl_framework.diary import Diary
 from cl_framework.evaluator import Evaluator
-from cl_framework.run import MANIFEST, Run
+from cl_framework.manifest import MANIFEST
+from cl_framework.run import Run
 from cl_framework.sharing import Borrowing, contents_of
 from cl_framework.shelf import Shelf
 from cl_framework.stream import forget

@@ -133,7 +133,8 @@ class Kept(Labelled):
             for _ in range(3):
                 try:
                     held = _Held(place)
-                    if held.pixels.shape == shape and held.rows.shape == shape[:1]:
+                    kind = torch.from_numpy(np.empty(0, dtype)).dtype
+                    if held.pixels.dtype == kind and held.pixels.shape == shape and held.rows.shape == shape[:1]:
                         os.utime(place)
                         return held
                 except FileNotFoundError:
@@ -166,6 +167,8 @@ class _Held:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.rows = np.lib.format.open_memmap(place / "rows.npy", "r+")
+        if self.rows.dtype != ROW:
+            raise ValueError(f"{place} holds other records.")
         mapped = np.lib.format.open_memmap(place / "pixels.npy", "r+")
         self.pixels, self.start = torch.from_numpy(mapped), mapped.offset
         self.file = os.open(place / "pixels.npy", os.O_RDWR)
