@@ -3,46 +3,96 @@
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from cl_framework.errors import UserError
+from scenarios.data import pixels
 
 T = TypeVar("T")
 R = TypeVar("R")
-WHITE = {"I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "I": 65535.0, "F": 1.0}  # grey modes wider than a byte
+HEIC = re.compile(rb"....ftyp(?:....)*(?:hei[cxms]|hev[cx])", re.DOTALL)
+"""How a HEIC file begins, whatever its name; AVIF, which Pillow reads itself, is told apart by it."""
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""The last bytes of whole files."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `pixels.bound` refuses those
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the picture is there all the same
 
 
 def decode(path: Path) -> Tensor:
-    """Read an image as ``(3, H, W)`` uint8; grey becomes three equal channels and transparency is dropped.
+    """Read an image as ``(3, H, W)`` uint8; `pixels.three_channels` says what becomes of unusual ones.
 
     Raises:
-        UserError: If the file is missing, cannot be decoded, or holds NaN.
+        UserError: If the file is missing, cannot be decoded, has too many pixels, or holds NaN.
+    """
+    with opened(path) as image:
+        return pixels.three_channels(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, of which only the header is read yet.
+
+    Raises:
+        UserError: If the file is missing, or is or turns out to be unreadable.
     """
     try:
+        _know_heic(path)
         with Image.open(path) as image:
-            white = WHITE.get(image.mode)
-            if white is None:
-                # Palettes with transparency go through RGBA, as Pillow asks.
-                whole = image.convert("RGBA") if "transparency" in image.info else image
-                return torch.from_numpy(np.array(whole.convert("RGB"))).movedim(-1, 0)
-            grey = np.array(image, dtype=np.float32) / white
+            pixels.bound(image)
+            yield image
     except FileNotFoundError as e:
         raise UserError(f"The image {path} does not exist; restore it or take it out of the data.") from e
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as e:
-        raise UserError(f"Cannot read the image {path} ({e}); replace it or take it out of the data.") from e
-    if not np.isfinite(grey).all():
-        raise UserError(f"The image {path} holds NaN or infinity; replace it or take it out of the data.")
-    return torch.from_numpy((grey.clip(0, 1) * 255).round().astype(np.uint8)).expand(3, -1, -1)
+    except UserError:
+        raise
+    except Exception as e:  # damaged files make Pillow trip in many ways
+        why = str(e) or type(e).__name__
+        raise UserError(f"Cannot read the image {path} ({why}); replace it or take it out of the data.") from e
+
+
+def glance(path: Path) -> None:
+    """Make sure, at little cost, that an image can be read: its header is, and its end is looked at.
+
+    A JPEG or PNG that does not end as it should may still be whole; it is decoded to know.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    with opened(path) as image:
+        end = ENDS.get(image.format or "", b"")
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
+            if end in file.read():
+                return
+        image.load()
+
+
+def _know_heic(path: Path) -> None:
+    """Teach Pillow HEIC where a file is of that kind.
+
+    Raises:
+        UserError: If the package that can is not installed.
+    """
+    with path.open("rb") as file:
+        if not HEIC.match(file.read(40)):
+            return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as e:
+        raise UserError(
+            f"{path} is a HEIC image, which needs a decoder: `pip install 'cl-framework[heic]'`, or save it as JPEG."
+        ) from e
+    register_heif_opener()
 
 
 def in_parallel(call: Callable[[T], R], items: Sequence[T]) -> list[R]:

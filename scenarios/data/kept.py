@@ -124,7 +124,8 @@ class Kept(Labelled):
         room, dtype = self.fixed.room, torch.empty(0, dtype=self.fixed.dtype).numpy().dtype
         if self.limit <= 0:
             return None
-        told = sha256(f"1 {self.fixed.name} {room} {dtype}".encode())
+        # The number changes whenever decoding does: what was decoded in another way is of no use.
+        told = sha256(f"2 {self.fixed.name} {room} {dtype}".encode())
         with suppress(OSError):
             for file in self.files:
                 found = file.stat()
