@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from cl_framework.learner import Learner
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.metrics.continual import micro_accuracy
+from cl_framework.settings import settings_of
 from cl_framework.strategy import Unlearner, seed_for
 from cl_framework.stream import ForgetRequest
 
@@ -126,15 +125,6 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
     touched = [n for n, o in origins.items() if any(met & classes for classes in o.values())]
     names = ", ".join(touched) if touched else "all that is shared"
     return f"Edited, not retrained: tensors that met the target stay ({names}) and may still tell of it. {always}"
-
-
-def settings_of(unlearner: Unlearner) -> dict[str, Any]:
-    """Return an unlearner's settings by name, as far as it keeps them; those kept together in a part of it, too."""
-    names = [p for p in inspect.signature(type(unlearner).__init__).parameters if p != "self"]
-    found = {n: getattr(unlearner, n) for n in names if hasattr(unlearner, n)}
-    for part in vars(unlearner).values():
-        found |= asdict(part) if is_dataclass(part) and not isinstance(part, type) else {}
-    return {n: v if isinstance(v, bool | int | float | str | None) else str(v) for n, v in found.items()}
 
 
 def code_hash(learner: Learner) -> str:

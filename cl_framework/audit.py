@@ -11,8 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework import outputs, receipts, sealed, verdict
-from cl_framework.account import settings_of
+from cl_framework import outputs, receipts, sealed, settings, verdict
 from cl_framework.auditing import Subject, subject
 from cl_framework.comparison import References, conduct, references
 from cl_framework.console import CONSOLE
@@ -124,7 +123,7 @@ def _check_method(directory: Run, run: Learner, about: Subject) -> None:
     Raises:
         UserError: If a request was carried out by another one, or with other settings.
     """
-    mine = run.unlearner and (type(run.unlearner).__name__, settings_of(run.unlearner))
+    mine = run.unlearner and (type(run.unlearner).__name__, settings.settings_of(run.unlearner))
     for told in receipts.read(directory.path):
         if told["request"] in about.requests and (told["method"], told["settings"]["values"]) != mine:
             raise UserError(
@@ -200,7 +199,11 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--retrained", type=Path, metavar="DIR", help="a run that only met what remains")
     parser.add_argument(
-        "--seeds", type=int, default=2, metavar="N", help="how many retrained models: their spread is the measure (2)"
+        "--seeds",
+        type=settings.count,
+        default=2,
+        metavar="N",
+        help="how many retrained models: their spread is the measure (2)",
     )
     parser.add_argument(
         "--shadows", type=int, default=0, metavar="N", help="shadow models for U-LiRA, trained one by one (16 or more)"

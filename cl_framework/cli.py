@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from cl_framework import faults
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.printable import say
 
@@ -64,10 +66,13 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line; return the exit code.
 
-    0 is success, 1 a problem that was looked for and found, 2 a mistake the user can mend, 130 stopped by Ctrl-C.
+    0 is success, 1 a problem that was looked for and found, 2 a mistake the user can mend, 3 a fault that nobody
+    foresaw, 130 stopped by Ctrl-C. With ``--debug`` anywhere, or ``CLF_DEBUG`` set, tracebacks are printed too.
     """
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in given or bool(os.environ.get("CLF_DEBUG"))
     try:
-        code = attempt(sys.argv[1:] if argv is None else argv)
+        code = attempt([a for a in given if a != "--debug"], debug)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -75,18 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def attempt(args: Sequence[str]) -> int:
+def attempt(args: Sequence[str], debug: bool = False) -> int:
     """Carry out one command line, turning what stops it into a line and an exit code."""
     try:
         return dispatch(args)
-    except UserError as error:
-        say(f"clf: {error}", error=True)
-        return 2
-    except OSError as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError):
             raise
-        say(f"clf: {error.filename or 'The disk'}: {error.strerror or error}; nothing was half written.", error=True)
-        return 2
+        if debug:
+            traceback.print_exception(error)
+        said, code = told(error)
+        say(f"clf: {said}", error=True)
+        return code
     except SystemExit as stop:  # argument parsers leave like this
         if isinstance(stop.code, str):
             say(stop.code, error=True)
@@ -94,6 +99,15 @@ def attempt(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say(stopped(args), error=True)
         return 130
+
+
+def told(error: Exception) -> tuple[str, int]:
+    """Return the line that tells of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'The disk'}: {error.strerror}; nothing was half written.", 2
+    return faults.sentence(error), 2 if faults.mendable(error) else 3
 
 
 def dispatch(args: Sequence[str]) -> int:
@@ -132,7 +146,7 @@ def guide() -> str:
             "",
             *lines,
             "",
-            "clf VERB --help tells more about one of them.",
+            "clf VERB --help tells more about one of them; --debug shows where an error was raised.",
         ]
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from cl_framework import receipts, sharing
+from cl_framework import receipts, settings, sharing
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
@@ -109,7 +109,7 @@ def predict(argv: Sequence[str]) -> int:
     """Name what is in files."""
     parser = _parser("predict", "Print the most likely classes of image files, or of text files of a sentence each.")
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--top", type=int, default=3, help="how many classes to print (default 3)")
+    parser.add_argument("--top", type=settings.count, default=3, help="how many classes to print (default 3)")
     args = parser.parse_args(argv)
     directory = Run.open(args.dir)
     experiment, timeline = reopen(directory)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -119,7 +120,7 @@ class Diary:
             step.event.name,
             marks.kind,
             state.tensors(self.learner),
-            {**state.facts(self.learner), **note},
+            {**state.facts(self.learner), **note, "threads": torch.get_num_threads()},
             record.to_dict(),
             self.learner.model.store.state(),
             self._receipt(step, marks, cost),

@@ -16,17 +16,19 @@ from typing import Protocol, final
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from cl_framework import lineage
+from cl_framework import lineage, state
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
+from cl_framework.finite import check_tensors
 from cl_framework.learner import Learner, parameters
 from cl_framework.lowrank import overlaps
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.reading import partly
-from cl_framework.state import size_of
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
+
+DIVERGED = "training diverged, or statistics overflowed; lower model.optimizer.lr, or the lr of the unlearner"
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ def take(
     cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
     cost.found = learner.model.store.found - found
     cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
-    cost.stored_bytes = size_of(learner)
+    cost.stored_bytes = state.size_of(learner)
     return marks, cost
 
 
@@ -134,10 +136,12 @@ def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_s
                 f"Nothing was trained for {event.name!r}: no step was taken. Check trainer.max_epochs and its limits."
             )
         cost.steps += trainer.global_step
+        check_tensors({f"parameter {i}": p for i, p in enumerate(parameters(plan))}, event.name, DIVERGED)
         learner.model.trace(parameters(plan), plan.data.classes(), _partly(learner, event, plan.data.classes(), noted))
         read |= {i for _, i in noted}
         learner.to(device)  # Lightning leaves a fitted module on the CPU
         learner.end()
+    check_tensors(state.tensors(learner), event.name, DIVERGED)
     if isinstance(event, ForgetRequest):
         stay = {i for e in event.remaining for i in e.data.ids.tolist()}  # made-up samples are neither
         cost.read = {"forget": len(read & set(event.data.ids.tolist())), "retain": len(read & stay)}

@@ -14,12 +14,11 @@ from typing import Any, final
 import jsonargparse
 import torch
 from jsonargparse.typing import PositiveFloat, PositiveInt
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
-from cl_framework import plugins, spelling, threads
+from cl_framework import faults, plugins, settings, spelling, threads
 from cl_framework.errors import UserError
 from cl_framework.explain import explain
 from cl_framework.learner import Learner
@@ -77,8 +76,7 @@ class Data(LightningDataModule):
     def __init__(self, scenario: Scenario, batch_size: int = 48) -> None:
         """Keep both."""
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size must be at least 1; found {batch_size}.")
+        settings.check({"data.batch_size": batch_size})
         self.scenario, self.batch_size = scenario, batch_size
 
 
@@ -136,6 +134,12 @@ class _CLI(LightningCLI):
                 "model.strategy": {"class_path": "strategies.learning.ease.EASE"},
             }
         )
+
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse numbers out of range, all at once."""
+        super().parse_arguments(parser, args)
+        settings.check(self.config.as_dict())
 
 
 class _Unbuilt(_CLI):
@@ -209,12 +213,14 @@ def _parsed(kind: type[_CLI], args: Sequence[str]) -> _CLI:
             )
     except jsonargparse.ArgumentError as error:
         raise UserError(explain(str(error), _sections())) from error
-    except ValueError as error:  # what a class objects to is wrapped where a setting has several types
-        if "Union subtypes" not in str(error):
-            raise
-        raise UserError(explain(str(error), _sections())) from error
-    except MisconfigurationException as error:
-        raise UserError(f"The trainer section does not fit this machine: {' '.join(str(error).split())}") from error
+    except UserError:
+        raise
+    except Exception as error:  # what a class objects to is wrapped where a setting has several types
+        if "Union subtypes" in str(error):
+            raise UserError(explain(str(error), _sections())) from error
+        if said := faults.mendable(error):
+            raise UserError(said) from error
+        raise
 
 
 def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:

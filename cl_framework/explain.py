@@ -92,6 +92,8 @@ def _no_class(where: str, found: str) -> str:
         if role == "backbone" and ":" in found:
             names = [f"{short}:{found.partition(':')[2]}" for short in SHORT]
         return f"There is no {role} {found!r}. {did_you_mean(found, names)}"
+    if found.lstrip("+-").lower() in {"nan", "inf", "infinity"}:
+        return f"{where} must be a finite number; found {found}."
     return f"{where}: there is no class {found!r}; give its import path, such as torch.optim.SGD."
 
 

@@ -12,6 +12,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
+from cl_framework import settings
 from cl_framework.adapter import Adapter
 from cl_framework.adapters.peft import Peft
 from cl_framework.adapters.peft_families import PeftConfig
@@ -20,6 +21,7 @@ from cl_framework.compute import AS_EVER, Compute
 from cl_framework.editing import unsuited
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
+from cl_framework.sizes import check_size
 from cl_framework.strategy import (
     Plan,
     Strategy,
@@ -64,16 +66,21 @@ class Learner(LightningModule):
         """Assemble the parts.
 
         Raises:
-            UserError: If the strategy cannot work with such adapters.
+            UserError: If the strategy cannot work with such adapters, or a number of a part is out of its range.
         """
         super().__init__()
-        self.model = Model(backbone, adapter if isinstance(adapter, Adapter) else Peft(adapter), head)
+        made = adapter if isinstance(adapter, Adapter) else Peft(adapter)
+        settings.check_parts({"adapter": made, "strategy": strategy, "unlearner": unlearner})
+        if not isinstance(made, Peft):  # whose layers start from the weights they wrap
+            check_size(made, backbone)
+        self.model = Model(backbone, made, head)
         check_adapter(self.model, strategy)
         self.compute = compute
         compute.prepare(backbone, self.model.adapters)
         self.strategy, self.unlearner = strategy, unlearner
         self.optimizer, self.schedule = optimizer, schedule
         self.plan: Plan | None = None
+        self.request = ""
         self.steps = 0
 
     def plans(self, event: Event) -> Iterable[Plan]:
@@ -82,6 +89,7 @@ class Learner(LightningModule):
         Raises:
             UserError: If the request cannot be honoured; nothing has changed then.
         """
+        self.request = event.name
         if isinstance(event, Experience):
             return lesson(self.model, self.strategy, event)
         unlearner = self.able(event)
@@ -197,6 +205,7 @@ class Learner(LightningModule):
         """Optimise exactly what the current plan names."""
         plan = self._plan()
         optimizer = (plan.optimizer or self.optimizer)(plan.params)
+        settings.check(optimizer.defaults, type(optimizer).__name__)
         self.compute.fuse(optimizer)
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_factor", 1.0)
@@ -215,13 +224,16 @@ class Learner(LightningModule):
         return self.plan
 
     def _explain(self, batch: Batch, loss: float) -> None:
-        bad = ~torch.isfinite(batch.x.flatten(1)).all(1)
+        bad, rate = ~torch.isfinite(batch.x.flatten(1)).all(1), self.trainer.optimizers[0].param_groups[0]["lr"]
         what = (
             f"samples {batch.ids[bad].tolist()} hold NaN or infinity"
             if bool(bad.any())
-            else ("the inputs are finite, so the learning rate is probably too high")
+            else f"the inputs are finite, so the learning rate is probably too high (now {rate:g}); lower it"
         )
-        raise UserError(f"The loss is {loss} on the batch of samples {batch.ids.tolist()[:16]}: {what}.")
+        raise UserError(
+            f"The loss is {loss} in training {self.request!r}, on the batch of samples {batch.ids.tolist()[:16]}: "
+            f"{what}. Nothing of it was kept; the run is as it was before this request."
+        )
 
 
 def parameters(plan: Plan) -> list[torch.nn.Parameter]:

@@ -16,6 +16,7 @@ from cl_framework.adapter import Adapter, AdapterBank
 from cl_framework.backbone import Backbone
 from cl_framework.erasure import Erasure
 from cl_framework.features import CHUNK, FeatureStore, digest
+from cl_framework.finite import check_features
 from cl_framework.head import Head
 from cl_framework.origin import Origin
 from cl_framework.reading import Reading
@@ -229,6 +230,8 @@ class Model(nn.Module):
             return out
         for which, samples, z in self._fresh(x, applied, missing):
             out[which, samples] = z
+        for i, names in enumerate(applied):
+            check_features(out[i], x.ids.tolist(), x, names)
         for i, key in enumerate(keys):
             if key is not None and bool(missing[i].any()):
                 self.store.write(key, x.ids[missing[i]], out[i, missing[i]].cpu())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.settings import LARGEST
 
 KEYED = "keyed:"
 
@@ -57,7 +58,7 @@ def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), ke
     words = _words(asked) if isinstance(asked, str) else list(asked)
     hidden = {w.removeprefix(KEYED) for w in words if isinstance(w, str) and w.startswith(KEYED)}
     plain = [w for w in words if not (isinstance(w, str) and w.startswith(KEYED))]
-    if wrong := [w for w in plain if not str(w).isdecimal()]:
+    if wrong := [w for w in plain if not (str(w).isdecimal() and int(w) < LARGEST)]:
         where = asked if isinstance(asked, str) else "The request"
         raise UserError(f"{where} holds {str(wrong[0])!r} among the sample ids; write whole numbers only.")
     if hidden and key is None:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
+import torch
 
 from cl_framework import engine, receipts, sharing, state
 from cl_framework.console import CONSOLE
@@ -34,6 +35,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
         },
         "data": experiment.scenario.fingerprint(),
         "seed": experiment.seed,
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -133,6 +135,8 @@ def diary_of(directory: Run, experiment: Experiment, timeline: Timeline, testimo
 def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> None:
     """Carry out what of the timeline is not done yet, and say where to look."""
     diary = diary_of(directory, experiment, timeline, testimony)
+    if warning := other_threads(directory):
+        CONSOLE.print(warning, soft_wrap=True)
     store = experiment.learner.model.store
     store.folder = directory.path
     weights = directory.manifest["backbone"]["sha256"]
@@ -147,6 +151,18 @@ def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony:
     alive = experiment.learner.model.classes[:1]
     verb = f"forget {directory.path} --classes {alive[0]}" if alive else f"verify {directory.path}"
     CONSOLE.print(f"next     clf {verb}", soft_wrap=True)
+
+
+def other_threads(directory: Run) -> str | None:
+    """Say that this process has another number of CPU threads than the run had so far; None when it has the same."""
+    events, now = directory.events(), torch.get_num_threads()
+    told = events[-1].state.get("threads") if events else directory.manifest.get("threads")
+    if told is None or told == now:
+        return None
+    return (
+        f"{directory.path} was made with {told} CPU threads so far and goes on with {now}: the last bits of new "
+        f"numbers may differ from those of a run that was not interrupted; CLF_THREADS={told} keeps them equal."
+    )
 
 
 def _version(package: str) -> str:

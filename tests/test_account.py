@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cl_framework import engine
-from cl_framework.account import residual, settings_of
+from cl_framework.account import residual
 from cl_framework.adapters.lora import LoRA
 from cl_framework.errors import UserError
+from cl_framework.settings import settings_of
 from cl_framework.stream import forget
 from strategies.learning.acil import ACIL
 from strategies.learning.ease import EASE

@@ -113,7 +113,8 @@ def test_a_broken_picture_is_named_by_its_sample_id(value, world, stream):
 
 def test_a_loss_that_explodes_names_the_batch_and_the_learning_rate(scripted, stream, make_trainer):
     learner = scripted(lambda m, e: [plan(m, e, loss=lambda m, b: classify(m, b) * math.nan)])
-    with pytest.raises(UserError, match=r"The loss is nan on the batch of samples \[.*learning rate .* too high"):
+    told = r"The loss is nan in training 'task-0', on the batch of samples \[.*learning rate .* too high"
+    with pytest.raises(UserError, match=told):
         engine.carry_out(learner, stream[0], make_trainer, 8)
 
 

@@ -12,8 +12,10 @@ import torch
 from rich.console import Console
 
 from cl_framework import threads
+from cl_framework.cli import main
 from cl_framework.errors import UserError
 from cl_framework.experiment import build
+from cl_framework.run import Run
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = [ROOT / "tests" / "conftest.py", *(p for p in (ROOT / "scripts").glob("*.py") if "__main__" in p.read_text())]
@@ -77,5 +79,26 @@ def test_a_run_computes_with_the_threads_that_it_is_given():
         assert torch.get_num_threads() == 1
         with pytest.raises(UserError, match="threads"):
             build([*QUICK, "--threads", "0"], Console(quiet=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_is_recorded_and_another_one_is_told_of_once(tmp_path, monkeypatch, capsys):
+    """Between one and two threads the last bits of tensors differ, so that a resumed run may differ, too."""
+    path, data = tmp_path / "r", "glyphs:classes=4,train=3,test=2"
+    simple = ["--model.strategy", "SimpleCIL", "--data.scenario", "ClassIncremental", "--data.scenario.dataset", data]
+    before = torch.get_num_threads()
+    try:
+        assert main(["run", *QUICK, *simple, "--run_dir", str(path)]) == 0
+        assert "CPU threads" not in capsys.readouterr().out
+        run = Run.open(path)
+        assert run.manifest["threads"] == 1
+        assert [e.state["threads"] for e in run.events()] == [1, 1]
+        monkeypatch.setenv("CLF_THREADS", "2")
+        assert main(["forget", str(path), "--classes", "0"]) == 0
+        assert capsys.readouterr().out.count("was made with 1 CPU threads so far and goes on with 2") == 1
+        assert run.events()[-1].state["threads"] == 2
+        assert main(["resume", str(path)]) == 0
+        assert "was made with" not in capsys.readouterr().out
     finally:
         torch.set_num_threads(before)

@@ -1,0 +1,56 @@
+"""Divergence is no success: what holds NaN or infinity is neither believed nor committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from cl_framework.errors import UserError
+from cl_framework.samples import Inputs
+
+
+def check_tensors(tensors: Mapping[str, Tensor], event: str, cause: str) -> None:
+    """Make sure that every number of a state is finite.
+
+    Args:
+        tensors: By name; whole numbers are passed over.
+        event: The request that made them.
+        cause: What probably went wrong and what to do, as a clause.
+
+    Raises:
+        UserError: If one holds NaN or infinity.
+    """
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if bad:
+        raise UserError(
+            f"{event!r} left numbers that are not finite in {len(bad)} of {len(tensors)} tensors (first in {bad[0]}): "
+            f"{cause}. Nothing of it was kept; the run is as it was before this request."
+        )
+
+
+def check_features(features: Tensor, ids: Sequence[int], inputs: Inputs, names: Sequence[str]) -> None:
+    """Make sure that features of samples are finite.
+
+    Args:
+        features: ``(n, width)``.
+        ids: Of the ``n`` samples.
+        inputs: What they were computed from.
+        names: The adapters in use.
+
+    Raises:
+        UserError: If one is not.
+    """
+    if bool(torch.isfinite(features).all()):
+        return
+    bad = (~torch.isfinite(features).flatten(1).all(1)).nonzero()[:, 0].tolist()
+    cause = (
+        f"the adapters in use ({', '.join(names)}) have diverged; lower model.optimizer.lr"
+        if names
+        else "the backbone overflows; set trainer.precision to 32-true, or give other weights"
+    )
+    given = inputs.tensor[bad]
+    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+        cause = "the inputs themselves hold NaN or infinity; mend or remove them"
+    raise UserError(f"The features of {len(bad)} samples, ids {[ids[i] for i in bad[:8]]}, are not finite: {cause}.")

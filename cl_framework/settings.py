@@ -1,0 +1,159 @@
+"""What the numbers of a config and of its parts may be. One word has one range, wherever it stands.
+
+Numbers that no word below names have to be finite, and whole numbers to fit 64 bits. All that are wrong are told at
+once, before anything runs. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+from cl_framework.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which numbers a setting takes.
+
+    Attributes:
+        says: The range in words, as it stands after "must be".
+        low: The least number.
+        high: The greatest number.
+        above: Whether ``low`` itself is excluded.
+        below: Whether ``high`` itself is excluded.
+        also: Numbers outside that have a meaning of their own.
+    """
+
+    says: str
+    low: float = 0.0
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    also: tuple[float, ...] = ()
+
+    def takes(self, value: float) -> bool:
+        """Tell whether ``value`` is in range."""
+        low = value > self.low if self.above else value >= self.low
+        high = value < self.high if self.below else value <= self.high
+        return value in self.also or (low and high)
+
+
+COUNT = Range("at least 1", 1)
+NONE_OR_MORE = Range("at least 0")
+ABOVE = Range("above 0", above=True)
+SHARE = Range("from 0 to 1", high=1)
+LIMIT = Range("a share above 0 and up to 1, or a whole number of batches", above=True)
+WORDS = {
+    COUNT: "width rank tokens size length batch batch_size expansion draws group horizon noises copies increment "
+    "times window image_size max_tokens devices num_nodes accumulate_grad_batches log_every_n_steps",
+    NONE_OR_MORE: "r epochs align_epochs later_epochs warmup noise_steps impair repair ascents refinements per_class "
+    "lr align_lr weight_decay align_decay weight weight_l2 strength gradient_clip_val cache toward contrast pull "
+    "push preserve diversify shrinkage identity patience",
+    ABOVE: "temperature ridge eps top tukey lora_alpha features_limit",
+    SHARE: "share dropout lora_dropout shrink threshold threshold_end label_smoothing",
+    Range("at least 0 and below 1", high=1, below=True): "momentum validation",
+}
+BY_WORD = {word: what for what, words in WORDS.items() for word in words.split()}
+BY_PLACE = {
+    "seed_everything": Range("from 0 to 4294967295", high=2**32 - 1),
+    "trainer.max_epochs": COUNT,
+    "trainer.max_steps": Range("at least 1, or -1 for no limit", 1, also=(-1,)),
+    "trainer.limit_train_batches": LIMIT,
+    "trainer.overfit_batches": Range(
+        "0: it reads other samples than a plan names; trainer.limit_train_batches makes a run short", high=0
+    ),
+}
+"""Settings that mean something of their own where they stand."""
+NEEDED = {"trainer.max_epochs"}
+"""Settings that have to be numbers: without this one training never ends."""
+LARGEST = 2**63
+"""The first whole number that no sample id and no tensor size can be."""
+
+
+def check(config: Mapping[str, Any], where: str = "") -> None:
+    """Make sure that every number in a config is one that it can be.
+
+    Args:
+        config: Nested mappings and lists; what is neither a number nor one of those is passed over.
+        where: What every setting's name begins with.
+
+    Raises:
+        UserError: If some are not, naming all of them.
+    """
+    if wrong := list(_faults(config, where)):
+        count = f"{len(wrong)} settings cannot be: " if len(wrong) > 1 else ""
+        raise UserError(f"{count}{'; '.join(wrong)}.")
+
+
+def check_parts(parts: Mapping[str, object]) -> None:
+    """Make sure of the same of objects that were built in Python, as far as they keep what they were given.
+
+    Raises:
+        UserError: If a number is not in its range.
+    """
+    check({f"{role} {type(part).__name__}": settings_of(part) for role, part in parts.items()})
+
+
+def settings_of(part: object) -> dict[str, Any]:
+    """Return an object's settings by name, as far as it or a part of it keeps them; of a part's record, all."""
+    names = [p for p in inspect.signature(type(part).__init__).parameters if p != "self"]
+    own = getattr(part, "__dict__", {})
+    parts = [*own.values(), *own.get("_modules", {}).values()]
+    found = {n: getattr(p, n) for p in reversed([part, *parts]) for n in names if hasattr(p, n)}
+    for held in parts:
+        found |= asdict(held) if is_dataclass(held) and not isinstance(held, type) else {}
+    return {n: v if isinstance(v, bool | int | float | str | None) else str(v) for n, v in found.items()}
+
+
+def fault(place: str, value: object) -> str | None:
+    """Say what is wrong with a setting's value; None when nothing is.
+
+    >>> fault("model.adapter.width", 0), fault("model.adapter.width", 4)
+    ('model.adapter.width must be at least 1; found 0', None)
+    >>> fault("model.optimizer.lr", float("nan"))
+    'model.optimizer.lr must be a finite number; found nan'
+    """
+    if value is None and place in NEEDED:
+        return f"{place} must be {BY_PLACE[place].says}; found nothing"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        return f"{place} must be a finite number; found {value}"
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return f"{place} must be below 2^63; found {value}"
+    kind = BY_PLACE.get(place) or BY_WORD.get(place.rpartition(".")[2].partition("[")[0])
+    return None if kind is None or kind.takes(value) else f"{place} must be {kind.says}; found {value}"
+
+
+def count(text: str) -> int:
+    """Read a count of at least 1 from a command line.
+
+    >>> count("3")
+    3
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value < LARGEST:
+        raise argparse.ArgumentTypeError(f"it must be a whole number of at least 1; found {text}")
+    return value
+
+
+def _faults(node: Any, place: str) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _faults(value, place if key == "init_args" else f"{place}.{key}".lstrip("."))
+    elif isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        for i, value in enumerate(node):
+            yield from _faults(value, f"{place}[{i}]")
+    elif said := fault(place, node):
+        yield said
