@@ -19,7 +19,7 @@ from cl_framework.evaluator import Evaluator
 from cl_framework.events import Event
 from cl_framework.experiment import Experiment, build, scenario_of
 from cl_framework.manifest import MANIFEST
-from cl_framework.records import typed
+from cl_framework.records import Count, typed
 from cl_framework.run import Run
 from cl_framework.timeline import Later, Timeline
 
@@ -60,6 +60,7 @@ class Origin(msgspec.Struct, frozen=True):
     seed: int
     versions: dict[str, str]
     platform: str
+    threads: Count | None = None
 
 
 def _requests(directory: Run, events: Sequence[Event]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ class Facts(msgspec.Struct, frozen=True):
     steps: Count
     adapters: list[str] | None = None
     outlived: dict[str, list[str]] = {}
+    threads: Count | None = None
 
 
 def tensors(learner: Learner) -> dict[str, Tensor]:
