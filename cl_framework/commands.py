@@ -138,7 +138,7 @@ def plan(argv: Sequence[str]) -> int:
         event = step.event
         shown = ", ".join(printable(names[c]) for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
         kind, nobody = ("learn", "nothing new") if isinstance(event, Experience) else ("forget", "single samples")
-        table.add_row(printable(event.name), kind, shown or nobody, str(len(event.data)), str(len(step.exam)))
+        table.add_row(printable(event.name), kind, shown or nobody, str(len(event.data)), str(len(step.exam) or "none"))
     CONSOLE.print(table)
     bank = learner.model.adapters
     size, roles = sum(p.numel() for p in bank.add("one")), sorted({s.role for s in bank.sites.values()})

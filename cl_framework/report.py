@@ -124,7 +124,7 @@ def results(
         "forgetting_diag": continual.forgetting_diag(matrix),
         "backward_transfer": continual.backward_transfer(matrix),
         "plasticity": continual.plasticity(matrix),
-        "per_class_accuracy": {str(c): continual.micro_accuracy([h]) for c, h in hits.items()},
+        "per_class_accuracy": {str(c): continual.micro_accuracy([hits[c]] if c in hits else []) for c in _alive(days)},
         "adapter_selection_accuracy": selection if any(d.selected for d in days) else None,
         "newest_accuracy": [newest for newest, _ in ages],
         "earlier_accuracy": [earlier for _, earlier in ages],
@@ -133,6 +133,14 @@ def results(
         "forget": [_forget(i, days, curve[i], r.seconds) for i, r in enumerate(records) if r.marks.forget],
         "cost": total_cost([r.cost for r in records]),
     }
+
+
+def _alive(days: Sequence[Marks]) -> list[int]:
+    """Return the classes learned and not forgotten, examined or not."""
+    found: set[int] = set()
+    for day in days:
+        found = found | set(day.classes) if day.kind == "learn" else found - set(day.classes)
+    return sorted(found | (days[-1].hits.keys() if days else set()))
 
 
 def _newest_and_earlier(days: Sequence[Marks]) -> list[tuple[float | None, float | None]]:

@@ -9,51 +9,132 @@ import torch
 from cl_framework.errors import UserError
 from scenarios.data.source import Pictures, Source, check_share, stratified
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"))
+SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".ppm",
+        ".pgm",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+    ]  # as `decode` reads
+)
+SPLITS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation", "dev"),
+}
+"""What the folder of each split may be called, in any case."""
+NO_CLASSES = frozenset(("__macosx", "@eadir", "$recycle.bin"))
+"""Folders that unpacking and file servers leave beside those of classes."""
 
 
 def load(path: str, test: float | None = None, seed: int = 0) -> Source:
     """List the images below ``path``; class ids follow the sorted names of the class folders.
 
+    Files and folders whose names begin with a dot, and those of ``__MACOSX``, are no data.
+
     Args:
-        path: Holds train/ and test/ (or val/) with a folder per class, or the class folders themselves.
+        path: Holds train/ and test/ with a folder per class, or the class folders themselves. Without a test/, valid/
+            (also val/, validation/, dev/) is the exam; beside a test/ it is left out. Upper and lower case are alike.
         test: Share of each class held out for testing, a fifth if None; only where there is no test folder.
         seed: Seed of that split.
 
     Raises:
-        UserError: If a folder is missing, a class folder holds no images, the splits differ in their classes, or a
-            share is to be held out of splits that are there.
+        UserError: If a folder is missing or there twice, a class folder holds no images, the test split has a class
+            that train/ lacks, or a share is to be held out of splits that are there.
     """
     root, name = Path(path).expanduser(), f"imagefolder:{path}"
     if not root.is_dir():
         raise UserError(f"There is no folder {path}; give the one that holds train/ and test/, or a folder per class.")
-    if not (root / "train").is_dir():
+    splits = split_folders(root)
+    if not splits:
         found = classes(root)
         files, labels = listed(found, list(found))
-        kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), test, seed, list(found)))
+        kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), test, seed))
         train, exam = (([files[i] for i in rows], [labels[i] for i in rows]) for rows in (kept, held))
         return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
-    second = next((root / s for s in ("test", "val") if (root / s).is_dir()), None)
-    if second is None:
-        raise UserError(f"{path} has train/ but no test/; add test/ with the same class folders.")
+    first, second = splits["train"], splits.get("test") or splits["validation"]
     check_share(name, True, test)
-    found, other = classes(root / "train"), classes(second)
+    found, other = classes(first), classes(second, empty=True)
     if extra := sorted(other.keys() - found.keys()):
-        raise UserError(f"{second} has class {extra[0]!r}, which train/ lacks; add it there or remove it here.")
+        raise UserError(f"{second} has class {extra[0]!r}, which {first.name}/ lacks; add it there or remove it here.")
     train, exam = (listed(each, list(found)) for each in (found, other))
     return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
 
 
-def classes(folder: Path) -> dict[str, list[Path]]:
-    """Return the images of every class folder, both sorted; hidden folders are left out."""
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of splits, by split; none if the folders of ``root`` are those of classes.
+
+    A folder called train is a class, such as a vehicle's, if it holds no folders.
+
+    Raises:
+        UserError: If there are two for one split, or something to be examined on and nothing to learn from, or the
+            other way round.
+    """
+    found: dict[str, Path] = {}
+    inside = folders(root)
+    for split, names in SPLITS.items():
+        some = [f for f in inside if f.name.lower() in names]
+        if len(some) > 1:
+            raise UserError(f"{root} has {some[0].name}/ and {some[1].name}/; keep one of them.")
+        if some:
+            found[split] = some[0]
+    if "train" in found and folders(found["train"]):
+        if len(found) == 1:
+            raise UserError(f"{root} has {found['train'].name}/ but no test/; add test/ with the same class folders.")
+        return found
+    if found and "train" not in found and len(found) == len(inside) and any(map(folders, found.values())):
+        raise UserError(f"{root} has {inside[0].name}/ but no train/; add train/ with the same class folders.")
+    return {}
+
+
+def classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
+    """Return the images of every class folder, both sorted.
+
+    Args:
+        folder: Holds a folder per class.
+        empty: Leave out folders without images.
+
+    Raises:
+        UserError: If there is no class folder, or one holds no images.
+    """
     found = {}
-    for each in sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")):
-        found[each.name] = sorted(p for p in each.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found[each.name]:
-            raise UserError(f"Class {each.name!r} is empty: {each} holds no images; add some or remove the folder.")
+    for each in folders(folder):
+        found[each.name] = sorted(p for p in each.rglob("*") if p.suffix.lower() in SUFFIXES and not hidden(p, each))
+        if found[each.name]:
+            continue
+        if not empty:
+            others = sorted({p.suffix for p in each.rglob("*") if p.is_file() and not hidden(p, each)})
+            only = f" (only {', '.join(others[:5])})" if others else ""
+            raise UserError(
+                f"Class {each.name!r} is empty: {each} holds no images{only}; add some or remove the folder."
+            )
+        del found[each.name]
     if not found:
         raise UserError(f"{folder} holds no class folders; put the images of each class in a folder of its own.")
     return found
+
+
+def folders(parent: Path) -> list[Path]:
+    """Return the folders that may be those of classes, sorted."""
+    return sorted(
+        f for f in parent.iterdir() if f.is_dir() and not f.name.startswith(".") and f.name.lower() not in NO_CLASSES
+    )
+
+
+def hidden(file: Path, below: Path) -> bool:
+    """Tell whether a file or a folder on the way to it is no data."""
+    return any(p.startswith(".") or p.lower() in NO_CLASSES for p in file.relative_to(below).parts)
 
 
 def listed(found: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], list[int]]:

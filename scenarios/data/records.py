@@ -198,6 +198,6 @@ def source(name: str, found: Sequence[Record], test: float | None, seed: int) ->
         learned, exam = ([r for r in found if r.split == split] for split in ("train", "test"))
     else:
         every = torch.tensor([place[r.label] for r in found])
-        parts = stratified(every, test, seed, names, "sentence")
+        parts = stratified(every, test, seed)
         learned, exam = ([found[i] for i in at.tolist()] for at in parts)
     return Source(name, part("train", learned), part("test", exam), tuple(names))

@@ -187,7 +187,7 @@ class Sentences(Labelled):
 @final
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Pictures or sentences to learn from and others to be examined on; every class has both.
+    """Pictures or sentences to learn from, some of every class, and others to be examined on.
 
     Attributes:
         name: How the source was asked for; part of the key under which features are remembered.
@@ -205,7 +205,8 @@ class Source:
         """Check every label.
 
         Raises:
-            UserError: If a label lies outside the declared classes, or a class has no samples in a split.
+            UserError: If a label lies outside the declared classes, a class has no samples to learn from, or there are
+                none to be examined on.
         """
         n = len(self.class_names)
         for part in (self.train, self.test):
@@ -215,10 +216,21 @@ class Source:
                     f"{self.name} declares classes 0 to {n - 1}, but {part.split} samples {part.describe(bad)} "
                     f"are labelled {found}; mend the labels or declare the classes."
                 )
-            empty = (torch.bincount(part.labels, minlength=n) == 0).nonzero()[:, 0].tolist()
-            if empty:
-                names = ", ".join(repr(self.class_names[c]) for c in empty[:5]) + (", ..." if len(empty) > 5 else "")
-                raise UserError(f"Class {names} of {self.name} has no {part.split} {part.noun}; add some or remove it.")
+        if bare := [c for c, n in zip(self.class_names, self.counts(self.train), strict=True) if not n]:
+            names = ", ".join(map(repr, bare[:5])) + (", ..." if len(bare) > 5 else "")
+            raise UserError(f"Class {names} of {self.name} has no train {self.train.noun}; add some or remove it.")
+        if not len(self.test):
+            raise UserError(f"{self.name} has no test {self.test.noun} of any class; add some to be examined on.")
+
+    @property
+    def unexamined(self) -> list[str]:
+        """Names of the classes without test samples: their exam is none."""
+        return [c for c, n in zip(self.class_names, self.counts(self.test), strict=True) if not n]
+
+    def counts(self, part: Pictures | Sentences) -> list[int]:
+        """Return how many samples of each class a split has."""
+        found: list[int] = torch.bincount(part.labels, minlength=len(self.class_names)).tolist()
+        return found
 
     @cached_property
     def fingerprint(self) -> str:
@@ -228,7 +240,7 @@ class Source:
 
     def validating(self, share: float, seed: int = 0) -> Source:
         """Return a source examined on a held-out ``share`` of the training samples; the test split is out of reach."""
-        kept, held = stratified(self.train.labels, share, seed, self.class_names, self.train.noun[:-1])
+        kept, held = stratified(self.train.labels, share, seed)
         return replace(self, train=self.train.take(kept), test=self.train.take(held))
 
 
@@ -241,23 +253,19 @@ def in_order(labels: Collection[str]) -> list[str]:
     return sorted(labels, key=int) if all(c.isdecimal() for c in labels) else sorted(labels)
 
 
-def stratified(
-    labels: Tensor, share: float | None, seed: int, class_names: Sequence[str], noun: str = "image"
-) -> tuple[Tensor, Tensor]:
-    """Split rows so that every class, however small, gives its ``share`` and at least one row, and keeps one.
+def stratified(labels: Tensor, share: float | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Split rows so that every class gives its ``share`` and at least one row, and keeps one; a single row is kept.
 
     Args:
         labels: ``(n,)`` the class of each row.
         share: How much of each class is held out; None stands for `HELD`.
         seed: Of the split.
-        class_names: Name of each class, for messages.
-        noun: What a row is, for messages.
 
     Returns:
         The rows kept and the rows held out, each in ascending order.
 
     Raises:
-        UserError: If ``share`` is not between 0 and 1, or a class has a single row.
+        UserError: If ``share`` is not between 0 and 1.
     """
     share = HELD if share is None else share
     if not 0 < share < 1:
@@ -266,8 +274,6 @@ def stratified(
     held = torch.zeros(len(labels), dtype=torch.bool)
     for c in sorted(set(labels.tolist())):
         rows = (labels == c).nonzero()[:, 0]
-        if len(rows) < 2:
-            raise UserError(f"Class {class_names[c]!r} has a single {noun}, which cannot be split; add {noun}s to it.")
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=g)[:count]]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]

@@ -49,7 +49,7 @@ def load(path: str, test: float | None = None, seed: int = 0, exam: str = "") ->
     if "split" in columns:
         train, held = ([r for r in rows if r["split"] == s] for s in ("train", "test"))
     else:
-        parts = stratified(part("", rows).labels, test, seed, names)
+        parts = stratified(part("", rows).labels, test, seed)
         train, held = ([rows[i] for i in at.tolist()] for at in parts)
     return Source(name, part("train", train), part("test", held), tuple(names))
 
