@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cl_framework import receipts
+from cl_framework import receipts, sources
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
@@ -130,9 +129,7 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
 def code_hash(learner: Learner) -> str:
     """Return a hash of the sources that decide the outcome: the core, the strategy, the unlearner."""
     kinds = (type(learner.strategy), type(learner.unlearner), type(learner.model.backbone))
-    own = {Path(f) for k in kinds if (f := getattr(sys.modules.get(k.__module__), "__file__", None))}
-    files = sorted({*Path(__file__).parent.rglob("*.py"), *own}, key=lambda p: p.name)
-    return _hash(b"".join(f"{p.name}\0".encode() + p.read_bytes() for p in files))
+    return sources.digest(sources.of(kinds))
 
 
 def _hash(data: bytes) -> str:

@@ -65,6 +65,13 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{FEATURES}/{self.folder}.safetensors"
 
     @property
+    def lasting(self) -> dict[str, Any]:
+        """What no later request changes: all but its tensors, of which later ones take some out, and its receipt."""
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        files = {place: entry for place, entry in told["files"].items() if place != self.data}
+        return {**{k: v for k, v in told.items() if k not in ("tensors", "receipt")}, "files": files}
+
+    @property
     def record(self) -> bytes:
         """The content of its ``state.json``."""
         return seal(msgspec.to_builtins(self))
@@ -132,6 +139,11 @@ def state_hash(fingerprints: Mapping[str, str]) -> str:
     True
     """
     return sha256(encode(dict(sorted(fingerprints.items())), indent=None))
+
+
+def history_hash(events: Sequence[Event]) -> str:
+    """Return one hash over what lasts of these events: their facts, measurements, features, and the run's manifest."""
+    return sha256(encode({"events": [e.lasting for e in events]}, indent=None))
 
 
 def outdated(events: Sequence[Event]) -> Iterator[tuple[Event, set[str]]]:

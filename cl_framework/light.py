@@ -13,6 +13,7 @@ import msgspec
 
 from cl_framework import plugins, summary
 from cl_framework.errors import UserError
+from cl_framework.events import Event
 from cl_framework.printable import say
 
 COLUMNS = {
@@ -58,9 +59,14 @@ def verify(argv: Sequence[str]) -> int:
     parser = ArgumentParser("clf verify", description="Check every file and receipt of a run against its hash.")
     parser.add_argument("dir", type=Path, help="the run directory")
     parser.add_argument("--public", metavar="PUB.pem", help="also check signatures against this Ed25519 public key")
+    parser.add_argument(
+        "--last", metavar="HASH", help="also refuse a copy from before the receipt with this hash, which forget printed"
+    )
     args = parser.parse_args(argv)
     run = Run.open(args.dir)
     problems = run.verify()
+    if args.last:
+        problems += receipts.missing(run.path, args.last)
     if args.public and not problems:
         from cl_framework import signing
 
@@ -68,10 +74,21 @@ def verify(argv: Sequence[str]) -> int:
     if problems:
         say("\n".join(problems))
         return 1
-    signed = ", signatures valid" if args.public else ""
-    told = _count(len(receipts.read(run.path)), "receipt")
-    say(f"{_count(len(run.events()), 'event')}, {told}, all hashes match{signed}")
+    events, told = run.events(), receipts.read(run.path)
+    signed = _signed(events, bool(told)) if args.public else ""
+    say(f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}, all hashes match{signed}")
     return 0
+
+
+def _signed(events: Sequence[Event], any_receipt: bool) -> str:
+    """Say how far signatures that hold reach: to the last forget event, and not beyond it."""
+    if not any_receipt:
+        return ", nothing is signed"
+    last = max(i for i, e in enumerate(events) if e.receipt is not None)
+    later = len(events) - 1 - last
+    return f", signatures valid up to {events[last].folder}" + (
+        f"; {_count(later, 'later event')} unsigned" if later else ""
+    )
 
 
 def report(argv: Sequence[str]) -> int:

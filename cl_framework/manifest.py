@@ -10,7 +10,7 @@ import msgspec
 from cl_framework.errors import UserError
 from cl_framework.records import RESTORE, Digest, FileEntry, decode, typed
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 
 

@@ -135,7 +135,7 @@ def diary_of(directory: Run, experiment: Experiment, timeline: Timeline, testimo
 
 def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> None:
     """Carry out what of the timeline is not done yet, and say where to look."""
-    diary = diary_of(directory, experiment, timeline, testimony)
+    diary, told = diary_of(directory, experiment, timeline, testimony), receipts.last(directory.path)
     if warning := other_threads(directory):
         CONSOLE.print(warning, soft_wrap=True)
     store = experiment.learner.model.store
@@ -149,6 +149,10 @@ def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony:
     figure = diary.close()
     CONSOLE.print(f"figure   {figure}", soft_wrap=True)
     CONSOLE.print(f"results  {directory.path / 'results.json'}", soft_wrap=True)
+    if (kept := receipts.last(directory.path)) != told:
+        CONSOLE.print(
+            f"receipt  {kept}\n         Keep this hash elsewhere: `clf verify DIR --last HASH` refuses older copies."
+        )
     alive = experiment.learner.model.classes[:1]
     verb = f"forget {directory.path} --classes {alive[0]}" if alive else f"verify {directory.path}"
     CONSOLE.print(f"next     clf {verb}", soft_wrap=True)

@@ -7,6 +7,7 @@ file): whoever holds the key can ask whether a given sample was covered, and del
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
@@ -58,6 +59,7 @@ class Line(TypedDict, total=False):
     experiences: Keyed
     samples: Keyed
     state: State
+    history: str
     artifacts: dict[str, tuple[str | None, str | None]]
     signature: str
     previous: str
@@ -185,9 +187,26 @@ def broken_key(run: Path, mark: str | None = None) -> str | None:
 
 def last(run: Path) -> str:
     """Return the hash of the last line, which the next one will hold."""
+    return [FIRST, *hashes(run)][-1]
+
+
+def hashes(run: Path) -> list[str]:
+    """Return the hash of each line, oldest first."""
     path = run / FILE
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return sha256(lines[-1]) if lines else FIRST
+    return [sha256(line) for line in path.read_bytes().splitlines(keepends=True)] if path.exists() else []
+
+
+def missing(run: Path, kept: str) -> list[str]:
+    """Say whether a run lacks the line whose hash a person kept elsewhere: it is then an older copy, or another run.
+
+    Raises:
+        UserError: If ``kept`` is no hash of a line.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", kept):
+        raise UserError(f"--last takes the 64 hexadecimal digits that `clf forget` printed; found {kept!r}.")
+    if kept in hashes(run):
+        return []
+    return [f"{run / FILE} has no line with the hash {kept}: this is an older copy of the run, or another run."]
 
 
 def append(run: Path, entry: Mapping[str, Any]) -> None:

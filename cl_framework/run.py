@@ -225,6 +225,7 @@ class Run:
         told = {
             **receipt,
             "state": {"before": journal.state_hash(before), "after": journal.state_hash(after)},
+            "history": journal.history_hash([*events, event]),
             "artifacts": {n: [side.get(n) for side in marks] for n in touched},
             "bytes_removed": upkeep.bytes_to_remove(self.path, events, event),
         }

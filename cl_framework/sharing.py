@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import torch
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 from torch import Tensor
 
+from cl_framework import sources
 from cl_framework.errors import UserError
 from cl_framework.experiment import Experiment
 from cl_framework.sealed import sha256
@@ -198,9 +197,7 @@ def _name(device: torch.device) -> str:
 def _code(*parts: object) -> str:
     """Return a hash of the sources of this package and of those that the parts come from."""
     tops = {__name__.split(".")[0], *(type(part).__module__.split(".")[0] for part in parts)}
-    files = {Path(f) for top in tops if (f := getattr(sys.modules.get(top), "__file__", None))}
-    found = sorted(p for f in files for p in (f.parent.rglob("*.py") if f.name == "__init__.py" else [f]))
-    return sha256(b"".join(p.name.encode() + b"\0" + p.read_bytes() for p in found))
+    return sources.digest(sources.of((), sorted(tops)))
 
 
 def _version(package: str) -> str:

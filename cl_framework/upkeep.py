@@ -17,6 +17,7 @@ from cl_framework.events import (
     committed,
     feature_events,
     gaps,
+    history_hash,
     listed,
     outdated,
     overlay,
@@ -24,6 +25,7 @@ from cl_framework.events import (
     state_hash,
     strays,
 )
+from cl_framework.records import RESTORE
 from cl_framework.sealed import TEMPORARY, find_listed, read_listed, sibling
 
 
@@ -122,10 +124,28 @@ def problems(path: Path, run: str) -> list[str]:
             find_listed(path / place, entry)
         except UserError as error:
             found.append(str(error))
+    found += (fault for event in events if (fault := swapped(path, event)))
+    for event, dead in outdated(events) if complete else ():
+        left = f"{path / event.data} still holds {min(dead)!r}, which a later request took or replaced"
+        found.append(f"{left}; `clf resume {path}` takes it out.")
     if complete:  # otherwise what looks foreign may belong to an event that cannot be read
         hint = f"`clf resume {path}` removes what a killed process left"
         found += [f"{stray} does not belong to the run; {hint}." for stray in strays(path, events)]
     return found + (receipts.check(path) or unmatched_receipts(path, events, complete))
+
+
+def swapped(path: Path, event: Event) -> str | None:
+    """Say whether an event's file holds other tensors than its record tells, whose fingerprints receipts speak of.
+
+    What is wrong with the file as a whole is for others to say.
+    """
+    file = path / event.data
+    try:
+        found = archive.fingerprints(read_listed(file, event.files[event.data]), file)
+    except UserError as error:
+        return str(error) if "holds no tensors" in str(error) else None
+    wrong = sorted(n for n in found.keys() | event.tensors.keys() if found.get(n) != event.tensors.get(n))
+    return f"{file} holds another {wrong[0]!r} than its record tells: it was replaced; {RESTORE}." if wrong else None
 
 
 def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> list[str]:
@@ -140,4 +160,7 @@ def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> l
         event, left = events[asked[-1]], overlay(events[: asked[-1] + 1])
         if event.receipt and state_hash(left) != event.receipt["state"]["after"]:
             found.append(f"{file} speaks of another state after {event.folder} than the events hold.")
+    for i in asked if complete else ():
+        if (events[i].receipt or {}).get("history") != history_hash(events[: i + 1]):
+            found.append(f"{file} speaks of another history up to {events[i].folder} than the events tell.")
     return found
