@@ -41,6 +41,8 @@ class Adapter(ABC):
         needs: Roles without any of which it would do something else than it says.
         neutral: Whether an adapter changes nothing at birth. One that does change something cannot lie on the stack.
         coupled: Whether what it does to a sample depends on the rest of the batch. Such features are never stored.
+        together: How many samples pass at once at test time, in the order in which their classes came, where a
+            published protocol says so; None leaves both to the model. Only for an adapter that is coupled.
         linear: Whether what it adds is linear in its parameters, all of them: then they can be summed and averaged.
         several: Whether several may be in use at once. Not where one puts something of its own in the place of what
             another made of a site.
@@ -49,6 +51,7 @@ class Adapter(ABC):
     needs: ClassVar[frozenset[Role]] = frozenset()
     neutral: bool = True
     coupled: bool = False
+    together: int | None = None
     linear: bool = False
     several: bool = True
 

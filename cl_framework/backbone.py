@@ -44,6 +44,8 @@ class Site:
         before: What is rewritten is the module's input, not its output.
         block: Which block it lies in, from 0; None outside the blocks.
         blocks: How many blocks there are.
+        position: What the backbone adds to its class token for its place ``(width,)``; only the token stream of a
+            backbone that has such a token says so.
     """
 
     role: Role
@@ -55,6 +57,7 @@ class Site:
     before: bool = False
     block: int | None = None
     blocks: int = 0
+    position: Tensor | None = None
 
 
 class Backbone(nn.Module, ABC):

@@ -32,7 +32,7 @@ from cl_framework.strategy import (
     lesson,
     seed_for,
 )
-from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Inputs, Samples
+from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Inputs, Samples, Subset
 
 
 @final
@@ -158,10 +158,15 @@ class Learner(LightningModule):
         self.eval()
         self.model.phase = "evaluate"
         alive = torch.tensor(self.model.classes)
+        order = torch.arange(len(samples))
+        if self.model.adapters.adapter.together:  # a protocol in which a sample's company decides, too
+            place = {c: i for i, c in enumerate(self.model.classes)}
+            order = torch.tensor([place.get(c, len(place)) for c in samples.labels.tolist()]).argsort(stable=True)
+            samples = Subset(samples, order)
         scores = (self(x) for x in inputs(samples.on(self.model.device), batch))
         said = [(z.argsort(dim=1, descending=True, stable=True) if ranked else z.argmax(1)).cpu() for z in scores]
         self.model.phase = "statistics"
-        return alive[torch.cat(said)] if said else alive.new_empty(0)
+        return alive[torch.cat(said)[order.argsort()]] if said else alive.new_empty(0)
 
     def begin(self, plan: Plan) -> None:
         """Let exactly what ``plan`` names change."""

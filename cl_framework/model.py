@@ -284,9 +284,9 @@ class Model(nn.Module):
         Where rows are coupled, a padded one would have its say: chunks are then left as they are.
         """
         query = self.query(given) if self.adapters.asking else None
-        x = given.tensor
+        x, company = given.tensor, (None if pad else self.adapters.adapter.together) or CHUNK
         self.passes[self.phase] += len(x)
-        rows, pieces = [part for alike in self._alike(x) for part in torch.split(alike, CHUNK)], []
+        rows, pieces = [part for alike in self._alike(x) for part in torch.split(alike, company)], []
         for r in rows:
             size = CHUNK if pad else len(r)
             part = _padded(x[r.to(x.device)].to(self.device), size)

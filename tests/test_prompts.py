@@ -1,5 +1,7 @@
 """Prompts: tokens that join a sample's own, counted block by block and checked against passes written out by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -391,6 +393,38 @@ def test_a_vote_makes_predictions_depend_on_company_and_so_nothing_of_it_is_stor
     assert not torch.allclose(*shared["batch"], atol=1e-3)
     pool = pool_of(model.adapters, "shared")
     assert len(pool.chosen(model.query(test.x)).unique()) > 1
+
+
+@torch.no_grad()
+def test_the_released_vote_is_of_sixteen_in_the_order_of_classes_whatever_the_order_of_the_data(world, monkeypatch):
+    """Answers follow the released batches, come back in the order asked, and cannot be told by the samples' order."""
+    learner = Learner(world.TinyTransformer(), PromptPool(6, 2, 1, "batch_by_class_as_released"), L2P())
+    learner.model.ready("shared", (2, 0, 3, 1))
+    learner.model.known = dict.fromkeys((2, 0, 3, 1), "task-0")
+    test, asked = world.noise([3, 1, 0, 2], 10, "test"), []
+    vote = Pool.chosen
+    monkeypatch.setattr(Pool, "chosen", lambda pool, query: asked.append(query) or vote(pool, query))
+    said = learner.answer(test)
+    assert [len(q) for q in asked] == [16, 16, 8]
+    rows = torch.cat([(test.labels == c).nonzero()[:, 0] for c in (2, 0, 3, 1)])
+    torch.testing.assert_close(torch.cat(asked), learner.model.query(test.x[rows]), atol=1e-4, rtol=1e-4)
+    batches = [learner.model.scores(test.x[r], "shared").argmax(1) for r in rows.split(16)]
+    assert said[rows].tolist() == torch.tensor(learner.model.classes)[torch.cat(batches)].tolist()
+
+
+def test_prompts_may_start_at_the_position_of_the_class_token_as_released(world):
+    """The release adds that frozen position to every prompt: the same prompts, drawn alike, start shifted by it."""
+    vit = world.TinyTransformer()
+    sites = [s for s in vit.sites().values() if s.role == "block_in"]
+    assert torch.equal(sites[0].position, vit.body.pos_embed[0, 0])
+    pools = []
+    for start in ("uniform", "class_position_as_released"):
+        torch.manual_seed(0)
+        pools.append(PromptPool(start=start).build(sites[0]))
+    torch.testing.assert_close(pools[1].prompts, pools[0].prompts + vit.body.pos_embed[0, 0])
+    assert torch.equal(pools[0].keys, pools[1].keys)
+    with pytest.raises(UserError, match="has no position"):
+        PromptPool(start="class_position_as_released").build(dataclasses.replace(sites[0], position=None))
 
 
 @torch.no_grad()

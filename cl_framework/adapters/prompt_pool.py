@@ -29,21 +29,31 @@ class PromptPool(Adapter):
     ``choice="batch"`` is how L2P was released: the ``top`` prompts that most samples of a batch would choose are shown
     to all of them, at test time too. Test batches came sorted by class, so that the vote tells which task a sample
     belongs to: it leaks what a class-incremental learner has to find out, and such figures compare with no others (one
-    user's 75.95 fell to 61.85 on shuffled batches). A batch is what is passed at once, at most 64 samples at test time;
-    nothing made so is stored, and a prediction depends on the company of its sample.
+    user's 75.95 fell to 61.85 on shuffled batches). A batch is what is passed at once: with ``batch`` up to 64 samples
+    at test time, in the order of the data; with ``batch_by_class_as_released`` 16, in the order in which their classes
+    came. Nothing made so is stored, and a prediction depends on the company of its sample.
+
+    The release also adds the class token's position embedding to every prompt. The position is frozen, so this is
+    another start of the prompts and nothing else: ``start="class_position_as_released"``.
 
     Args:
         size: Prompts in the pool.
         length: Tokens of a prompt.
         top: Prompts that a sample is shown.
         choice: Who chooses: each ``sample`` for itself, or its ``batch`` by vote.
+        start: Where prompts start: ``uniform`` between -1 and 1, or shifted by the class token's position.
     """
 
     needs = frozenset({"block_in", "tokens_out"})
     neutral = several = False
 
     def __init__(
-        self, size: int = 10, length: int = 5, top: int = 5, choice: Literal["sample", "batch"] = "sample"
+        self,
+        size: int = 10,
+        length: int = 5,
+        top: int = 5,
+        choice: Literal["sample", "batch", "batch_by_class_as_released"] = "sample",
+        start: Literal["uniform", "class_position_as_released"] = "uniform",
     ) -> None:
         """Keep the shape of the pool and who chooses from it.
 
@@ -52,25 +62,33 @@ class PromptPool(Adapter):
         """
         if not 1 <= top <= size or length < 1:
             raise UserError(f"A pool of {size} prompts of {length} tokens cannot show {top}; choose top <= size.")
-        if choice not in ("sample", "batch"):
+        if choice not in ("sample", "batch", "batch_by_class_as_released"):
             raise UserError(f"A sample or its batch chooses prompts; found choice={choice!r}.")
-        self.size, self.length, self.top, self.coupled = size, length, top, choice == "batch"
+        self.size, self.length, self.top, self.coupled = size, length, top, choice != "sample"
+        self.together = 16 if choice == "batch_by_class_as_released" else None
+        self.shifted = start == "class_position_as_released"
 
     def build(self, site: Site) -> Rewrite | None:
         """Show prompts to the first block, and let them answer at the end."""
         if site.role == "block_in" and site.block == 0:
-            return Pool(site.width_out, self)
+            if self.shifted and site.position is None:
+                raise UserError("This backbone's class token has no position to start prompts at; set start: uniform.")
+            return Pool(site.width_out, self, site.position if self.shifted else None)
         return _Answer(self.top * self.length) if site.role == "tokens_out" else None
 
 
 @final
 class Pool(PromptPooling, Asking):
-    """Prompts ``(size, length, width)`` and their keys ``(size, width)``, both uniform between -1 and 1 at first."""
+    """Prompts ``(size, length, width)`` and their keys ``(size, width)``, both uniform between -1 and 1 at first.
 
-    def __init__(self, width: int, spec: PromptPool) -> None:
+    Prompts may be shifted from there by a position ``(width,)``.
+    """
+
+    def __init__(self, width: int, spec: PromptPool, shift: Tensor | None = None) -> None:
         """Draw prompts and keys."""
         super().__init__()
-        self.prompts = nn.Parameter(torch.empty(spec.size, spec.length, width).uniform_(-1, 1))
+        prompts = torch.empty(spec.size, spec.length, width).uniform_(-1, 1)
+        self.prompts = nn.Parameter(prompts if shift is None else prompts + shift.to(prompts))
         self.keys = nn.Parameter(torch.empty(spec.size, width).uniform_(-1, 1))
         self.top, self.vote = spec.top, spec.coupled
 

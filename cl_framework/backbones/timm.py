@@ -129,7 +129,15 @@ def transformer_sites(body: nn.Module) -> dict[str, Site]:
     found |= _stream(body)
     order = {f"blocks/{i}": i for i in range(len(block_list(body)))}
     at_block = {k: order.get("/".join(k.split("/")[:2])) for k in found}
-    return {k: replace(s, block=at_block[k], blocks=len(order)) for k, s in found.items()}
+    place = {k: class_position(body) if s.role in STREAM else None for k, s in found.items()}
+    return {k: replace(s, block=at_block[k], blocks=len(order), position=place[k]) for k, s in found.items()}
+
+
+def class_position(body: nn.Module) -> Tensor | None:
+    """Return the position embedding of a timm transformer's class token ``(width,)``; None if it has none."""
+    table = getattr(body, "pos_embed", None)
+    token = getattr(body, "cls_token", None) is not None and not getattr(body, "no_embed_class", False)
+    return table.detach()[0, 0] if token and isinstance(table, Tensor) and table.ndim == 3 else None
 
 
 def _inside(block: nn.Module) -> dict[Role, Site]:
