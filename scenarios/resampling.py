@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from PIL.Image import Image
@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as one
 from scenarios.data.decode import in_parallel
 
 Filter: TypeAlias = Callable[[Tensor], Tensor]
+Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
 """Weight at a distance."""
 
 TRIES = 10  # sizes that torchvision draws before it gives up and takes the middle
@@ -93,14 +94,16 @@ def _levels(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def centred(height: int, width: int, side: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the weights, down and across, of a bicubic resize of the shorter side and a centre crop."""
-    short = min(height, width)
+def centred(
+    height: int, width: int, side: int, size: int, device: torch.device, how: Interpolation = "bicubic"
+) -> tuple[Tensor, Tensor]:
+    """Return the weights, down and across, of a resize of the shorter side and a centre crop."""
+    short, kernel = min(height, width), {"bicubic": bicubic, "bilinear": bilinear}[how]
     found = []
     for n in (height, width):
         resized = side if n == short else int(side * n / short)
         start = round((resized - size) / 2.0)
-        found.append(weights(torch.zeros(1), torch.full((1,), n), n, resized, bicubic)[:, start : start + size])
+        found.append(weights(torch.zeros(1), torch.full((1,), n), n, resized, kernel)[:, start : start + size])
     return found[0].to(device), found[1].to(device)
 
 
@@ -178,9 +181,9 @@ def pillow_crops(images: Tensor | Sequence[Tensor], boxes: Tensor, flips: Tensor
     return torch.stack(found).float() / 255
 
 
-def pillow_centre(image: Tensor, side: int, size: int) -> Tensor:
-    """Resize the shorter side of a picture bicubically and crop the middle, with Pillow: ``(3, size, size)`` uint8."""
-    resized = one.resize(one.to_pil_image(image), [side], InterpolationMode.BICUBIC)
+def pillow_centre(image: Tensor, side: int, size: int, how: Interpolation = "bicubic") -> Tensor:
+    """Resize the shorter side of a picture and crop the middle, with Pillow: ``(3, size, size)`` uint8."""
+    resized = one.resize(one.to_pil_image(image), [side], InterpolationMode(how))
     return _pixels(one.center_crop(resized, [size, size]))
 
 

@@ -131,24 +131,44 @@ class Pilot(Transform):
     """The transforms behind the published numbers of PILOT, EASE, MOS and SSIAT: Pillow's resizing, no normalisation.
 
     Training crops 5 to 100 % of a picture at a ratio of 3/4 to 4/3, resizes the crop bilinearly and flips every second
-    one. Tests resize the shorter side to 8/7 of ``size`` bicubically (256 for 224) and crop the middle.
+    one; no colour changes. Tests resize the shorter side to 8/7 of ``size`` bicubically (256 for 224) and crop the
+    middle.
 
     Args:
         size: Side of the inputs in pixels.
         pillow: Resize with Pillow, one picture at a time on the CPU, in place of batches on the device of training.
             Tests see the same bits, training the same pictures within two levels of 255.
-        margin: Whether tests resize to 8/7 of ``size``; RanPAC's code resizes CIFAR to ``size`` itself.
+        margin: Whether tests resize to 8/7 of ``size``; RanPAC's and InfLoRA's code resize CIFAR to ``size`` itself.
+        least: Least share of a picture that a training crop covers; InfLoRA's code leaves it at torchvision's 0.08.
+        tests: How tests resize; InfLoRA's code leaves it at torchvision's ``bilinear``.
         reduce: Whether training takes its crops from pictures of at most (16/7 size)^2 pixels, 512 x 512 for 224, to
             which larger ones in files are reduced once and kept. Without, they are decoded each time, whole, as the
             published code does; small crops of photos are then sharper.
     """
 
-    SCALE, RATIO, FLIP = (0.05, 1.0), (3 / 4, 4 / 3), 0.5
+    RATIO, FLIP = (3 / 4, 4 / 3), 0.5
 
-    def __init__(self, size: int = 224, pillow: bool = False, margin: bool = True, reduce: bool = True) -> None:
-        """Keep the settings."""
-        self.reduce = reduce
-        self.size, self.pillow, self.name = size, pillow, f"pilot-{size}" if margin else f"pilot-{size}-whole"
+    def __init__(
+        self,
+        size: int = 224,
+        pillow: bool = False,
+        margin: bool = True,
+        reduce: bool = True,
+        least: float = 0.05,
+        tests: Literal["bicubic", "bilinear"] = "bicubic",
+    ) -> None:
+        """Keep the settings.
+
+        Raises:
+            UserError: If a crop could cover nothing, or more than the picture.
+        """
+        if not 0 < least <= 1:
+            raise UserError(
+                f"A training crop covers at least a share of its picture, above 0 and up to 1; found {least}."
+            )
+        self.reduce, self.scale, self.tests = reduce, (least, 1.0), tests
+        variant = ("" if margin else "-whole") + ("" if tests == "bicubic" else f"-{tests}")
+        self.size, self.pillow, self.name = size, pillow, f"pilot-{size}{variant}"
         self.side, self.area = round(size * 256 / 224) if margin else size, round(size * 512 / 224) ** 2
 
     def train(self) -> Pipeline:
@@ -156,7 +176,7 @@ class Pilot(Transform):
         return self._varied
 
     def test(self) -> Pipeline:
-        """Return a bicubic resize and a centre crop."""
+        """Return a resize and a centre crop."""
         return self._centred
 
     def fixed(self, training: bool) -> Fixed | None:
@@ -172,7 +192,7 @@ class Pilot(Transform):
         pictures = self._taken(images)
         if self.reduce and not isinstance(pictures, Tensor):
             pictures = in_parallel(self._reduced, pictures)
-        boxes = resampling.draw_crops(torch.tensor([i.shape[1:] for i in pictures]), self.SCALE, self.RATIO)
+        boxes = resampling.draw_crops(torch.tensor([i.shape[1:] for i in pictures]), self.scale, self.RATIO)
         flips = torch.rand(len(pictures)) < self.FLIP
         if self.pillow or not (isinstance(pictures, Tensor) or device.type == "cuda"):  # on a CPU it is faster
             return resampling.pillow_crops(pictures, boxes, flips, self.size).to(device)
@@ -185,7 +205,7 @@ class Pilot(Transform):
         if self.pillow or not isinstance(pictures, Tensor):
             return _unit(torch.stack(in_parallel(self._centre, list(pictures))), device)
         height, width = pictures.shape[-2:]
-        ways = resampling.centred(height, width, self.side, self.size, pictures.device)
+        ways = resampling.centred(height, width, self.side, self.size, pictures.device, self.tests)
         return resampling.resampled(pictures, *ways)
 
     def _taken(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -196,7 +216,7 @@ class Pilot(Transform):
         return taken.cpu() if self.pillow else taken
 
     def _centre(self, image: Tensor) -> Tensor:
-        return resampling.pillow_centre(image, self.side, self.size)
+        return resampling.pillow_centre(image, self.side, self.size, self.tests)
 
     def _reduced(self, image: Tensor) -> Tensor:
         return resampling.pillow_reduced(image, self.area)

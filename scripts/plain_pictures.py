@@ -44,7 +44,7 @@ def one_by_one(how: Transform, vary: bool) -> OneByOne:
     if isinstance(how, Plain):
         steps = [transforms.Resize((how.size, how.size)), *([_Affine(how)] if vary and how.augment else [])]
     elif isinstance(how, Pilot) and vary:
-        crop = transforms.RandomResizedCrop(how.size, how.SCALE, how.RATIO)
+        crop = transforms.RandomResizedCrop(how.size, how.scale, how.RATIO)
         steps = [crop, transforms.RandomHorizontalFlip(how.FLIP)]
     elif isinstance(how, Pilot):
         steps = [transforms.Resize(how.side, InterpolationMode.BICUBIC), transforms.CenterCrop(how.size)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from cl_framework import auditing, comparison, engine
+from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.references import Workshop, u_lira
 from cl_framework.stream import Joined, Relabelled, Rows, Samples
@@ -94,7 +95,7 @@ def test_crops_are_drawn_as_torchvision_draws_them(shape: tuple[int, int]):
     n, (height, width) = 3000, shape
     reference = v2.RandomResizedCrop(32, (0.05, 1.0), (3 / 4, 4 / 3))
     torch.manual_seed(0)
-    drawn = resampling.draw_crops(torch.tensor([shape]).expand(n, 2), Pilot.SCALE, Pilot.RATIO)
+    drawn = resampling.draw_crops(torch.tensor([shape]).expand(n, 2), Pilot().scale, Pilot.RATIO)
     blank = [torch.empty(3, height, width)]
     told = [reference.make_params(blank) for _ in range(n)]
     wanted = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in told])
@@ -152,7 +153,7 @@ def test_the_same_dice_give_the_same_crops_in_batches_and_with_pillow(shape: tup
     assert off.max() < 2.01
     assert (off > 0.5).float().mean() < 0.05
     torch.manual_seed(3)
-    boxes = resampling.draw_crops(torch.tensor(shape).expand(12, 2), Pilot.SCALE, Pilot.RATIO)
+    boxes = resampling.draw_crops(torch.tensor(shape).expand(12, 2), Pilot().scale, Pilot.RATIO)
     flips = torch.rand(12) < 0.5
     packed = resampling.crops(*resampling.cut(list(images), boxes, torch.device("cpu")), flips, 48)
     assert (packed - drawn[0]).abs().max() * 255 < 1.01
@@ -165,7 +166,7 @@ def test_whole_pictures_are_cropped_as_the_published_code_does(pillow: bool):
     torch.manual_seed(3)
     mine = how.train()(large)
     torch.manual_seed(3)
-    boxes = resampling.draw_crops(torch.tensor([(500, 700)] * 4), Pilot.SCALE, Pilot.RATIO)
+    boxes = resampling.draw_crops(torch.tensor([(500, 700)] * 4), Pilot().scale, Pilot.RATIO)
     flips = torch.rand(4) < 0.5
     for x, image, box, flip in zip(mine, large, boxes.tolist(), flips.tolist(), strict=True):
         crop = v2.functional.resized_crop(v2.functional.to_pil_image(image), *box, [48, 48])
@@ -200,6 +201,21 @@ def test_without_a_margin_a_square_picture_is_resized_to_the_inputs_themselves()
     for how in (Pilot(56, margin=False), Pilot(56, margin=False, pillow=True)):
         assert torch.equal(how.test()(pixels), wanted.float() / 255)
         assert how.name != Pilot(56).name
+
+
+@pytest.mark.parametrize("margin", [False, True])
+def test_inflora_resizes_tests_bilinearly_and_crops_no_less_than_eight_percent(margin: bool) -> None:
+    """As its released code: torchvision's defaults, no margin for CIFAR, one for ImageNet-R."""
+    pixels = torch.randint(0, 256, (4, 3, 40, 64), dtype=torch.uint8)
+    steps = [v2.ToPILImage(), v2.Resize(64 if margin else 56), v2.CenterCrop(56), v2.PILToTensor()]
+    wanted = torch.stack([v2.Compose(steps)(i) for i in pixels]).float() / 255
+    for pillow in (False, True):
+        how = Pilot(56, margin=margin, least=0.08, tests="bilinear", pillow=pillow)
+        assert torch.equal(how.test()(pixels), wanted)
+        assert how.name not in (Pilot(56, margin=margin).name, Pilot(56, margin=not margin, tests="bilinear").name)
+    assert how.scale == v2.RandomResizedCrop(56).scale
+    with pytest.raises(UserError, match="at least a share"):
+        Pilot(least=0.0)
 
 
 @pytest.mark.parametrize("how", [Plain(12), Pilot(16), Pilot(4), Pilot(16, pillow=True)], ids=lambda h: h.name)

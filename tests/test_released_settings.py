@@ -129,6 +129,33 @@ def test_inflora():
         expected = {"threshold": threshold, "threshold_end": 1.0, "horizon": 10}
         assert it["model"]["strategy"]["init_args"] == expected
         assert found == tuple(figures)
+        transform = it["data"]["scenario"]["init_args"]["transform"]
+        assert transform["class_path"] == "Pilot"
+        cifar = {"margin": False} if "cifar" in name else {"reduce": False}  # CIFAR's pictures are small already
+        assert transform["init_args"] == {**cifar, "least": 0.08, "tests": "bilinear"}
+        assert it["published"]["tolerance"] == 1.0
+
+
+RANPAC = {"cifar100_inc10": 92.2, "cub200_inc20": 90.3, "imagenet_a_inc20": 62.4, "imagenet_r_inc20": 77.9,
+          "omnibenchmark_inc30": 79.9, "vtab_inc10": 92.2}  # fmt: skip
+
+
+def test_ranpac():
+    assert {p.stem for p in FOLDER.glob("ranpac_*.yaml")} == {f"ranpac_{data}" for data in RANPAC}
+    for data, final in RANPAC.items():
+        it = yaml.safe_load((FOLDER / f"ranpac_{data}.yaml").read_text())
+        assert it["model"]["strategy"]["init_args"] == {"expansion": 10000, "ridge": "published"}
+        assert it["published"]["final_accuracy"] == final
+
+
+def test_l2p():
+    """Test batches as large as those of training, in the order of classes; prompts start at the class token's place."""
+    for path in FOLDER.glob("l2p_*.yaml"):
+        it = yaml.safe_load(path.read_text())
+        batch, pool = it["data"]["batch_size"], it["model"]["adapter"]["init_args"]
+        assert batch == (16 if "cifar" in path.stem else 32)
+        expected = {"choice": "batch_by_class_as_released", "start": "class_position_as_released"}
+        assert pool == {**expected, **({} if batch == 16 else {"votes": 32})}
 
 
 def test_no_setting_of_theirs_is_left_out():

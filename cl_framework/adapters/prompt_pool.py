@@ -30,8 +30,8 @@ class PromptPool(Adapter):
     to all of them, at test time too. Test batches came sorted by class, so that the vote tells which task a sample
     belongs to: it leaks what a class-incremental learner has to find out, and such figures compare with no others (one
     user's 75.95 fell to 61.85 on shuffled batches). A batch is what is passed at once: with ``batch`` up to 64 samples
-    at test time, in the order of the data; with ``batch_by_class_as_released`` 16, in the order in which their classes
-    came. Nothing made so is stored, and a prediction depends on the company of its sample.
+    at test time, in the order of the data; with ``batch_by_class_as_released`` ``votes``, in the order in which their
+    classes came. Nothing made so is stored, and a prediction depends on the company of its sample.
 
     The release also adds the class token's position embedding to every prompt. The position is frozen, so this is
     another start of the prompts and nothing else: ``start="class_position_as_released"``.
@@ -41,6 +41,7 @@ class PromptPool(Adapter):
         length: Tokens of a prompt.
         top: Prompts that a sample is shown.
         choice: Who chooses: each ``sample`` for itself, or its ``batch`` by vote.
+        votes: Samples of a batch at test time as released: as many as in training.
         start: Where prompts start: ``uniform`` between -1 and 1, or shifted by the class token's position.
     """
 
@@ -54,18 +55,21 @@ class PromptPool(Adapter):
         top: int = 5,
         choice: Literal["sample", "batch", "batch_by_class_as_released"] = "sample",
         start: Literal["uniform", "class_position_as_released"] = "uniform",
+        votes: int = 16,
     ) -> None:
         """Keep the shape of the pool and who chooses from it.
 
         Raises:
             UserError: If the pool holds fewer prompts than are shown, or nobody chooses.
         """
-        if not 1 <= top <= size or length < 1:
-            raise UserError(f"A pool of {size} prompts of {length} tokens cannot show {top}; choose top <= size.")
+        if not 1 <= top <= size or length < 1 or votes < 1:
+            raise UserError(
+                f"A pool of {size} prompts of {length} tokens cannot show {top} to {votes} samples; choose top <= size."
+            )
         if choice not in ("sample", "batch", "batch_by_class_as_released"):
             raise UserError(f"A sample or its batch chooses prompts; found choice={choice!r}.")
         self.size, self.length, self.top, self.coupled = size, length, top, choice != "sample"
-        self.together = 16 if choice == "batch_by_class_as_released" else None
+        self.together = votes if choice == "batch_by_class_as_released" else None
         self.shifted = start == "class_position_as_released"
 
     def build(self, site: Site) -> Rewrite | None:
