@@ -135,7 +135,6 @@ class _CLI(LightningCLI):
             }
         )
 
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse numbers out of range, all at once."""
         super().parse_arguments(parser, args)

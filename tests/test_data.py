@@ -228,11 +228,11 @@ def test_a_table_without_splits_is_split_here(tmp_path: Path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("file,label\n0.png,a", "no column 'path'"),
+        ("photo,label\n0.png,a", "no column 'path' or 'text', only 'photo', 'label'"),
         ("path,label\n0.png,\n", "line 2: the label is missing"),
         ("path,label\n0.png,nan\n", "line 2: the label is missing"),
         ("path,label\n0.png,a\ngone.png,a\n", "line 3: the image .*gone.png does not exist"),
-        ("path,label,split\n0.png,a,dev\n", "line 2: split is 'dev'"),
+        ("path,label,split\n0.png,a,held\n", "line 2: split is 'held'"),
         ("path,label,split\n0.png,a,train\n0.png,b,test\n", "line 3: class 'b' has no training images"),
         ("path,label,split\n0.png,a,train\n", "has no test images of any class"),
     ],

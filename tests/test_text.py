@@ -616,15 +616,15 @@ def test_a_table_of_sentences_is_read_with_commas_quotes_and_line_breaks(tmp_pat
     [
         ("{", "is not valid JSON"),
         ("3", "found int; write a list"),
-        ("[]", "holds no sentences"),
+        ("[]", "holds no samples"),
         ('{"dev": []}', "has no list 'train', only 'dev'"),
         ('{"train": {}}', "train: found dict"),
         ('{"train": [["a"]]}', r"train, record 1: found .*write \[text, label\]"),
         ('{"train": [["a", "x"], [" ", "x"]]}', "train, record 2: the text is missing"),
         ('{"train": [["a", ""]]}', "record 1: the label is missing"),
         (
-            '{"train": [{"sentence": "a", "intent": "x"}]}',
-            "record 1: found the keys 'intent', 'sentence'; .* 'text' and",
+            '{"train": [{"words": "a", "intent": "x"}]}',
+            "record 1: found the keys 'intent', 'words'; .* 'text' and.* :text=utterance",
         ),
         ('{"text": "a", "label": "x"}', "has no list 'train', only 'label', 'text'; .*one list of records"),
         ('{"train": [["a", "x"], ["b", "x"]], "test": []}', "'test' is empty"),
@@ -634,7 +634,7 @@ def test_a_table_of_sentences_is_read_with_commas_quotes_and_line_breaks(tmp_pat
         ('[["a", "x"]]]', r"is not valid JSON \(Extra data"),
         ('{"train": [["a", 1.5]]}', "record 1: text and label must be strings"),
         ('{"train": [["a", "x"]], "test": [["b", "y"]]}', "test, record 1: class 'y' has no training sentences"),
-        ('[{"text": "a", "label": "x", "split": "dev"}]', "record 1: split is 'dev'"),
+        ('[{"text": "a", "label": "x", "split": "held"}]', "record 1: split is 'held'"),
         ('[{"text": "a", "label": "x", "split": "test"}, ["b", "x"]]', "record 2: it has no split"),
         ('[["a", "x"]]', "has no test sentences of any class"),
     ],
@@ -711,7 +711,7 @@ def test_other_mistakes_with_files_are_told(talk, tmp_path):
     (tmp_path / "t.csv").write_text("text,label\nfine,a\n,a\n")
     with pytest.raises(UserError, match="line 3: the text is missing"):
         open_source(f"csv:{tmp_path / 't.csv'}")
-    (tmp_path / "t.csv").write_text("text,class\nfine,a\n")
+    (tmp_path / "t.csv").write_text("text,kind\nfine,a\n")
     with pytest.raises(UserError, match="no column 'label'"):
         open_source(f"csv:{tmp_path / 't.csv'}")
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from inspect import Parameter, signature
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.survey import refusal
 from scenarios.data.source import HELD, Source
 
 LOADERS = {
@@ -21,13 +22,14 @@ LOADERS = {
 FORM = re.compile(r"(?P<subject>.*?)(?:(?:^|:)(?P<options>\w+=[^,]*(?:,\w+=[^,]*)*))?", re.DOTALL)
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, faults: list[str] | None = None) -> Source:
     """Open the data that ``spec`` names.
 
     Args:
         spec: ``NAME``, ``NAME:SUBJECT``, and options after a colon, as in ``digits:seed=3``,
             ``glyphs:classes=50,train=40``, ``torchvision:CIFAR100:download=true``, ``imagefolder:PATH:test=0.3`` or
             ``csv:FILE``, ``json:FILE``; the options of a name are the arguments of its ``load``.
+        faults: Where to note what is wrong with single samples, which are then left out; otherwise they are refused.
 
     Raises:
         UserError: If the name or an option is unknown, the subject is missing, or the data cannot be read.
@@ -39,6 +41,7 @@ def open_source(spec: str) -> Source:
     form = FORM.fullmatch(rest)
     subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
     takes = dict(signature(load).parameters)
+    notes = takes.pop("faults", None) is not None
     named = [p for p in takes.values() if p.default is Parameter.empty]
     if named and not subject:
         raise UserError(f"{kind} needs a {named[0].name} after a colon, as in {kind}:{named[0].name.upper()}.")
@@ -50,7 +53,17 @@ def open_source(spec: str) -> Source:
         if key not in options:
             raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, options)}")
         chosen[key] = parsed(f"{kind}:{key}", text, options[key].default)
-    source: Source = load(*([subject] if named else []), **chosen)
+    found: list[str] = []
+    try:
+        source: Source = load(*([subject] if named else []), **chosen, **({"faults": found} if notes else {}))
+    except UserError as error:
+        if found:  # what is wrong with the whole may come of it
+            raise refusal([*found, str(error)]) from error
+        raise
+    if faults is None and found:
+        raise refusal(found)
+    faults = [] if faults is None else faults
+    faults += found
     return replace(source, name=spec)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 import torch
 
 from cl_framework.errors import UserError
+from scenarios.data.columns import SPLITS, Role, chosen, shown, told_split
 from scenarios.data.decode import text as text_of
+from scenarios.data.faults import kept
 from scenarios.data.source import Sentences, Source, check_share, in_order, stratified
 
 
@@ -24,7 +26,7 @@ class Record:
         where: File and place, for messages.
         text: The sentence.
         label: What its class is called.
-        split: ``train``, ``test``, or nothing where the file does not say.
+        split: ``train``, ``validation``, ``test``, or nothing where the file does not say.
     """
 
     where: str
@@ -36,7 +38,7 @@ class Record:
         """Check it.
 
         Raises:
-            UserError: If text or label is missing or holds what is no character, or the split is an odd one.
+            UserError: If text or label is missing or holds what is no character.
         """
         for what, found in (("text", self.text), ("label", self.label)):
             if not found.strip():
@@ -46,16 +48,23 @@ class Record:
                     f"{self.where}: the {what} holds \\u{ord(odd):04x}, which is no character; mend it, and save the "
                     "file as UTF-8."
                 )
-        if self.split not in ("", "train", "test"):
-            raise UserError(f"{self.where}: split is {self.split!r}; write train or test.")
 
 
-def load(path: str, test: float | None = None, seed: int = 0, also: str = "", exam: str = "") -> Source:
+def load(
+    path: str,
+    test: float | None = None,
+    seed: int = 0,
+    also: str = "",
+    exam: str = "",
+    text: str = "",
+    label: str = "",
+    faults: list[str] | None = None,
+) -> Source:
     """Read the file; class ids follow the sorted labels (sorted as numbers if all are).
 
     It holds a list of ``[text, label]`` or ``{"text": ..., "label": ..., "split": ...}``, or such records line by line
-    (JSON Lines); or, as CLINC150 does, an object with such lists under ``train`` and ``test``. Its other lists, ``val``
-    say, are left out.
+    (JSON Lines); or, as CLINC150 does, an object with such lists under ``train`` and ``test``. ``val`` (also ``valid``,
+    ``validation``, ``dev``) is the exam where there is no ``test``, and left out otherwise, as other lists are.
 
     Args:
         path: A JSON file.
@@ -63,61 +72,83 @@ def load(path: str, test: float | None = None, seed: int = 0, also: str = "", ex
         seed: Seed of that split.
         also: Take ``ALSO_train`` and ``ALSO_test`` in as well: ``oos`` are the out-of-scope sentences of CLINC150.
         exam: A second file of the same layout, all of it to be examined on; the first is then all learned from.
+        text: Key of the sentence; found by itself if it is called text, sentence, utterance, query, ...
+        label: Key of the label; found by itself if it is called label, category, intent, class, target.
+        faults: Where to note what is wrong with single records, which are left out.
 
     Raises:
-        UserError: If a file is missing or laid out in another way, a record lacks its text or label, or an option
-            would change nothing.
+        UserError: If a file is missing or laid out in another way, a sample has several labels, or an option would
+            change nothing.
     """
-    found = list(records(path, also))
+    said: dict[Role, str] = {"text": text, "label": label}
+    faults = [] if faults is None else faults
+    found = records(path, also, said, faults)
     if exam:
-        found = joined(found, list(records(exam, also)))
+        found = joined(found, records(exam, also, said, faults))
     return source(f"json:{path}", found, test, seed)
 
 
-def records(path: str, also: str = "") -> Iterator[Record]:
-    """Yield the records of a JSON file."""
+def records(path: str, also: str, said: Mapping[Role, str], faults: list[str]) -> list[Record]:
+    """Return the records of a JSON file."""
     content = read_json(path, lines=True)
     if not isinstance(content, dict):
         if also:
             raise UserError(f"{path} is one list and has no list '{also}_train'; leave out the option also={also}.")
-        yield from _listed(path, content, "")
-        return
+        return _listed(path, content, "", said, faults)
     if "train" not in content:
         raise UserError(f"{path} has no list 'train', only {_keys(content)}; name it so, or write one list of records.")
     if content.get("test") == []:
         raise UserError(f"{path}: 'test' is empty; add sentences, or leave it out to hold out a share of 'train'.")
-    for split in ("train", "test"):
-        for part in (split, *([f"{also}_{split}"] if also else [])):
-            if also and part != split and part not in content:
+    second = next((k for k in ("test", *SPLITS) if k in content and k != "train"), "test")
+    found = []
+    for split, name in (("train", "train"), ("test", second)):
+        for part in (name, *([f"{also}_{name}"] if also else [])):
+            if also and part != name and part not in content:
                 raise UserError(f"{path} has no list {part!r}; leave out the option also={also}.")
-            yield from _listed(f"{path}, {part}", content.get(part, []), split)
+            found += _listed(f"{path}, {part}", content.get(part, []), split, said, faults)
+    return found
 
 
-def _listed(where: str, content: object, split: str) -> Iterator[Record]:
+def _listed(where: str, content: object, split: str, said: Mapping[Role, str], faults: list[str]) -> list[Record]:
     if not isinstance(content, list):
         raise UserError(
             f"{where}: found {type(content).__name__}; write a list of [text, label], or of objects with the keys "
             "'text' and 'label'."
         )
+    found: list[Record] = []
     for i, each in enumerate(content, 1):
         here = f"{where}, record {i}"
-        if isinstance(each, dict):
-            if not {"text", "label"} <= each.keys():
-                raise UserError(
-                    f"{here}: found the keys {_keys(each)}; a record needs 'text' and 'label': rename them."
-                )
-            text, label, own = each["text"], each["label"], each.get("split", split)
-        elif isinstance(each, list) and len(each) == 2:
-            text, label, own = *each, split
-        else:
-            raise UserError(f'{here}: found {str(each)[:40]!r}; write [text, label] or {{"text": ..., "label": ...}}.')
-        if not isinstance(text, str) or not isinstance(label, str | int):
-            raise UserError(f"{here}: text and label must be strings; found {str(each)[:40]!r}.")
-        yield Record(here, text, str(label), split or str(own))
+        kept(faults, lambda here=here, each=each: found.append(_record(here, each, split, said)))  # type: ignore[misc]
+    return found
 
 
-def _keys(found: dict[str, object]) -> str:
-    return ", ".join(map(ascii, sorted(found)[:5])) + (", ..." if len(found) > 5 else "") or "none"
+def _record(here: str, each: object, split: str, said: Mapping[Role, str]) -> Record:
+    """Return one record.
+
+    Raises:
+        UserError: If it is laid out in another way.
+    """
+    if isinstance(each, dict):
+        at = chosen(here, list(each), said, ["text", "label"])
+        if len(at) < 2:
+            raise UserError(
+                f"{here}: found the keys {_keys(each)}; a record needs 'text' and 'label': rename them, or say which "
+                "they are, as in :text=utterance,label=category."
+            )
+        text, label, own = each[at["text"]], each[at["label"]], each.get("split", split)
+    elif isinstance(each, list) and len(each) == 2:
+        text, label, own = *each, split
+    else:
+        raise UserError(f'{here}: found {str(each)[:40]!r}; write [text, label] or {{"text": ..., "label": ...}}.')
+    if isinstance(label, list):
+        raise UserError(f"{here}: the label {str(label)[:40]} names several classes; a sample has one: keep one.")
+    if not isinstance(text, str) or not isinstance(label, str | int):
+        raise UserError(f"{here}: text and label must be strings; found {str(each)[:40]!r}.")
+    return Record(here, text, str(label), split or told_split(here, str(own)))
+
+
+def _keys(found: Mapping[str, object]) -> str:
+    return shown(sorted(found))
 
 
 def read_json(path: str, lines: bool = False) -> object:
@@ -170,6 +201,24 @@ def joined(learned: Sequence[Record], exam: Sequence[Record]) -> list[Record]:
     return [Record(r.where, r.text, r.label, split) for split, part in whole.items() for r in part]
 
 
+def examined(name: str, found: Sequence[Record]) -> tuple[bool, list[Record]]:
+    """Return whether records say what to be examined on, and the records: validation is test where there is no test.
+
+    Raises:
+        UserError: If there are none, or only some say where they belong.
+    """
+    if not found:
+        raise UserError(f"{name} holds no samples; add some.")
+    names = {r.split for r in found}
+    if names > {""} and (silent := next((r for r in found if not r.split), None)):
+        raise UserError(f"{silent.where}: it has no split, which others have; write train or test.")
+    if "test" in names:
+        return True, [r for r in found if r.split != "validation"]
+    if "validation" not in names:
+        return False, list(found)
+    return True, [replace(r, split="test") if r.split == "validation" else r for r in found]
+
+
 def source(name: str, found: Sequence[Record], test: float | None, seed: int) -> Source:
     """Sort records into a source, splitting them here if they do not say how.
 
@@ -177,13 +226,7 @@ def source(name: str, found: Sequence[Record], test: float | None, seed: int) ->
         UserError: If there are none, only some say where they belong, a class is only to be examined on, or a share is
             to be held out of records that say which are.
     """
-    if not found:
-        raise UserError(f"{name} holds no sentences; add some.")
-    said = any(r.split for r in found)
-    if said and (silent := next((r for r in found if not r.split), None)):
-        raise UserError(f"{silent.where}: it has no split, which others have; write train or test.")
-    if said and all(r.split == "train" for r in found):
-        said = False
+    said, found = examined(name, found)
     check_share(name, said, test)
     labels = {r.label for r in found if r.split != "test"}
     names = in_order(labels)

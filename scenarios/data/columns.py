@@ -1,0 +1,97 @@
+"""Which column of a table is which, by what it is called: said in an option, or guessed where only one name fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from cl_framework.errors import UserError, did_you_mean
+
+Role: TypeAlias = Literal["text", "image", "label", "split"]
+NAMES: Mapping[Role, Sequence[str]] = {
+    "text": ("text", "sentence", "utterance", "query", "question", "message", "content"),
+    "image": ("path", "image", "image_path", "file", "file_name", "filename", "filepath"),
+    "label": ("label", "category", "intent", "class", "class_name", "target"),
+    "split": ("split", "subset"),
+}
+"""What each column may be called, in any case; the first name goes before the others."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+}
+"""What a cell of a split column, or a folder, may say."""
+SEVERAL = re.compile(r"\s*[|;,/]\s*")
+"""What stands between labels where a cell holds several."""
+
+
+def chosen(where: str, columns: Sequence[str], said: Mapping[Role, str], wanted: Sequence[Role]) -> dict[Role, str]:
+    """Return the column of each role that has one.
+
+    Args:
+        where: What has the columns, for messages.
+        columns: Their names.
+        said: Names that were given as options, in place of guesses; empty ones were not.
+        wanted: The roles to look for.
+
+    Raises:
+        UserError: If a name that was said is not there, or a name is there twice, or several names fit a guess.
+    """
+    found: dict[Role, str] = {}
+    for role in wanted:
+        if name := said.get(role):
+            if name not in columns:
+                raise UserError(f"{where} has no column {name!r} to take as {role}. {did_you_mean(name, columns)}")
+            fitting = [name]
+        else:
+            exact = [c for c in columns if c.strip().lower() == NAMES[role][0]]
+            fitting = exact or [c for c in columns if c.strip().lower() in NAMES[role]]
+        if len(fitting) > 1:
+            raise UserError(
+                f"{where} has the columns {shown(fitting)}, which may all be the {role}; say which, as in "
+                f":{role}={fitting[0]}."
+            )
+        if any(list(columns).count(c) > 1 for c in fitting):
+            raise UserError(f"{where} names the column {fitting[0]!r} twice; rename one of them.")
+        found |= dict.fromkeys([role] if fitting else [], "".join(fitting))
+    return found
+
+
+def shown(columns: Iterable[str]) -> str:
+    """Return column names for a message, ten at most."""
+    names = list(columns)
+    return (", ".join(map(ascii, names[:10])) + (", ..." if len(names) > 10 else "")) or "none"
+
+
+def binary(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns that hold nothing but 0 and 1: labels of which a sample may have several.
+
+    >>> binary(["id", "rude", "odd"], [{"id": "4", "rude": "1", "odd": "0"}, {"id": "5", "rude": "0", "odd": "0"}])
+    ['rude', 'odd']
+    """
+    return [c for c in columns if rows and all((r.get(c) or "").strip() in ("0", "1") for r in rows)]
+
+
+def several(label: str, known: frozenset[str]) -> bool:
+    """Tell whether a label names several classes: a list, or labels of other samples side by side.
+
+    >>> several("[1, 4]", frozenset()), several("cat|dog", frozenset({"cat", "dog"})), several("a/c", frozenset({"a"}))
+    (True, True, False)
+    """
+    if label[:1] + label[-1:] in ("[]", "{}", "()") and "," in label:
+        return True
+    parts = SEVERAL.split(label)
+    return len(parts) > 1 and known.issuperset(parts)
+
+
+def told_split(where: str, cell: str) -> str:
+    """Return the split that a cell names: ``train``, ``test``, ``validation``, or nothing.
+
+    Raises:
+        UserError: If it is an odd one.
+    """
+    found = SPLITS.get(cell.strip().lower(), "") if cell.strip() else ""
+    if cell.strip() and not found:
+        raise UserError(f"{where}: split is {cell!r}; write train, validation or test.")
+    return found

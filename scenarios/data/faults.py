@@ -1,0 +1,65 @@
+"""Samples that cannot be read: all of them are named at once, before anything is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cl_framework.errors import UserError
+from cl_framework.survey import Watch
+from scenarios.data.decode import glance, in_parallel
+from scenarios.data.source import Pictures, Sentences, Source
+
+AT_ONCE = 512
+"""Files looked at between two words to whoever watches."""
+
+
+def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
+    """Open every picture file for its header; return the source without those that cannot be read, and why not.
+
+    Raises:
+        UserError: If a class, or the exam, has none that can be read.
+    """
+    found: dict[str, list[str | None]] = {}
+    parts = {"train": source.train, "test": source.test}
+    files = {k: list(p.images) for k, p in parts.items() if isinstance(p, Pictures) and isinstance(p.images, tuple)}
+    total, done = sum(map(len, files.values())), 0
+    for name, paths in files.items():
+        found[name] = []
+        for start in range(0, len(paths), AT_ONCE):
+            found[name] += in_parallel(_fault, paths[start : start + AT_ONCE])
+            watch(min(done := done + AT_ONCE, total), total)
+    faults = [fault for column in found.values() for fault in column if fault]
+    if not faults:
+        return source, []
+    train, test = (_without(part, found[k]) if k in found else part for k, part in parts.items())
+    return replace(source, train=train, test=test), faults
+
+
+def kept(faults: list[str], make: Callable[[], None]) -> bool:
+    """Do something for one sample; if it objects, note why and return False."""
+    try:
+        make()
+    except UserError as error:
+        faults.append(str(error))
+        return False
+    return True
+
+
+def _fault(file: Path) -> str | None:
+    try:
+        glance(file)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _without(part: Pictures | Sentences, faults: Sequence[str | None]) -> Pictures | Sentences:
+    """Return the pictures without a fault, numbered as if the others had never been there."""
+    assert isinstance(part, Pictures)
+    rows = [i for i, fault in enumerate(faults) if fault is None]
+    paths = [Path(part.images[i]) for i in rows]  # type: ignore[arg-type]  # they are in files
+    return Pictures(part.split, paths, part.labels[torch.tensor(rows, dtype=torch.int64)])
