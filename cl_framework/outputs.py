@@ -81,7 +81,7 @@ def expire(run: Path, events: int) -> None:
     if old:
         drop(run, old)
         for place in old:
-            (run / place).unlink()
+            sealed.remove(run / place)
             sealed.sync((run / place).parent)
 
 

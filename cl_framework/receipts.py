@@ -6,7 +6,6 @@ file): whoever holds the key can ask whether a given sample was covered, and del
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Collection, Mapping
@@ -17,7 +16,7 @@ from typing import Any, TypedDict
 from cl_framework.errors import UserError
 from cl_framework.naming import digest
 from cl_framework.records import Count, decode, parsed
-from cl_framework.sealed import broken_seal, encode, replace, seal, sha256, sibling, sync
+from cl_framework.sealed import broken_seal, encode, replace, seal, sha256
 
 FILE, KEY = "receipts.jsonl", "key"
 FIRST = "0" * 64
@@ -141,14 +140,7 @@ def key_mark(key: bytes) -> str:
 
 def write_key(run: Path, key: bytes) -> None:
     """Write a run's key, readable by the owner alone."""
-    path = run / KEY
-    handle = os.open(sibling(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(key.hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sibling(path).replace(path)
-    sync(run)
+    replace(run / KEY, f"{key.hex()}\n".encode())
 
 
 def run_key(run: Path) -> bytes:

@@ -249,7 +249,7 @@ def write(results: Mapping[str, Any], directory: Path) -> Path:
     from cl_framework.figure import draw  # matplotlib takes a second to import
 
     figure = directory / "figures" / "accuracy.png"
-    figure.parent.mkdir(parents=True, exist_ok=True)
+    sealed.make(figure.parent)
     sealed.replace(directory / "results.json", as_json(results).encode())
     sealed.replace(directory / "results.csv", as_csv(results).encode())
     sealed.replace(figure, draw(results))

@@ -7,17 +7,16 @@ before it, so that nothing forgotten stays behind in an old file. torch is impor
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from msgspec.structs import replace
 
-from cl_framework import archive, outputs, receipts, sealed, upkeep
+from cl_framework import archive, locking, outputs, receipts, sealed, upkeep
 from cl_framework import events as journal
 from cl_framework import manifest as origin
 from cl_framework.errors import UserError
@@ -62,19 +61,18 @@ class Run:
         Raises:
             UserError: If something is there already, or the disk refuses.
         """
-        path, text, key = Path(path), config.encode(), key or receipts.new_key()
+        path, text, key = _real(Path(path)), config.encode(), key or receipts.new_key()
         if (path / MANIFEST).exists():
             raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
         if path.exists() and not _vacant(path):
             raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
         record = {"schema": SCHEMA, **manifest, "config": sealed.entry(text), "key": receipts.key_mark(key)}
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            sealed.make(path)
             sealed.write(sibling(path / MANIFEST), sealed.seal(record))
             receipts.write_key(path, key)
             sealed.replace(path / CONFIG, text)
-            sibling(path / MANIFEST).replace(path / MANIFEST)  # from here on it is a run
-            sealed.sync(path)
+            sealed.rename(sibling(path / MANIFEST), path / MANIFEST)  # from here on it is a run
         except OSError as error:
             raise UserError(f"Could not start a run in {path} ({error.strerror}); choose another --run_dir.") from error
         return cls.open(path)
@@ -86,7 +84,10 @@ class Run:
         Raises:
             UserError: If it is no run, its manifest is not JSON, or a newer version wrote it.
         """
-        return cls(Path(path), origin.read(Path(path)))
+        path = _real(Path(path))
+        told = origin.read(path)
+        upkeep.refuse_links(path)
+        return cls(path, told)
 
     @property
     def config(self) -> str:
@@ -248,16 +249,15 @@ class Run:
 
     def _write(self, event: Event, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
         final = self.path / EVENTS / event.folder
-        shutil.rmtree(sibling(final), ignore_errors=True)
-        sibling(final).mkdir(parents=True)
-        (self.path / FEATURES).mkdir(exist_ok=True)
+        sealed.remove(sibling(final))
+        for folder in (final.parent, sibling(final), self.path / FEATURES):
+            sealed.make(folder)
         for place, parts in blobs.items():
             sealed.write(self.path / place if place == event.features else sibling(final) / Path(place).name, *parts)
         sealed.write(sibling(final) / "state.json", event.record)
         for folder in (sibling(final), self.path / FEATURES, self.path):
             sealed.sync(folder)
-        sibling(final).rename(final)  # from here on it has happened
-        sealed.sync(final.parent)
+        sealed.rename(sibling(final), final)  # from here on it has happened
 
     def sweep(self) -> None:
         """Finish or undo what a killed process left half done; a second time changes nothing.
@@ -285,22 +285,23 @@ class Run:
         Raises:
             UserError: If one is writing now.
         """
-        import fcntl
-
-        with (self.path / ".lock").open("a+") as file:
+        upkeep.refuse_links(self.path)
+        file, remedy = self.path / ".lock", "copy the run to a local disk"
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                who = f"process {holder}" if (holder := file.read().strip()) else "another process"
+                handle = stack.enter_context(locking.locked(file, wait=False, remedy=remedy))
+            except BlockingIOError as error:
                 raise UserError(
-                    f"{self.path} is in use by {who}; nothing was changed: wait for it to end, or stop it, "
-                    "then give the same command again."
+                    f"{self.path} is in use by {locking.holder(file)}; nothing was changed: wait for it to end, or "
+                    "stop it, then give the same command again."
                 ) from error
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            locking.sign_in(handle)
             yield
+
+
+def _real(path: Path) -> Path:
+    """Return where a run is. Its directory and what that lies in may be links; nothing inside may be one."""
+    return path.resolve() if path.is_symlink() or path.parent.is_symlink() else path
 
 
 def _vacant(path: Path) -> bool:

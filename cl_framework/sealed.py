@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,24 +136,82 @@ def sibling(path: Path) -> Path:
     return path.with_name(TEMPORARY + path.name)
 
 
-def write(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file that nobody relies on yet, down to the disk."""
-    with path.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
+def refuse_link(path: Path) -> None:
+    """Refuse to touch what is a symbolic link, or lies in a folder that is one.
+
+    Raises:
+        UserError: If it is; both ends of the link are named.
+    """
+    for place in (path, path.parent):
+        if place.is_symlink():
+            what = f"{place} is a symbolic link to {os.readlink(place)}, and nothing is written or deleted through one"
+            raise UserError(f"{what}; put the real file or folder there.")
+
+
+def write(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:
+    """Write a file that nobody relies on yet, for its owner alone, down to the disk.
+
+    What has the name already is let go of, not written into: it may have other names.
+
+    Raises:
+        UserError: If the path is a link.
+    """
+    remove(path)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(handle, 0o600)  # whatever the umask
+        file.writelines(parts)
+        if durable:
+            file.flush()
+            os.fsync(handle)
+
+
+def make(folder: Path) -> None:
+    """Make a folder for its owner alone, unless it is there; its parents too, as the system likes them.
+
+    Raises:
+        UserError: If it is a link.
+    """
+    refuse_link(folder)
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True)
+        folder.chmod(0o700)  # whatever the umask
+        sync(folder.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file or folder another name, for good.
+
+    Raises:
+        UserError: If a link is in the way.
+    """
+    refuse_link(old)
+    refuse_link(new)
+    old.replace(new)
+    sync(new.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, if it is there.
+
+    Raises:
+        UserError: If it is a link.
+    """
+    refuse_link(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def replace(path: Path, data: bytes) -> None:
     """Give a file new content, whole or not at all."""
     write(sibling(path), data)
-    sibling(path).replace(path)
-    sync(path.parent)
+    rename(sibling(path), path)
 
 
 def sync(folder: Path) -> None:
-    """Make renames in ``folder`` outlive a power cut."""
+    """Make what was named, renamed or deleted in ``folder`` outlive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

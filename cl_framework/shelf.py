@@ -21,7 +21,8 @@ from torch import Tensor
 
 from cl_framework.archive import fitting, mapped, packed
 from cl_framework.errors import UserError
-from cl_framework.sealed import TEMPORARY, entry, file_hash
+from cl_framework.locking import locked
+from cl_framework.sealed import TEMPORARY, entry, file_hash, refuse_link, remove, sync, write
 from cl_framework.table import among
 
 STALE = 3600.0
@@ -59,7 +60,7 @@ class Shelf:
         self.path, self.limit = path, limit
         self._mapped: dict[Path, dict[Path, Piece]] = {}  # by folder and file: no file is checked twice
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)  # may be a link that the user made
             with self._alone():
                 pass
         except OSError as error:
@@ -72,10 +73,10 @@ class Shelf:
         """Return what there is; it stays readable even if the files are taken away meanwhile."""
         folder = self.path / data / made
         before, found = self._mapped.get(folder, {}), dict[Path, Piece]()
-        for file in _files(folder):
+        for file in self._files(folder):
             piece = before.get(file) or _checked(file)
             with suppress(OSError):
-                file.unlink() if piece is None else os.utime(file)
+                remove(file) if piece is None else os.utime(file)
             found |= {} if piece is None else {file: piece}
         self._mapped[folder] = found
         return list(found.values())
@@ -88,14 +89,14 @@ class Shelf:
         """
         folder = self.path / data / made
         with self._alone():
-            old = _files(folder)
+            old = self._files(folder)
             whole = [Piece(ids, rows), *(self.pieces(data, made) if len(old) >= MOST - 1 else ())]
             new = [p if i == 0 else p.without(whole[:i]) for i, p in enumerate(whole)]
             file, piece = self._write(folder, torch.cat([p.ids for p in new]), torch.cat([p.rows for p in new]))
             self._mapped.setdefault(folder, {})[file] = piece
             for other in old if len(whole) > 1 else ():
                 if other != file:
-                    other.unlink(missing_ok=True)
+                    remove(other)
 
     def erase(self, data: str, ids: Tensor) -> int:
         """Take every feature of these samples of a data set away, whatever it was made with; return how many went.
@@ -105,14 +106,15 @@ class Shelf:
         """
         gone, count = ids.sort().values, 0
         with self._alone():
-            for file in _files(self.path / data, "*/*"):
+            for file in self._files(self.path / data, "*/*"):
                 piece = _checked(file)
                 hit = among(piece.ids, gone) if piece is not None else torch.ones(0, dtype=torch.bool)
                 if piece is not None and not bool(hit.any()):
                     continue
                 if piece is not None and not bool(hit.all()):
                     self._write(file.parent, piece.ids[~hit], piece.rows[~hit], file.stat().st_mtime)
-                file.unlink(missing_ok=True)
+                remove(file)
+                sync(file.parent)
                 count += int(hit.sum())
         return count
 
@@ -122,13 +124,13 @@ class Shelf:
             for stray in self.path.glob(f"*/*/{TEMPORARY}*"):
                 with suppress(OSError):
                     if time.time() - stray.stat().st_mtime > STALE:
-                        stray.unlink()
-            told = sorted((s.st_mtime, f, s.st_size) for f, s in _measured(_files(self.path, "*/*/*")))
+                        remove(stray)
+            told = sorted((s.st_mtime, f, s.st_size) for f, s in _measured(self._files(self.path, "*/*/*")))
             total = sum(size for _, _, size in told)
             for _, file, size in told:
                 if total <= self.limit:
                     break
-                file.unlink(missing_ok=True)
+                remove(file)
                 total -= size
                 with suppress(OSError):  # others may lie there
                     file.parent.rmdir()
@@ -136,32 +138,41 @@ class Shelf:
 
     def _write(self, folder: Path, ids: Tensor, rows: Tensor, used: float | None = None) -> tuple[Path, Piece]:
         for made in (folder.parent, folder):
+            _refuse_link(self.path, made)
             made.mkdir(mode=0o700, exist_ok=True)
         ordered, order = ids.sort()
         parts = packed({"ids": ordered, "rows": rows[order]})
         waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{entry(*parts).sha256}.safetensors"
         try:
-            with waiting.open("wb") as file:
-                file.writelines(parts)
+            write(waiting, *parts, durable=False)  # its name is its hash: one that was torn is not believed
             if used is not None:
                 os.utime(waiting, (used, used))
             waiting.replace(final)
         finally:
-            waiting.unlink(missing_ok=True)
+            remove(waiting)
         tensors = mapped(final)
         return final, Piece(tensors["ids"], tensors["rows"])
 
+    def _files(self, folder: Path, pattern: str = "*") -> Sequence[Path]:
+        found = sorted(f for f in folder.glob(f"{pattern}.safetensors") if not f.name.startswith(TEMPORARY))
+        for file in found:
+            _refuse_link(self.path, file)
+        return found
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        import fcntl
-
-        with (self.path / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        file = self.path.resolve() / ".lock"
+        with locked(file, remedy="give --features a directory on a local disk"):
             yield
 
 
-def _files(folder: Path, pattern: str = "*") -> Sequence[Path]:
-    return sorted(f for f in folder.glob(f"{pattern}.safetensors") if not f.name.startswith(TEMPORARY))
+def _refuse_link(shelf: Path, folder: Path) -> None:
+    """Refuse a folder within the shelf that is a link, or lies in one; the shelf itself may be one."""
+    for place in (folder, *folder.parents):
+        if place == shelf:
+            return
+        if place.is_symlink():
+            refuse_link(place)
 
 
 def _measured(files: Sequence[Path]) -> Iterator[tuple[Path, os.stat_result]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from cl_framework import archive, outputs, receipts, sealed
 from cl_framework.errors import UserError
 from cl_framework.events import (
+    EVENTS,
     FEATURES,
     Event,
     committed,
@@ -40,7 +41,7 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
         for place, entry in listed(events).items():
             waiting = sibling(path / place)
             if waiting.exists() and sealed.entry(waiting.read_bytes()) == entry:
-                waiting.replace(path / place)
+                sealed.rename(waiting, path / place)
         remove_leftovers(path, events)
         for event, dead in outdated(events):
             take_out(path, event, dead)
@@ -58,17 +59,36 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
 def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
     """Remove temporary files and features that no event lists; files that are not ours stay."""
     for stray in strays(path, events):
-        ours = stray.name.startswith(TEMPORARY) or (stray.parent.name == FEATURES and stray.suffix == ".safetensors")
-        if ours and stray.is_dir():
-            shutil.rmtree(stray)
-        elif ours:
-            stray.unlink()
+        if stray.name.startswith(TEMPORARY) or (stray.parent.name == FEATURES and stray.suffix == ".safetensors"):
+            sealed.remove(stray)
+            sealed.sync(stray.parent)  # before a receipt says that it is gone
+
+
+OWN = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, outputs.INDEX, *outputs.MAY}
+"""Files that a run writes and replaces beside its events."""
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a run in which a file or folder of its own is a symbolic link: what lies behind it is not the run's.
+
+    Raises:
+        UserError: If one is; it is named, with what it points to.
+    """
+    own = {place.partition("/")[0] for place in OWN} | {EVENTS, FEATURES}
+    top = (p for p in path.iterdir() if p.name in own or p.name.startswith(TEMPORARY))
+    inside = (
+        Path(folder, name)
+        for place in (EVENTS, FEATURES, "figures")
+        for folder, folders, files in os.walk(path / place)
+        for name in (*folders, *files)
+    )
+    for place in (*top, *inside):
+        sealed.refuse_link(place)
 
 
 def foreign(path: Path, events: Sequence[Event]) -> list[str]:
     """Return files under ``path``, by place, that the run neither writes nor examines: logs of trainers, notes."""
-    own = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, outputs.INDEX, *outputs.MAY}
-    own |= {*outputs.listed(path), *listed(events), *(e.place for e in events)}
+    own = OWN | {*outputs.listed(path), *listed(events), *(e.place for e in events)}
     found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
     return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
 
@@ -87,8 +107,7 @@ def take_out(path: Path, event: Event, dead: set[str]) -> None:
     sealed.write(sibling(file), data)
     sealed.sync(file.parent)
     sealed.replace(file.with_name("state.json"), event.record)
-    sibling(file).replace(file)
-    sealed.sync(file.parent)
+    sealed.rename(sibling(file), file)
 
 
 def bytes_to_remove(path: Path, events: Sequence[Event], new: Event) -> int:

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cl_framework.sealed import refuse_link
 from scenarios.data.decode import decode, in_parallel
 from scenarios.data.source import Labelled, Pictures, gathered
 from scenarios.transform import CPU, Fixed
@@ -134,6 +135,8 @@ class Kept(Labelled):
             for _ in range(3):
                 try:
                     held = _Held(place)
+                    with held.shared():  # a file system may have no locks
+                        pass
                     kind = torch.from_numpy(np.empty(0, dtype)).dtype
                     if held.pixels.dtype == kind and held.pixels.shape == shape and held.rows.shape == shape[:1]:
                         os.utime(place)
@@ -167,6 +170,8 @@ class _Held:
 
     def __init__(self, place: Path) -> None:
         self.place = place
+        for file in (place / "rows.npy", place / "pixels.npy"):
+            refuse_link(file)
         self.rows = np.lib.format.open_memmap(place / "rows.npy", "r+")
         if self.rows.dtype != ROW:
             raise ValueError(f"{place} holds other records.")
@@ -266,7 +271,11 @@ def _numbers(told: Any) -> Any:
 
 
 def _sets(place: Path) -> list[Path]:
-    return [each.parent for each in place.glob("*/rows.npy") if not each.parent.name.startswith(TEMPORARY)]
+    found = [each.parent for each in place.glob("*/rows.npy") if not each.parent.name.startswith(TEMPORARY)]
+    for each in found:
+        refuse_link(each / "rows.npy")
+        refuse_link(each / "pixels.npy")
+    return found
 
 
 def _taken(place: Path) -> int:

@@ -1,0 +1,211 @@
+"""No link in a run, a shelf or a cache is written or deleted through; files are for their owner alone."""
+
+import errno
+import fcntl
+import os
+import stat
+
+import pytest
+import torch
+
+from cl_framework import cli, outputs, receipts, sealed
+from cl_framework.errors import UserError
+from cl_framework.run import Run
+from cl_framework.shelf import Shelf
+
+
+def features(*ids):
+    return {"bare/k/ids": torch.tensor(ids), "bare/k/rows": torch.ones(len(ids), 2)}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with everything that a run may hold."""
+    run = Run.create(tmp_path / "run", "seed: 0\n", {})
+    run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
+    run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
+    (run.path / "figures").mkdir()
+    for place in ("results.json", "results.csv", "figures/accuracy.png", "audit.json"):
+        sealed.write(run.path / place, b"{}")
+        outputs.add(run.path, [place], 2)
+    with run.lock():
+        pass
+    assert run.verify() == []
+    return run
+
+
+FILES = (
+    "manifest.json", "config.yaml", "key", "receipts.jsonl", "outputs.json", "results.json", "results.csv",
+    "audit.json", "figures/accuracy.png", ".lock", "events/000-learn-a/state.json",
+    "events/000-learn-a/state.safetensors", "features/001-forget-f.safetensors",
+)  # fmt: skip
+FOLDERS = ("features", "events", "figures", "events/000-learn-a")
+
+
+def moved_away(run, place, elsewhere):
+    """Put a link where something of the run was; return where it points to, with other things of value beside it."""
+    elsewhere.mkdir()
+    target = elsewhere / "target"
+    (run.path / place).rename(target)
+    if target.is_dir():
+        (target / "of-somebody-else.safetensors").write_bytes(b"precious")
+    (run.path / place).symlink_to(target)
+    return {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("place", FILES + FOLDERS)
+def test_a_link_in_a_run_is_named_and_nothing_behind_it_changes(run, place, tmp_path, capsys):
+    kept = moved_away(run, place, tmp_path / "elsewhere")
+    assert cli.main(["verify", str(run.path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{run.path / place} is a symbolic link to" in said
+    assert "nothing is written or deleted through one; put the real file or folder there" in said
+    for act in (lambda: Run.open(run.path), lambda: run.lock().__enter__(), run.sweep):
+        try:
+            act()
+        except UserError:
+            continue
+    assert {p: p.read_bytes() for p in kept} == kept
+
+
+@pytest.mark.parametrize(
+    "place", [".tmp-audit.json", ".tmp-manifest.json", "events/.tmp-002-learn-b", "figures/.tmp-x"]
+)
+def test_a_link_under_a_temporary_name_is_refused_as_well(run, place, tmp_path):
+    (target := tmp_path / "target").write_text("precious")
+    (run.path / place).symlink_to(target)
+    with pytest.raises(UserError, match="is a symbolic link"):
+        Run.open(run.path)
+    with pytest.raises(UserError, match="is a symbolic link"):
+        run.sweep() if "events" in place else sealed.replace(run.path / place.replace(".tmp-", ""), b"new")
+    assert target.read_text() == "precious"
+
+
+def test_what_has_a_second_name_elsewhere_is_not_written_into(run, tmp_path):
+    for place in (".tmp-audit.json", "audit.json", "receipts.jsonl", ".lock"):
+        (copy := tmp_path / place).write_text("a copy with hard links")
+        (run.path / place).unlink(missing_ok=True)
+        os.link(copy, run.path / place)
+        if place == ".lock":
+            with run.lock():
+                pass
+        else:
+            sealed.replace(run.path / place.replace(".tmp-", ""), b"new")
+        assert copy.read_text() == "a copy with hard links"
+
+
+def test_the_run_itself_and_what_it_lies_in_may_be_links(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    Run.create(tmp_path / "runs" / "a", "seed: 0\n", {}).commit("a", "learn", {"w": torch.ones(1)}, {}, {})
+    (tmp_path / "best").symlink_to(tmp_path / "disk" / "a")
+    again = Run.open(tmp_path / "best")
+    again.commit("f", "forget", {}, {}, {}, receipt={"request": "f"})
+    assert again.verify() == Run.open(tmp_path / "runs" / "a").verify() == []
+    (tmp_path / "best" / "notes").symlink_to(tmp_path)  # the user's own
+    assert Run.open(tmp_path / "best").verify() == []
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_nothing_is_deleted_through_a_link_in_a_shelf(what, tmp_path):
+    shelf = Shelf(tmp_path / "shelf", 1)
+    shelf.put("d", "m", torch.arange(3), torch.ones(3, 2))
+    (place,) = (tmp_path / "shelf").glob("d/m/*.safetensors")
+    place = place if what == "file" else place.parent
+    place.rename(target := tmp_path / "target")
+    place.symlink_to(target)
+    for act in (lambda: shelf.erase("d", torch.arange(3)), shelf.evict, lambda: shelf.pieces("d", "m")):
+        with pytest.raises(UserError, match="is a symbolic link"):
+            act()
+    assert target.exists()
+    assert what == "file" or len(list(target.iterdir())) == 1
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o277])
+def test_a_run_is_for_its_owner_alone_whatever_the_umask(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        run = Run.create(tmp_path / "run", "seed: 0\n", {})
+        run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
+        run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
+        with run.lock():
+            sealed.make(run.path / "figures")
+            sealed.replace(run.path / "results.json", b"{}")
+    finally:
+        os.umask(before)
+    modes = {p.relative_to(tmp_path).as_posix(): stat.S_IMODE(p.lstat().st_mode) for p in tmp_path.rglob("*")}
+    assert len(modes) > 12
+    assert modes.pop("run/.lock") & ~0o600 == 0
+    assert {name: oct(mode) for name, mode in modes.items() if mode not in (0o600, 0o700)} == {}
+
+
+@pytest.mark.parametrize(("number", "told"), [
+    (errno.EWOULDBLOCK, "is in use by"), (errno.ENOLCK, "has no locks"), (errno.EOPNOTSUPP, "has no locks"),
+    (errno.ENOSYS, "has no locks"),
+])  # fmt: skip
+def test_a_file_system_without_locks_is_told_apart_from_a_lock_that_is_held(number, told, run, monkeypatch):
+    def refuse(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=told) as caught, run.lock():
+        pass
+    assert "copy the run to a local disk" in str(caught.value) or number == errno.EWOULDBLOCK
+
+
+def test_what_a_lock_file_says_is_not_printed_as_it_is(run):
+    with run.lock():
+        (run.path / ".lock").write_text("\x1b[2J everything is fine")
+        with pytest.raises(UserError, match="in use by another process"), Run.open(run.path).lock():
+            pass
+
+
+class Disk:
+    """What of the disk a power cut could still undo, from the calls that change it."""
+
+    def __init__(self, monkeypatch):
+        self.dirty, self.seen = set(), []
+        for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "open", "fsync"):
+            monkeypatch.setattr(os, name, self.watched(name, getattr(os, name)))
+
+    def watched(self, name, call):
+        def called(first, *args, **kwargs):
+            if name in ("rename", "replace"):
+                self.renaming(os.fspath(args[0]))
+            done = call(first, *args, **kwargs)
+            if name == "fsync":
+                self.dirty.discard(os.readlink(f"/proc/self/fd/{first}"))
+                return done
+            at = kwargs.get("dir_fd")
+            path = os.path.join(os.readlink(f"/proc/self/fd/{at}"), first) if at is not None else os.path.abspath(first)
+            if name in ("rename", "replace"):
+                self.dirty.add(os.path.dirname(os.path.abspath(args[0])))
+            if name != "open" or (args[0] & os.O_CREAT and not path.endswith(".lock")):
+                self.dirty.add(os.path.dirname(path))
+            if name == "open" and args[0] & os.O_CREAT and not path.endswith(".lock"):
+                self.dirty.add(path)
+            return done
+
+        return called
+
+    def renaming(self, new):
+        """Note what is not yet for good at the moment when something takes its final name."""
+        folder = os.path.dirname(os.path.abspath(new))
+        self.seen.append((os.path.basename(new), {d for d in self.dirty if os.path.exists(d)} - {folder}))
+
+
+def test_nothing_waits_to_be_synced_when_an_event_or_a_receipt_takes_its_name(tmp_path, monkeypatch):
+    """Else after a power cut forgotten rows can stand beside a receipt that says `physical`."""
+    run = Run.create(tmp_path / "run", "seed: 0\n", {})
+    run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
+    sealed.make(run.path / "figures")
+    for place in outputs.RESULTS:
+        sealed.write(run.path / place, b"{}")
+    outputs.add(run.path, outputs.RESULTS, 1)
+    with monkeypatch.context() as patch:
+        disk = Disk(patch)
+        run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
+        final = {d for d in disk.dirty if os.path.exists(d)}
+    seen = dict(disk.seen)
+    assert {"001-forget-f", receipts.FILE, "state.json", "state.safetensors"} <= seen.keys()
+    assert seen["001-forget-f"] == seen[receipts.FILE] == final == set()
