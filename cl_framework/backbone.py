@@ -68,12 +68,16 @@ class Backbone(nn.Module, ABC):
         name: What manifests call it.
         smooth: Whether inputs are numbers that gradients reach and noise can stand for, as pictures are.
         divisible: Whether modules may be told to return again what they returned before; not where they are compiled.
+        inputs: How it makes inputs ready, in words; ``clf plan`` prints it.
+        notes: What was decided when its weights were loaded, each in a sentence, for the start of a run to say.
     """
 
     width: int
     name: str
     smooth: bool = True
     divisible: bool = True
+    inputs: str = ""
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

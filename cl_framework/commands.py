@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
     config = concealed(experiment.config, experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)
     CONSOLE.print(f"{len(steps)} requests -> {path}", soft_wrap=True)
+    _say(experiment.learner.model.backbone.notes)
     with directory.lock():
         go_on(directory, experiment, Timeline(experiment.scenario, key=key))
     return 0
@@ -142,11 +143,19 @@ def plan(argv: Sequence[str]) -> int:
     CONSOLE.print(table)
     bank = learner.model.adapters
     size, roles = sum(p.numel() for p in bank.add("one")), sorted({s.role for s in bank.sites.values()})
-    CONSOLE.print(f"{learner.model.backbone.name}: width {learner.model.backbone.width}, frozen")
+    backbone = learner.model.backbone
+    CONSOLE.print(f"{backbone.name}: width {backbone.width}, frozen")
+    _say(line for line in (*backbone.notes, backbone.inputs) if line)
     name = type(bank.adapter).__name__
     CONSOLE.print(f"{name}: {len(bank.sites)} sites ({', '.join(roles)}), {size:,} parameters")
     CONSOLE.print(f"{type(learner.strategy).__name__} learns, {type(learner.unlearner).__name__} forgets")
     return 0
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Print lines that hold names of files and tensors, as they are."""
+    for line in lines:
+        CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:

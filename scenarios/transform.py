@@ -134,6 +134,9 @@ class Pilot(Transform):
     one; no colour changes. Tests resize the shorter side to 8/7 of ``size`` bicubically (256 for 224) and crop the
     middle.
 
+    As published, it does not normalise: pixels stay in [0, 1]. Backbones normalise as their weights were trained; the
+    published settings turn that off with ``model.backbone.mean: 0, std: 1``, and who compares with them has to.
+
     Args:
         size: Side of the inputs in pixels.
         pillow: Resize with Pillow, one picture at a time on the CPU, in place of batches on the device of training.

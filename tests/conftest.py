@@ -24,7 +24,7 @@ from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.adapters.prompt_pool import PromptPool, PromptPooling
 from cl_framework.backbone import Backbone, Site
-from cl_framework.backbones.timm import transformer_sites
+from cl_framework.backbones.timm_sites import transformer_sites
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
 from cl_framework.strategy import Strategy, Unlearner, suits

@@ -10,7 +10,8 @@ from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
-from cl_framework.backbones.timm import Timm, transformer_sites
+from cl_framework.backbones.timm import Timm
+from cl_framework.backbones.timm_sites import transformer_sites
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
 from cl_framework.learner import Learner

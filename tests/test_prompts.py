@@ -15,7 +15,8 @@ from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
 from cl_framework.backbone import Backbone
 from cl_framework.backbones.glyph import GlyphViT
-from cl_framework.backbones.timm import Timm, reached, transformer_sites
+from cl_framework.backbones.timm import Timm
+from cl_framework.backbones.timm_sites import reached, transformer_sites
 from cl_framework.errors import UserError
 from cl_framework.learner import Learner
 from cl_framework.model import Model

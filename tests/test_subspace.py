@@ -10,7 +10,7 @@ from cl_framework import chain, engine, lineage
 from cl_framework.adapter import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
-from cl_framework.backbones.timm import transformer_sites
+from cl_framework.backbones.timm_sites import transformer_sites
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.lowrank import LowRank, factors, frozen_weight, kept_off, overlaps, past_directions, total

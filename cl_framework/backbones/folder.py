@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
-from cl_framework.backbones.timm import network
+from cl_framework.backbones.hub import network
 from cl_framework.errors import UserError
 
 WORDS = ("tokenizer.json", "vocab.*", "*.model")

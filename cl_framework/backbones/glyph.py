@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cl_framework.backbone import Backbone, Site, refuse_sentences
-from cl_framework.backbones.timm import block_list, transformer_sites
+from cl_framework.backbones.timm_sites import block_list, transformer_sites
 from cl_framework.errors import UserError
 
 FILES = Path(__file__).parent
@@ -77,6 +77,7 @@ class GlyphViT(Backbone):
         super().__init__()
         self.name, self.width = "glyph_vit" if pretrained else "glyph_vit (random)", WIDTH
         self.body, self.pretrained = glyph_vit(), pretrained
+        self.inputs = "pixels: mean 0.5, std 1; part of the embedded network"
         if pretrained:
             self.body.load_state_dict(checked("glyph_vit"))
         self.body.requires_grad_(False).eval()

@@ -1,0 +1,119 @@
+"""Files of weights read as named tensors, without running code from them."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from cl_framework.errors import UserError
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+KINDS = f".safetensors, {', '.join(PICKLED)}, or .npz"
+
+
+def tensors_in(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by dotted name; nested dictionaries such as ``state_dict`` become prefixes.
+
+    Args:
+        path: A ``.safetensors`` file, a file of ``torch.save`` (`PICKLED`), or a ``.npz`` file.
+
+    Raises:
+        UserError: If it is missing, of another kind, damaged, holds a pickled object, or no tensor at all.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no weight file {path}; give the path of a checkpoint ({KINDS}).")
+    found = dict(_flat(_read(path)))
+    if not found:
+        raise UserError(f"{path} holds no tensor; give a checkpoint of weights ({KINDS}).")
+    return found
+
+
+def _read(path: Path) -> object:
+    kind = path.suffix.lower()
+    if kind not in (*PICKLED, ".safetensors", ".npz"):
+        raise UserError(f"{path} ends in {kind or 'nothing'}; a weight file is {KINDS}: rename or convert it.")
+    try:
+        if kind == ".safetensors":
+            return load_file(path)
+        if kind == ".npz":
+            with np.load(path, allow_pickle=False) as held:
+                return {k: torch.from_numpy(held[k]) for k in held.files if held[k].dtype.kind in "fiu"}
+        # the arguments of a training script, as MAE, DINO and timm keep them, are no danger
+        with safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="'torch.load' received a zip file")  # TorchScript: refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if named := _globals(path, str(error)):
+            raise UserError(
+                f"{path} is a pickled model or holds pickled objects ({named}), and unpickling runs their code; load "
+                "it where you trust it and save its weights alone: `torch.save(model.state_dict(), FILE)`."
+            ) from error
+        raise UserError(_damaged(path, error)) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{path} is a TorchScript program; save its weights alone: `torch.save(model.state_dict(), FILE)`."
+            ) from error
+        raise UserError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return f"{path} cannot be read as {path.suffix} ({reason}); copy it again, or save it anew."
+
+
+def _globals(path: Path, said: str) -> str:
+    """Return the classes that a pickled file asks for and that are no tensors."""
+    try:
+        named = get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, EOFError):  # a file of before torch 1.6
+        named = re.findall(r"GLOBAL ([\w.]+)", said)
+    shown = sorted({*named} - {"argparse.Namespace"}, key=lambda n: (n.startswith("torch."), n.count("."), n))
+    return listed(shown)
+
+
+def _flat(found: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(found, Tensor):
+        yield prefix[:-1] or "tensor", found
+    elif isinstance(found, Mapping):
+        for key, value in found.items():
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def refuse_unusable(body: nn.Module, where: str) -> None:
+    """Refuse a network whose weights or running statistics are not all finite.
+
+    Raises:
+        UserError: If a tensor holds a NaN or an infinity; it names the first and counts the rest.
+    """
+    held = {**dict(body.named_parameters()), **{k: b for k, b in body.named_buffers() if ".running_" in f".{k}"}}
+    real = {k: v for k, v in held.items() if v.is_floating_point() and not v.is_meta}
+    bad = [k for k, v in real.items() if not bool(torch.isfinite(v).all())]
+    if bad:
+        count = int((~torch.isfinite(held[bad[0]])).sum())
+        others = f", and {len(bad) - 1} tensors more hold some" if len(bad) > 1 else ""
+        raise UserError(
+            f"{where}: {count} of the {held[bad[0]].numel()} values of {bad[0]} are NaN or infinite{others}; "
+            "give an intact checkpoint, such as one from before training diverged."
+        )
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """Return the first few of a list of names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
