@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,12 +12,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from cl_framework.errors import UserError
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, SafetensorError)
 KINDS = f".safetensors, {', '.join(PICKLED)}, or .npz"
 
 
@@ -50,19 +50,16 @@ def _read(path: Path) -> object:
         if kind == ".npz":
             with np.load(path, allow_pickle=False) as held:
                 return {k: torch.from_numpy(held[k]) for k in held.files if held[k].dtype.kind in "fiu"}
-        # the arguments of a training script, as MAE, DINO and timm keep them, are no danger
-        with safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="'torch.load' received a zip file")  # TorchScript: refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if named := _globals(path, str(error)):
+            return load_state_dict(str(path), weights_only=True)  # timm's: of several sets of weights the average
+    except UNREADABLE as error:
+        if "globals" in str(error) and (named := _globals(path, str(error.__cause__))):
             raise UserError(
                 f"{path} is a pickled model or holds pickled objects ({named}), and unpickling runs their code; load "
                 "it where you trust it and save its weights alone: `torch.save(model.state_dict(), FILE)`."
             ) from error
-        raise UserError(_damaged(path, error)) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
-        if "TorchScript" in str(error):
+        if "TorchScript" in f"{error} {error.__cause__}":
             raise UserError(
                 f"{path} is a TorchScript program; save its weights alone: `torch.save(model.state_dict(), FILE)`."
             ) from error
@@ -71,6 +68,8 @@ def _read(path: Path) -> object:
 
 def _damaged(path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:120] or type(error).__name__
+    if "weights_only" in reason:  # torch takes whatever it does not know for a pickle
+        reason = "it was not written by torch.save, or is damaged"
     return f"{path} cannot be read as {path.suffix} ({reason}); copy it again, or save it anew."
 
 
@@ -78,7 +77,7 @@ def _globals(path: Path, said: str) -> str:
     """Return the classes that a pickled file asks for and that are no tensors."""
     try:
         named = get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, EOFError):  # a file of before torch 1.6
+    except Exception:  # a file of before torch 1.6, or of anything
         named = re.findall(r"GLOBAL ([\w.]+)", said)
     shown = sorted({*named} - {"argparse.Namespace"}, key=lambda n: (n.startswith("torch."), n.count("."), n))
     return listed(shown)
