@@ -14,17 +14,19 @@ from functools import partial
 from typing import Protocol, final
 
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from cl_framework import lineage, state
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.finite import check_tensors
+from cl_framework.holdout import held_out
 from cl_framework.learner import Learner, parameters
 from cl_framework.lowrank import overlaps
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.reading import partly
+from cl_framework.strategy import seed_for
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
 
@@ -67,6 +69,7 @@ def run(
     journal: Journal,
     batch_size: int = 48,
     done: Sequence[Marks] = (),
+    validation: float = 0.0,
 ) -> None:
     """Meet every step of ``scenario`` in order, examining the learner after each.
 
@@ -78,6 +81,7 @@ def run(
         journal: Told about every event.
         batch_size: Samples per training step.
         done: Marks of the events of an earlier process, which are not repeated.
+        validation: Share of each plan's samples to hold out, for a loss that tells when to stop.
     """
     learner.to(make_trainer(None).strategy.root_device)  # statistics and exams run where training does
     seen: list[Step] = []
@@ -89,19 +93,24 @@ def run(
         else:
             remember(learner, surviving(seen))
             journal.starts(step)
-            marks, cost = take(learner, step, make_trainer, evaluator, batch_size)
+            marks, cost = take(learner, step, make_trainer, evaluator, batch_size, validation)
             journal.ends(step, marks, cost)
             settle(learner, step)
         seen.append(step)
 
 
 def take(
-    learner: Learner, step: Step, make_trainer: MakeTrainer, evaluator: Evaluator, batch_size: int
+    learner: Learner,
+    step: Step,
+    make_trainer: MakeTrainer,
+    evaluator: Evaluator,
+    batch_size: int,
+    validation: float = 0.0,
 ) -> tuple[Marks, Cost]:
     """Carry out one event and examine what came of it."""
     before, found, began = learner.model.passes.copy(), learner.model.store.found, time.perf_counter()
     evaluator.before(step, learner.answer)
-    cost = carry_out(learner, step.event, make_trainer, batch_size)
+    cost = carry_out(learner, step.event, make_trainer, batch_size, validation)
     bank = learner.model.adapters
     learner.model.store.keep_only([*learner.model.digests(bank), "bare"], learner.model.digests(bank.stack))
     ranked = partial(learner.answer, ranked=True)
@@ -117,18 +126,21 @@ def take(
     return marks, cost
 
 
-def carry_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int) -> Cost:
+def carry_out(
+    learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float = 0.0
+) -> Cost:
     """Train each plan that ``event`` calls for, with a fresh trainer: a used one trains zero steps, silently."""
-    cost, read = Cost(), set[int]()
+    cost, read, seed = Cost(), set[int](), seed_for(event.name, learner.model.seed)
     foretold = lineage.treatments(learner, event, learner.able(event)) if isinstance(event, ForgetRequest) else []
     for plan in learner.plans(event):
-        device = learner.model.device
+        device, size = learner.model.device, plan.batch_size or batch_size
         learner.begin(plan)
         cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in parameters(plan)))
         trainer, noted = make_trainer(plan.epochs), set[tuple[int, int]]()
         with quiet():
             try:
-                trainer.fit(learner, loader(_Noted(plan.data.on(device), noted), plan.batch_size or batch_size))
+                read_here = _Noted(plan.data.on(device), noted)
+                trainer.fit(learner, *loaders(read_here, size, validation, seed))
             except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
                 raise KeyboardInterrupt from stopped
         if trainer.global_step == 0:
@@ -172,6 +184,19 @@ def _partly(
         return partly(by_class, [e.data for e in event.remaining], frozenset(event.data.ids.tolist()))
     memories = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
     return partly(by_class, [event.data, *(s for m in memories for s in m.sources)])
+
+
+def loaders(
+    samples: Samples, batch_size: int, share: float, seed: int
+) -> tuple[DataLoader[Batch], DataLoader[Batch] | None]:
+    """Read samples to train on and, where a share is held out, those, always in one order; else None."""
+    if not share:
+        return loader(samples, batch_size), None
+    train, held = held_out(samples, share, seed)
+    if not len(held):
+        raise UserError("No class has two samples, so none can be held out; set data.validation to 0.")
+    in_order = BatchSampler(SequentialSampler(held), batch_size, drop_last=False)
+    return loader(train, batch_size), DataLoader(held, sampler=in_order, batch_size=None)
 
 
 def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:

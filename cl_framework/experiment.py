@@ -13,9 +13,12 @@ from typing import Any, final
 
 import jsonargparse
 import torch
+import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyLogger
 from rich.console import Console
 
 from cl_framework import faults, plugins, settings, spelling, threads
@@ -23,8 +26,10 @@ from cl_framework.errors import UserError
 from cl_framework.explain import explain
 from cl_framework.learner import Learner
 from cl_framework.published import Published
+from cl_framework.rehearsal import rehearse
 from cl_framework.stream import Scenario
-from cl_framework.training import MakeTrainer, RequestBar, fresh_trainers, quiet
+from cl_framework.tracking import flat
+from cl_framework.training import MakeTrainer, OnAxis, RequestBar, fresh_trainers, quiet
 
 DESCRIPTION = """Run a stream of learn and forget requests from config files and flags.
 
@@ -38,11 +43,14 @@ TRAINER_DEFAULTS = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "deterministic": True,
+    "num_sanity_val_steps": 0,
 }
 
 
 CORES = torch.get_num_threads()
 """Threads that torch chooses by itself: one for each core."""
+LOST = "Unable to serialize instance"
+"""What stands in a written config for an object that has no text."""
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -71,13 +79,15 @@ class Data(LightningDataModule):
     Args:
         scenario: The stream of requests, and the data in it.
         batch_size: Samples per training step.
+        validation: Share of the samples of each stretch of training to hold out: their loss is logged as ``val_loss``
+            after every epoch, and EarlyStopping or ReduceLROnPlateau may watch it. Statistics use all samples.
     """
 
-    def __init__(self, scenario: Scenario, batch_size: int = 48) -> None:
-        """Keep both."""
+    def __init__(self, scenario: Scenario, batch_size: int = 48, validation: float = 0.0) -> None:
+        """Keep all three."""
         super().__init__()
-        settings.check({"data.batch_size": batch_size})
-        self.scenario, self.batch_size = scenario, batch_size
+        settings.check({"data.batch_size": batch_size, "data.validation": validation})
+        self.scenario, self.batch_size, self.validation = scenario, batch_size, validation
 
 
 @final
@@ -91,6 +101,9 @@ class Experiment:
         features: Directory of features that runs share, if they do.
         features_limit: Most GiB to keep there.
         seed: From which every event's seed is derived.
+        loggers: Told what happens.
+        validation: Share of each plan's samples to hold out.
+        trial: Why what comes out is no result; None if it is one.
     """
 
     learner: Learner
@@ -103,6 +116,9 @@ class Experiment:
     features: Path | None
     features_limit: float
     seed: int
+    loggers: tuple[Logger, ...] = ()
+    validation: float = 0.0
+    trial: str | None = None
 
 
 class _CLI(LightningCLI):
@@ -156,8 +172,12 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     _check_trainer(cli.trainer)
     config: Any = cli.config
     bar = RequestBar(console)
-    logger = cli.trainer.logger
-    make = fresh_trainers(cli.instantiate_trainer, bar, **({"logger": cli.trainer.loggers} if logger else {}))
+    learner, data, loggers = cli.model, cli.datamodule, tuple(cli.trainer.loggers)
+    quick = getattr(cli.trainer, "fast_dev_run", False)
+    shown = [OnAxis(logger, lambda: learner.now) for logger in loggers]
+    make = fresh_trainers(cli.instantiate_trainer, bar, **({"logger": shown} if loggers and not quick else {}))
+    stand_ins = {"logger": [DummyLogger() for _ in loggers]} if loggers and not quick else {}
+    rehearse(fresh_trainers(cli.instantiate_trainer, None, **stand_ins), learner.optimisation, data.validation > 0)
     seed = config.seed_everything
     if config.features:  # requests may come from another working directory, and must find it
         config.features = str(Path(config.features).expanduser().absolute())
@@ -171,11 +191,14 @@ def build(args: Sequence[str], console: Console) -> Experiment:
         make,
         bar,
         cli.datamodule.batch_size,
-        cli.parser.dump(config, skip_none=False),
+        _written(cli),
         config.run_dir,
         Path(config.features) if config.features else None,
         config.features_limit,
         cli.model.model.seed,
+        loggers if not quick else (),
+        data.validation,
+        f"trainer.fast_dev_run {quick}" if quick else None,
     )
 
 
@@ -186,13 +209,28 @@ def resolve(args: Sequence[str]) -> str:
         UserError: If a key, class or value is wrong, saying which and what would be right.
     """
     cli = _parsed(_Unbuilt, args)
-    return str(cli.parser.dump(cli.config, skip_none=False))
+    return _written(cli)
+
+
+def _written(cli: _CLI) -> str:
+    """Return a config as YAML that can be read again.
+
+    Raises:
+        UserError: If a setting is an object that cannot be written as text.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is looked for here
+        text = str(cli.parser.dump(cli.config, skip_none=False))
+    if lost := [f"{key} ({v.rpartition(' ')[2]})" for key, v in flat(yaml.safe_load(text)).items() if LOST in str(v)]:
+        raise UserError(f"A run's config cannot hold {', '.join(lost)}; give it as text or a number, or null.")
+    return text
 
 
 def _parsed(kind: type[_CLI], args: Sequence[str]) -> _CLI:
     plugins.discover()
     try:
         with quiet():
+            warnings.filterwarnings("ignore", message=rf"\s*{LOST}")  # said where the config is written
             warnings.filterwarnings("ignore", message="`loftq_config` specified")  # a default of peft, spelled out
             return kind(
                 Learner,
@@ -235,6 +273,7 @@ def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
     parser.add_subclass_arguments(Scenario, "data.scenario", required=True)
     try:
         config = parser.parse_args(list(args))
+        settings.check(config.as_dict())
         make = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.53
         built = make(config)
     except jsonargparse.ArgumentError as error:

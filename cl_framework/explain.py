@@ -29,6 +29,17 @@ OTHER_TYPE = re.compile(r"does not (?:correspond to a subclass|implement protoco
 ONE_OF = re.compile(r"Expected a typing\.Literal\[(?P<choices>[^\]]+)\]\. (?:Got|Given) value: (?P<found>.+)")
 EXPECTED = re.compile(r"Expected an? <class '(?P<type>[^']+)'>")
 GIVEN = re.compile(r"(?:Got value|Given value): (?P<found>.+)")
+CHOICES = re.compile(r"Expected a typing\.Literal\[(?P<choices>[^\]]+)\]")
+PACKAGE = re.compile(r"Requirement '(?P<package>[^']+)' not met|No module named '(?P<module>\w+)")
+SEVERAL = re.compile(r"Multiple subclasses with name (?P<name>\w+)\. .*? ambiguity: (?P<paths>[\w., ]+)\.(?:\s|$)")
+REASON = re.compile(r"Problem with given class_path '[^']+':\n\s*(?P<why>[^\n]+)")
+ELSEWHERE = {
+    "logger": "pytorch_lightning.loggers",
+    "callbacks": "pytorch_lightning.callbacks",
+    "optimizer": "torch.optim",
+    "schedule": "torch.optim.lr_scheduler",
+}
+"""Settings whose classes come from a library, and the package that has them."""
 ROLES = {**{base.lower(): kind for kind, base in KINDS.items()}, "stream": "scenarios"}
 
 
@@ -43,6 +54,8 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
     where = ".".join(KEY.findall(message))
     owner = (CLASS.findall(message) or [""])[-1]
     name = owner.rpartition(".")[2] or where
+    if said := _library(where, name, message):
+        return said
     if m := NO_CLASS.search(message):
         return _no_class(where, m["found"])
     if m := NO_ATTRIBUTE.search(message):
@@ -60,7 +73,18 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
         return f"There is no file {m['found']}; give the path of a config that exists."
     if m := NO_YAML.search(message):
         return f"A config is not valid YAML near line {m['line']}: {' '.join(m['cause'].split())}."
-    return _no_value(where, message) or " ".join(message.split())
+    return _no_value(where, name, message) or " ".join(message.split())
+
+
+def _library(where: str, name: str, message: str) -> str | None:
+    """Return which package a class lacks, or which of several classes may be meant."""
+    if m := PACKAGE.search(message):
+        package = m["package"] or m["module"]
+        return f"{name} needs a package that is not installed: `pip install '{package}'`, or choose another class."
+    if m := SEVERAL.search(message):
+        paths = m["paths"].replace(", ", " or ")
+        return f"{where}: there are several classes {m['name']}; give the full path: {paths}."
+    return None
 
 
 def _closest(message: str) -> str:
@@ -74,12 +98,18 @@ def _closest(message: str) -> str:
     return message[: m.start()].partition("Does not validate")[0] + closest
 
 
-def _no_value(where: str, message: str) -> str | None:
-    """Return what a setting may be, if the parser refused its value."""
+def _no_value(where: str, name: str, message: str) -> str | None:
+    """Return what a setting may be, if the parser refused its value, or what a class had against its own."""
+    if m := REASON.search(message):
+        return f"{name}: {m['why']}"
     if m := ONE_OF.search(message):
         choices = [str(c) for c in ast.literal_eval(f"[{m['choices']}]")]
         return f"{where} cannot be {m['found']!r}. {did_you_mean(m['found'], choices)}"
-    if (types := EXPECTED.findall(message)) and (given := GIVEN.findall(message)):
+    given = GIVEN.findall(message)
+    if given and (found := CHOICES.findall(message)):
+        choices = list(dict.fromkeys(str(c) for each in found for c in ast.literal_eval(f"[{each}]")))
+        return f"{where} cannot be {given[-1]!r}. {did_you_mean(given[-1], choices)}"
+    if (types := EXPECTED.findall(message)) and given:
         right = " or ".join(dict.fromkeys("nothing" if t == "NoneType" else t for t in types))
         return f"{where} must be {right}; found {given[-1]!r}."
     return None
@@ -94,7 +124,10 @@ def _no_class(where: str, found: str) -> str:
         return f"There is no {role} {found!r}. {did_you_mean(found, names)}"
     if found.lstrip("+-").lower() in {"nan", "inf", "infinity"}:
         return f"{where} must be a finite number; found {found}."
-    return f"{where}: there is no class {found!r}; give its import path, such as torch.optim.SGD."
+    names = [n for n, v in _members(ELSEWHERE.get(role.partition("[")[0])).items() if inspect.isclass(v)]
+    hint = did_you_mean(found, names) if names else ""
+    close = hint if hint.startswith("Did") else "Give its import path, such as torch.optim.SGD."
+    return f"{where}: there is no class {found!r}. {close}"
 
 
 def _no_key(key: str, sections: Mapping[str, Sequence[str]]) -> str:
@@ -102,6 +135,10 @@ def _no_key(key: str, sections: Mapping[str, Sequence[str]]) -> str:
     known += [*sections, "run_dir", "threads", "config", "seed_everything", "print_config"]
     hint = did_you_mean(key, known)
     return f"There is no setting {key!r}. " + (hint if hint.startswith("Did") else "`clf run --help` lists them.")
+
+
+def _members(module: str | None) -> Mapping[str, object]:
+    return vars(importlib.import_module(module)) if module else {}
 
 
 def _settings(path: str) -> list[str]:

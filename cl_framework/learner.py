@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, final
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
 from cl_framework import settings
 from cl_framework.adapter import Adapter
@@ -23,6 +23,7 @@ from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
 from cl_framework.sizes import check_size
 from cl_framework.strategy import (
+    Params,
     Plan,
     Strategy,
     Unlearner,
@@ -81,7 +82,15 @@ class Learner(LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.plan: Plan | None = None
         self.request = ""
-        self.steps = 0
+        self.steps = self.events = 0
+        self._epoch: list[Tensor] = []
+        self._read = 0
+        self._rates: list[float] = []
+
+    @property
+    def now(self) -> int:
+        """The point on the axis of loggers: training steps and events so far."""
+        return self.steps + self.events
 
     def plans(self, event: Event) -> Iterable[Plan]:
         """Ask the strategy, or the unlearner, what ``event`` calls for.
@@ -190,38 +199,83 @@ class Learner(LightningModule):
         loss = plan.loss(self.model, given)
         if not bool(torch.isfinite(loss)):
             self._explain(given, loss.item())
+        self._epoch.append(loss.detach() * len(given.y))
+        self._read += len(given.y)
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's mean."""
+        self._epoch, self._read = [], 0
+
+    def on_train_epoch_end(self) -> None:
+        """Let callbacks and schedules see the mean loss of the epoch; loggers are told step by step."""
+        self.log("loss", torch.stack(self._epoch).sum() / self._read, logger=False)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Measure the current plan's loss on samples that it holds out."""
+        given = Batch(*batch)
+        with torch.enable_grad():  # which some losses need within themselves
+            loss = self._plan().loss(self.model, given).detach()
+        self.log("val_loss", loss, on_step=False, on_epoch=True, logger=False, batch_size=len(given.y))
+
+    def on_validation_epoch_end(self) -> None:
+        """Tell the loggers of the loss on samples that the plan holds out."""
+        self._tell({"val_loss": float(self.trainer.callback_metrics["val_loss"])})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the plan rewrite the gradients."""
         if (edit := self._plan().edit_gradients) is not None:
             edit(self.model)
+        self._rates = [g["lr"] for g in optimizer.param_groups]  # a schedule changes them before the batch ends
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Let the plan act after a step, and log on an axis that goes on from plan to plan."""
         if (act := self._plan().after_step) is not None:
             act(self.model)
         self.steps += 1
-        every = getattr(self.trainer, "log_every_n_steps", 50)
-        for logger in self.trainer.loggers if self.steps % every == 0 else []:
-            logger.log_metrics({"loss": float(outputs["loss"])}, step=self.steps)
+        if self.trainer.loggers and self.steps % getattr(self.trainer, "log_every_n_steps", 50) == 0:
+            rates = {f"lr-{i}" if i else "lr": float(rate) for i, rate in enumerate(self._rates)}
+            self._tell({"loss": float(outputs["loss"]), **rates})
 
     def configure_optimizers(self) -> Any:
         """Optimise exactly what the current plan names."""
         plan = self._plan()
-        optimizer = (plan.optimizer or self.optimizer)(plan.params)
+        return self.optimisation(plan.params, self.trainer.max_epochs or 1, plan.optimizer, plan.schedule)
+
+    def optimisation(
+        self,
+        params: Params,
+        epochs: int,
+        optimizer_of: Callable[[Params], torch.optim.Optimizer] | None = None,
+        schedule_of: str | None = None,
+    ) -> Any:
+        """Return an optimiser, and how its rate falls, as Lightning takes them.
+
+        Args:
+            params: What to optimise.
+            epochs: For how long.
+            optimizer_of: In place of the configured one.
+            schedule_of: In place of the configured one.
+        """
+        optimizer = (optimizer_of or self.optimizer)(params)
         settings.check(optimizer.defaults, type(optimizer).__name__)
         self.compute.fuse(optimizer)
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_factor", 1.0)
-        schedule = plan.schedule or self.schedule
+        schedule = schedule_of or self.schedule
         if schedule == "constant":
             return optimizer
-        epochs = max(self.trainer.max_epochs or 1, 1)
+        epochs = max(epochs, 1)
         if schedule == "quarter_cosine":
             quarter = 0.495 * math.pi / max(epochs - 1, 1)
             return [optimizer], [LambdaLR(optimizer, lambda epoch: math.cos(quarter * epoch))]
-        return [optimizer], [schedule(optimizer) if callable(schedule) else CosineAnnealingLR(optimizer, T_max=epochs)]
+        falls = schedule(optimizer) if callable(schedule) else CosineAnnealingLR(optimizer, T_max=epochs)
+        watched = {"monitor": getattr(falls, "monitor", "loss")} if isinstance(falls, ReduceLROnPlateau) else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falls, **watched}}
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.now)
 
     def _plan(self) -> Plan:
         if self.plan is None:

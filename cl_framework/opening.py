@@ -22,6 +22,7 @@ from cl_framework.manifest import MANIFEST
 from cl_framework.records import Count, typed
 from cl_framework.run import Run
 from cl_framework.timeline import Later, Timeline
+from cl_framework.tracking import tracked
 
 
 def manifest(experiment: Experiment) -> dict[str, Any]:
@@ -143,9 +144,9 @@ def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony:
     weights = directory.manifest["backbone"]["sha256"]
     store.lender = sharing.borrowing(experiment, weights, timeline, bool(diary.records))
     evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
-    engine.run(
-        experiment.learner, timeline, experiment.make_trainer, evaluator, diary, experiment.batch_size, diary.marks
-    )
+    learner, size, share = experiment.learner, experiment.batch_size, experiment.validation
+    with tracked(diary, learner, experiment.loggers, directory.config) as journal:
+        engine.run(learner, timeline, experiment.make_trainer, evaluator, journal, size, diary.marks, share)
     figure = diary.close()
     CONSOLE.print(f"figure   {figure}", soft_wrap=True)
     CONSOLE.print(f"results  {directory.path / 'results.json'}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
@@ -43,5 +44,10 @@ def _in(config: dict[str, Any]) -> dict[str, Any]:
     return {key: one(key, value) for key, value in config.items()}
 
 
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc, unused-ignore]  # stubs are optional
+    """Writes a choice of a library, such as the interval of its timer, by name."""
+
+
+_Dumper.add_multi_representer(Enum, lambda dumper, choice: dumper.represent_str(choice.name))
 set_loader(MODE, read, exceptions=(yaml.YAMLError,))
-set_dumper(MODE, lambda config: str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)))
+set_dumper(MODE, lambda config: str(yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)))

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, final
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -38,6 +39,57 @@ def fresh_trainers(build: Callable[..., Trainer], bar: RequestBar | None, **fixe
         return trainer
 
     return make
+
+
+@final
+class OnAxis(Logger):
+    """A logger of a whole run: whatever step a plan's trainer names, numbers stand where the run is.
+
+    Args:
+        inner: The logger.
+        now: Returns where the run is.
+    """
+
+    def __init__(self, inner: Logger, now: Callable[[], int]) -> None:
+        """Keep both."""
+        super().__init__()
+        self.inner, self.now = inner, now
+
+    @property
+    def name(self) -> str | None:
+        """That of the logger."""
+        return self.inner.name
+
+    @property
+    def version(self) -> int | str | None:
+        """That of the logger."""
+        return self.inner.version
+
+    @property
+    def save_dir(self) -> str | None:
+        """That of the logger."""
+        return self.inner.save_dir
+
+    @property
+    def log_dir(self) -> str | None:
+        """That of the logger."""
+        return self.inner.log_dir
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log numbers where the run is now."""
+        self.inner.log_metrics(metrics, step=self.now())
+
+    def log_hyperparams(self, params: Any, *args: Any, **options: Any) -> None:
+        """Log them; they are the run's, not a plan's."""
+        self.inner.log_hyperparams(params, *args, **options)
+
+    def finalize(self, status: str) -> None:
+        """Write what there is: the end of a plan is not that of the run."""
+        self.inner.save()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the logger has, such as its ``experiment``."""
+        return getattr(self.__dict__["inner"], name)
 
 
 @final
