@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,9 @@ from torch import Tensor, nn
 from cl_framework.importance import batches
 from cl_framework.lowrank import LowRank, factors
 from cl_framework.model import Model
+from cl_framework.rivals import Compete, holding, in_turn, others
 from cl_framework.strategy import Plan, classify_among
 from cl_framework.stream import Batch, Experience, Samples
-
-Compete: TypeAlias = Literal["current", "all"]
-"""Which classes a sample is told apart from: those of its own experience, or all so far."""
 
 
 def extend(model: Model, event: Experience) -> tuple[list[str], dict[str, LowRank]]:
@@ -58,27 +55,9 @@ def plan(
         fit = classify_among(model, model(batch.x), batch.y, rivals)
         return fit if penalty is None else fit + penalty()
 
-    def after(model: Model) -> None:
-        for act in (hold, after_step):
-            if act is not None:
-                act(model)
-
-    return Plan(event.data, [*params, *model.head.parameters()], loss, edit_gradients=edit_gradients, after_step=after)
-
-
-def holding(model: Model, classes: Sequence[int]) -> Callable[[Model], None]:
-    """Return what puts back the head's rows of all but some classes after a step: weight decay moves idle rows too."""
-    head = model.head
-    others = [i for i, c in enumerate(head.classes) if c not in classes]
-    kept = [None if p is None else p.detach()[others].clone() for p in (head.weight, head.bias)]
-
-    @torch.no_grad()
-    def put_back(model: Model) -> None:
-        for p, was in zip((model.head.weight, model.head.bias), kept, strict=True):
-            if p is not None and was is not None:
-                p[others] = was.to(p)
-
-    return put_back
+    trained, met = [*params, *model.head.parameters()], others(model, event) if compete == "all" else ()
+    after = in_turn(hold, after_step)
+    return Plan(event.data, trained, loss, edit_gradients=edit_gradients, after_step=after, against=met)
 
 
 def same_input(model: Model) -> dict[str, list[str]]:

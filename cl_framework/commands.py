@@ -19,6 +19,7 @@ from cl_framework.features import FeatureStore
 from cl_framework.naming import concealed
 from cl_framework.opening import check_finished, diary_of, go_on, manifest, reopen
 from cl_framework.printable import printable
+from cl_framework.rivals import doubts
 from cl_framework.run import Run
 from cl_framework.stream import Experience, Inputs, Step
 from cl_framework.timeline import Timeline
@@ -159,7 +160,10 @@ def _say(lines: Iterable[str]) -> None:
 
 
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
-    """Let the backbone look at one input, so that it refuses those of another kind at once."""
+    """Let the backbone look at one input, so that it refuses those of another kind at once, and tell doubts."""
+    learner = experiment.learner
+    for sentence in doubts(learner.strategy, (s.event for s in steps), learner.model.known):
+        CONSOLE.print(f"warning  {printable(sentence)}", style="yellow", markup=False, soft_wrap=True)
     first = next((s.event for s in steps if isinstance(s.event, Experience) and len(s.event.reference)), None)
     if first is not None:
         experiment.learner.model.backbone.check(first.reference.unkept()[[0]].x)

@@ -149,7 +149,8 @@ def carry_out(
             )
         cost.steps += trainer.global_step
         check_tensors({f"parameter {i}": p for i, p in enumerate(parameters(plan))}, event.name, DIVERGED)
-        learner.model.trace(parameters(plan), plan.data.classes(), _partly(learner, event, plan.data.classes(), noted))
+        met = list(dict.fromkeys([*plan.data.classes(), *plan.against]))
+        learner.model.trace(parameters(plan), met, _partly(learner, event, plan.data.classes(), noted))
         read |= {i for _, i in noted}
         learner.to(device)  # Lightning leaves a fitted module on the CPU
         learner.end()

@@ -7,11 +7,11 @@ bank give them each adapter whole, all sites in one row, as the papers do with m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_framework.adapter import AdapterBank, Rewrite
 from cl_framework.errors import UserError
@@ -226,3 +226,9 @@ def _factors(bank: AdapterBank, name: str, key: str, rewrite: Rewrite) -> tuple[
         return rewrite.a.detach(), rewrite.scale * rewrite.b.detach()
     a, b, _ = refactored(_delta(bank, name, key, rewrite))
     return a, b
+
+
+def pull(params: Iterable[nn.Parameter], toward: Iterable[Tensor], by: float) -> None:
+    """Move parameters a share of the way towards other values: ``(1 - by) p + by q``; none moves nothing."""
+    for p, q in zip(params, toward):  # noqa: B905  # without predecessors there is nothing to move towards
+        p.detach().lerp_(q, by)

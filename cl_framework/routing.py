@@ -95,3 +95,27 @@ def weighed(z: Tensor, prototypes: Tensor, owner: Tensor, visited: Tensor, alpha
             others[rows] += torch.where(owner == s, 0, cosines)
     count = visited.sum(0)[:, None] - visited[owner].T.int()
     return own + alpha * others / count.clamp(min=1)
+
+
+def complete(prototypes: Tensor, owner: Tensor, newest: bool = False) -> Tensor:
+    """Fill in the prototypes of old classes in later subspaces (Eqs. 6-7; no temperature, on purpose).
+
+    A class resembles later classes as it does in its own subspace; the same mixture of their prototypes stands for it.
+
+    Args:
+        prototypes: ``(spaces, classes, width)``; row ``[s, i]`` is true where ``owner[i] >= s``, ignored elsewhere.
+        owner: ``(classes,)`` the subspace each class came with.
+        newest: Mix only the classes that came with the subspace, instead of those and all later ones.
+
+    Returns:
+        ``(spaces, classes, width)`` with every row filled.
+    """
+    likeness = prototypes.new_empty(len(owner), len(owner))
+    for s, seen in enumerate(normalize(prototypes, dim=-1)):  # each class is compared in the space it came with
+        likeness[owner == s] = seen[owner == s] @ seen.T
+    filled = prototypes.clone()
+    for s in range(1, len(prototypes)):
+        old, source = owner < s, (owner == s) if newest else (owner >= s)
+        mixture = likeness[old][:, source].softmax(-1)
+        filled[s, old] = mixture @ prototypes[s, source]
+    return filled

@@ -59,6 +59,8 @@ class Plan:
         after_step: Called after each step: merging, averages, proximal steps.
         batch_size: Samples per step; None defers to the data section.
         schedule: How the learning rate falls; None defers to the model section.
+        against: Known classes that the loss tells samples from by what is kept of them, such as means or rows of the
+            head. Lineage counts them among what was met.
     """
 
     data: Samples
@@ -70,6 +72,7 @@ class Plan:
     after_step: Callable[[Model], None] | None = None
     batch_size: int | None = None
     schedule: Literal["cosine", "constant"] | None = None
+    against: Sequence[int] = ()
 
 
 class Strategy(nn.Module, ABC):
@@ -85,6 +88,9 @@ class Strategy(nn.Module, ABC):
         repeats: Whether it can learn more of a class that it knows, as domain-incremental streams ask.
         several: Whether it puts several adapters in use at once, so that one must not undo another.
         adopts: Whether it can take up classes of which nothing is known but their rows in a pre-trained classifier.
+        competes: What its loss tells a new class from: all classes that are ``known``, or the ``new`` ones of the same
+            experience only, so that one alone gives no gradient; None if it trains nothing.
+        widens: The setting that makes known classes compete too, where there is one.
         founded: Whether all it knows rests on what it trained on the first experience: when that loses something,
             everything has to be learned again.
     """
@@ -94,7 +100,9 @@ class Strategy(nn.Module, ABC):
     rewrites: ClassVar[type | None] = None
     several: ClassVar[bool] = False
     repeats: ClassVar[bool] = False
-    adopts: ClassVar[bool] = True
+    adopts: bool = True
+    competes: Literal["new", "known"] | None = "known"
+    widens: ClassVar[str] = "compete all"
     founded: bool = False
 
     def unfounded(self, event: ForgetRequest) -> bool:

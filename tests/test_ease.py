@@ -8,8 +8,9 @@ from torch.nn.functional import normalize
 
 from cl_framework.errors import UserError
 from cl_framework.ledger import Entry
+from cl_framework.routing import complete
 from cl_framework.stream import Experience, Joined, Rows
-from strategies.learning.ease import EASE, complete
+from strategies.learning.ease import EASE
 from strategies.learning.simplecil import SimpleCIL
 
 

@@ -32,6 +32,7 @@ class ACIL(Strategy):
         seed: Of the random projection, which belongs to the method and is never stored.
     """
 
+    competes = None
     derived = ("weights of the ridge regression",)
 
     def __init__(self, expansion: int = 1024, ridge: float = 1.0, seed: int = 0) -> None:

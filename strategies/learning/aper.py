@@ -33,7 +33,7 @@ class APER(Strategy):
     adapted means of all classes, anew.
     """
 
-    isolates, founded = "class", True
+    isolates, founded, competes = "class", True, "new"
 
     def __init__(self) -> None:
         """Start with no prototypes."""

@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 from cl_framework.ledger import Entry, Ledger
 from cl_framework.model import Model
 from cl_framework.proxy import tune
-from cl_framework.routing import fewest, nearest, weighed
+from cl_framework.rivals import Compete, others
+from cl_framework.routing import complete, fewest, nearest, weighed
 from cl_framework.statistics import class_means
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
@@ -37,13 +38,17 @@ class EASE(Strategy):
         beta: Weight of that score.
         route: Where a sample is scored: in all subspaces, or by ``nearest:k`` only in those of the ``k`` experiences
             with a class nearest to it in the pristine space, which takes ``1 + k`` passes however many there are.
+        compete: Whether an adapter learns to tell new classes from one another (``current``) or from the pristine means
+            of ``all`` known ones too, which experiences of a single class need. An adapter has then met the classes
+            before it, so that only ``Retrain`` forgets exactly.
 
     With ``V`` the subspaces that a sample is scored in, class ``c`` of subspace ``o`` scores ``a + alpha b``: ``a`` its
     cosine in ``o``, or -1, the least there is, if ``o`` is not in ``V``; ``b`` the mean of its cosines in the others
     of ``V``. So a class that was not looked at cannot win over one that was, except by ``alpha``'s share.
     """
 
-    isolates = "experience"
+    isolates: Literal["experience"] | None = "experience"
+    competes: Literal["new", "known"] = "new"
     derived = ("complement of missing prototypes",)
 
     def __init__(
@@ -53,6 +58,7 @@ class EASE(Strategy):
         use_init_ptm: bool = False,
         beta: float = 1.0,
         route: str | None = None,
+        compete: Compete = "current",
     ) -> None:
         """Start with no subspaces.
 
@@ -60,7 +66,10 @@ class EASE(Strategy):
             UserError: If the route is none.
         """
         super().__init__()
-        self.visits, self.plain = fewest(route), use_init_ptm or route is not None
+        self.visits, self.plain = fewest(route), use_init_ptm or route is not None or compete == "all"
+        self.compete: Compete = compete
+        if compete == "all":
+            self.isolates, self.adopts, self.competes = None, False, "known"
         self.alpha, self.beta, self.complement, self.use_init_ptm = alpha, beta, complement, use_init_ptm
         self.prototypes = Ledger()
         self._completed: tuple[tuple[object, ...], Tensor, Tensor] | None = None
@@ -68,7 +77,8 @@ class EASE(Strategy):
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a fresh adapter under a throw-away head, then measure what is missing in the spaces up to now."""
         if event.name not in model.adapters:
-            yield tune(model, event)
+            known = others(model, event) if self.compete == "all" else ()
+            yield tune(model, event, {c: self.prototypes[Entry(c)] for c in known})
         spaces = [*([PRISTINE] if self.plain else []), *model.experiences[: model.experiences.index(event.name) + 1]]
         todo: dict[tuple[int, ...], list[str]] = {}
         for space in spaces:
@@ -107,27 +117,3 @@ class EASE(Strategy):
             filled = complete(table, owner, self.complement == "newest")
             self._completed = (state, normalize(filled, dim=-1), owner)
         return self._completed[1], self._completed[2]
-
-
-def complete(prototypes: Tensor, owner: Tensor, newest: bool = False) -> Tensor:
-    """Fill in the prototypes of old classes in later subspaces (Eqs. 6-7; no temperature, on purpose).
-
-    A class resembles later classes as it does in its own subspace; the same mixture of their prototypes stands for it.
-
-    Args:
-        prototypes: ``(spaces, classes, width)``; row ``[s, i]`` is true where ``owner[i] >= s``, ignored elsewhere.
-        owner: ``(classes,)`` the subspace each class came with.
-        newest: Mix only the classes that came with the subspace, instead of those and all later ones.
-
-    Returns:
-        ``(spaces, classes, width)`` with every row filled.
-    """
-    likeness = prototypes.new_empty(len(owner), len(owner))
-    for s, seen in enumerate(normalize(prototypes, dim=-1)):  # each class is compared in the space it came with
-        likeness[owner == s] = seen[owner == s] @ seen.T
-    filled = prototypes.clone()
-    for s in range(1, len(prototypes)):
-        old, source = owner < s, (owner == s) if newest else (owner >= s)
-        mixture = likeness[old][:, source].softmax(-1)
-        filled[s, old] = mixture @ prototypes[s, source]
-    return filled

@@ -53,6 +53,7 @@ class FeCAM(Strategy):
         super().__init__()
         self.founded, self.tukey, self.gaussians = tune, tukey, Gaussians()
         self.shrinkage = (gamma1, gamma2, identity)
+        self.competes = "new" if tune else None
         self._inverses: dict[int, tuple[Tensor, Tensor]] = {}
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:

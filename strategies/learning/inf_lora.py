@@ -16,6 +16,7 @@ from cl_framework import chain
 from cl_framework.ledger import Entry, Ledger
 from cl_framework.lowrank import LowRank
 from cl_framework.model import Model
+from cl_framework.rivals import Compete
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 from cl_framework.subspace import Remembered, leading, remember
@@ -34,16 +35,22 @@ class InfLoRA(Strategy):
             ImageNet-R).
         threshold_end: Share that it rises to, in equal steps.
         horizon: Experiences until then. The paper puts the length of its streams here, which a stream does not tell.
+        compete: Whether a new class is told from the classes of its own experience (``current``, as published) or from
+            ``all``, which experiences of a single class need.
     """
 
     rewrites = LowRank
     repeats = True
 
-    def __init__(self, threshold: float = 0.95, threshold_end: float = 1.0, horizon: int = 10) -> None:
+    def __init__(
+        self, threshold: float = 0.95, threshold_end: float = 1.0, horizon: int = 10, compete: Compete = "current"
+    ) -> None:
         """Start with nothing remembered."""
         super().__init__()
         self.threshold, self.threshold_end, self.horizon = threshold, threshold_end, horizon
         self.inputs = Ledger()
+        self.compete: Compete = compete
+        self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Design ``A`` from the inputs as they are, train ``B``, and remember the inputs as they have become."""
@@ -54,7 +61,7 @@ class InfLoRA(Strategy):
                 rows = leading(moments[first], len(rewrite.a), self._past(first)) / 3**0.5
                 with torch.no_grad():
                     rewrite.a.copy_(rows)
-        yield chain.plan(model, event, [r.b for r in mine.values()])
+        yield chain.plan(model, event, [r.b for r in mine.values()], self.compete)
         share = min(len(before) / self.horizon, 1.0)
         threshold = self.threshold + share * (self.threshold_end - self.threshold)
         for first, moment in chain.input_moments(model, event.data).items():

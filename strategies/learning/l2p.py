@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.adapters.prompt_pool import PromptPooling, pool_of
 from cl_framework.model import Model
+from cl_framework.rivals import Compete, holding, rivals
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Batch, Experience, Inputs
 
@@ -29,19 +30,24 @@ class L2P(Strategy):
 
     Args:
         pull: Weight with which chosen keys are drawn to the queries that chose them.
+        compete: Whether a new class is told from the classes of its own experience (``current``, as published) or from
+            the head's rows of ``all`` known ones too, which stay as they are: experiences of a single class need that.
     """
 
     rewrites = PromptPooling
 
-    def __init__(self, pull: float = 0.1) -> None:
+    def __init__(self, pull: float = 0.1, compete: Compete = "current") -> None:
         """Keep the weight; prompts, keys and head are the model's."""
         super().__init__()
         self.pull = pull
+        self.compete: Compete = compete
+        self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Go on training what all experiences share."""
         params = model.ready("shared", event.classes)
-        own = model.head.index(torch.tensor(event.classes, device=model.device))
+        who = rivals(model, event, self.compete)
+        own = model.head.index(torch.tensor(who.among, device=model.device))
 
         def loss(model: Model, batch: Batch) -> Tensor:
             query = model.query(batch.x)
@@ -50,7 +56,7 @@ class L2P(Strategy):
             agreement = pool_of(model.adapters, "shared").agreement(query).mean()
             return cross_entropy(scores[:, own], target) - self.pull * agreement
 
-        yield Plan(event.data, params, loss)
+        yield Plan(event.data, params, loss, after_step=holding(model, event.classes), against=who.known)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score what comes out of the prompts with the shared head: two passes, one of them for the query."""

@@ -30,12 +30,13 @@ class LwF(Strategy):
             of its own, or all ``seen`` so far, as in finetuning.
     """
 
-    repeats = True
+    repeats, widens = True, "over seen"
 
     def __init__(self, weight: float = 1.0, temperature: float = 2.0, over: Literal["new", "seen"] = "new") -> None:
         """Keep the settings."""
         super().__init__()
         self.weight, self.temperature, self.over = weight, temperature, over
+        self.competes = "known" if over == "seen" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train beside the model as it was."""

@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from cl_framework.alignment import Gaussians, align
 from cl_framework.ledger import Entry, Ledger
+from cl_framework.merging import pull
 from cl_framework.model import Model
+from cl_framework.rivals import Compete, apart, in_turn, others, rivals
 from cl_framework.routing import Routed
 from cl_framework.statistics import class_means
 from cl_framework.strategy import Plan, Strategy, classify_among
@@ -52,6 +54,8 @@ class MOS(Strategy):
         align_decay: Its weight decay; as released that of training, 5e-3 except on CIFAR-100, CUB and OmniBenchmark.
         draws: Features of each class in an epoch (five batches).
         diagonal: Align on variances only, as on ImageNet-A, where classes are too small for a covariance.
+        compete: Whether a new class is told from the classes of its own experience (``current``) or from the head's
+            rows of ``all`` known ones too, which stay as they are: experiences of a single class need that.
     """
 
     adopts = False
@@ -68,6 +72,7 @@ class MOS(Strategy):
         align_decay: float = 5e-4,
         draws: int = 240,
         diagonal: bool = False,
+        compete: Compete = "current",
     ) -> None:
         """Start with no adapters."""
         super().__init__()
@@ -75,24 +80,26 @@ class MOS(Strategy):
         self.refinements, self.align_epochs = refinements, align_epochs
         self.align = partial(align, epochs=align_epochs, lr=align_lr, draws=draws, weight_decay=align_decay)
         self.gaussians, self.prototypes, self.trained = Gaussians(diagonal), Ledger(), Ledger()
+        self.compete, self.competes = compete, "known" if compete == "all" or contrast else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a copy of the newest adapter, measure its classes, align the head, take prototypes."""
         chain = model.adapters.learned
-        old = [self.gaussians.of(c)[0] for c in model.classes if c not in event.classes]
         own = model.adapters.add(event.name, like=chain[-1] if chain else None)
         model.ready(event.name, event.classes)
+        who, old = rivals(model, event, self.compete), {c: self.gaussians.of(c)[0] for c in others(model, event)}
         mean = [torch.stack(like).mean(0) for like in zip(*(self._trained(model, n) for n in chain), strict=True)]
         merges = 1 if self.merge == "once_per_step" else 1 + len({s.block for s in model.adapters.sites.values()})
 
         def loss(model: Model, batch: Batch) -> Tensor:
             z = model.features(batch.x, event.name)
-            entropy = classify_among(model, model.head(z), batch.y, event.classes)
-            return entropy + self.contrast * apart(torch.stack([*old, *z])) if self.contrast else entropy
+            entropy = classify_among(model, model.head(z), batch.y, who.among)
+            return entropy + self.contrast * apart(torch.stack([*old.values(), *z])) if self.contrast else entropy
 
-        head = list(model.head.parameters())
-        groups: list[dict[str, Any]] = [{"params": own}, {"params": head, "lr_factor": self.head_factor}]
-        yield Plan(event.data, groups, loss, after_step=lambda _: pull(own, mean, 1 - (1 - self.toward) ** merges))
+        head: dict[str, Any] = {"params": list(model.head.parameters()), "lr_factor": self.head_factor}
+        merge = in_turn(lambda _: pull(own, mean, 1 - (1 - self.toward) ** merges), who.hold)
+        met = list(old) if self.competes == "known" else []
+        yield Plan(event.data, [{"params": own}, head], loss, after_step=merge, against=met)
         if self.merge == "reference_inplace":
             for k, p in enumerate(own):
                 self.trained[Entry(experience=event.name, name=str(k))] = p
@@ -123,14 +130,3 @@ class MOS(Strategy):
         """Return the weights of an adapter as training left them."""
         places = [(Entry(experience=name, name=str(k)), p) for k, p in enumerate(model.adapters.params(name))]
         return [self.trained[entry] if entry in self.trained else p.detach() for entry, p in places]
-
-
-def pull(params: Iterable[nn.Parameter], toward: Iterable[Tensor], by: float) -> None:
-    """Move parameters a share of the way towards other values: ``(1 - by) p + by q``; none moves nothing."""
-    for p, q in zip(params, toward):  # noqa: B905  # without predecessors there is nothing to move towards
-        p.detach().lerp_(q, by)
-
-
-def apart(rows: Tensor, temperature: float = 0.8) -> Tensor:
-    """Return the cross-entropy of finding each of ``rows`` ``(k, width)`` by its inner products with all of them."""
-    return cross_entropy(rows @ rows.T / temperature, torch.arange(len(rows), device=rows.device))

@@ -13,6 +13,7 @@ from torch import Tensor
 from cl_framework import chain
 from cl_framework.lowrank import LowRank, Side, directions, past_directions
 from cl_framework.model import Model
+from cl_framework.rivals import Compete
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 from cl_framework.subspace import Norm, interference
@@ -45,12 +46,13 @@ class OLoRA(Strategy):
         norm: Norm = "squared",
         side: Side = "input",
         cosines: bool = False,
-        compete: chain.Compete = "current",
+        compete: Compete = "current",
     ) -> None:
         """Keep the weights of the penalties."""
         super().__init__()
         self.weight, self.weight_l2, self.norm, self.side, self.cosines = weight, weight_l2, norm, side, cosines
-        self.compete: chain.Compete = compete
+        self.compete: Compete = compete
+        self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a new correction and the head, with earlier corrections in use and untouched."""

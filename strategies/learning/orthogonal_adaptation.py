@@ -18,6 +18,7 @@ from cl_framework.ledger import Entry, Ledger
 from cl_framework.lowrank import LowRank, factors
 from cl_framework.model import Model
 from cl_framework.proxy import under
+from cl_framework.rivals import Compete, beside, others
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 from cl_framework.subspace import rotation
@@ -39,16 +40,22 @@ class OrthogonalAdaptation(Strategy):
     Args:
         bases: ``disjoint`` columns in the order of arrival, until none is left, or ``random`` ones.
         seed: Of the orthogonal matrix, which belongs to the method and is never stored.
+        compete: Whether a new class is told from the classes of its own experience (``current``, as published) or from
+            the rows of ``all`` known ones too, which experiences of a single class need and only ``Retrain`` forgets.
     """
 
     rewrites = LowRank
     adopts = False
 
-    def __init__(self, bases: Literal["disjoint", "random"] = "disjoint", seed: int = 0) -> None:
+    def __init__(
+        self, bases: Literal["disjoint", "random"] = "disjoint", seed: int = 0, compete: Compete = "current"
+    ) -> None:
         """Start with no corrections."""
         super().__init__()
         self.bases, self.seed, self.rows = bases, seed, Ledger()
-        if bases == "random":
+        self.compete: Compete = compete
+        self.competes = "known" if compete == "all" else "new"
+        if bases == "random" and compete == "current":
             self.isolates = "experience"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
@@ -63,17 +70,22 @@ class OrthogonalAdaptation(Strategy):
             with torch.no_grad():
                 rewrite.a.copy_(self._basis(len(rewrite.a), rewrite.a.shape[1], place))
 
-        yield under(proxy, event, [r.b for r in mine.values()])
+        known = [(c, model.known[c]) for c in others(model, event)] if self.compete == "all" else []
+        scores = beside(proxy, *self._stacked(known)) if known else proxy
+        yield under(proxy, event, [r.b for r in mine.values()], scores, [c for c, _ in known])
         for i, c in enumerate(proxy.classes):
             self.rows[Entry(c, event.name, "weight")] = proxy.weight[i]
             self.rows[Entry(c, event.name, "bias")] = next(p for p in proxy.parameters() if p.ndim == 1)[i]
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the sum of all corrections and the rows of all heads."""
-        known = model.known.items()
-        weight = torch.stack([self.rows[Entry(c, e, "weight")] for c, e in known])
-        bias = torch.stack([self.rows[Entry(c, e, "bias")] for c, e in known])
-        return linear(model.features(x, model.experiences), weight, bias)
+        return linear(model.features(x, model.experiences), *self._stacked(model.known.items()))
+
+    def _stacked(self, known: Iterable[tuple[int, str]]) -> tuple[Tensor, Tensor]:
+        """Return weights ``(classes, width)`` and biases ``(classes,)`` of classes and their experiences."""
+        rows = [(self.rows[Entry(c, e, "weight")], self.rows[Entry(c, e, "bias")]) for c, e in known]
+        weights, biases = zip(*rows, strict=True)
+        return torch.stack(weights), torch.stack(biases)
 
     def _basis(self, rank: int, width: int, place: int) -> Tensor:
         if self.bases == "random":

@@ -15,6 +15,7 @@ from cl_framework import chain
 from cl_framework.errors import UserError
 from cl_framework.lowrank import LowRank, frozen_weight, kept_off, total
 from cl_framework.model import Model
+from cl_framework.rivals import Compete
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 from cl_framework.subspace import top_block
@@ -45,7 +46,7 @@ class OSF(Strategy):
         self,
         effective_rank: int | float = 0.5,
         growth: int | float = 0.0,
-        compete: chain.Compete = "current",
+        compete: Compete = "current",
         hold: Literal["factors", "gradients_as_released"] = "factors",
     ) -> None:
         """Keep how much stays."""
@@ -62,7 +63,8 @@ class OSF(Strategy):
                 f"{effective_rank} and growth={growth}; write both with a decimal point or both without."
             )
         self.effective_rank, self.growth, self.hold = effective_rank, growth, hold
-        self.compete: chain.Compete = compete
+        self.compete: Compete = compete
+        self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a correction that is orthogonal to the top block of the frozen weight with earlier corrections."""

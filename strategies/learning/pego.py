@@ -15,6 +15,7 @@ from cl_framework import chain
 from cl_framework.errors import UserError
 from cl_framework.lowrank import LowRank, Side, directions, frozen_weight, of_side, past_directions
 from cl_framework.model import Model
+from cl_framework.rivals import Compete
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 from cl_framework.subspace import Norm, diversity, preservation, top_block
@@ -55,12 +56,13 @@ class PEGO(Strategy):
         cosines: bool = False,
         side: Side = "input",
         top: int | None = None,
-        compete: chain.Compete = "current",
+        compete: Compete = "current",
     ) -> None:
         """Keep the weights and what is measured."""
         super().__init__()
         self.preserve, self.diversify, self.group, self.side, self.top = preserve, diversify, group, side, top
         self.how, self.compete = (norm, cosines), compete
+        self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a new group and the head, with earlier groups in use and untouched."""

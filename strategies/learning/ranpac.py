@@ -62,6 +62,7 @@ class RanPAC(Strategy):
         self.seed, self.sums, self.ridges = seed, Sums(), Ledger()
         self._projection: RandomFeatures | None = None
         self._solved: tuple[object, Tensor] | None = None
+        self.competes = "new" if tune else None
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Tune if that is still to be done, add the classes that are not summed up yet, choose the penalty."""

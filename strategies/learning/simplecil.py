@@ -22,7 +22,7 @@ from cl_framework.stream import Experience, Inputs
 class SimpleCIL(Strategy):
     """Nearest class mean by cosine on the pristine backbone. Each class owns one prototype."""
 
-    isolates = "class"
+    isolates, competes = "class", None
 
     def __init__(self) -> None:
         """Start with no prototypes."""

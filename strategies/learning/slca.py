@@ -14,6 +14,7 @@ from torch import Tensor
 from cl_framework.alignment import Gaussians, align, by_age, normalised
 from cl_framework.ledger import Entry, Ledger
 from cl_framework.model import Model
+from cl_framework.rivals import Compete, rivals
 from cl_framework.strategy import Plan, Strategy, classify_among
 from cl_framework.stream import Batch, Experience, Inputs
 
@@ -37,6 +38,8 @@ class SLCA(Strategy):
         temperature: Of the normalised logits.
         shrink: Means are multiplied with ``shrink + (1 - shrink) (t + 1) / (b + 1)`` before drawing, those of
             experience t of b + 1, so that old classes lie nearer to the origin (0.9 as released; 1 leaves them).
+        compete: Whether a new class is told from the classes of its own experience (``current``) or from the head's
+            rows of ``all`` known ones too, which stay as they are: experiences of a single class need that.
     """
 
     adopts = False
@@ -49,12 +52,15 @@ class SLCA(Strategy):
         draws: int = 256,
         temperature: float = 0.1,
         shrink: float = 0.9,
+        compete: Compete = "current",
     ) -> None:
         """Start with no class."""
         super().__init__()
         self.slow, self.temperature, self.shrink = slow, temperature, shrink
         self.align_epochs, self.align_lr, self.draws = align_epochs, align_lr, draws
         self.gaussians, self.rows = Gaussians(), Ledger()
+        self.compete: Compete = compete
+        self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train on the new classes among themselves, put the rows of old ones back, then align all of them."""
@@ -62,10 +68,12 @@ class SLCA(Strategy):
         adapter, head = model.adapters.params("shared"), list(model.head.parameters())
         groups: list[dict[str, Any]] = [{"params": adapter, "lr_factor": self.slow}, {"params": head}]
 
-        def loss(model: Model, batch: Batch) -> Tensor:
-            return classify_among(model, model.scores(batch.x, "shared"), batch.y, event.classes)
+        who = rivals(model, event, self.compete)
 
-        yield Plan(event.data, groups, loss)
+        def loss(model: Model, batch: Batch) -> Tensor:
+            return classify_among(model, model.scores(batch.x, "shared"), batch.y, who.among)
+
+        yield Plan(event.data, groups, loss, after_step=who.hold, against=who.known)
         self._restore(model, event.classes)
         self.gaussians.measure(*model.embed(event.reference, "shared"), event.classes, "shared")
         if self.align_epochs and len(model.experiences) > 1:

@@ -28,6 +28,7 @@ class SLDA(Strategy):
         shrinkage: Share of the identity in the covariance (1e-4 in the paper).
     """
 
+    competes = None
     derived = ("inverse of the shared covariance",)
 
     def __init__(self, shrinkage: float = 1e-4) -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize, one_hot
 
 from cl_framework.alignment import Gaussians, align, by_age
 from cl_framework.model import Model
+from cl_framework.rivals import Compete, rivals
 from cl_framework.statistics import semantic_shift
 from cl_framework.strategy import Plan, Strategy, classify_among
 from cl_framework.stream import Batch, Experience, Inputs, Subset
@@ -40,6 +41,8 @@ class SSIAT(Strategy):
         draws: Features of each class in an epoch.
         shrink: Means are multiplied with ``shrink + (1 - shrink) (t + 1) / (b + 1)`` before drawing, those of
             experience t of b + 1, so that old classes lie nearer to the origin (0.9 as released; 1 leaves them).
+        compete: Whether a new class is told from the classes of its own experience (``current``) or from the head's
+            rows of ``all`` known ones too, which stay as they are: experiences of a single class need that.
     """
 
     adopts = False
@@ -55,6 +58,7 @@ class SSIAT(Strategy):
         align_lr: float = 0.01,
         draws: int = 256,
         shrink: float = 0.9,
+        compete: Compete = "current",
     ) -> None:
         """Start with no class."""
         super().__init__()
@@ -62,6 +66,8 @@ class SSIAT(Strategy):
         self.later_epochs, self.shrink = later_epochs, shrink
         self.align_epochs, self.align_lr, self.draws = align_epochs, align_lr, draws
         self.gaussians = Gaussians()
+        self.compete: Compete = compete
+        self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train, see how far samples moved, move the means of old classes, measure new ones, align."""
@@ -70,14 +76,17 @@ class SSIAT(Strategy):
         later = len(model.experiences) > 1
         old = [c for c in model.classes if c in self.gaussians and c not in event.classes]
 
+        who = rivals(model, event, self.compete)
+
         def loss(model: Model, batch: Batch) -> Tensor:
             cosines = model.head.cosines(model.features(batch.x, "shared"))
             right = one_hot(model.head.index(batch.y), cosines.shape[1])
-            return classify_among(model, self.scale * (cosines - self.margin * right), batch.y, event.classes)
+            return classify_among(model, self.scale * (cosines - self.margin * right), batch.y, who.among)
 
         before = self._seen(model, event) if old else None
         params = [*model.adapters.params("shared"), model.head.weight]
-        yield Plan(event.data, params, loss, self.later_epochs if later else None)
+        epochs = self.later_epochs if later else None
+        yield Plan(event.data, params, loss, epochs, after_step=who.hold, against=who.known)
         if before is not None:
             shift = semantic_shift(self.gaussians.means(old), before, self._seen(model, event), self.sigma)
             self.gaussians.move(old, shift)
