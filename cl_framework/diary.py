@@ -137,6 +137,8 @@ class Diary:
             gone = self._gone()
             names = [GONE if c in gone else name for c, name in enumerate(self.class_names)]
             made = report.results(type(self.learner.strategy).__name__, learned, self.records, names)
+            if trial := self.run.manifest.get("trial"):
+                made["trial"] = trial
             self._results = len(self.records), made
         return self._results[1]
 

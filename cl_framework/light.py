@@ -74,9 +74,10 @@ def verify(argv: Sequence[str]) -> int:
     if problems:
         say("\n".join(problems))
         return 1
+    trial = f"; a trial with {run.manifest['trial']}, no result" if run.manifest.get("trial") else ""
     events, told = run.events(), receipts.read(run.path)
     signed = _signed(events, bool(told)) if args.public else ""
-    say(f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}, all hashes match{signed}")
+    say(f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}, all hashes match{signed}{trial}")
     return 0
 
 
@@ -96,6 +97,8 @@ def report(argv: Sequence[str]) -> int:
     parser = ArgumentParser("clf report", description="Compare the results of runs; accuracies are in percent.")
     parser.add_argument("dir", type=Path, nargs="+", help="run directories")
     found = {path: _results(path) for path in parser.parse_args(argv).dir}
+    trials = {path: str(r["trial"]) for path, r in found.items() if r and r.get("trial")}
+    found = {path: r for path, r in found.items() if path not in trials}
     columns = COLUMNS | (OVERLAP if any((r or {}).get("overlap") for r in found.values()) else {})
     rows = [["run", *columns], *([str(p), *(_cell(r or {}, at) for at in columns.values())] for p, r in found.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -104,6 +107,8 @@ def report(argv: Sequence[str]) -> int:
         say("  ".join(cells))
     for path in [path for path, results in found.items() if results is None]:
         say(f"{path} has no results yet; `clf resume {path}` finishes it.")
+    for path, trial in trials.items():
+        say(f"{path} is left out: with {trial} the code was tried, and its numbers are no result.")
     return 0
 
 

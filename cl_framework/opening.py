@@ -37,6 +37,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
         "data": experiment.scenario.fingerprint(),
         "seed": experiment.seed,
         "threads": torch.get_num_threads(),
+        "trial": experiment.trial,
     }
 
 
@@ -62,6 +63,7 @@ class Origin(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     platform: str
     threads: Count | None = None
+    trial: str | None = None
 
 
 def _requests(directory: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
@@ -154,6 +156,8 @@ def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony:
         CONSOLE.print(
             f"receipt  {kept}\n         Keep this hash elsewhere: `clf verify DIR --last HASH` refuses older copies."
         )
+    if experiment.trial:
+        CONSOLE.print(f"note     {experiment.trial}: the code was tried, these numbers are no result", soft_wrap=True)
     alive = experiment.learner.model.classes[:1]
     verb = f"forget {directory.path} --classes {alive[0]}" if alive else f"verify {directory.path}"
     CONSOLE.print(f"next     clf {verb}", soft_wrap=True)

@@ -32,6 +32,7 @@ class Summary(msgspec.Struct, frozen=True):
     plasticity: float | None = None
     cost: Seconds = Seconds()
     overlap: Overlap | None = None
+    trial: str | None = None
 
 
 def read(run: Path) -> Summary | None:

@@ -256,3 +256,21 @@ def test_any_logger_is_told_the_end_once_and_how_it_came(tmp_path, monkeypatch, 
 def test_settings_in_lists_have_names_too():
     told = flat({"trainer": {"callbacks": [{"class_path": "Timer", "init_args": {"duration": None}}], "devices": [0]}})
     assert told == {"trainer.callbacks[0]": "Timer", "trainer.callbacks[0].duration": None, "trainer.devices": "[0]"}
+
+
+def test_a_fast_dev_run_is_marked_as_no_result(tmp_path, capsys):
+    path, whole = tmp_path / "trial", tmp_path / "whole"
+    quick = [*TINY, "--model.strategy", "SimpleCIL"]
+    assert main(["run", *quick, "--trainer.fast_dev_run", "true", "--run_dir", str(path)]) == 0
+    assert "these numbers are no result" in capsys.readouterr().out
+    assert json.loads((path / "results.json").read_text())["trial"] == "trainer.fast_dev_run True"
+    assert main(["verify", str(path)]) == 0
+    assert "a trial with trainer.fast_dev_run True, no result" in capsys.readouterr().out
+    assert main(["run", *quick, "--run_dir", str(whole)]) == 0
+    capsys.readouterr()
+    assert main(["report", str(whole), str(path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 3
+    assert told[1].startswith(str(whole))
+    assert f"{path} is left out" in told[2]
+    assert "trial" not in json.loads((whole / "results.json").read_text())
