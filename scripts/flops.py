@@ -1,15 +1,25 @@
-"""How much of a device's arithmetic feature extraction uses: FLOP/s of frozen passes against matrix products."""
+"""How much of a device's arithmetic feature extraction uses: FLOP/s of frozen passes against matrix products.
+
+    python scripts/flops.py          # ViT-B/16 with random weights: shares of several products, in rounds
+
+Which product matters: large square ones, that of two matrices as wide as the backbone, or that of a chunk's tokens with
+the first map of an MLP. Passes and products take turns and are compared in processor seconds of one thread, so that a
+machine with other work tells about the same; caches that others fill still cost something.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cl_framework.adapters.bottleneck import Bottleneck
+from cl_framework.backbones.timm import Timm
 from cl_framework.model import Model
 from cl_framework.stream import Inputs
 
@@ -53,6 +63,47 @@ def extraction(model: Model, x: Tensor) -> dict[str, float | str]:
     }
 
 
+@torch.no_grad()
+def shares(model: Model, x: Tensor, rounds: int = 3) -> dict[str, list[float]]:
+    """Return the share that frozen passes of ``x`` reach of the rate of each product, one number a round.
+
+    Args:
+        model: Without adapters.
+        x: Pictures ``(n, 3, S, S)``.
+        rounds: How often passes and products take turns.
+    """
+    width, tokens = model.backbone.width, len(x) * ((x.shape[-1] // 16) ** 2 + 1)
+    shapes = {
+        "2048 x 2048 x 2048": (2048, 2048, 2048),
+        f"{width} x {width} x {width}": (width, width, width),
+        f"the MLP's {tokens} x {width} x {4 * width}": (tokens, width, 4 * width),
+    }
+    flops, found = len(x) * flops_per_image(model, x[:1]), dict[str, list[float]]()
+    for _ in range(rounds):
+        rate = flops / _processor_seconds(lambda: model.backbone(x))
+        for name, (n, k, m) in shapes.items():
+            took = _processor_seconds(partial(torch.matmul, torch.randn(n, k), torch.randn(k, m)))
+            found.setdefault(name, []).append(rate * took / (2 * n * k * m))
+    return found
+
+
+def main() -> None:
+    """Print the shares of each product."""
+    torch.set_num_threads(1)
+    model = Model(Timm("vit_base_patch16_224", pretrained=False), Bottleneck(1))
+    for product, found in shares(model, torch.rand(8, 3, 224, 224)).items():
+        print(f"{product}: {', '.join(f'{100 * share:.0f} %' for share in found)}")
+
+
+def _processor_seconds(call: Callable[[], object], at_least: float = 1.0) -> float:
+    call()
+    began, times = time.process_time(), 0
+    while time.process_time() - began < at_least:
+        call()
+        times += 1
+    return (time.process_time() - began) / times
+
+
 def _seconds(call: Callable[[], object], device: torch.device, at_least: float = 1.0) -> float:
     """Return the seconds that one ``call`` takes, over as many as fill ``at_least`` seconds, after a first one."""
     call()
@@ -70,3 +121,7 @@ def _seconds(call: Callable[[], object], device: torch.device, at_least: float =
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cl_framework.experiment import build
 from scripts import bench, phases, scaling, startup
-from scripts.flops import extraction, flops_per_image
+from scripts.flops import extraction, flops_per_image, shares
 from scripts.plain_loop import PlainEase
 from scripts.variants import VARIANTS
 
@@ -119,6 +119,10 @@ def test_operations_are_counted_and_compared_with_matrix_products(monkeypatch):
     found = extraction(model, x)
     assert found["images_per_second"] == 6
     assert found["share"] == pytest.approx(6 * (blocks + stem) / 1e9)
+    monkeypatch.setattr("scripts.flops._processor_seconds", lambda call: call() is None or 0.5)
+    for product, (share,) in shares(model, x, rounds=1).items():  # each takes as long as a pass: shares are of work
+        n, k, m = (int(size) for size in product.removeprefix("the MLP's ").split(" x "))
+        assert share == pytest.approx(3 * (blocks + stem) / (2 * n * k * m))
 
 
 def test_all_of_a_forget_request_is_one_phase():
