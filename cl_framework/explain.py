@@ -32,7 +32,7 @@ GIVEN = re.compile(r"(?:Got value|Given value): (?P<found>.+)")
 CHOICES = re.compile(r"Expected a typing\.Literal\[(?P<choices>[^\]]+)\]")
 PACKAGE = re.compile(r"Requirement '(?P<package>[^']+)' not met|No module named '(?P<module>\w+)")
 SEVERAL = re.compile(r"Multiple subclasses with name (?P<name>\w+)\. .*? ambiguity: (?P<paths>[\w., ]+)\.(?:\s|$)")
-REASON = re.compile(r"Problem with given class_path '[^']+':\n\s*(?P<why>[^\n]+)")
+REASON = re.compile(r"Problem with given class_path '[^']+':\n *(?! |Parser key|Does not|Problem)(?P<why>[^\n]+)")
 ELSEWHERE = {
     "logger": "pytorch_lightning.loggers",
     "callbacks": "pytorch_lightning.callbacks",
@@ -40,6 +40,8 @@ ELSEWHERE = {
     "schedule": "torch.optim.lr_scheduler",
 }
 """Settings whose classes come from a library, and the package that has them."""
+NUMBER = re.compile(r"Not of type (?P<type>\w+): (?:invalid value, )?(?:could not [^:]+: )?(?P<found>\S+)")
+NUMBERS = {"PositiveInt": "a whole number of at least 1", "PositiveFloat": "a number above 0"}
 ROLES = {**{base.lower(): kind for kind, base in KINDS.items()}, "stream": "scenarios"}
 
 
@@ -106,8 +108,11 @@ def _no_value(where: str, name: str, message: str) -> str | None:
         choices = [str(c) for c in ast.literal_eval(f"[{m['choices']}]")]
         return f"{where} cannot be {m['found']!r}. {did_you_mean(m['found'], choices)}"
     given = GIVEN.findall(message)
-    if given and (found := CHOICES.findall(message)):
-        choices = list(dict.fromkeys(str(c) for each in found for c in ast.literal_eval(f"[{each}]")))
+    if m := NUMBER.search(message):
+        found = given[-1] if given else m["found"]
+        return f"{where} must be {NUMBERS.get(m['type'], m['type'])}; found {found}."
+    if given and (sets := CHOICES.findall(message)):
+        choices = list(dict.fromkeys(str(c) for each in sets for c in ast.literal_eval(f"[{each}]")))
         return f"{where} cannot be {given[-1]!r}. {did_you_mean(given[-1], choices)}"
     if (types := EXPECTED.findall(message)) and given:
         right = " or ".join(dict.fromkeys("nothing" if t == "NoneType" else t for t in types))

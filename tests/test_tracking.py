@@ -180,6 +180,9 @@ CANNOT = {
     "EarlyStoping": (["--trainer.callbacks", "EarlyStoping"], "Did you mean 'EarlyStopping'?"),
     "ReduceLROnPlateau": (["--model.schedule", "ReduceLROnPlateau"], "give the full path"),
     "17": (["--trainer.precision", "17"], "trainer.precision cannot be '17'"),
+    "features_limit": (["--features_limit", "-1"], "features_limit must be a number above 0; found -1"),
+    "threads": (["--threads", "0"], "threads must be a whole number of at least 1; found 0"),
+    "alpha": (["--model.strategy.alpha", "x"], "alpha must be float; found"),
 }  # fmt: skip
 
 
