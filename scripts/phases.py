@@ -110,10 +110,10 @@ def measured(experiment: Experiment, clock: Callable[[], float] = time.perf_coun
         setattr(trainer, "fit", watch("train", trainer.fit))  # noqa: B010  # a plain assignment is no method to mypy
         return trainer
 
-    def carried_out(learner: Learner, event: Event, make: MakeTrainer, batch_size: int) -> Cost:
+    def carried_out(learner: Learner, event: Event, make: MakeTrainer, batch_size: int, share: float = 0.0) -> Cost:
         before = passes.copy()
         forgets = isinstance(event, ForgetRequest)
-        cost = watch("forget" if forgets else "prototypes", carry_out, forgets)(learner, event, make, batch_size)
+        cost = watch("forget" if forgets else "prototypes", carry_out, forgets)(learner, event, make, batch_size, share)
         forgot.update(passes - before if forgets else {})
         return cost
 

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from statistics import fmean
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import torch
 from rich.console import Console
 from torch import Tensor
