@@ -73,6 +73,7 @@ class AdapterBank(nn.Module):
         stack: Names applied after them whatever is in use: edits of the whole model, one for each request that made
             one, so that each can be taken back, and the order changed, by its name.
         sites: The places that are rewritten, by name.
+        lacking: Why there is no place for its adapters, as a strategy that trains none need not mind; else None.
         origins: What went into each adapter.
         outlived: Requests that took samples which each adapter had met and still holds.
         reading: Which samples went into each, where not all of a class were read.
@@ -89,12 +90,9 @@ class AdapterBank(nn.Module):
         self.sites = {k: s for k, (s, rewrite) in built.items() if rewrite is not None}
         self.asks = any(isinstance(rewrite, Asking) for _, rewrite in built.values())
         self.query: Tensor | None = None
-        if not self.sites or adapter.needs - {s.role for s in self.sites.values()}:
-            roles, needs = sorted({s.role for s in backbone.sites().values()}), ", ".join(sorted(adapter.needs))
-            raise UserError(
-                f"{type(adapter).__name__} finds no place {f'for {needs} ' if needs else ''}in {backbone.name}, which "
-                f"has {', '.join(roles) or 'none'}; choose other roles or another adapter."
-            )
+        self.lacking = self._lacking(backbone)
+        if self.lacking:
+            self.sites = {}
         self.rewrites = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self.stack: tuple[str, ...] = ()
@@ -105,6 +103,16 @@ class AdapterBank(nn.Module):
         self._held: tuple[nn.Module, ...] | None = None
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
+
+    def _lacking(self, backbone: Backbone) -> str | None:
+        if self.sites and not self.adapter.needs - {s.role for s in self.sites.values()}:
+            return None
+        roles, needs = sorted({s.role for s in backbone.sites().values()}), ", ".join(sorted(self.adapter.needs))
+        return (
+            f"{type(self.adapter).__name__} finds no place {f'for {needs} ' if needs else ''}in {backbone.name}, which "
+            f"has {', '.join(roles) or 'none'}; choose other roles or another adapter, or a strategy that trains none "
+            "such as SimpleCIL."
+        )
 
     def _attach(self) -> None:
         given: dict[nn.Module, dict[str, Site]] = {}
@@ -210,7 +218,10 @@ class AdapterBank(nn.Module):
 
         Raises:
             ValueError: If the name is taken.
+            UserError: If there is no place for one.
         """
+        if self.lacking:
+            raise UserError(self.lacking)
         if name in self:
             raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
         if like is not None:

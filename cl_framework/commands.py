@@ -143,12 +143,14 @@ def plan(argv: Sequence[str]) -> int:
         table.add_row(printable(event.name), kind, shown or nobody, str(len(event.data)), str(len(step.exam) or "none"))
     CONSOLE.print(table)
     bank = learner.model.adapters
-    size, roles = sum(p.numel() for p in bank.add("one")), sorted({s.role for s in bank.sites.values()})
-    backbone = learner.model.backbone
+    backbone, name = learner.model.backbone, type(bank.adapter).__name__
     CONSOLE.print(f"{backbone.name}: width {backbone.width}, frozen")
     _say(line for line in (*backbone.notes, backbone.inputs) if line)
-    name = type(bank.adapter).__name__
-    CONSOLE.print(f"{name}: {len(bank.sites)} sites ({', '.join(roles)}), {size:,} parameters")
+    if bank.lacking:
+        CONSOLE.print(f"{name}: no place in this backbone, and {type(learner.strategy).__name__} needs none")
+    else:
+        size, roles = sum(p.numel() for p in bank.add("one")), sorted({s.role for s in bank.sites.values()})
+        CONSOLE.print(f"{name}: {len(bank.sites)} sites ({', '.join(roles)}), {size:,} parameters")
     CONSOLE.print(f"{type(learner.strategy).__name__} learns, {type(learner.unlearner).__name__} forgets")
     return 0
 

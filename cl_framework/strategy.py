@@ -222,13 +222,17 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
     """Make sure that a strategy can work with the adapters it is given; known as soon as the config is read.
 
     Raises:
-        UserError: If they are made of something else.
+        UserError: If there is no place for them, or they are made of something else.
     """
     if model.adapters.adapter.coupled and strategy.rewrites is None:
         raise UserError(
             f"With {type(model.adapters.adapter).__name__} as it is set a prediction depends on the rest of its batch, "
             f"and {type(strategy).__name__} promises that it does not; let each sample stand for itself."
         )
+    if strategy.competes is None:  # it trains nothing
+        return
+    if model.adapters.lacking:
+        raise UserError(model.adapters.lacking)
     adapter, kind = model.adapters.adapter, strategy.rewrites
     if strategy.several and not adapter.several:
         raise UserError(

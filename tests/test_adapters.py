@@ -281,4 +281,4 @@ def test_asking_where_adapters_go_does_not_move_the_dice(vit):
 
 def test_an_adapter_without_a_place_is_refused(vit):
     with pytest.raises(UserError, match=r"LoRA finds no place in test_vit, which has .*query"):
-        AdapterBank(vit, LoRA(2, roles=("block_mlp",)))
+        AdapterBank(vit, LoRA(2, roles=("block_mlp",))).add("a")

@@ -206,7 +206,7 @@ def test_models_whose_attention_counts_its_tokens_are_refused(name):
     body = Timm(name, pretrained=False)
     for adapter in (VPT(), PromptPool()):
         with pytest.raises(UserError, match=rf"{type(adapter).__name__} finds no place for block_in, .* in {name}"):
-            AdapterBank(body, adapter)
+            AdapterBank(body, adapter).add("a")
 
 
 class Prefix(Adapter):
