@@ -17,7 +17,7 @@ MAPS: Mapping[Role, tuple[str, ...]] = {
 FUSED = ("Wqkv",)
 """Maps that return query, key and value side by side, a third each."""
 OUT = ("o_proj", "out_lin", "out_proj", "o", "Wo")
-MLP = (("fc1", "fc2"), ("lin1", "lin2"), ("Wi", "Wo"))
+MLP = (("fc1", "fc2"), ("lin1", "lin2"), ("Wi", "Wo"), ("wi", "wo"), ("wi_0", "wo"))
 STREAM: tuple[Role, ...] = ("block_in", "block_out", "attention_in", "tokens_out")
 EMBEDDING = ("word_embeddings", "patch_embeddings", "tok_embeddings")
 NORM = ("layernorm_after", "norm2", "layer_norm2", "mlp_norm")
@@ -96,7 +96,7 @@ def _of_block(block: nn.Module, width: int) -> Iterator[tuple[str, Site]]:
     for role, m in maps.items():
         if m is not None:
             yield role, Site(role, m, m.in_features, m.out_features)
-    norm = next((m for n in NORM if isinstance(m := getattr(block, n, None), nn.LayerNorm)), None)
+    norm = next((m for n in NORM if isinstance(m := getattr(block, n, None), nn.LayerNorm)), None) or _t5_norm(block)
     if last is None or last.out_features != width:  # MobileBERT's MLPs do not write to the token stream
         return
     if inner is not None:
@@ -105,6 +105,11 @@ def _of_block(block: nn.Module, width: int) -> Iterator[tuple[str, Site]]:
     else:  # BERT: the branch has no module of its own and ends in a dropout
         end = getattr(getattr(block, "output", None), "dropout", last)
         yield "block_mlp", Site("block_mlp", end, width, width, reads=norm or first)
+
+
+def _t5_norm(block: nn.Module) -> nn.Module | None:
+    """Return the norm in front of a T5 block's MLP, which lies beside it in a module of their own."""
+    return next((m.layer_norm for m in block.modules() if hasattr(m, "DenseReluDense")), None)  # type: ignore[return-value]
 
 
 def _mlp(block: nn.Module) -> tuple[nn.Linear | None, nn.Linear | None, nn.Module | None]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -13,11 +12,15 @@ from safetensors import SafetensorError
 from torch import nn
 
 from cl_framework.backbones.hub import network
+from cl_framework.backbones.modules import encoder_folder, read_json
+from cl_framework.backbones.towers import Reads, Tower, parts, tower
+from cl_framework.backbones.weight_file import listed, refuse_unusable, tensors_in
 from cl_framework.errors import UserError
 
 WORDS = ("tokenizer.json", "vocab.*", "*.model")
 OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "longformer")
 """Families whose positions count from after the padding's id."""
+BIN = "pytorch_model.bin"
 PARTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -49,40 +52,46 @@ def located(name: str, download: bool = False) -> Path:
 
 
 def _checked(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
+    place = encoder_folder(folder)
+    if not (place / "config.json").is_file():
         raise UserError(f"{folder} holds no config.json; give the folder that `save_pretrained` wrote.")
-    if not any(folder.glob("*.safetensors")):
-        others = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights"
-        raise UserError(
-            f"{folder} holds {others} and no *.safetensors; pickled weights can run code and are not read: convert "
-            "them with `save_pretrained`."
-        )
+    if not any(place.glob("*.safetensors")) and not (place / BIN).is_file():
+        others = listed(sorted(p.name for p in place.glob("*.bin"))) or "no weights"
+        raise UserError(f"{place} holds {others} and no *.safetensors or {BIN}; convert them with `save_pretrained`.")
     return folder
 
 
-def loaded(folder: Path) -> nn.Module:
+def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Module, Tower]:
     """Build the encoder from a folder, without its pooling layer, in single precision.
 
-    Raises:
-        UserError: If transformers does not know it, its weights are not complete, or it has a decoder.
-    """
-    from transformers import AutoConfig, AutoModel, logging
+    Args:
+        folder: As `located` returns it.
+        reads: Which tower of a model of two.
 
+    Returns:
+        The network that makes tokens, what a pooled token goes through then, and how it was loaded.
+
+    Raises:
+        UserError: If transformers does not know it, its weights are not complete or not finite, or it has a decoder.
+    """
+    from transformers import AutoConfig, logging
+
+    place = encoder_folder(folder)
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with network(False), torch.random.fork_rng(devices=[]):
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
-                raise UserError(f"{folder} holds a {config.model_type}, which has a decoder; give an encoder.")
-            body, told = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                local_files_only=True,
-                use_safetensors=True,
-                attn_implementation="eager",
-                output_loading_info=True,
+            config = AutoConfig.from_pretrained(place, local_files_only=True)
+            chosen = tower(folder, config, reads)
+            options = {} if chosen.config is None else {"config": chosen.config}
+            if any(place.glob("*.safetensors")):
+                options["use_safetensors"] = True
+            else:
+                tensors_in(place / BIN)  # refuses what asks for more than tensors
+                options["use_safetensors"] = False
+            body, told = chosen.kind.from_pretrained(
+                place, local_files_only=True, attn_implementation="eager", output_loading_info=True, **options
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -91,11 +100,16 @@ def loaded(folder: Path) -> nn.Module:
         logging.set_verbosity(before)
         logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if lacking := sorted(k for k in told["missing_keys"] if not k.startswith("pooler.")):
-        raise UserError(f"The weights in {folder} lack {lacking[0]}; give a complete checkpoint of an encoder.")
+        extra = sorted(told["unexpected_keys"])
+        also = f", and hold {listed(extra)} that it has not" if extra else ""
+        raise UserError(
+            f"The weights in {folder} lack {len(lacking)} tensors: {listed(lacking)}{also}; give a complete checkpoint "
+            "of an encoder."
+        )
     if hasattr(body, "pooler"):
         body.pooler = None  # trained for another purpose, and random in many checkpoints
-    whole: nn.Module = body.float()
-    return whole
+    refuse_unusable(body, str(folder))
+    return (*parts(body.float(), folder), chosen)
 
 
 def number(folder: Path, config: Any, name: str) -> int:
@@ -144,22 +158,13 @@ def most_tokens(folder: Path, config: Any) -> int:
     """Return how many tokens the encoder was made for: what sentence-transformers recorded, or else has positions."""
     room = int(getattr(config, "max_position_embeddings", None) or 512)
     room -= padding(config) + 1 if config.model_type in OFFSET else 0
-    return min(int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or room), room)
+    return min(int(_most(folder) or room), room)
 
 
-def pooling_of(folder: Path) -> Literal["mean", "cls"]:
-    """Return how features are pooled, as sentence-transformers recorded it; the first token if it did not."""
-    said = _json(folder / "1_Pooling" / "config.json")
-    modes = [said.get("pooling_mode"), *(k.removeprefix("pooling_mode_") for k, v in said.items() if v is True)]
-    chosen = [m for m in modes if m in ("mean", "cls", "mean_tokens", "cls_token")]
-    if said and len(chosen) != 1:
-        raise UserError(f"{folder} pools in a way that is not known here; set `pooling` to mean or cls.")
-    return "mean" if chosen and chosen[0].startswith("mean") else "cls"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
-    return found if isinstance(found, dict) else {}
+def _most(folder: Path) -> int | None:
+    """Return ``max_seq_length`` of ``sentence_bert_config.json``, or what older folders call it for each family."""
+    for path in sorted(folder.glob("sentence_*_config.json")):
+        said = read_json(path)
+        if isinstance(said, dict) and isinstance(most := said.get("max_seq_length"), int):
+            return most
+    return None

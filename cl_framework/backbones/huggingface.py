@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from cl_framework.backbone import Backbone, Site, refuse_sentences
 from cl_framework.backbones.attending import bears_more_tokens, by_sample, let_tokens_be_added, looks_back_only, to_add
 from cl_framework.backbones.encoder import blocks, encoder_sites
-from cl_framework.backbones.folder import loaded, located, most_tokens, number, padding, pooling_of, tokenizer
+from cl_framework.backbones.folder import loaded, located, most_tokens, number, padding, tokenizer
+from cl_framework.backbones.modules import encoder_folder, pooling_of, width_after
+from cl_framework.backbones.pixels import Channels, as_folder_says, pixels
+from cl_framework.backbones.towers import Reads
 from cl_framework.errors import UserError
 
 STEP = 8  # lengths of passes in tokens: few enough to fill chunks, close enough to waste little
@@ -25,17 +28,22 @@ class HuggingFace(Backbone):
 
     A sentence comes as its UTF-8 bytes and is cut into tokens here: the tokenizer belongs to the weights, so no stream
     can be given the wrong one. Padding is masked, and frozen passes hold sentences of one length, rounded up to a
-    multiple of 8 tokens: a feature depends on its own sentence alone, bit for bit. Decoders are refused.
+    multiple of 8 tokens: a feature depends on its own sentence alone, bit for bit. Decoders are refused; of T5 the
+    encoder is taken, of CLIP one tower with its projection, of SigLIP the tower of pictures.
 
     Args:
-        name: A folder with ``config.json`` and ``*.safetensors``, an installed package that carries one, or a name on
-            the Hugging Face hub.
+        name: A folder with ``config.json`` and ``*.safetensors``, or one of sentence-transformers, an installed package
+            that carries one, or a name on the Hugging Face hub.
         pooling: Average the tokens (``mean``) or take the first (``cls``); None follows ``1_Pooling/config.json``, as
-            sentence-transformers writes it, and else takes the first.
+            sentence-transformers writes it, and else the family: T5 averages, CLIP and SigLIP pool as they were
+            trained, others take the first.
         normalize: Scale features to length one.
         max_tokens: Where sentences are cut off, special tokens included; None, or more than it has positions for, is
             what the encoder was made for.
         download: Allow the hub to fetch what is not on this machine.
+        tower: Which tower of CLIP; None takes that of pictures.
+        mean: Taken off each pixel in [0, 1], one number or three; None follows ``preprocessor_config.json``.
+        std: Each pixel is then divided by, one number or three; None follows ``preprocessor_config.json``.
 
     Raises:
         UserError: If there is no such encoder here, its weights are not complete or not safetensors, it is of a kind
@@ -49,19 +57,27 @@ class HuggingFace(Backbone):
         normalize: bool = False,
         max_tokens: int | None = None,
         download: bool = False,
+        tower: Reads | None = None,
+        mean: Channels | None = None,
+        std: Channels | None = None,
     ) -> None:
         """Load the network and its tokenizer, and freeze."""
         super().__init__()
         folder = located(name, download)
         self.name = name if not Path(name).is_dir() else Path(name).resolve().name
-        self.body = loaded(folder)
-        self.body.requires_grad_(False).eval()
+        self.body, self.finish, loading = loaded(folder, tower)
+        self.requires_grad_(False).eval()
         self.pooled = nn.Identity()  # where the token stream can be met between the encoder and the pooling
-        self.pooling, self.normalize = pooling or pooling_of(folder), normalize
+        self.pooling, self.normalize = pooling or pooling_of(folder) or loading.pooling, normalize
+        if loading.pooling == "own" != self.pooling:
+            self.finish = nn.Sequential()  # it pools, and something else was asked for
         config: Any = self.body.config
-        self.width = number(folder, config, "hidden_size")
+        stream, folder = number(folder, config, "hidden_size"), encoder_folder(folder)
+        self.width = width_after(self.finish, stream)
         self.reads: Literal["sentences", "pictures"] = "pictures" if _sees(self.body) else "sentences"
         self.smooth = self.reads == "pictures"
+        if tower not in (None, self.reads):
+            raise UserError(f"{self.name} reads {self.reads}, and tower is {tower}; leave it out.")
         if self.reads == "sentences":
             room = number(folder, config, "vocab_size")
             self.tokenizer, most = tokenizer(folder, room), most_tokens(folder, config)
@@ -75,12 +91,14 @@ class HuggingFace(Backbone):
             self.tokenizer.enable_truncation(self.max_tokens)
             self.tokenizer.no_padding()
             ids = torch.tensor([[i for i in range(room) if i != self.padding][-4:]])
-            self.grows = _grows(folder, self.body, ids)
-            found = encoder_sites(self.body, self.pooled, self.width, self.grows)
+            self.grows = not loading.causal and _grows(folder, self.body, ids)
+            found = encoder_sites(self.body, self.pooled, stream, self.grows)
             self._sites = by_sample(self.body, found, ids.expand(3, -1))
         else:
+            self.pixels = pixels(as_folder_says(folder), mean, std)
+            self.inputs = self.pixels.told
             self.grows = let_tokens_be_added(self.body)
-            self._sites = encoder_sites(self.body, self.pooled, self.width, self.grows)
+            self._sites = encoder_sites(self.body, self.pooled, stream, self.grows)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features ``(n, width)`` of sentences ``(n, bytes)`` uint8 or of pictures ``(n, 3, side, side)``.
@@ -90,7 +108,7 @@ class HuggingFace(Backbone):
         """
         self.check(x)
         if self.reads == "pictures":
-            tokens = self.pooled(self.body(pixel_values=x).last_hidden_state)
+            tokens = self.pooled(self.body(pixel_values=self.pixels(x)).last_hidden_state)
             return self._finish(tokens, tokens.new_ones(tokens.shape[:2]))
         ids, mask = (t.to(x.device) for t in self._padded(self.tokens(x)))
         found = self.body(input_ids=ids, attention_mask=to_add(mask) if self.grows else mask)
@@ -147,7 +165,13 @@ class HuggingFace(Backbone):
         return ids, mask
 
     def _finish(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        z = tokens[:, 0] if self.pooling == "cls" else mean_of(tokens, mask)
+        if self.pooling == "cls":
+            z = tokens[:, 0]
+        elif self.pooling == "mean":
+            z = mean_of(tokens, mask)
+        else:  # the last, where it is not for `finish` to pool
+            z = tokens if self.pooling == "own" else tokens[torch.arange(len(mask)), mask.sum(1) - 1]
+        z = self.finish(z)
         return nn.functional.normalize(z, dim=-1) if self.normalize else z
 
 
