@@ -15,6 +15,7 @@ from cl_framework.backbone import Backbone, Role, Site, put_back
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
 from cl_framework.origin import Origin, merged
+from cl_framework.places import lacking
 from cl_framework.reading import Reading
 
 
@@ -90,9 +91,8 @@ class AdapterBank(nn.Module):
         self.sites = {k: s for k, (s, rewrite) in built.items() if rewrite is not None}
         self.asks = any(isinstance(rewrite, Asking) for _, rewrite in built.values())
         self.query: Tensor | None = None
-        self.lacking = self._lacking(backbone)
-        if self.lacking:
-            self.sites = {}
+        self.lacking = lacking(type(adapter).__name__, adapter.needs, self.sites, backbone)
+        self.sites = {} if self.lacking else self.sites
         self.rewrites = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self.stack: tuple[str, ...] = ()
@@ -103,16 +103,6 @@ class AdapterBank(nn.Module):
         self._held: tuple[nn.Module, ...] | None = None
         self._attach()
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
-
-    def _lacking(self, backbone: Backbone) -> str | None:
-        if self.sites and not self.adapter.needs - {s.role for s in self.sites.values()}:
-            return None
-        roles, needs = sorted({s.role for s in backbone.sites().values()}), ", ".join(sorted(self.adapter.needs))
-        return (
-            f"{type(self.adapter).__name__} finds no place {f'for {needs} ' if needs else ''}in {backbone.name}, which "
-            f"has {', '.join(roles) or 'none'}; choose other roles or another adapter, or a strategy that trains none "
-            "such as SimpleCIL."
-        )
 
     def _attach(self) -> None:
         given: dict[nn.Module, dict[str, Site]] = {}
