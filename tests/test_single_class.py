@@ -15,6 +15,7 @@ from cl_framework.stream import Experience, forget
 from strategies.learning.aper import APER
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
+from strategies.learning.l2p import L2P
 from strategies.learning.lwf import LwF
 from strategies.learning.mos import MOS
 from strategies.learning.orthogonal_adaptation import OrthogonalAdaptation
@@ -145,3 +146,12 @@ def test_the_screen_says_so_in_plan_and_run(tmp_path, capsys):
         assert shown.count("warning  ") == 2
         assert "--model.strategy.compete all" in shown
         assert "brings one class and nothing is known before it" in shown
+
+
+def test_weight_decay_under_adam_leaves_rows_of_earlier_classes_alone_in_l2p(world, stream):
+    """Adam scales what decay alone asks for to full steps: rows of earlier classes would be gone within an epoch."""
+    decaying = {"optimizer": lambda params: torch.optim.Adam(params, lr=0.01, weight_decay=5e-4)}
+    learner = world.learn(world.learner(L2P(), **decaying), stream[:1])
+    before = learner.model.head.weight.detach().clone()
+    world.learn(learner, stream[1:2], stream[:1])
+    assert torch.equal(learner.model.head.weight[:2], before)
