@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from cl_framework import faults
+from cl_framework import faults, trust
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.printable import say
 
@@ -129,7 +129,8 @@ def dispatch(args: Sequence[str]) -> int:
     if verb not in VERBS:
         raise UserError(f"There is no command {verb!r}. {did_you_mean(verb, VERBS)}")
     module, _, function = (VERBS[verb].where or f"commands.{verb}").partition(".")
-    code = getattr(import_module(f"cl_framework.{module}"), function)(rest)
+    with trust.given(rest) as words:
+        code = getattr(import_module(f"cl_framework.{module}"), function)(words)
     return code if isinstance(code, int) else 0
 
 
@@ -147,6 +148,7 @@ def guide() -> str:
             *lines,
             "",
             "clf VERB --help tells more about one of them; --debug shows where an error was raised.",
+            "--trust NAME lets a config name a package, module or class of none of the known kinds; its code will run.",
         ]
     )
 

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
 from rich.console import Console
 
-from cl_framework import faults, plugins, settings, spelling, threads
+from cl_framework import faults, plugins, settings, spelling, threads, trust
 from cl_framework.errors import UserError
 from cl_framework.explain import explain
 from cl_framework.learner import Learner
@@ -228,6 +228,7 @@ def _written(cli: _CLI) -> str:
 
 def _parsed(kind: type[_CLI], args: Sequence[str]) -> _CLI:
     plugins.discover()
+    trust.enforce(plugins.packages())
     try:
         with quiet():
             warnings.filterwarnings("ignore", message=rf"\s*{LOST}")  # said where the config is written
@@ -269,6 +270,7 @@ def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
     Raises:
         UserError: If they describe none.
     """
+    trust.enforce(plugins.packages())
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Scenario, "data.scenario", required=True)
     try:

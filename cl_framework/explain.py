@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from cl_framework.errors import did_you_mean
 from cl_framework.plugins import KINDS, catalogue
 from cl_framework.spelling import SHORT
+from cl_framework.trust import refusal
 
 # The parser nests its causes, the innermost last; each pattern is one kind of mistake.
 NO_CLASS = re.compile(r"Expected a dot import path string: (?P<found>\S+)")
@@ -19,6 +20,7 @@ NO_KEY = re.compile(
     r"(?:unrecognized arguments: --(?P<flag>[^\s=]+))|"
     r"(?:Group '(?P<group>\w+)' does not accept option '(?P<key>[^']+)')"
 )
+DENIED = re.compile(r"Importing '(?P<path>[\w.]+)' is not allowed")
 MISSING = re.compile(r"the following arguments are required: (?P<found>.+)")
 NO_FILE = re.compile(r"File does not exist: '?(?P<found>[^']+)'?")
 NO_YAML = re.compile(r"Problems parsing config: (?P<cause>.+?)\s+in .*?line (?P<line>\d+)", re.DOTALL)
@@ -52,6 +54,8 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
         message: What the parser said.
         sections: The keys of each section of a config.
     """
+    if m := DENIED.search(message):
+        return refusal(m["path"])
     message = _closest(message)
     where = ".".join(KEY.findall(message))
     owner = (CLASS.findall(message) or [""])[-1]

@@ -70,6 +70,11 @@ def load(kind: str, name: str) -> type:
     return found
 
 
+def packages() -> list[str]:
+    """Return the dotted names of all plugin packages, ours first."""
+    return list(_packages())
+
+
 def discover() -> tuple[str, ...]:
     """Import every plugin module, so that subclasses are known; return their names.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from cl_framework import plugins, trust
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.stream import Batch, Experience, Samples, Scenario, Step
 from scenarios.data.decode import decode
@@ -169,6 +170,7 @@ def _tensor(picture: Any) -> Tensor:
 def _maker(name: str) -> Any:
     if ":" in name:
         module, _, function = name.partition(":")
+        trust.require(f"{module}.{function}", plugins.packages())
         try:
             return getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
