@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import cl_framework.threads  # noqa: F401  # before torch
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
