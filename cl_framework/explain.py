@@ -56,7 +56,11 @@ def explain(message: str, sections: Mapping[str, Sequence[str]]) -> str:
     """
     if m := DENIED.search(message):
         return refusal(m["path"])
-    message = _closest(message)
+    return _mistake(_closest(message), sections)
+
+
+def _mistake(message: str, sections: Mapping[str, Sequence[str]]) -> str:
+    """Return what is wrong with a config that names nothing forbidden."""
     where = ".".join(KEY.findall(message))
     owner = (CLASS.findall(message) or [""])[-1]
     name = owner.rpartition(".")[2] or where
