@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from cl_framework import receipts, settings, sharing
+from cl_framework import receipts, sealed, settings, sharing
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
@@ -38,8 +38,13 @@ def run(argv: Sequence[str]) -> int:
     directory = Run.create(path, config, manifest(experiment), key)
     CONSOLE.print(f"{len(steps)} requests -> {path}", soft_wrap=True)
     _say(experiment.learner.model.backbone.notes)
-    with directory.lock():
-        go_on(directory, experiment, Timeline(experiment.scenario, key=key))
+    try:
+        with directory.lock():
+            go_on(directory, experiment, Timeline(experiment.scenario, key=key))
+    except UserError:  # with nothing committed there is nothing to resume, and the same mistake would come again
+        if not directory.events():
+            sealed.remove(directory.path)
+        raise
     return 0
 
 

@@ -79,11 +79,16 @@ def _mistake(message: str, sections: Mapping[str, Sequence[str]]) -> str:
         return _no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)
     if m := MISSING.search(message):
         return f"{where}: {name} needs {m['found']}; set it."
+    return _no_config(message) or _no_value(where, name, message) or " ".join(message.split())
+
+
+def _no_config(message: str) -> str | None:
+    """Return which file is missing, or what in it is no YAML."""
     if m := NO_FILE.search(message):
         return f"There is no file {m['found']}; give the path of a config that exists."
     if m := NO_YAML.search(message):
         return f"A config is not valid YAML near line {m['line']}: {' '.join(m['cause'].split())}."
-    return _no_value(where, name, message) or " ".join(message.split())
+    return None
 
 
 def _library(where: str, name: str, message: str) -> str | None:

@@ -13,7 +13,6 @@ from cl_framework.cli import main
 from cl_framework.errors import UserError
 from cl_framework.experiment import Data
 from cl_framework.naming import sample_ids
-from cl_framework.run import Run
 from cl_framework.settings import check
 from cl_framework.stream import Rows
 from strategies.learning.ease import EASE
@@ -129,7 +128,7 @@ def test_divergence_ends_the_event_and_leaves_the_run_as_it_was(lr, tmp_path, ca
     told = capsys.readouterr().err
     assert "learning rate" in told or "model.optimizer.lr" in told
     assert "task-0" in told
-    assert Run.open(tmp_path / "r").events() == []
+    assert not (tmp_path / "r").exists()  # so that the same command can be given with another rate
 
 
 def test_a_last_step_that_diverges_is_noticed_although_its_loss_was_finite(world, stream):
