@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework import outputs, receipts, sealed, settings, verdict
+from cl_framework import arguments, outputs, receipts, sealed, settings, verdict
 from cl_framework.auditing import Subject, subject
 from cl_framework.comparison import References, conduct, references
 from cl_framework.console import CONSOLE
@@ -29,26 +28,10 @@ SCHEMA = 1
 PLACE = "audit.json"
 RECORD = ("accuracy_forget_before", "accuracy_forget", "h_mean", "h_mean_pre", "relapse", "erosion", "spillover")
 
-DESCRIPTION = """Audit what a run has forgotten, beside models to compare it with:
-
-  run        the model as it is now
-  original   the same stream learned without any forget request
-  retrained  a fresh model that only ever met what remains; the target
-  pristine   the backbone without adapters: what its features knew before any training
-
-References are learned in memory with the run's own config, so an audit takes about as long as learning the
-stream --seeds + 1 times; --fast leaves them out, and --no-relearn leaves out learning it again. What cannot be
-concluded then is printed as "not told". A good way of forgetting is hard to tell from `retrained` in every
-row; docs/audit.md explains the rows and what an audit cannot show. Nothing in the run changes; DIR/audit.json is new.
-
-  clf audit runs/quickstart
-  clf audit runs/quickstart --request forget-0 --fast
-  clf audit runs/quickstart --shadows 16"""
-
 
 def audit(argv: Sequence[str]) -> int:
     """Carry out ``clf audit``."""
-    args = _parser().parse_args(argv)
+    args = arguments.parse("audit", argv)
     directory = Run.open(args.dir)
     quietly = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
     experiment, timeline = reopen(directory, quietly)
@@ -188,26 +171,3 @@ def cell(value: float | None) -> str:
     ('0.123', '3', '-')
     """
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser("clf audit", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("dir", metavar="DIR", help="the run directory")
-    parser.add_argument("--request", metavar="NAME", help="one forget request, such as forget-0; all unless given")
-    parser.add_argument(
-        "--original", type=Path, metavar="DIR", help="a run that forgot nothing, instead of training one"
-    )
-    parser.add_argument("--retrained", type=Path, metavar="DIR", help="a run that only met what remains")
-    parser.add_argument(
-        "--seeds",
-        type=settings.count,
-        default=2,
-        metavar="N",
-        help="how many retrained models: their spread is the measure (2)",
-    )
-    parser.add_argument(
-        "--shadows", type=int, default=0, metavar="N", help="shadow models for U-LiRA, trained one by one (16 or more)"
-    )
-    parser.add_argument("--no-relearn", action="store_true", help="leave out learning it again, which takes longest")
-    parser.add_argument("--fast", action="store_true", help="do without references that must be trained")
-    return parser

@@ -59,7 +59,11 @@ VERBS = {
     ),
     "report": Verb("Compare runs side by side.", "runs/ease runs/simplecil", "light.report"),
     "verify": Verb("Check every file and receipt of a run against its hash.", "runs/quickstart", "light.verify"),
-    "list": Verb("Show strategies, unlearners, scenarios, backbones or adapters.", "strategies", "light.catalogue"),
+    "list": Verb(
+        "Show strategies, unlearners, scenarios, backbones, adapters, datasets or metrics.",
+        "strategies",
+        "light.catalogue",
+    ),
 }
 
 
@@ -117,6 +121,8 @@ def dispatch(args: Sequence[str]) -> int:
         UserError: If there is no such verb.
     """
     verb, *rest = args or ["--help"]
+    if verb == "help" and rest:
+        verb, rest = rest[0], ["--help"]
     if verb in {"-h", "--help", "help"}:
         say(guide())
         return 0
@@ -129,9 +135,52 @@ def dispatch(args: Sequence[str]) -> int:
     if verb not in VERBS:
         raise UserError(f"There is no command {verb!r}. {did_you_mean(verb, VERBS)}")
     module, _, function = (VERBS[verb].where or f"commands.{verb}").partition(".")
-    with trust.given(rest) as words:
+    with trust.given(rest) as untrusting:
+        words = checked(verb, list(untrusting))
+        if words is None:
+            return 0
         code = getattr(import_module(f"cl_framework.{module}"), function)(words)
     return code if isinstance(code, int) else 0
+
+
+def checked(verb: str, rest: list[str]) -> list[str] | None:
+    """Check what follows a verb before anything heavy is imported; return it, or None if it was about help.
+
+    Raises:
+        UserError: If something in it is certainly wrong.
+    """
+    if verb in ("run", "plan"):
+        return checked_config(verb, rest)
+    from cl_framework import arguments
+
+    if verb not in arguments.PARSERS:
+        return rest
+    from cl_framework import precheck
+
+    return precheck.of_run(verb, rest)
+
+
+def checked_config(verb: str, rest: list[str]) -> list[str] | None:
+    """Do so for a verb that takes a config.
+
+    Raises:
+        UserError: If there is none, or something in it is certainly wrong.
+    """
+    from cl_framework import precheck, teaching
+
+    if {"-h", "--help"} & set(rest):
+        say(teaching.teach(verb))
+        return None
+    if not rest:
+        raise UserError(f"`clf {verb}` needs a config.\n\n{teaching.teach(verb)}")
+    if "--help-all" in rest:
+        return ["--help"]
+    return rest if asks_for_help(rest) else precheck.of_config(rest)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Tell whether words ask about a setting's class, as in ``--model.strategy.help EASE``."""
+    return any(w.startswith("--") and w.partition("=")[0].endswith(".help") for w in words)
 
 
 def guide() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from cl_framework import receipts, sealed, settings, sharing
+from cl_framework import arguments, receipts, sealed, sharing, shipped
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
@@ -27,12 +26,9 @@ from cl_framework.timeline import Timeline
 
 def run(argv: Sequence[str]) -> int:
     """Carry out a config from the first event to the last."""
-    experiment = build(argv, CONSOLE)
+    argv = shipped.with_paths(argv)
+    experiment, steps = prepared(argv)
     path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
-    steps = list(experiment.scenario.steps())  # problems with data and requests show before a directory is made,
-    sharing.shelf_of(experiment)  # and so do those with a directory for features
-    _try(experiment, steps)
-    experiment.learner.foresee(step.event for step in steps)
     key = receipts.new_key()
     config = concealed(experiment.config, experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)
@@ -50,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
 def resume(argv: Sequence[str]) -> int:
     """Go on where a run was stopped."""
-    args = _parser("resume", "Continue a run after a kill, a crash or Ctrl-C.").parse_args(argv)
+    args = arguments.parse("resume", argv)
     directory = Run.open(args.dir)
     with directory.lock():
         directory.sweep()
@@ -63,16 +59,13 @@ def resume(argv: Sequence[str]) -> int:
 
 def learn(argv: Sequence[str]) -> int:
     """Learn more on a finished run."""
-    parser = _parser(
-        "learn", "Learn more classes on a finished run, from any data: --data.scenario ClassIncremental ..."
-    )
-    args, rest = parser.parse_known_args(argv)
+    args = arguments.parse("learn", argv)
     directory = Run.open(args.dir)
     with directory.lock():
         directory.sweep()
         experiment, timeline = reopen(directory)
         check_finished(directory, timeline)
-        stream, described = scenario_of(rest)
+        stream, described = scenario_of(args.rest)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         later = [*timeline.later, {"learn": told, "data": stream.fingerprint()}]
         longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key)
@@ -85,9 +78,7 @@ def learn(argv: Sequence[str]) -> int:
 
 def evaluate(argv: Sequence[str]) -> int:
     """Open every exam again and say whether the results still hold."""
-    args = _parser("evaluate", "Examine a run again from its files, and compare with what it recorded.").parse_args(
-        argv
-    )
+    args = arguments.parse("evaluate", argv)
     directory = Run.open(args.dir)
     experiment, timeline = reopen(directory)
     diary = diary_of(directory, experiment, timeline)
@@ -114,10 +105,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def predict(argv: Sequence[str]) -> int:
     """Name what is in files."""
-    parser = _parser("predict", "Print the most likely classes of image files, or of text files of a sentence each.")
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--top", type=settings.count, default=3, help="how many classes to print (default 3)")
-    args = parser.parse_args(argv)
+    args = arguments.parse("predict", argv)
     directory = Run.open(args.dir)
     experiment, timeline = reopen(directory)
     learner, x = experiment.learner, timeline.first.read(args.files)
@@ -136,11 +124,9 @@ def predict(argv: Sequence[str]) -> int:
 
 def plan(argv: Sequence[str]) -> int:
     """Print what a config would do, and do nothing."""
-    experiment = build(argv, CONSOLE)
+    experiment, steps = prepared(argv)
     learner, names = experiment.learner, experiment.scenario.class_names
     table = Table("request", "kind", "classes", "train samples", "exam samples", title="the stream")
-    steps = list(experiment.scenario.steps())
-    _try(experiment, steps)
     for step in steps:
         event = step.event
         shown = ", ".join(printable(names[c]) for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
@@ -166,6 +152,25 @@ def _say(lines: Iterable[str]) -> None:
         CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
+    """Build what a config describes, and find out all that would stop it before a directory is made.
+
+    Returns:
+        The experiment and its requests.
+
+    Raises:
+        UserError: If a run of it would be refused.
+    """
+    experiment = build(argv, CONSOLE)
+    if experiment.run_dir:
+        Run.check_free(experiment.run_dir)
+    steps = list(experiment.scenario.steps())
+    sharing.shelf_of(experiment)
+    _try(experiment, steps)
+    experiment.learner.foresee(step.event for step in steps)
+    return experiment, steps
+
+
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
     """Let the backbone look at one input, so that it refuses those of another kind at once, and tell doubts."""
     learner = experiment.learner
@@ -174,12 +179,6 @@ def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
     first = next((s.event for s in steps if isinstance(s.event, Experience) and len(s.event.reference)), None)
     if first is not None:
         experiment.learner.model.backbone.check(first.reference.unkept()[[0]].x)
-
-
-def _parser(verb: str, what: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"clf {verb}", description=what)
-    parser.add_argument("dir", metavar="DIR", help="the run directory")
-    return parser
 
 
 def _title(argv: Sequence[str]) -> str:

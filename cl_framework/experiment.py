@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
 from rich.console import Console
 
-from cl_framework import faults, plugins, settings, spelling, threads, trust
+from cl_framework import faults, plugins, settings, shipped, spelling, threads, trust
 from cl_framework.errors import UserError
 from cl_framework.explain import explain
 from cl_framework.learner import Learner
@@ -236,7 +236,7 @@ def _parsed(kind: type[_CLI], args: Sequence[str]) -> _CLI:
             return kind(
                 Learner,
                 Data,
-                args=list(args),
+                args=shipped.with_paths(args),
                 run=False,
                 auto_configure_optimizers=False,
                 save_config_callback=None,

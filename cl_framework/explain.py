@@ -67,16 +67,16 @@ def _mistake(message: str, sections: Mapping[str, Sequence[str]]) -> str:
     if said := _library(where, name, message):
         return said
     if m := NO_CLASS.search(message):
-        return _no_class(where, m["found"])
+        return no_class(where, m["found"])
     if m := NO_ATTRIBUTE.search(message):
         names = [n for n, v in vars(importlib.import_module(m["module"])).items() if inspect.isclass(v)]
         return f"{where}: there is no {m['module']}.{m['found']}. {did_you_mean(m['found'], names)}"
     if (m := NO_OPTION.search(message)) and not owner:
-        return _no_key(m["found"], sections)
+        return no_key(m["found"], sections)
     if m:
-        return f"{name} has no setting {m['found']!r}. {did_you_mean(m['found'], _settings(owner))}"
+        return no_setting(name, m["found"], _settings(owner))
     if m := NO_KEY.search(message):
-        return _no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)
+        return no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)
     if m := MISSING.search(message):
         return f"{where}: {name} needs {m['found']}; set it."
     return _no_config(message) or _no_value(where, name, message) or " ".join(message.split())
@@ -133,7 +133,22 @@ def _no_value(where: str, name: str, message: str) -> str | None:
     return None
 
 
-def _no_class(where: str, found: str) -> str:
+def no_setting(owner: str, found: str, known: Sequence[str]) -> str:
+    """Say that a class takes no such setting."""
+    hint = did_you_mean(found, known) if known else "It takes none."
+    return f"{owner} has no setting {found!r}. {hint}"
+
+
+def no_yaml(path: str, error: Exception) -> str:
+    """Say where a config file is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" near line {mark.line + 1}" if mark else ""
+    cause = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+    return f"{path} is not valid YAML{where}: {cause}."
+
+
+def no_class(where: str, found: str) -> str:
+    """Say that there is no class of that name for the setting ``where``."""
     role = where.rpartition(".")[2]
     if role in ROLES:
         names = [entry.name for entry in catalogue(ROLES[role])]
@@ -148,7 +163,8 @@ def _no_class(where: str, found: str) -> str:
     return f"{where}: there is no class {found!r}. {close}"
 
 
-def _no_key(key: str, sections: Mapping[str, Sequence[str]]) -> str:
+def no_key(key: str, sections: Mapping[str, Sequence[str]]) -> str:
+    """Say that a config has no such key."""
     known = [f"{section}.{name}" for section, names in sections.items() for name in names]
     known += [*sections, "run_dir", "threads", "config", "seed_everything", "print_config"]
     hint = did_you_mean(key, known)
@@ -165,4 +181,5 @@ def _settings(path: str) -> list[str]:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError):
         return []
-    return [p for p in inspect.signature(found).parameters if p != "self"]
+    taken = inspect.signature(found).parameters.values()
+    return [p.name for p in taken if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

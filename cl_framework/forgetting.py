@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from cl_framework import receipts, upkeep
+from cl_framework import arguments, receipts, upkeep
 from cl_framework.console import CONSOLE, make_console
 from cl_framework.diary import Testimony
 from cl_framework.errors import UserError
@@ -24,40 +24,18 @@ from cl_framework.timeline import Timeline
 
 _T = TypeVar("_T", int, str)
 
-EXAMPLES = """examples:
-  clf plan-forget runs/quickstart --classes 3 7          what would be deleted, retrained, edited, and why
-  clf plan-forget runs/quickstart --classes 3 --json     the same for a program or an archive
-  clf forget runs/quickstart --classes 3 7               classes, by id or name
-  clf forget runs/quickstart --experiences task-1        everything an experience brought
-  clf forget runs/quickstart --samples ids.txt --sign key.pem
-  clf forget runs/finetune --classes 3 --unlearner NegGradPlus --model.unlearner.epochs 2
-
-What is forgotten already is named with the line of its receipt, and the rest is carried out; asking again for all of
-it changes nothing. Killed at any moment, the run is as before or has forgotten; give the same command again."""
-
 
 def forget(argv: Sequence[str]) -> int:
     """Carry out a forget request on a finished run."""
-    parser = _parser("forget", "Forget classes, experiences or single samples of a finished run, and write a receipt.")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
-    _add_forms(parser)
-    parser.add_argument("--sign", metavar="KEY.pem", help="Ed25519 private key to sign the receipt with")
-    parser.add_argument("--requester", metavar="WHO", help="who asks; the receipt keeps a keyed hash of it")
-    parser.add_argument(
-        "--history",
-        choices=("rewrite", "drop"),
-        default="rewrite",
-        help="earlier events: take out what was replaced or removed (rewrite, the default), or all tensors (drop)",
-    )
-    args, rest = parser.parse_known_args(argv)
+    args = arguments.parse("forget", argv)
     if args.dry_run:
-        return _show(args, rest)
+        return _show(args)
     if args.json or args.ids:
         raise UserError("--json and --ids show what would be done; give --dry-run with them, or ask `clf plan-forget`.")
     directory, sign = Run.open(args.dir), signer(args.sign) if args.sign else None
     with directory.lock():
         directory.sweep()
-        experiment, timeline = reopen(directory, _overrides(args, rest))
+        experiment, timeline = reopen(directory, _overrides(args))
         check_finished(directory, timeline)
         later = _request(directory, timeline, args)
         go_on(directory, experiment, later or timeline, Testimony(args.requester, sign, args.history == "drop"))
@@ -69,27 +47,16 @@ def forget(argv: Sequence[str]) -> int:
 
 def plan_forget(argv: Sequence[str]) -> int:
     """Show what a forget request would do to every artifact, and do nothing."""
-    what = (
-        "Show, for each artifact of a finished run, what went into it, what a forget request would do to it, and why. "
-        "Nothing is changed."
-    )
-    parser = _parser("plan-forget", what)
-    _add_forms(parser)
-    return _show(*parser.parse_known_args(argv))
+    return _show(arguments.parse("plan-forget", argv))
 
 
-def _add_forms(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table; samples are counted")
-    parser.add_argument("--ids", action="store_true", help="with --json: name the samples by id")
-
-
-def _show(args: argparse.Namespace, rest: Sequence[str]) -> int:
+def _show(args: argparse.Namespace) -> int:
     from cl_framework import foretelling
 
     if args.ids and not args.json:
         raise UserError("--ids names the samples in JSON; give --json with it.")
     directory = Run.open(args.dir)
-    experiment, timeline = reopen(directory, _overrides(args, rest))
+    experiment, timeline = reopen(directory, _overrides(args))
     check_finished(directory, timeline)
     later = _request(directory, timeline, args, make_console(stderr=True) if args.json else CONSOLE)
     steps = [] if later is None else list(later.steps())
@@ -101,40 +68,9 @@ def _show(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def _parser(verb: str, what: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"clf {verb}",
-        description=what,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("dir", metavar="DIR", help="the run directory")
-    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="class ids or names")
-    parser.add_argument("--experiences", "--experience", nargs="+", default=[], metavar="NAME", help="experience names")
-    parser.add_argument("--samples", metavar="FILE", help="file of sample ids, separated by spaces, commas or lines")
-    parser.add_argument("--unlearner", help="another than the config's; its settings follow as --model.unlearner.NAME")
-    parser.add_argument(
-        "--without",
-        nargs="+",
-        choices=("forget", "retain"),
-        default=[],
-        help="samples that cannot be had any more: those to forget, those that stay",
-    )
-    return parser
-
-
-def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
-    """Return what to change in the run's config.
-
-    Raises:
-        UserError: If that is more than the unlearner.
-    """
-    if strange := [a for a in rest if a.startswith("--") and not a.startswith("--model.unlearner")]:
-        raise UserError(f"A forget request has no option {strange[0]}; `clf forget --help` shows those there are.")
-    if rest and not rest[0].startswith("--"):
-        raise UserError(f"There is {rest[0]!r} too much; options such as --classes stand before what they name.")
-    return [*(["--model.unlearner", args.unlearner] if args.unlearner else []), *rest]
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """Return what to change in the run's config: nothing but the unlearner."""
+    return [*(["--model.unlearner", args.unlearner] if args.unlearner else []), *args.rest]
 
 
 @dataclass(slots=True)

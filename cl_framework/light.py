@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser
+import shutil
+import textwrap
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from cl_framework import plugins, summary
+from cl_framework import listing, plugins, summary
 from cl_framework.errors import UserError
 from cl_framework.events import Event
-from cl_framework.printable import say
+from cl_framework.printable import printable, say
 
 COLUMNS = {
     "strategy": ("strategy",),
@@ -31,24 +33,38 @@ OVERLAP = {"overlap in": ("overlap", "mean_input"), "overlap out": ("overlap", "
 
 def catalogue(argv: Sequence[str]) -> int:
     """``clf list``: print the classes of a kind, one line each."""
-    parser = ArgumentParser("clf list", description="Show what a config may name, with a line about each.")
-    parser.add_argument("kind", nargs="?", help=f"one of {', '.join(plugins.KINDS)}; all of them if left out")
+    parser = ArgumentParser(
+        "clf list",
+        description="Show what a config may name, the data sources and the metrics, with a line about each.",
+        epilog="examples:\n  clf list strategies\n  clf list datasets\n  clf list metrics --json",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("kind", nargs="?", help=f"one of {', '.join(listing.KINDS)}; all of them if left out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(argv)
-    found = {kind: plugins.catalogue(kind) for kind in ([args.kind] if args.kind else plugins.KINDS)}
+    found = {kind: listing.entries(kind) for kind in ([args.kind] if args.kind else listing.KINDS)}
     if args.json:
         rows = {kind: [asdict(entry) for entry in entries] for kind, entries in found.items()}
         say(json.dumps(rows[args.kind] if args.kind else rows, indent=1))
         return 0
-    width = max((len(entry.name) for entries in found.values() for entry in entries), default=0)
+    columns = shutil.get_terminal_size((100, 24)).columns
     for kind, entries in found.items():
         if len(found) > 1:
             say(f"{kind}:")
         for entry in entries:
-            say(f"  {entry.name:<{width}}  {entry.summary}")
+            say("\n".join(_described(entry, max(len(e.name) for e in entries), columns)))
         if not entries:
             say(f"  no {kind} are installed")
     return 0
+
+
+def _described(entry: plugins.Entry, width: int, columns: int) -> list[str]:
+    """Return a name and the line about it, folded beside the name; below it where names are long."""
+    hang = 4 + width if width <= columns // 3 else 6
+    first, summary = f"  {printable(entry.name)}", textwrap.wrap(entry.summary, max(columns - hang, 20)) or [""]
+    if len(first) + 2 > hang:
+        return [first, *(" " * hang + line for line in summary)]
+    return [f"{first:<{hang}}{summary[0]}", *(" " * hang + line for line in summary[1:])]
 
 
 def verify(argv: Sequence[str]) -> int:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from cl_framework import signatures
 from cl_framework.errors import UserError, did_you_mean
 
 GROUP = "cl_framework.plugins"
@@ -87,6 +89,16 @@ def discover() -> tuple[str, ...]:
     return tuple(names)
 
 
+def data_sources() -> Any:
+    """Return the module that opens data by name; it imports nothing heavy before it opens some.
+
+    Raises:
+        UserError: If its package is shadowed.
+    """
+    _unshadowed("scenarios", Path(__file__).resolve().parents[1] / "scenarios", "cl-framework")
+    return _import("scenarios.data.open")
+
+
 def _import(name: str) -> object:
     try:
         return importlib.import_module(name)
@@ -140,7 +152,7 @@ def _places(root: str) -> list[Path]:
 def _declared(module: str, file: Path, interface: str) -> Iterator[Entry]:
     """Yield the finished public classes of a source file that name ``interface`` as a base."""
     try:
-        tree = ast.parse(file.read_bytes(), filename=str(file))
+        tree = signatures.tree(file)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise UserError(f"{file} line {line} is not valid Python ({error}); mend or remove the file.") from error

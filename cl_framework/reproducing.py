@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-from cl_framework import summary
+from cl_framework import precheck, shipped, summary
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.printable import say
 from cl_framework.published import Published, verdicts
@@ -42,7 +42,7 @@ def reproduce(argv: Sequence[str]) -> int:
         say(listing())
         return 0
     config = find(args.name)
-    settings = ["--config", str(config), *rest]
+    settings = precheck.of_config(["--config", str(config), *rest], data=False)
     path = args.run_dir or Path("runs", "reproduce", args.name)
     _check_same(path, settings)
     if not (path / "results.json").exists():
@@ -54,8 +54,7 @@ def reproduce(argv: Sequence[str]) -> int:
 
 def experiments() -> Path:
     """Return the folder of published settings, in a source tree or an installation."""
-    here = Path(__file__).resolve().parent
-    return next(p for p in (here / "configs" / "experiment", here.parent / "configs" / "experiment") if p.is_dir())
+    return shipped.folder() / "experiment"
 
 
 def find(name: str) -> Path:

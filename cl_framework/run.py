@@ -62,10 +62,7 @@ class Run:
             UserError: If something is there already, or the disk refuses.
         """
         path, text, key = _real(Path(path)), config.encode(), key or receipts.new_key()
-        if (path / MANIFEST).exists():
-            raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
-        if path.exists() and not _vacant(path):
-            raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
+        cls.check_free(path)
         record = {"schema": SCHEMA, **manifest, "config": sealed.entry(text), "key": receipts.key_mark(key)}
         try:
             sealed.make(path)
@@ -76,6 +73,19 @@ class Run:
         except OSError as error:
             raise UserError(f"Could not start a run in {path} ({error.strerror}); choose another --run_dir.") from error
         return cls.open(path)
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Make sure that a run can start in a directory.
+
+        Raises:
+            UserError: If something is there already.
+        """
+        path = Path(path)
+        if (path / MANIFEST).exists():
+            raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
+        if path.exists() and not _vacant(path):
+            raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

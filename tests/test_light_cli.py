@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from cl_framework import cli
 from cl_framework.errors import UserError
 from cl_framework.run import Run
+
+QUICK = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 
 
 @pytest.fixture
@@ -78,17 +81,17 @@ def test_what_stops_a_verb_becomes_one_line_and_an_exit_code(verb, capsys, raise
         raise raised
 
     verb(stop)
-    assert cli.main(["run", "--config", "x.yaml", "--run_dir=runs/a"]) == code
+    assert cli.main(["run", "--config", "quickstart", "--run_dir=runs/nowhere"]) == code
     assert capsys.readouterr().err == said
 
 
 def test_a_verb_is_given_the_rest_and_its_number_is_the_exit_code(verb):
     heard = []
     verb(heard.append)
-    assert cli.main(["run", "--config", "x.yaml"]) == 0
-    assert heard == [["--config", "x.yaml"]]
+    assert cli.main(["run", "--config", QUICK, "--threads=2"]) == 0
+    assert heard == [["--config", QUICK, "--threads=2"]]
     verb(lambda argv: 1)
-    assert cli.main(["run"]) == 1
+    assert cli.main(["run", QUICK]) == 1
 
 
 def test_stopping_a_verb_on_a_run_names_the_run(run):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
+from scenarios.data import presence
 from scenarios.data.source import Pictures, Source, check_share, stratified
 
 SUFFIXES = frozenset(
@@ -54,8 +55,7 @@ def load(path: str, test: float | None = None, seed: int = 0) -> Source:
             that train/ lacks, or a share is to be held out of splits that are there.
     """
     root, name = Path(path).expanduser(), f"imagefolder:{path}"
-    if not root.is_dir():
-        raise UserError(f"There is no folder {path}; give the one that holds train/ and test/, or a folder per class.")
+    presence.check("imagefolder", path)
     splits = split_folders(root)
     if not splits:
         found = classes(root)

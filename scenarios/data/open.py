@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from cl_framework import signatures
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.survey import refusal
-from scenarios.data.source import HELD, Source
+from scenarios.data import presence
+
+if TYPE_CHECKING:
+    from scenarios.data.source import Source
 
 LOADERS = {
     "digits": "digits",
@@ -34,28 +39,21 @@ def open_source(spec: str, faults: list[str] | None = None) -> Source:
     Raises:
         UserError: If the name or an option is unknown, the subject is missing, or the data cannot be read.
     """
-    kind, _, rest = spec.partition(":")
-    if kind not in LOADERS:
-        raise UserError(f"There is no data source {kind!r}. {did_you_mean(kind, LOADERS)}")
+    kind, subject, written = asked(spec)
     load = import_module(f"scenarios.data.{LOADERS[kind]}").load
-    form = FORM.fullmatch(rest)
-    subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
-    takes = dict(signature(load).parameters)
-    notes = takes.pop("faults", None) is not None
-    named = [p for p in takes.values() if p.default is Parameter.empty]
-    if named and not subject:
-        raise UserError(f"{kind} needs a {named[0].name} after a colon, as in {kind}:{named[0].name.upper()}.")
-    if subject and not named:
-        raise UserError(f"{kind} takes options such as {kind}:seed=1, found {subject!r}.")
-    options = {k: p for k, p in takes.items() if p.default is not Parameter.empty}
-    chosen: dict[str, object] = {}
-    for key, _, text in (o.partition("=") for o in written.split(",") if o):
-        if key not in options:
-            raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, options)}")
-        chosen[key] = parsed(f"{kind}:{key}", text, options[key].default)
+    takes = signature(load).parameters
+    chosen = {key: parsed(f"{kind}:{key}", text, takes[key].default) for key, text in written.items()}
+    return replace(_loaded(load, subject, chosen, faults), name=spec)
+
+
+def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str] | None) -> Source:
+    """Load, noting what is wrong with single samples where the loader can and the caller wants that."""
+    from cl_framework.survey import refusal
+
     found: list[str] = []
+    notes = {"faults": found} if "faults" in signature(load).parameters else {}
     try:
-        source: Source = load(*([subject] if named else []), **chosen, **({"faults": found} if notes else {}))
+        source: Source = load(*([subject] if subject else []), **chosen, **notes)
     except UserError as error:
         if found:  # what is wrong with the whole may come of it
             raise refusal([*found, str(error)]) from error
@@ -64,7 +62,42 @@ def open_source(spec: str, faults: list[str] | None = None) -> Source:
         raise refusal(found)
     faults = [] if faults is None else faults
     faults += found
-    return replace(source, name=spec)
+    return source
+
+
+def options_of(kind: str) -> signatures.Parameters:
+    """Return what a source takes, and whether each has a default; the subject has none."""
+    takes = signatures.parameters(Path(__file__).with_name(f"{LOADERS[kind]}.py"), "load") or {}
+    return {name: default for name, default in takes.items() if name != "faults"}
+
+
+def asked(spec: str) -> tuple[str, str, dict[str, str]]:
+    """Take apart what names data, and check it as far as that needs no reading: nothing heavy is imported.
+
+    Returns:
+        The source's name, its subject (empty if it has none), and its options as written.
+
+    Raises:
+        UserError: If the name or an option is unknown, or the subject is missing, not wanted or not there.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind not in LOADERS:
+        raise UserError(f"There is no data source {kind!r}. {did_you_mean(kind, LOADERS)}")
+    form = FORM.fullmatch(rest)
+    subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
+    takes = options_of(kind)
+    named = [name for name, default in takes.items() if not default]
+    if named and not subject:
+        raise UserError(f"{kind} needs a {named[0]} after a colon, as in {kind}:{named[0].upper()}.")
+    if subject and not named:
+        raise UserError(f"{kind} takes options such as {kind}:seed=1, found {subject!r}.")
+    chosen = {key: text for key, _, text in (o.partition("=") for o in written.split(",") if o)}
+    known = [name for name, default in takes.items() if default]
+    for key in chosen:
+        if key not in known:
+            raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, known)}")
+    presence.check(kind, subject)
+    return kind, subject, chosen
 
 
 def parsed(name: str, text: str, default: object) -> object:
@@ -73,7 +106,10 @@ def parsed(name: str, text: str, default: object) -> object:
     >>> parsed("digits:seed", "3", 0), parsed("torchvision:download", "true", False), parsed("json:test", "0.3", None)
     (3, True, 0.3)
     """
-    default = HELD if default is None else default
+    if default is None:
+        from scenarios.data.source import HELD
+
+        default = HELD
     kind = type(default)
     try:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)  # type: ignore[call-arg]

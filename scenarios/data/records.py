@@ -11,6 +11,7 @@ from typing import final
 import torch
 
 from cl_framework.errors import UserError
+from scenarios.data import presence
 from scenarios.data.columns import SPLITS, Role, chosen, shown, told_split
 from scenarios.data.decode import text as text_of
 from scenarios.data.faults import kept
@@ -162,8 +163,7 @@ def read_json(path: str, lines: bool = False) -> object:
         UserError: If it is missing, not UTF-8 or no JSON.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"There is no file {path}; give a JSON file.")
+    presence.check("json", path)
     content = text_of(file)
     if lines and file.suffix in (".jsonl", ".ndjson"):
         return _by_line(path, content)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
-from scenarios.data import decode, records
+from scenarios.data import decode, presence, records
 from scenarios.data.columns import NAMES, Role, binary, chosen, several, shown, told_split
 from scenarios.data.faults import kept
 from scenarios.data.records import Record, examined
@@ -88,8 +88,7 @@ def lines(path: str, said: dict[Role, str], faults: list[str]) -> tuple[Role, li
         UserError: If it is missing, not UTF-8 or lacks a column, a quote is not closed, or a sample has several labels.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"There is no file {path}; give a CSV with columns path,label[,split] or text,label[,split].")
+    presence.check("csv", path)
     content = decode.text(file)
     first = content.partition("\n")[0].rstrip("\r")
     mark = first[4:] if first[:4] == "sep=" and len(first) == 5 else ""  # as spreadsheets write it

@@ -1,0 +1,159 @@
+"""Typing mistakes are answered before torch is imported, in the sentences of the full parser; and verbs teach."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cl_framework import arguments, cli, precheck, shipped, signatures
+from cl_framework.errors import UserError
+from cl_framework.experiment import build
+from cl_framework.run import Run
+
+ROOT = Path(__file__).parents[1]
+QUICK = str(ROOT / "configs" / "quickstart.yaml")
+MISTAKES = {
+    "quickstrat": "Did you mean 'quickstart'?",
+    "--config configs/quikstart.yaml": "There is no file configs/quikstart.yaml. Did you mean 'quickstart'?",
+    "quickstart BROKEN": "is not valid YAML near line 3",
+    "quickstart --model.strategy EASY": "There is no strategy 'EASY'. Did you mean 'EASE'?",
+    "quickstart STRATEGY": "There is no strategy 'SimpelCIL'. Did you mean 'SimpleCIL'?",
+    "quickstart SETTING": "EASE has no setting 'alfa'. Did you mean 'alpha'?",
+    "quickstart --model.strategy.alfa 3": "EASE has no setting 'alfa'. Did you mean 'alpha'?",
+    "quickstart --model.unlearner.init_args.x 3": "DropAdapter has no setting 'x'. It takes none.",
+    "quickstart --model.stratgy EASE": "There is no setting 'model.stratgy'. Did you mean 'model.strategy'?",
+    "quickstart --trainer.max_epoch=3": "There is no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?",
+    "quickstart --run_di x": "There is no setting 'run_di'. Did you mean 'run_dir'?",
+    "quickstart --model.backbone tim:vit": "There is no backbone 'tim:vit'. Did you mean 'timm:vit'?",
+    "quickstart --data.scenario Mixt": "There is no scenario 'Mixt'. Did you mean 'Mixed'?",
+    "quickstart --data.scenario.stream.dataset digitz": "There is no data source 'digitz'. Did you mean 'digits'?",
+    "quickstart --data.scenario.stream.dataset glyphs:clases=3": "Did you mean 'classes'?",
+    "quickstart --data.scenario.stream.dataset imagefolder:/nope": "There is no folder /nope; give the one that holds",
+    "quickstart --run_dir TAKEN": "already holds a run; `clf resume",
+}  # fmt: skip
+
+
+def built(words):
+    return build(words, Console(quiet=True)).config
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch):
+    """Turn a line into words, with files that its capitals name."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    files = {
+        "BROKEN": "model:\n  strategy: {class_path: EASE\ndata: 1\n",
+        "STRATEGY": "model: {strategy: {class_path: SimpelCIL}}\n",
+        "SETTING": "model: {strategy: {class_path: EASE, init_args: {alfa: 3}}}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    Run.create(tmp_path / "taken", "seed: 0\n", {})
+    places = {name: str(tmp_path / f"{name}.yaml") for name in files} | {"TAKEN": str(tmp_path / "taken")}
+    return lambda line: [places.get(word, word) for word in line.split()]
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_named_by_the_precheck(line, typed):
+    with pytest.raises(UserError) as caught:
+        precheck.of_config(typed(line))
+    assert MISTAKES[line] in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [x for x in MISTAKES if x.startswith("quickstart --model")])
+def test_the_full_parser_says_the_same(line, typed):
+    said = []
+    for check in (precheck.of_config, built):
+        with pytest.raises(UserError) as caught:
+            check(["--config", QUICK, *typed(line)[1:]])
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_mistakes_and_help_need_no_torch(typed):
+    lines = [[verb, *typed(line)] for verb in ("run", "plan") for line in MISTAKES]
+    lines += [["run"], ["help", "run"], ["run", "--help"], ["plan", "--help"], ["learn", "x", "--help"], ["resume"],
+              *([verb, "nowhere", "--nonsens"] for verb in arguments.PARSERS), ["predict", "nowhere", "x.png"],
+              ["forget", typed("TAKEN")[0], "--unlearner", "DropAdaptor"], ["list", "datasets"], ["list", "metrics"],
+              ["learn", typed("TAKEN")[0], "--data.scenario", "ClassIncrementa"], ["reproduce", "nothing"],
+              ["reproduce", "simplecil_cifar100_inc5", "--model.strategi", "X"]]  # fmt: skip
+    program = (
+        "import json, sys\nfrom cl_framework.cli import main\n"
+        "codes = [main(words) for words in json.loads(sys.argv[1])]\n"
+        "print(json.dumps([codes, sorted({'torch', 'pytorch_lightning', 'timm'} & set(sys.modules))]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(lines)], capture_output=True, text=True, check=True
+    )
+    codes, heavy = json.loads(done.stdout.splitlines()[-1])
+    assert heavy == []
+    assert [words for words, code in zip(lines, codes, strict=True) if code not in (0, 2)] == []
+    assert all(
+        code == 2 for words, code in zip(lines, codes, strict=True) if not {"help", "--help", "list"} & set(words)
+    )
+
+
+def test_what_is_right_passes():
+    for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))[:5]:
+        assert precheck.of_config([str(path), "--model.strategy.help", "EASE"], data=False) is not None
+    words = precheck.of_config(["quickstart", "--model.adapter", "peft.HRAConfig", "--model.adapter.r", "8"])
+    assert words[:2] == ["--config", QUICK]
+    assert "HRAConfig" in built(words)
+
+
+def test_every_shipped_config_passes():
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        if path.parent.name not in ("compare", "bench"):
+            precheck.of_config(["--config", str(path)], data=False)
+
+
+def test_the_precheck_knows_every_option_of_a_config():
+    """A setting that `experiment` adds beside the sections has to be named in `precheck.OPTIONS`, too."""
+    import yaml
+
+    from cl_framework.experiment import _sections
+
+    keys = set(yaml.safe_load(built(["--config", QUICK])))
+    assert keys - set(precheck.MADE_OF) <= set(precheck.OPTIONS)
+    assert {k: list(v) for k, v in precheck._sections().items()} == _sections()
+
+
+def test_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given in ("quickstart", "quickstart.yaml", "configs/quickstart.yaml", "./configs/quickstart.yaml"):
+        assert shipped.located(given) == QUICK
+    assert Path(shipped.located("configs/backbone/minilm.yaml")).is_file()
+    assert shipped.located("backbone/minilm") == shipped.located("minilm")
+    (tmp_path / "quickstart.yaml").write_text("a: 1")
+    assert shipped.located("quickstart.yaml") == "quickstart.yaml", "a file of the user's own comes first"
+    assert shipped.with_paths(["minilm", "--config=quickstart.yaml", "-c", "a: {b: 1}", "--x", "y"]) == [
+        "--config", shipped.located("minilm"), "--config=quickstart.yaml", "-c", "a: {b: 1}", "--x", "y"]  # fmt: skip
+
+
+def test_a_run_without_anything_teaches(capsys):
+    assert cli.main(["run"]) == 2
+    said = capsys.readouterr().err
+    assert "clf run --config configs/quickstart.yaml" in said
+    assert "clf list strategies" in said
+    assert cli.main(["help", "forget"]) == 0
+    assert "clf forget runs/quickstart --classes 3 7" in capsys.readouterr().out
+
+
+def test_signatures_are_those_that_python_sees():
+    from dataclasses import is_dataclass
+    from inspect import signature
+
+    from cl_framework import plugins
+
+    for kind in plugins.KINDS:
+        for entry in plugins.catalogue(kind):
+            told = precheck.settings_of(entry)
+            found = plugins.load(kind, entry.name)
+            own = "__init__" in vars(found) or is_dataclass(found)
+            made = list(signature(found).parameters) if own else []
+            assert told is None or told == made, entry
+    assert signatures.source("no.such.module") is None
