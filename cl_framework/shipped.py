@@ -28,14 +28,14 @@ def located(given: str) -> str:
     if _is_text(given) or Path(given).expanduser().is_file():
         return given
     name = given.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
-    found = [p for p in folder().rglob("*.yaml") if name in (p.stem, str(p.relative_to(folder()).with_suffix("")))]
+    found = [p for p in _shipped() if name in (p.stem, str(p.relative_to(folder()).with_suffix("")))]
     exact = [p for p in found if p == folder() / f"{name}.yaml"]
     if len(exact or found) == 1:
         return str((exact or found)[0])
     if found:
         names = ", ".join(sorted(str(p.relative_to(folder()).with_suffix("")) for p in found))
         raise UserError(f"Several configs are called {given}: {names}; say which.")
-    for asked, there in ((given, _near(Path(given))), (name, [p.stem for p in folder().rglob("*.yaml")])):
+    for asked, there in ((given, _near(Path(given))), (name, [p.stem for p in _shipped()])):
         if (hint := did_you_mean(asked, there)).startswith("Did"):
             raise UserError(f"There is no file {given}. {hint}")
     raise UserError(f"There is no file {given}; give the path of a config that exists, or a name such as quickstart.")
@@ -59,6 +59,11 @@ def with_paths(words: Sequence[str]) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+def _shipped() -> list[Path]:
+    """Return every config there is; files of comparisons are none."""
+    return [p for p in folder().rglob("*.yaml") if p.parent.name != "compare"]
 
 
 def _is_text(given: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from cl_framework import receipts
+from cl_framework import extras, receipts
 from cl_framework.errors import UserError
 
 Sign: TypeAlias = Callable[[bytes], str]
@@ -86,5 +86,5 @@ def _cryptography() -> tuple[Any, Any, type[Exception]]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise UserError("Signatures need `cryptography`; run `pip install 'cl-framework[sign]'`.") from error
+        raise extras.missing("Signatures need `cryptography`", "sign") from error
     return serialization, ed25519, InvalidSignature

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from cl_framework import plugins, trust
+from cl_framework import extras, plugins, trust
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.stream import Batch, Experience, Samples, Scenario, Step
 from scenarios.data.decode import decode
@@ -187,6 +187,4 @@ def _avalanche(part: str) -> Any:
     try:
         return import_module(f"avalanche.{part}")
     except ImportError as error:
-        raise UserError(
-            f"This needs Avalanche ({error}); `pip install 'cl-framework[avalanche]'` brings it."
-        ) from error
+        raise extras.missing(f"This needs Avalanche ({error})", "avalanche") from error

@@ -1,6 +1,9 @@
 """Typing mistakes are answered before torch is imported, in the sentences of the full parser; and verbs teach."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +160,30 @@ def test_signatures_are_those_that_python_sees():
             made = list(signature(found).parameters) if own else []
             assert told is None or told == made, entry
     assert signatures.source("no.such.module") is None
+
+
+def test_an_installed_package_finds_its_configs_from_an_empty_folder(tmp_path):
+    """Laid out as the wheel is: ``configs`` lies in the package, and there is no clone."""
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    for name in ("cl_framework", "strategies", "scenarios"):
+        shutil.copytree(ROOT / name, site / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    shutil.copytree(ROOT / "configs", site / "cl_framework" / "configs")
+    empty.mkdir()
+    program = (
+        "import sys\nfrom cl_framework import cli, shipped\nprint(shipped.located('quickstart'))\n"
+        "print(cli.main(['reproduce']), cli.main(sys.argv[1:]))"
+    )
+    words = ["run", "--config", "configs/quickstart.yaml", "--config", "clinc150", "--model.strategy", "EASY"]
+    given = {**os.environ, "PYTHONPATH": str(site)}
+    typing = [sys.executable, "-c", program, *words]
+    done = subprocess.run(typing, cwd=empty, env=given, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(str(site / "cl_framework" / "configs"))
+    assert done.stdout.endswith("0 2\n")
+    assert done.stderr == "clf: There is no strategy 'EASY'. Did you mean 'EASE'?\n"
+
+
+def test_the_wheel_ships_the_configs_and_no_document_names_a_package_that_no_registry_has():
+    told = (ROOT / "pyproject.toml").read_text()
+    assert '"configs" = "cl_framework/configs"' in told
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml")):
+        assert not re.search(r"pip install [\"']?cl-framework", path.read_text()), path

@@ -15,6 +15,7 @@ from typing import TypeVar
 from PIL import Image
 from torch import Tensor
 
+from cl_framework import extras
 from cl_framework.errors import UserError
 from scenarios.data import pixels
 
@@ -89,9 +90,7 @@ def _know_heic(path: Path) -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as e:
-        raise UserError(
-            f"{path} is a HEIC image, which needs a decoder: `pip install 'cl-framework[heic]'`, or save it as JPEG."
-        ) from e
+        raise extras.missing(f"{path} is a HEIC image, which needs a decoder; save it as JPEG", "heic") from e
     register_heif_opener()
 
 
