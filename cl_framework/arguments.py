@@ -85,7 +85,11 @@ def _resume(verb: str) -> ArgumentParser:
 
 
 def _learn(verb: str) -> ArgumentParser:
-    return _parser(verb, "Learn more classes on a finished run, from any data.", LEARN)
+    parser = _parser(verb, "Learn more classes on a finished run, from any data.", LEARN)
+    parser.add_argument(
+        "--skip_unreadable", action="store_true", help="go on without files and rows that cannot be read"
+    )
+    return parser
 
 
 def _evaluate(verb: str) -> ArgumentParser:

@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from cl_framework import arguments, receipts, sealed, sharing, shipped
+from cl_framework import arguments, receipts, sharing, shipped, survey, upkeep
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
-from cl_framework.experiment import Experiment, build, scenario_of
+from cl_framework.experiment import SKIP, Experiment, build, scenario_of
 from cl_framework.features import FeatureStore
 from cl_framework.naming import concealed
 from cl_framework.opening import check_finished, diary_of, go_on, manifest, reopen
 from cl_framework.printable import printable
 from cl_framework.rivals import doubts
 from cl_framework.run import Run
-from cl_framework.stream import Experience, Inputs, Step
+from cl_framework.stream import Experience, Inputs, Scenario, Step
 from cl_framework.timeline import Timeline
 
 
@@ -34,13 +34,12 @@ def run(argv: Sequence[str]) -> int:
     directory = Run.create(path, config, manifest(experiment), key)
     CONSOLE.print(f"{len(steps)} requests -> {path}", soft_wrap=True)
     _say(experiment.learner.model.backbone.notes)
-    try:
-        with directory.lock():
+    with directory.lock():
+        try:
             go_on(directory, experiment, Timeline(experiment.scenario, key=key))
-    except UserError:  # with nothing committed there is nothing to resume, and the same mistake would come again
-        if not directory.events():
-            sealed.remove(directory.path)
-        raise
+        except Exception:  # with nothing committed there is nothing to resume, and the same mistake would come again
+            upkeep.discard(directory.path)
+            raise
     return 0
 
 
@@ -65,8 +64,11 @@ def learn(argv: Sequence[str]) -> int:
         directory.sweep()
         experiment, timeline = reopen(directory)
         check_finished(directory, timeline)
-        stream, described = scenario_of(args.rest)
+        rest = [*args.rest, *([SKIP] if args.skip_unreadable else [])]
+        stream, described = scenario_of(rest)
+        _look(stream, args.skip_unreadable)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
+        told += [SKIP] if args.skip_unreadable else []
         later = [*timeline.later, {"learn": told, "data": stream.fingerprint()}]
         longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key)
         coming = list(longer.steps())[len(directory.events()) :]
@@ -164,11 +166,23 @@ def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
     experiment = build(argv, CONSOLE)
     if experiment.run_dir:
         Run.check_free(experiment.run_dir)
+    _look(experiment.scenario, experiment.skip_unreadable)
     steps = list(experiment.scenario.steps())
     sharing.shelf_of(experiment)
     _try(experiment, steps)
     experiment.learner.foresee(step.event for step in steps)
     return experiment, steps
+
+
+def _look(scenario: Scenario, skip: bool) -> None:
+    """Look at all data before anything is made of them.
+
+    Raises:
+        UserError: If some cannot be read and are not to be skipped.
+    """
+    with survey.Bar(CONSOLE) as bar:
+        found = scenario.survey(bar)
+    survey.told(found, skip, CONSOLE)
 
 
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:

@@ -47,6 +47,8 @@ TRAINER_DEFAULTS = {
 }
 
 
+SKIP = "--skip_unreadable"
+"""Says that samples which cannot be read are left out."""
 CORES = torch.get_num_threads()
 """Threads that torch chooses by itself: one for each core."""
 LOST = "Unable to serialize instance"
@@ -104,6 +106,7 @@ class Experiment:
         loggers: Told what happens.
         validation: Share of each plan's samples to hold out.
         trial: Why what comes out is no result; None if it is one.
+        skip_unreadable: Whether to go on without samples that cannot be read.
     """
 
     learner: Learner
@@ -119,6 +122,7 @@ class Experiment:
     loggers: tuple[Logger, ...] = ()
     validation: float = 0.0
     trial: str | None = None
+    skip_unreadable: bool = False
 
 
 class _CLI(LightningCLI):
@@ -139,6 +143,9 @@ class _CLI(LightningCLI):
             default=None,
             help="CPU threads; by default $CLF_THREADS, $OMP_NUM_THREADS, one for a backbone below 20 M parameters, "
             "else one for each core.",
+        )
+        parser.add_argument(
+            SKIP, action="store_true", help="Go on without files and rows that cannot be read, and say which."
         )
         parser.add_argument(
             "--published", type=Published | None, default=None, help="What a paper reports; see `clf reproduce`."
@@ -179,6 +186,8 @@ def build(args: Sequence[str], console: Console) -> Experiment:
     stand_ins = {"logger": [DummyLogger() for _ in loggers]} if loggers and not quick else {}
     rehearse(fresh_trainers(cli.instantiate_trainer, None, **stand_ins), learner.optimisation, data.validation > 0)
     seed = config.seed_everything
+    if config.skip_unreadable:
+        cli.datamodule.scenario.skip_unreadable()
     if config.features:  # requests may come from another working directory, and must find it
         config.features = str(Path(config.features).expanduser().absolute())
     size = sum(p.numel() for p in cli.model.model.backbone.parameters())
@@ -199,6 +208,7 @@ def build(args: Sequence[str], console: Console) -> Experiment:
         loggers if not quick else (),
         data.validation,
         f"trainer.fast_dev_run {quick}" if quick else None,
+        config.skip_unreadable,
     )
 
 
@@ -273,6 +283,7 @@ def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
     trust.enforce(plugins.packages())
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Scenario, "data.scenario", required=True)
+    parser.add_argument(SKIP, action="store_true")
     try:
         config = parser.parse_args(list(args))
         settings.check(config.as_dict())
@@ -280,4 +291,6 @@ def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
         built = make(config)
     except jsonargparse.ArgumentError as error:
         raise UserError(explain(str(error), _sections())) from error
+    if config.skip_unreadable:
+        built.data.scenario.skip_unreadable()
     return built.data.scenario, json.dumps(config.data.scenario.as_dict(), default=str)

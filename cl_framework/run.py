@@ -50,7 +50,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any], key: bytes | None = None) -> Run:
-        """Start a run in a new or empty directory.
+        """Start a run in a new or empty directory, or in place of one that was begun and in which nothing happened yet.
 
         Args:
             path: The directory.
@@ -63,6 +63,9 @@ class Run:
         """
         path, text, key = _real(Path(path)), config.encode(), key or receipts.new_key()
         cls.check_free(path)
+        if (path / MANIFEST).exists():
+            with cls.open(path).lock():
+                upkeep.discard(path)
         record = {"schema": SCHEMA, **manifest, "config": sealed.entry(text), "key": receipts.key_mark(key)}
         try:
             sealed.make(path)
@@ -83,8 +86,9 @@ class Run:
         """
         path = Path(path)
         if (path / MANIFEST).exists():
-            raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
-        if path.exists() and not _vacant(path):
+            if not upkeep.eventless(path):
+                raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
+        elif path.exists() and not _vacant(path):
             raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
 
     @classmethod

@@ -18,6 +18,7 @@ from cl_framework.samples import Relabelled as Relabelled
 from cl_framework.samples import Rows as Rows
 from cl_framework.samples import Samples as Samples
 from cl_framework.samples import Subset as Subset
+from cl_framework.survey import Survey, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,20 @@ class Scenario(ABC):
     def fingerprint(self) -> str:
         """Return a hash of the data behind the stream, for the run's manifest."""
         return ""
+
+    def skip_unreadable(self) -> None:  # noqa: B027  # nothing to do where nothing is read from files
+        """Leave out samples that cannot be read; asked for before the data are first used."""
+
+    def survey(self, watch: Watch) -> Survey:
+        """Look at every sample before anything is learned, without decoding any.
+
+        Args:
+            watch: Told how far the look has come.
+
+        Raises:
+            UserError: If the data as a whole cannot be used.
+        """
+        return Survey()
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read input files as the test transform would, for predictions: ``(n, ...)``.

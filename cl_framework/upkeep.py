@@ -29,6 +29,9 @@ from cl_framework.events import (
 from cl_framework.records import RESTORE
 from cl_framework.sealed import TEMPORARY, find_listed, read_listed, sibling
 
+START = ("manifest.json", "config.yaml", receipts.KEY, ".lock")
+"""Files of a run in which nothing has happened yet."""
+
 
 def sweep(path: Path, events: Sequence[Event]) -> None:
     """Bring the run at ``path`` to the state its events describe; a second time changes nothing.
@@ -84,6 +87,34 @@ def refuse_links(path: Path) -> None:
     )
     for place in (*top, *inside):
         sealed.refuse_link(place)
+
+
+def eventless(path: Path) -> bool:
+    """Tell whether nothing has happened in a run yet, so that a new start loses nothing."""
+    files = {p.name for p in path.iterdir() if p.is_symlink() or not p.is_dir()}
+    return files <= {*START, *(sibling(path / n).name for n in START)} and not committed(path)
+
+
+def discard(path: Path) -> None:
+    """Take a run away in which nothing has happened yet; one with events, or with folders that are not ours, stays.
+
+    Raises:
+        UserError: If the disk refuses.
+    """
+    if not eventless(path):
+        return
+    try:
+        remove_leftovers(path, [])
+        folders = [p for p in path.iterdir() if p.is_dir() and not p.is_symlink()]
+        if any(any(folder.iterdir()) for folder in folders):
+            return
+        for name in START:  # without the first it is no run any more
+            for file in (path / name, sibling(path / name)):
+                file.unlink(missing_ok=True)
+        for folder in (*folders, path):
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(f"Could not take {path} away ({error.strerror}); delete it yourself.") from error
 
 
 def foreign(path: Path, events: Sequence[Event]) -> list[str]:

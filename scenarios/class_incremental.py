@@ -13,7 +13,10 @@ from torch import Tensor
 
 from cl_framework.errors import UserError
 from cl_framework.stream import Experience, Scenario, Step
+from cl_framework.survey import Survey, Watch, refusal, unwatched
 from scenarios.data.decode import decode, sentence
+from scenarios.data.doubles import doubts
+from scenarios.data.faults import readable
 from scenarios.data.grouping import read_groups
 from scenarios.data.kept import kept
 from scenarios.data.open import open_source
@@ -67,6 +70,7 @@ class ClassIncremental(Scenario):
         self.base, self.order, self.sizes = base or increment, order, sizes
         self.transform, self.validation, self.classes, self.grouping = transform, validation, classes, groups
         self.limit = int(cache * 2**30)
+        self.skipping = False
         if self.base < 1 or increment < 1 or min(sizes or [1]) < 1 or (classes is not None and classes < 1):
             raise UserError("Every experience needs a class; give base, increment, sizes and classes of 1 or more.")
         if order is not None and len(set(order)) < len(order):
@@ -77,10 +81,39 @@ class ClassIncremental(Scenario):
             raise UserError(f"validation is a share of the training images, from 0 to below 1; found {validation}.")
 
     @cached_property
+    def _opened(self) -> tuple[Source, list[str]]:
+        """The data, loaded on first use, and what is wrong with samples that are left out of them already."""
+        faults: list[str] = []
+        return open_source(self.dataset, faults), faults
+
+    @cached_property
+    def whole(self) -> Source:
+        """The data, without what cannot be read if that is to be skipped.
+
+        Raises:
+            UserError: If it is not.
+        """
+        found, faults = self._opened
+        if faults and not self.skipping:
+            raise refusal(faults)
+        return readable(found, unwatched)[0] if self.skipping else found
+
+    @cached_property
     def source(self) -> Source:
-        """The data, loaded on first use."""
-        source = open_source(self.dataset)
-        return source.validating(self.validation) if self.validation else source
+        """The data that the stream is made of."""
+        return self.whole.validating(self.validation) if self.validation else self.whole
+
+    def skip_unreadable(self) -> None:
+        """Leave out files and rows that cannot be read."""
+        self.skipping = True
+
+    def survey(self, watch: Watch) -> Survey:
+        """Look at the header of every file, and for samples that are there twice."""
+        found, faults = self._opened
+        left, unreadable = readable(found, watch)
+        if self.skipping:
+            self.whole = left  # as it would be found again
+        return Survey([*faults, *unreadable], doubts(left.validating(self.validation) if self.validation else left))
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # read from the data, on first use

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_framework.errors import UserError
 from cl_framework.stream import Experience, Scenario, Step
+from cl_framework.survey import Survey, Watch
 
 
 class Derived(Scenario, ABC):
@@ -37,6 +38,14 @@ class Derived(Scenario, ABC):
     def unlock(self, key: bytes) -> None:
         """Hand on the key under which sample ids are hidden."""
         self.stream.unlock(key)
+
+    def skip_unreadable(self) -> None:
+        """Leave out what cannot be read of the stream."""
+        self.stream.skip_unreadable()
+
+    def survey(self, watch: Watch) -> Survey:
+        """Look at the data behind the stream."""
+        return self.stream.survey(watch)
 
     def lessons(self) -> list[Step]:
         """Return the steps of the stream.

@@ -70,10 +70,14 @@ def assert_sound(path, at_least=0):
     return count
 
 
-def test_a_new_run_holds_its_config_and_manifest_and_cannot_be_started_twice(run):
+def test_a_new_run_holds_its_config_and_manifest_and_cannot_be_started_twice_once_it_has_an_event(run):
     assert run.config == "seed: 0\n"
     assert Run.open(run.path).manifest["seeds"] == [0]
     assert (run.events(), run.state(), run.verify()) == ([], {}, [])
+    with run.lock(), pytest.raises(UserError, match="is in use by"):
+        Run.create(run.path, "", {})
+    assert run.config == "seed: 0\n"
+    run.commit("task-0", "learn", {}, {}, {})
     with pytest.raises(UserError, match="clf resume"):
         Run.create(run.path, "", {})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.survey import Watch
+from cl_framework.survey import Watch, refusal
 from scenarios.data.decode import glance, in_parallel
 from scenarios.data.source import Pictures, Sentences, Source
 
@@ -36,7 +36,10 @@ def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
     if not faults:
         return source, []
     train, test = (_without(part, found[k]) if k in found else part for k, part in parts.items())
-    return replace(source, train=train, test=test), faults
+    try:
+        return replace(source, train=train, test=test), faults
+    except UserError as error:
+        raise refusal([str(error), *faults]) from error
 
 
 def kept(faults: list[str], make: Callable[[], None]) -> bool:

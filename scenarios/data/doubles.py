@@ -1,0 +1,129 @@
+"""Samples that are there twice: in training and test, or under two labels. Results then say less than they seem to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scenarios.data.decode import in_parallel
+from scenarios.data.source import Pictures, Sentences, Source
+
+ENDS = 4096
+"""Bytes at either end of a file that are compared before the whole is."""
+SHOWN = 3
+"""Samples that are named; more are counted."""
+
+
+class Sample(NamedTuple):
+    """A sample of a source: the row of a part."""
+
+    part: Pictures | Sentences
+    row: int
+
+    @property
+    def called(self) -> str:
+        """What a person knows it by."""
+        told = self.part.describe(torch.tensor([self.row]))
+        return f"{self.part.split} sample {told}" if told.isdecimal() else told
+
+
+def doubts(source: Source) -> list[str]:
+    """Return a warning for each way in which samples are there twice, and one for classes without an exam.
+
+    Files are alike if their bytes are, pictures in memory if their pixels are, sentences if they are the same.
+    """
+    samples = [Sample(part, i) for part in (source.train, source.test) for i in range(len(part))]
+    groups = [[samples[i] for i in group] for group in alike(source)]
+    both = [pair for g in groups if (pair := _unlike(g, lambda s: s.part is source.test))]
+    torn = [pair for g in groups if (pair := _unlike(g, lambda s: int(s.part.labels[s.row])))]
+    noun, found = source.train.noun, []
+
+    def told(pairs: Sequence[Sequence[Sample]]) -> str:
+        lines = [
+            " = ".join(f"{s.called} ({source.class_names[int(s.part.labels[s.row])]})" for s in pair)
+            for pair in pairs[:SHOWN]
+        ]
+        return ", ".join(lines) + (", ..." if len(pairs) > SHOWN else "")
+
+    if both:
+        found.append(
+            f"The training split shares {_count(len(both), noun)} with the test split, which then measures memory: "
+            f"{told(both)}; take one of each away."
+        )
+    if torn:
+        found.append(f"Two labels are given to {_count(len(torn), noun)}: {told(torn)}; keep one of each.")
+    if bare := source.unexamined:
+        names = ", ".join(bare[:SHOWN]) + (", ..." if len(bare) > SHOWN else "")
+        found.append(f"No test {noun} are there for {_count(len(bare), 'classes')}: {names}; the exam is none.")
+    return found
+
+
+def alike(source: Source) -> list[list[int]]:
+    """Return the rows of samples of the same content, training and test counted as one: groups of two and more."""
+    keys: list[Hashable] = []
+    files: list[Path | None] = []
+    for part in (source.train, source.test):
+        if isinstance(part, Sentences):
+            keys += part.sentences
+            files += [None] * len(part)
+        elif isinstance(part.images, Tensor):
+            keys += [blake2b(image.contiguous().numpy().tobytes()).digest() for image in part.images]
+            files += [None] * len(part)
+        else:
+            keys += in_parallel(_size, part.images)
+            files += part.images
+    groups = grouped(range(len(keys)), keys)
+    for finer in (_ends, _whole):
+        wanted = [i for group in groups for i in group if files[i] is not None]
+        known = dict(zip(wanted, in_parallel(finer, [Path(files[i] or "") for i in wanted]), strict=True))
+        groups = [part for group in groups for part in grouped(group, [known.get(i) for i in group])]
+    return groups
+
+
+def grouped(rows: Iterable[int], keys: Sequence[Hashable]) -> list[list[int]]:
+    """Return rows of equal keys together, where there are several.
+
+    >>> grouped([4, 5, 6], ["a", "b", "a"])
+    [[4, 6]]
+    """
+    found = defaultdict(list)
+    for row, key in zip(rows, keys, strict=True):
+        found[key].append(row)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _size(file: Path) -> Hashable:
+    with suppress(OSError):
+        return file.stat().st_size
+    return str(file)
+
+
+def _ends(file: Path) -> Hashable:
+    with suppress(OSError), file.open("rb") as opened:
+        first = opened.read(ENDS)
+        opened.seek(max(0, file.stat().st_size - ENDS))
+        return blake2b(first + opened.read(ENDS)).digest()
+    return str(file)
+
+
+def _whole(file: Path) -> Hashable:
+    with suppress(OSError):
+        return blake2b(file.read_bytes()).digest()
+    return str(file)
+
+
+def _unlike(group: Sequence[Sample], of: Callable[[Sample], object]) -> list[Sample]:
+    """Return the first sample and the first that differs from it; none if all are alike."""
+    other = next((s for s in group if of(s) != of(group[0])), None)
+    return [] if other is None else [group[0], other]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n != 1 else {"classes": "1 class"}.get(noun, f"1 {noun[:-1]}")
