@@ -33,7 +33,10 @@ ROLES = {
     "data.scenario": "scenarios",
 }
 DEFAULTS = {"model.backbone": "GlyphViT", "model.adapter": "Bottleneck", "model.strategy": "EASE"}
-OPTIONS = ("seed_everything", "run_dir", "features", "features_limit", "threads", "published", "config", "print_config")
+OPTIONS = (
+    "seed_everything", "run_dir", "features", "features_limit", "threads", "skip_unreadable", "published", "config",
+    "print_config",
+)  # fmt: skip
 """Settings outside the sections, as `experiment` adds them and Lightning does."""
 
 

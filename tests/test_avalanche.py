@@ -28,6 +28,7 @@ def _trusting(monkeypatch):
     """Functions of this file are named by path, as a config would name a user's own; those of ``nowhere`` too."""
     monkeypatch.setenv("CLF_TRUST", f"{__name__},nowhere")
 
+
 there = pytest.mark.skipif(find_spec("avalanche") is None, reason="the extra `avalanche` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Avalanche's own
 CLASSES, ORDER, PER_CLASS = 6, [3, 0, 5, 1, 4, 2], 5
