@@ -22,6 +22,7 @@ KINDS = (
     "torch.optim",
     "torchvision.transforms",
     "pytorch_lightning.callbacks",
+    "pytorch_lightning.cli.ReduceLROnPlateau",
     "pytorch_lightning.loggers",
     "pytorch_lightning.profilers",
     "peft",

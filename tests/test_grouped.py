@@ -88,7 +88,8 @@ def test_a_feature_depends_on_no_other_pair(kind, body):
         before = model.passes["statistics"]
         some = model.each(inputs(x, rows), NAMES, wanted)
         assert model.passes["statistics"] - before == int(wanted.sum())
-        assert torch.equal(some[wanted], whole[:, rows][wanted])
+        # Not to the bit: on some processors the batched product of a family of maps depends on what else is in it.
+        torch.testing.assert_close(some[wanted], whole[:, rows][wanted], rtol=1e-6, atol=1e-6)
         assert not some[~wanted].any()
 
 

@@ -161,6 +161,7 @@ def test_the_contrast_is_among_the_batch_and_the_means_of_old_classes(world, str
 
 def test_the_head_learns_at_a_tenth_of_the_rate(world, stream):
     learner = world.learner(MOS(), schedule="constant", optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+    learner.trainer = world.BUILD()
     learner.plan = next(iter(learner.strategy.learn(learner.model, stream[0])))
     assert [g["lr"] for g in learner.configure_optimizers().param_groups] == [0.5, 0.05]
 

@@ -493,7 +493,7 @@ def test_a_config_of_the_library_stands_where_an_adapter_does(tmp_path):
         (["peft.HRAConfig", "--model.adapter.r", "x"], "model.adapter.r must be int; found 'x'"),
         (["peft.VBLoRAConfig"], "VBLORA shares what it trains"),
         (["peft.AdaLoraConfig"], "AdaLoRA does not work when `total_step` is None"),
-        (["torch.nn.Linear"], "There is no adapter 'torch.nn.Linear'"),
+        (["torch.nn.Linear"], "names torch.nn.Linear, which may run any code; to trust it, add --trust"),
         (["LoRA", "--model.adapter.rank", "0"], "rank must be at least 1; found 0"),
         (["LoRA", "--model.adapter.rank", "x"], "model.adapter.rank must be int; found 'x'"),
         (["LoRB"], "There is no adapter 'LoRB'. Did you mean 'LoRA'"),

@@ -55,7 +55,7 @@ def typed(tmp_path, monkeypatch):
     }
     for name, text in files.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-    Run.create(tmp_path / "taken", "seed: 0\n", {})
+    Run.create(tmp_path / "taken", "seed: 0\n", {}).commit("task-0", "learn", {}, {}, {})  # it cannot begin anew
     places = {name: str(tmp_path / f"{name}.yaml") for name in files} | {"TAKEN": str(tmp_path / "taken")}
     return lambda line: [places.get(word, word) for word in line.split()]
 

@@ -194,7 +194,9 @@ def test_any_strategy_can_learn_with_prompts_and_only_they_move(strategy, adapte
     test = world.noise(range(8), 5, "test")
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     shuffled = type(test)(test.x[order], test.labels[order], test.ids[order])
-    assert torch.equal(world.scores(learner, test)[order], world.scores(learner, shuffled, 7))
+    # Products of heads and cosines are not padded: on some processors last bits depend on the batch (DECISIONS.md).
+    scores, again = world.scores(learner, test)[order], world.scores(learner, shuffled, 7)
+    torch.testing.assert_close(again, scores, rtol=0, atol=1e-6)
 
 
 REFUSED = ["eva02_tiny_patch14_224", "mixer_s32_224",

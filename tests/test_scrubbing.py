@@ -21,6 +21,16 @@ TRAIN, TEST = 731_000_000_000, 977_000_000_000
 """Added to the ids of training and test samples, so that none stands in a file by chance; keys hold these two alone."""
 
 
+FAR = f"{__name__}.FarIds"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trusted():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLF_TRUST", __name__)
+        yield
+
+
 class FarIds(Scenario):
     """Classes in increments, their samples under ids that are unmistakable."""
 
@@ -106,7 +116,7 @@ def assert_silent(path, classes, ids):
 
 
 def start(path, pictures, strategy, unlearner, requests, **trainer):
-    stream = {"class_path": "FarIds", "init_args": {"dataset": f"imagefolder:{pictures}"}}
+    stream = {"class_path": FAR, "init_args": {"dataset": f"imagefolder:{pictures}"}}
     config = {
         "model": {"strategy": strategy, "unlearner": unlearner, "adapter": {"class_path": "Bottleneck",
                   "init_args": {"width": 4}}},
@@ -131,7 +141,7 @@ def test_no_file_holds_what_was_forgotten(strategy, unlearner, pictures, tmp_pat
     ]
     logs = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(path)}}
     assert start(path, pictures, strategy, unlearner, requests, logger=logs, log_every_n_steps=1) == 0
-    assert bool([*path.rglob("metrics.csv")]) == (strategy != "SimpleCIL"), "logs lie in the run and are read, too"
+    assert [*path.rglob("metrics.csv")], "logs lie in the run and are read, too"
     gone = [*range(TRAIN + 1, TRAIN + 6), TRAIN + 7, TRAIN + 8, TRAIN + 14]
     assert_silent(path, [0], gone)
     assert "ids.txt" not in (path / "config.yaml").read_text()
@@ -153,7 +163,7 @@ def test_no_file_holds_what_was_forgotten(strategy, unlearner, pictures, tmp_pat
 def test_a_stream_learned_later_is_told_without_the_names_it_forgets(pictures, tmp_path):
     path = tmp_path / "run"
     assert start(path, pictures, "SimpleCIL", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
-    stream = json.dumps({"class_path": "FarIds", "init_args": {"dataset": f"imagefolder:{pictures}"}})
+    stream = json.dumps({"class_path": FAR, "init_args": {"dataset": f"imagefolder:{pictures}"}})
     args = ["ForgetThenRelearn", "--data.scenario.stream", stream, "--data.scenario.classes", f"[{NAMES[0]}]"]
     assert main(["learn", str(path), "--data.scenario", *args]) == 0
     assert main(["forget", str(path), "--classes", NAMES[0]]) == 0

@@ -121,6 +121,7 @@ def test_slca_goes_on_from_the_head_as_it_was_before_alignment(world, stream):
 
 def test_slca_has_two_rates(world, stream):
     learner = world.learner(SLCA(), schedule="constant", optimizer=sgd(0.5))
+    learner.trainer = world.BUILD()
     learner.plan = next(iter(learner.strategy.learn(learner.model, stream[0])))
     assert [g["lr"] for g in learner.configure_optimizers().param_groups] == [0.005, 0.5]
 
