@@ -77,7 +77,7 @@ class Diary:
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
         self.total, self.notes, self.testimony = total, notes, testimony or Testimony()
         self._results: tuple[int, dict[str, Any]] | None = None
-        self.records = report.recorded(run)
+        self.records, self._headed = report.recorded(run), False
 
     @property
     def marks(self) -> list[Marks]:
@@ -102,7 +102,7 @@ class Diary:
         self.console.print(line)
 
     def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
-        """Commit the event and print the table."""
+        """Commit the event and print the table; of it only the new row where no terminal shows it."""
         record = EventRecord(
             marks,
             cost.seconds,
@@ -128,7 +128,11 @@ class Diary:
             self.testimony.whole and isinstance(step.event, ForgetRequest),
         )
         self.records.append(record)
-        self.console.print(report.table(self.results()))
+        if self.console.is_terminal:
+            self.console.print(report.table(self.results(), self.console.width))
+        else:
+            self.console.print(report.newest(self.results(), head=not self._headed))
+            self._headed = True
 
     def results(self) -> dict[str, Any]:
         """Return the results so far; forgotten classes have no name in them."""

@@ -19,6 +19,7 @@ from cl_framework.metrics.unlearning import erosion_staying, h_mean, relapse_max
 from cl_framework.records import typed
 from cl_framework.run import Run
 from cl_framework.screen import headline as headline
+from cl_framework.screen import newest as newest
 from cl_framework.screen import table as table
 
 SCHEMA = 1

@@ -5,38 +5,79 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len, chop_cells
 from rich.table import Table
 from rich.text import Text
 
 from cl_framework.printable import printable
 
-WIDEST = 7
-"""More exams than this do not fit into 80 columns and are summed up; two fewer where forgetting is shown."""
+HEAD = 8
+"""Columns of a terminal that the name of an exam may take; a longer one is folded."""
+NUMBER = 5
+"""Columns of the widest accuracy, 100.0."""
+NAME = 12
+"""Columns for the name of a request, which is folded if it is longer and there is no more room."""
+SUMMED = ("newest", "earlier", "worst")
+GONE = {"forgotten": 11, "old": NUMBER, "H": NUMBER}
+"""What is told of forget requests, and the columns it takes."""
 
 HEADLINE = ("final_accuracy", "average_incremental_accuracy", "plasticity", "forgetting_max_past", "backward_transfer")
 
 
-def table(results: Mapping[str, Any]) -> Table:
+def table(results: Mapping[str, Any], width: int = 80) -> Table:
     """Return one row per request: accuracy in percent on each exam and on all live classes, and what was forgotten.
 
-    Of many exams it shows the newest, the mean over all earlier ones, and the worst of those.
+    Where ``width`` columns cannot hold all exams, it shows the newest, the mean over all earlier ones, and the worst of
+    those; results.csv holds all. Names are folded; no number is cut at 60 columns or more.
     """
+    heads = [chop_cells(printable(e["name"]), HEAD) for e in results["exams"]]
+    gone = GONE if results["forget"] else {}
+    sizes = [max(NUMBER, *map(cell_len, lines)) if lines else NUMBER for lines in heads]
+    needed = NAME + sum(size + 1 for size in (*sizes, NUMBER, *gone.values()))
+    few = needed <= width
+    grid = _grid(["\n".join(lines) for lines in heads] if few else SUMMED, gone)
+    for row in _rows(results, few):
+        grid.add_row(*row[: len(grid.columns)])
+    if not few:
+        grid.caption = f"{len(heads)} exams, summed up; results.csv has each"
+        grid.caption_justify = "left"
+    return grid
+
+
+def newest(results: Mapping[str, Any], head: bool) -> Table:
+    """Return the row of the last request alone, in columns that stay the same; for output that is not a terminal.
+
+    Args:
+        results: What `report.results` returns.
+        head: Whether to begin with the names of the columns.
+    """
+    grid = _grid(SUMMED, GONE)
+    grid.show_header = head
+    grid.columns[0].width = 20
+    grid.add_row(*_rows(results, few=False)[-1])
+    return grid
+
+
+def _grid(exams: Sequence[str], gone: Mapping[str, int]) -> Table:
+    grid = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
+    grid.add_column("request", overflow="fold")
+    for head in (*exams, "all"):
+        grid.add_column(head, justify="right", no_wrap=True, min_width=max([NUMBER, *map(cell_len, head.splitlines())]))
+    for head, size in gone.items():
+        grid.add_column(head, justify="right", no_wrap=True, min_width=size)
+    return grid
+
+
+def _rows(results: Mapping[str, Any], few: bool) -> list[list[Text | str]]:
     forgets = {f["event"]: f for f in results["forget"]}
-    few = len(results["exams"]) <= WIDEST - (2 if forgets else 0)
-    grid = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-    grid.add_column("request", no_wrap=True)
-    heads = [printable(e["name"]) for e in results["exams"]] if few else ["newest", "earlier", "worst"]
-    for head in [*heads, "all", *(["forgotten", "old", "H"] if forgets else [])]:
-        grid.add_column(head, justify="right", no_wrap=True)
-    learned = 0
+    learned, rows = 0, list[list[Text | str]]()
     for event, row, overall in zip(results["events"], results["accuracy_matrix"], results["curve"], strict=True):
         learns, called = event["kind"] == "learn", printable(event["name"])
         learned += learns
         exams = _each(row, learned, learns) if few else _summed(row[:learned])
-        gone = _gone(forgets.get(event["name"])) if forgets else []
         name = Text(f"+ {called}") if learns else Text(f"- {called}", "yellow")
-        grid.add_row(name, *exams, Text(percent(overall), "bold cyan"), *gone)
-    return grid
+        rows.append([name, *exams, Text(percent(overall), "bold cyan"), *_gone(forgets.get(event["name"]))])
+    return rows
 
 
 def headline(results: Mapping[str, Any]) -> Table:

@@ -15,8 +15,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from cl_framework import light
+from cl_framework.console import make_console
 from cl_framework.marks import Forgotten, Marks
-from cl_framework.report import EventRecord, as_csv, as_json, headline, results, table, timeless, write
+from cl_framework.report import EventRecord, as_csv, as_json, headline, newest, results, table, timeless, write
 
 EXAMS = [("a", (0, 1)), ("b", (2, 3))]
 NAMES = ["zero", "one", "two", "three", "four"]
@@ -296,7 +297,7 @@ def test_streams_of_any_length_can_be_written_and_shown(tasks: int, tmp_path: Pa
     shown = text(table(found))
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
-    assert len(shown.splitlines()) == 1 + len(found["events"])
+    assert len(shown.splitlines()) == 1 + len(found["events"]) + ("results.csv has each" in shown)
     assert "final_accuracy" in text(headline(found))
 
 
@@ -313,6 +314,30 @@ def test_a_long_table_shows_the_newest_exam_and_the_mean_and_worst_of_the_others
     assert shown[0][:5] == ["request", "newest", "earlier", "worst", "all"]
     assert shown[1][:4] == ["+", "task-0", "90.0", "90.0"]
     assert shown[3][:6] == ["+", "task-2", "90.0", "88.5", "88.0", "89.0"]
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_no_number_of_twenty_experiences_is_cut(width: int) -> None:
+    found = long(20)
+    out = io.StringIO()
+    make_console(file=out, width=width).print(table(found, width))
+    shown = out.getvalue()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    assert "20 exams, summed up; results.csv has each" in shown
+    for overall in found["curve"]:
+        assert f"{100 * overall:.1f}" in shown.split()
+    drops = [f"{100 * f['accuracy_forget_before']:.1f}→{100 * f['accuracy_forget']:.1f}" for f in found["forget"]]
+    assert drops
+    assert set(drops) <= set(shown.split())
+
+
+def test_a_log_gets_one_new_row_for_a_request_under_the_same_columns() -> None:
+    found = long(20)
+    first, later = text(newest(found, head=True)).splitlines(), text(newest(found, head=False)).splitlines()
+    assert (len(first), len(later)) == (2, 1)
+    assert first[1] == later[0]
+    assert first[0].split() == ["request", "newest", "earlier", "worst", "all", "forgotten", "old", "H"]
 
 
 def test_the_headline_names_its_formulas(found: dict[str, Any]) -> None:
