@@ -78,7 +78,7 @@ def test_many_at_once_are_the_features_of_one_by_one(kind, stacked, body):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_feature_depends_on_no_other_pair(kind, body):
+def test_a_feature_depends_on_no_other_pair(kind, body, world):
     model, x = model_of(body, KINDS[kind]()), pictures(body)
     whole = model.each(inputs(x, torch.arange(len(x))), NAMES)
     dice = torch.Generator().manual_seed(2)
@@ -88,8 +88,9 @@ def test_a_feature_depends_on_no_other_pair(kind, body):
         before = model.passes["statistics"]
         some = model.each(inputs(x, rows), NAMES, wanted)
         assert model.passes["statistics"] - before == int(wanted.sum())
-        # Not to the bit: on some processors the batched product of a family of maps depends on what else is in it.
-        torch.testing.assert_close(some[wanted], whole[:, rows][wanted], rtol=1e-6, atol=1e-6)
+        # On some processors the batched product of `maps` depends on what else is in it; others are equal bits.
+        near = 1e-6 if kind == "maps" and isinstance(body, world.TinyTransformer) else 0.0
+        torch.testing.assert_close(some[wanted], whole[:, rows][wanted], rtol=near, atol=near)
         assert not some[~wanted].any()
 
 
