@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import sys
 import zlib
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cl_framework import extras
 from cl_framework.errors import UserError
 from scenarios.data.decode import decode, glance
 
@@ -138,7 +140,7 @@ def test_avif_and_heic_are_read_and_heic_without_its_decoder_names_the_extra(tmp
     heif.from_pillow(big).save(tmp_path / "photo.jpg", quality=90)  # as phones' exports are named now and then
     assert np.abs(pixels(decode(tmp_path / "photo.jpg")).astype(int) - np.array(big)).mean() < 20
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(UserError, match=r"photo\.jpg is a HEIC image.*pip install -e '\.\[heic\]'"):
+    with pytest.raises(UserError, match=r"photo\.jpg is a HEIC image.*" + re.escape(extras.command("heic"))):
         decode(tmp_path / "photo.jpg")
 
 

@@ -22,11 +22,12 @@ from cl_framework.traces import Case
 
 STRATEGIES = [plugins.load("strategies", e.name) for e in plugins.catalogue("strategies")]
 UNLEARNERS = [plugins.load("unlearners", e.name) for e in plugins.catalogue("unlearners")]
+COMPOSITE = "a class, an experience and a sample"
 REQUESTS = {
     "a class": {"classes": [2]},
     "an experience": {"experiences": ["task-1"]},
     "samples of two experiences": {"samples": [2001, 2004, 6003]},
-    "a class, an experience and a sample": {"classes": [5], "experiences": ["task-2"], "samples": [2003]},
+    COMPOSITE: {"classes": [5], "experiences": ["task-2"], "samples": [2003]},
 }
 KINDS = {u.acts: u for u in reversed(UNLEARNERS)}
 """One unlearner for everything that one may do; lineage asks no more of it."""
@@ -35,8 +36,15 @@ EXAMPLES = {"ACIL", "EASE", "Finetune", "MOS", "SimpleCIL"}
 """Strategies that keep sums, adapters apart, all in one, each sample its own way, and prototypes."""
 
 PAIRS = list(itertools.product(STRATEGIES, UNLEARNERS))
+
+
+def essential(strategy, unlearner, request):
+    """Whether every change runs this case: each kind meets each example, and each pair a request of all sorts."""
+    return request == COMPOSITE or (strategy.__name__ in EXAMPLES and unlearner in KINDS.values())
+
+
 CASES = [
-    pytest.param(s, u, r, id=f"{s.__name__}-{u.__name__}-{n}")
+    pytest.param(s, u, r, id=f"{s.__name__}-{u.__name__}-{n}", marks=() if essential(s, u, n) else pytest.mark.slow)
     for (s, u), (n, r) in itertools.product(PAIRS, REQUESTS.items())
     if s.__name__ in EXAMPLES or u in KINDS.values()
 ]
