@@ -156,6 +156,7 @@ def carry_out(
         learner.end()
     check_tensors(state.tensors(learner), event.name, DIVERGED)
     if isinstance(event, ForgetRequest):
+        state.arrange(learner, [e.name for e in event.remaining])  # one that was made again came last
         stay = {i for e in event.remaining for i in e.data.ids.tolist()}  # made-up samples are neither
         cost.read = {"forget": len(read & set(event.data.ids.tolist())), "retain": len(read & stay)}
         learner.model.outlived = lineage.outlived(learner, event, foretold, read)

@@ -17,8 +17,8 @@ from cl_framework.adapter import Adapter
 from cl_framework.adapters.peft import Peft
 from cl_framework.adapters.peft_families import PeftConfig
 from cl_framework.backbone import Backbone
+from cl_framework.compatibility import instead, objection
 from cl_framework.compute import AS_EVER, Compute
-from cl_framework.editing import unsuited
 from cl_framework.errors import UserError
 from cl_framework.model import Model, inputs
 from cl_framework.sizes import check_size
@@ -136,25 +136,10 @@ class Learner(LightningModule):
             raise UserError(
                 f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`."
             )
-        if objection := self._objection(self.unlearner, event, nth):
-            able = [c.__name__ for c in Unlearner.__subclasses__() if self._objection(c(), event) is None]
-            raise UserError(
-                f"{type(self.unlearner).__name__} cannot honour {event.name!r}: {objection}. "
-                f"Use one that can: {', '.join(sorted(able)) or 'none is installed'}."
-            )
+        if why := objection(self.unlearner, self.model, self.strategy, event, nth):
+            name, else_ = type(self.unlearner).__name__, instead(self.model, self.strategy, event, nth)
+            raise UserError(f"{name} cannot honour {event.name!r}: {why}. {else_}")
         return self.unlearner
-
-    def _objection(self, unlearner: Unlearner, event: ForgetRequest, nth: int = 1) -> str | None:
-        needs = unlearner.needs if event.remaining else unlearner.needs - {"retain"}
-        if lacking := sorted(needs & event.missing):
-            return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
-        if not unlearner.exact and (objection := unsuited(self.strategy, event)):
-            return objection
-        if unlearner.acts == "stack" and not self.model.adapters.adapter.several:
-            return "it puts its edit on top of what is in use, and such adapters are used one at a time"
-        if unlearner.acts == "stack" and not self.model.adapters.adapter.neutral:
-            return "its edit begins as one that changes nothing, and such adapters change features from birth"
-        return unlearner.objection(self.model, self.strategy, event) or unlearner.runs_out(self.model, nth)
 
     def forward(self, x: Inputs) -> Tensor:
         """Answer as the strategy would: scores over the classes alive now."""

@@ -72,6 +72,15 @@ def load(kind: str, name: str) -> type:
     return found
 
 
+def installed(kind: str) -> list[type]:
+    """Import and return every class of a kind that a config may name, in the order of their names.
+
+    Raises:
+        UserError: If a package is shadowed or a module cannot be imported.
+    """
+    return [load(kind, entry.name) for entry in catalogue(kind)]
+
+
 def packages() -> list[str]:
     """Return the dotted names of all plugin packages, ours first."""
     return list(_packages())

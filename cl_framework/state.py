@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def restore(
     names = list(bank) if known.adapters is None else known.adapters
     if sorted(names) != sorted(bank) or not set(known.stack) <= set(names):
         raise UserError(f"{place} is damaged at adapters: it names others than have tensors; {RESTORE}.")
-    bank.rewrites = nn.ModuleDict({name: bank.rewrites[name] for name in names})
+    arrange(learner, names)
     bank.stack = tuple(known.stack)
     learner.model.adapters.origins = {name: origin.from_json(o) for name, o in known.origins.items()}
     learner.model.head.origin = origin.from_json(known.head_origin)
@@ -87,6 +87,16 @@ def restore(
     learner.steps = known.steps
     learner.requires_grad_(False)
     learner.eval()
+
+
+def arrange(learner: Learner, names: Iterable[str]) -> None:
+    """Put the adapters ``names`` in this order, among the places that they have; the others stay where they are."""
+    bank = learner.model.adapters
+    wanted = [name for name in dict.fromkeys(names) if name in bank]
+    places = iter(wanted)
+    order = [next(places) if name in wanted else name for name in bank]
+    bank.rewrites = nn.ModuleDict({name: bank.rewrites[name] for name in order})
+    bank.origins = {name: bank.origins[name] for name in order if name in bank.origins}
 
 
 def size_of(learner: Learner) -> int:

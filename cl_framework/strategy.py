@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from cl_framework import plugins
 from cl_framework.adapter import Adapter
 from cl_framework.backbone import Backbone
 from cl_framework.errors import UserError
@@ -242,7 +243,7 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
     if kind is None or suits(adapter, model.backbone, kind):
         return
     fitting = []
-    for other in Adapter.__subclasses__():
+    for other in plugins.installed("adapters"):
         with suppress(TypeError):  # has arguments without a default, so it cannot be asked
             fitting += [other.__name__] if suits(other(), model.backbone, kind) else []
     raise UserError(
@@ -276,7 +277,7 @@ def check_repeated(strategy: Strategy, event: Experience, known: Collection[int]
         UserError: If the experience brings one of them again and the strategy files each class where it first came.
     """
     if not strategy.repeats and (again := sorted(set(event.classes) & set(known))):
-        able = sorted(c.__name__ for c in Strategy.__subclasses__() if c.repeats)
+        able = [c.__name__ for c in plugins.installed("strategies") if c.repeats]
         raise UserError(
             f"{event.name!r} brings class {again[0]} again, and {type(strategy).__name__} learns a class once; use one "
             f"that learns more of it: {', '.join(able)}."

@@ -208,7 +208,7 @@ class World:
         found = [*sorted(one.keys() ^ two.keys()), *sorted(k for k in both if not same(one[k], two[k]))]
         if list(a.model.known.items()) != list(b.model.known.items()):
             return [*found, "known"]
-        if any(state.facts(a)[k] != state.facts(b)[k] for k in ("stack", "origins", "head_origin")):
+        if any(state.facts(a)[k] != state.facts(b)[k] for k in ("adapters", "stack", "origins", "head_origin")):
             return [*found, "lineage"]
         test = noise(range(8), 4, "test")
         agree = not a.model.classes or same(cls.scores(a, test), cls.scores(b, test))

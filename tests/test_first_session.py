@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize, one_hot
 
 from cl_framework import engine, state
+from cl_framework.compatibility import objection
 from cl_framework.errors import UserError
 from cl_framework.ledger import Entry
 from cl_framework.proxy import tuned
@@ -202,7 +203,7 @@ def test_ranpac_needs_what_is_left_of_an_experience_only_to_choose_anew(world, s
     cases = ((chosen, some, True), (chosen, whole, False), (fixed, some, False), (RanPAC(), some, False))
     for strategy, request, refused in cases:
         learner = world.learn(world.learner(strategy, Subtract()), past)
-        assert (learner._objection(learner.unlearner, request) is not None) == refused
+        assert (objection(learner.unlearner, learner.model, learner.strategy, request) is not None) == refused
 
 
 def test_aper_scores_by_one_cosine_over_both_features(world, stream):

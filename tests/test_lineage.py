@@ -12,6 +12,7 @@ from cl_framework import engine, lineage, plugins, state
 from cl_framework.adapters.lora import LoRA
 from cl_framework.archive import known_rows
 from cl_framework.census import census, ids_of
+from cl_framework.compatibility import objection
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.learner import Learner
@@ -81,7 +82,7 @@ def learned(world, stream, newborn):
 @pytest.mark.parametrize(("strategy", "unlearner", "asked"), CASES)
 def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, stream, newborn, learned):
     learner, request = newborn(strategy, unlearner), forget("f", stream[:3], **asked)
-    if learner._objection(learner.unlearner, request):
+    if objection(learner.unlearner, learner.model, learner.strategy, request):
         return
     learner = learned(strategy, unlearner)
     before, foretold = world.clone(state.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
@@ -107,12 +108,12 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
     """What is honoured leaves nothing that is filed under a class or a sample that went."""
     learner, requests = learned(strategy, unlearner), [forget("f", stream[:3], **asked) for asked in REQUESTS.values()]
     before, told = world.clone(state.tensors(learner)), state.facts(learner)
-    able = [r for r in reversed(requests) if learner._objection(learner.unlearner, r) is None]
+    able = [r for r in reversed(requests) if objection(learner.unlearner, learner.model, learner.strategy, r) is None]
     for request in [] if able else requests:
         with pytest.raises(UserError, match=r"cannot honour 'f': .*Use one that can: .*Retrain") as refusal:
             world.learn(learner, [request], stream[:3])
         for name in re.findall(r"forgets exactly with (\w+)", str(refusal.value)):
-            assert learner._objection(plugins.load("unlearners", name)(), request) is None
+            assert objection(plugins.load("unlearners", name)(), learner.model, learner.strategy, request) is None
         after = state.tensors(learner)
         assert state.facts(learner) == told
         assert before.keys() == after.keys()
@@ -133,7 +134,7 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
 def test_an_exact_unlearner_keeps_nothing_that_met_what_goes(strategy, unlearner, stream, newborn, learned):
     for asked in REQUESTS.values():
         learner, request = newborn(strategy, unlearner), forget("f", stream[:3], **asked)
-        if learner._objection(learner.unlearner, request):
+        if objection(learner.unlearner, learner.model, learner.strategy, request):
             continue
         learner = learned(strategy, unlearner)
         for t in lineage.treatments(learner, request, learner.unlearner):
