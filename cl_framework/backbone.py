@@ -11,8 +11,6 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cl_framework.errors import UserError
-
 Role: TypeAlias = Literal[
     "query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp",
     "linear", "norm", "embedding", "attention_in", "block_in", "block_out", "tokens_out",
@@ -94,6 +92,13 @@ class Backbone(nn.Module, ABC):
             UserError: If they are.
         """
 
+    def check_values(self, x: Tensor) -> None:
+        """Refuse inputs whose numbers are out of range; reads them, where a frozen pass is about to.
+
+        Raises:
+            UserError: If they are.
+        """
+
     def lengths(self, x: Tensor) -> Tensor:
         """Return how long each input is ``(n,)`` int64, where a pass may be as long as what it is given.
 
@@ -132,19 +137,6 @@ class Backbone(nn.Module, ABC):
             found.update(name.encode())
             found.update(value.detach().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
-
-
-def refuse_sentences(name: str, x: Tensor) -> None:
-    """Refuse sentences ``(n, bytes)`` for a backbone that reads pictures.
-
-    Raises:
-        UserError: If ``x`` holds them.
-    """
-    if x.dim() == 2:
-        raise UserError(
-            f"{name} reads pictures and was given sentences; set `--model.backbone huggingface:NAME`, an encoder of "
-            "sentences, or give pictures."
-        )
 
 
 def put_back(out: Tensor, parts: Iterable[tuple[slice, Tensor]]) -> Tensor:

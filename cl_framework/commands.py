@@ -186,13 +186,16 @@ def _look(scenario: Scenario, skip: bool) -> None:
 
 
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
-    """Let the backbone look at one input, so that it refuses those of another kind at once, and tell doubts."""
+    """Let the backbone look at one input of each experience: it refuses what it cannot read at once; tell doubts."""
     learner = experiment.learner
     for sentence in doubts(learner.strategy, (s.event for s in steps), learner.model.known):
         CONSOLE.print(f"warning  {printable(sentence)}", style="yellow", markup=False, soft_wrap=True)
-    first = next((s.event for s in steps if isinstance(s.event, Experience) and len(s.event.reference)), None)
-    if first is not None:
-        experiment.learner.model.backbone.check(first.reference.unkept()[[0]].x)
+    backbone = learner.model.backbone
+    for event in (s.event for s in steps):
+        if isinstance(event, Experience) and len(event.reference):
+            x = event.reference.unkept()[[0]].x
+            backbone.check(x)
+            backbone.check_values(x)
 
 
 def _title(argv: Sequence[str]) -> str:

@@ -228,6 +228,7 @@ class Model(nn.Module):
                 missing[i, known] = False
         if not bool(missing.any()):
             return out
+        self.backbone.check_values(x.tensor)
         for which, samples, z in self._fresh(x, applied, missing):
             out[which, samples] = z
         for i, names in enumerate(applied):

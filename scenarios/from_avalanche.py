@@ -9,15 +9,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cl_framework import extras, plugins, trust
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.stream import Batch, Experience, Samples, Scenario, Step
+from scenarios.data.arrays import upright
 from scenarios.data.decode import decode
+from scenarios.data.pixels import three_channels
 from scenarios.transform import Pipeline, Plain, Transform
 
 
@@ -161,10 +164,20 @@ class _OneByOne(Dataset[tuple[Tensor, int]]):
 
 
 def _tensor(picture: Any) -> Tensor:
-    """Return ``(3, H, W)`` of a picture that Pillow, torchvision or a tensor dataset holds."""
-    x = picture if isinstance(picture, Tensor) else pil_to_tensor(picture)
-    x = x[None] if x.ndim == 2 else x
-    return x.expand(3, -1, -1) if x.shape[0] == 1 else x[:3]
+    """Return ``(3, H, W)`` of a picture that Pillow, torchvision or a tensor or array dataset holds.
+
+    Raises:
+        UserError: If it is no picture, or one of another layout or range.
+    """
+    if isinstance(picture, Image):
+        try:
+            return three_channels(picture)
+        except ValueError as error:
+            raise UserError(f"A picture of the benchmark cannot be used: {error}; mend the data set.") from error
+    if not isinstance(picture, Tensor | np.ndarray):
+        raise UserError(f"The benchmark holds {type(picture).__name__}; give pictures, arrays or tensors.")
+    x = upright("pictures of the benchmark", picture[None])[0]
+    return x.expand(3, -1, -1)
 
 
 def _maker(name: str) -> Any:

@@ -67,7 +67,7 @@ def test_what_an_old_name_is_now_is_said_and_recorded(monkeypatch):
 def test_a_convolutional_network_takes_the_size_it_is_told(name, size):
     backbone, x = Timm(name, pretrained=False, image_size=size), torch.rand(2, 3, size, size)
     assert backbone(x).shape == (2, backbone.width)
-    with pytest.raises(UserError, match=f"sees {size} x {size} images and was given {size} x {size + 1}"):
+    with pytest.raises(UserError, match=f"sees {size} x {size} pictures and was given {size} x {size + 1}"):
         backbone(torch.rand(1, 3, size, size + 1))
 
 

@@ -16,9 +16,10 @@ from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site, refuse_sentences
+from cl_framework.backbone import Backbone, Site
 from cl_framework.backbones.timm_sites import block_list, transformer_sites
 from cl_framework.errors import UserError
+from cl_framework.picture_check import check_layout, check_pixels
 
 FILES = Path(__file__).parent
 WIDTH, DEPTH, HEADS, SIDE = 160, 6, 5, 32
@@ -89,13 +90,12 @@ class GlyphViT(Backbone):
         return features
 
     def check(self, x: Tensor) -> None:
-        """Refuse sentences, and pictures of another size."""
-        refuse_sentences("glyph_vit", x)
-        if x.shape[-2:] != (SIDE, SIDE):
-            raise UserError(
-                f"glyph_vit sees {SIDE} x {SIDE} pictures and was given {x.shape[-2]} x {x.shape[-1]}; "
-                "set `data.scenario.transform` to Plain with size 32."
-            )
+        """Refuse sentences, and pictures of another layout, type or size."""
+        check_layout("glyph_vit", x, "set `data.scenario.transform` to Plain with size 32", SIDE)
+
+    def check_values(self, x: Tensor) -> None:
+        """Refuse what is not in [0, 1]."""
+        check_pixels("glyph_vit", x)
 
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of its six blocks."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site, refuse_sentences
+from cl_framework.backbone import Backbone, Site
 from cl_framework.backbones.attending import bears_more_tokens, by_sample, let_tokens_be_added, looks_back_only, to_add
 from cl_framework.backbones.encoder import blocks, encoder_sites
 from cl_framework.backbones.folder import loaded, located, most_tokens, number, padding, tokenizer
@@ -18,6 +19,7 @@ from cl_framework.backbones.modules import encoder_folder, pooling_of, width_aft
 from cl_framework.backbones.pixels import Channels, as_folder_says, pixels
 from cl_framework.backbones.towers import Reads
 from cl_framework.errors import UserError
+from cl_framework.picture_check import check_layout, check_pixels
 
 STEP = 8  # lengths of passes in tokens: few enough to fill chunks, close enough to waste little
 
@@ -115,14 +117,19 @@ class HuggingFace(Backbone):
         return self._finish(self.pooled(found.last_hidden_state), mask)
 
     def check(self, x: Tensor) -> None:
-        """Refuse pictures where it reads sentences, and the other way round."""
+        """Refuse pictures where it reads sentences, and the other way round; pictures of another layout or size."""
         if self.reads == "pictures":
-            refuse_sentences(self.name, x)
+            check_layout(self.name, x, "choose `data.scenario.transform` to fit", _side(self.body))
         elif x.dtype != torch.uint8 or x.dim() != 2:
             raise UserError(
                 f"{self.name} reads sentences and was given {str(x.dtype).removeprefix('torch.')} pictures; give "
                 "sentences (`--data.scenario.dataset json:FILE`), or set `--model.backbone` to one that reads pictures."
             )
+
+    def check_values(self, x: Tensor) -> None:
+        """Refuse pictures that are not in [0, 1]."""
+        if self.reads == "pictures":
+            check_pixels(self.name, x)
 
     def tokens(self, x: Tensor) -> list[list[int]]:
         """Return the token ids of each of the sentences ``(n, bytes)``."""
@@ -201,6 +208,13 @@ def _grows(folder: Path, body: nn.Module, ids: Tensor) -> bool:
             "feature at its first token; give an encoder such as BERT."
         )
     return bears_more_tokens(body, ids)
+
+
+def _side(body: nn.Module) -> int | None:
+    """Return the size of the pictures it takes; None where it stretches its positions to fit any, as DINOv2 does."""
+    side = getattr(body.config, "image_size", None)
+    fixed = "interpolate_pos_encoding" in signature(body.forward).parameters
+    return side if fixed and isinstance(side, int) else None
 
 
 def _sees(body: nn.Module) -> bool:

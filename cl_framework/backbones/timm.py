@@ -11,7 +11,7 @@ from typing import Any, final
 import timm
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site, refuse_sentences
+from cl_framework.backbone import Backbone, Site
 from cl_framework.backbones import timm_names
 from cl_framework.backbones.checkpoint import as_classifier, load_own
 from cl_framework.backbones.hub import network
@@ -19,6 +19,7 @@ from cl_framework.backbones.pixels import Channels, Pixels, as_timm_says, pixels
 from cl_framework.backbones.timm_sites import block_list, reached, scales_in_modules, transformer_sites
 from cl_framework.backbones.weight_file import refuse_unusable
 from cl_framework.errors import UserError
+from cl_framework.picture_check import check_layout, check_pixels
 
 WRONG_SIZE = (AssertionError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError, AttributeError)
 """What timm's families raise for a size that does not fit them."""
@@ -89,13 +90,13 @@ class Timm(Backbone):
         return features
 
     def check(self, x: Tensor) -> None:
-        """Refuse sentences, and pictures of another size."""
-        refuse_sentences(self.name, x)
-        if x.shape[-2:] != (self.image_size, self.image_size):
-            raise UserError(
-                f"{self.name} sees {self.image_size} x {self.image_size} images and was given {x.shape[-2]} x "
-                f"{x.shape[-1]}; choose `data.scenario.transform` or `model.backbone.image_size` to fit."
-            )
+        """Refuse sentences, and pictures of another layout, type or size."""
+        advice = "choose `data.scenario.transform` or `model.backbone.image_size` to fit"
+        check_layout(self.name, x, advice, self.image_size)
+
+    def check_values(self, x: Tensor) -> None:
+        """Refuse what is not in [0, 1]."""
+        check_pixels(self.name, x)
 
     def sites(self) -> Mapping[str, Site]:
         """Return the sites of every block that a forward pass goes through."""

@@ -12,11 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
+from cl_framework.picture_check import not_finite
 from cl_framework.stream import Batch, Samples
+from scenarios.data.arrays import upright
 from scenarios.data.decode import decode, in_parallel
 from scenarios.transform import CPU, Pipeline
 
@@ -64,14 +67,28 @@ class Pictures(Labelled):
     noun: ClassVar[str] = "images"
 
     def __init__(
-        self, split: str, images: Tensor | Sequence[Path], labels: Tensor | Sequence[int], ids: Tensor | None = None
+        self,
+        split: str,
+        images: Tensor | np.ndarray[Any, Any] | Sequence[Path],
+        labels: Tensor | Sequence[int],
+        ids: Tensor | None = None,
     ) -> None:
-        """Keep the pictures; ids count up unless given."""
+        """Keep the pictures, arrays in whatever layout `arrays.upright` takes; ids count up unless given.
+
+        Raises:
+            UserError: If it is not plain what an array holds, there are more or fewer labels than pictures, or one
+                holds NaN or infinity; it is named.
+        """
         self.split = split
-        self.images = images if isinstance(images, Tensor) else tuple(images)
+        held = isinstance(images, Tensor | np.ndarray)
+        self.images = upright(f"{split} images", images) if held else tuple(images)  # type: ignore[arg-type]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.ids = torch.arange(len(self.labels)) if ids is None else ids
         self._resident: dict[torch.device, Tensor] = {}
+        if len(self.images) != len(self.labels):
+            raise UserError(f"{len(self.images)} {split} images have {len(self.labels)} labels; give one for each.")
+        if isinstance(self.images, Tensor) and len(bad := not_finite(self.images)):
+            raise UserError(f"NaN or infinity in {split} samples {self.describe(bad)}; mend or remove these images.")
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -79,23 +96,23 @@ class Pictures(Labelled):
 
     def take(self, rows: Tensor) -> Pictures:
         """Return the pictures at ``rows``; they keep their ids."""
-        images = self.images[rows] if isinstance(self.images, Tensor) else [self.images[i] for i in rows.tolist()]
-        return Pictures(self.split, images, self.labels[rows], self.ids[rows])
+        found = copy(self)  # which was looked at already
+        images = self.images
+        found.images = images[rows] if isinstance(images, Tensor) else tuple(images[i] for i in rows.tolist())
+        found.labels, found.ids, found._resident = self.labels[rows], self.ids[rows], {}
+        found.__dict__.pop("content", None)
+        return found
 
     def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Tensor]:
         """Return pictures with three channels: one tensor on ``device`` from memory, a list on the CPU from files.
 
         Raises:
-            UserError: If a file is missing or cannot be decoded, or a picture holds NaN or infinity; it is named.
+            UserError: If a file is missing or cannot be decoded; it is named.
         """
         if not isinstance(self.images, Tensor):
             return in_parallel(decode, [self.images[i] for i in rows.tolist()])
-        if self.images.is_floating_point():
-            fine = self.images[rows].isfinite().flatten(1).all(1)
-            if not bool(fine.all()):
-                where = self.describe(rows[~fine])
-                raise UserError(f"NaN or infinity in {self.split} samples {where}; mend or remove these images.")
-        elif device not in self._resident and device.type != "cpu" and self.images.nbytes <= RESIDENT:
+        small = self.images.dtype == torch.uint8 and self.images.nbytes <= RESIDENT
+        if small and device not in self._resident and device.type != "cpu":
             self._resident[device] = self.images.to(device)
         there = self._resident.get(device)
         held = gathered(self.images, rows, device) if there is None else there[rows.to(device)]
@@ -307,7 +324,7 @@ class View(Samples):
         """Read and transform the samples at ``rows``.
 
         Raises:
-            UserError: If a file cannot be read, or a picture holds NaN or infinity; the sample is named.
+            UserError: If a file cannot be read; it is named.
         """
         at = torch.as_tensor(rows, dtype=torch.int64)
         x = self.pipeline(self.samples.read(at, self.device), self.device)

@@ -70,12 +70,7 @@ def pictures(split: str, dataset: Any) -> Pictures:
     labels = next((held[k] for k in ("targets", "labels", "_labels") if k in held), None)
     data = held.get("data")
     if labels is not None and isinstance(data, (np.ndarray, Tensor)):
-        images = torch.as_tensor(data)
-        if images.ndim == 3:
-            images = images[:, None]
-        elif images.shape[1] != 3:
-            images = images.movedim(-1, 1)
-        return Pictures(split, images.contiguous(), torch.as_tensor(np.asarray(labels)))
+        return Pictures(split, data, torch.as_tensor(np.asarray(labels)))
     files = next((held[k] for k in ("_image_files", "_images") if k in held), None)
     if labels is not None and files is not None:
         return Pictures(split, [Path(f) for f in files], labels)
