@@ -78,7 +78,7 @@ def test_a_torchvision_set_is_taken_in_any_plain_layout():
     held.targets, held.data = [0] * 4, COLOUR.movedim(1, -1).numpy()
     assert torch.equal(pictures("train", held).images, COLOUR)
     held.data = COLOUR.float().numpy() * 0 + 9
-    with pytest.raises(UserError, match="train images are float32 .* divide by 255"):
+    with pytest.raises(UserError, match=r"train images are float32 .* divide by 255"):
         pictures("train", held)
 
 
