@@ -10,7 +10,8 @@ from cl_framework import settings
 from cl_framework.errors import UserError, did_you_mean
 
 FORGET = """examples:
-  clf plan-forget runs/quickstart --classes 3 7          what would be deleted, retrained, edited, and why
+  clf plan-forget runs/quickstart --classes 3 7          what would be deleted, retrained, edited, kept
+  clf plan-forget runs/quickstart --classes 3 --all      the same, artifact by artifact, and why
   clf plan-forget runs/quickstart --classes 3 --json     the same for a program or an archive
   clf forget runs/quickstart --classes 3 7               classes, by id or name
   clf forget runs/quickstart --experiences task-1        everything an experience brought
@@ -118,6 +119,7 @@ def _requesting(verb: str, what: str) -> ArgumentParser:
         default=[],
         help="samples that cannot be had any more: those to forget, those that stay",
     )
+    parser.add_argument("--all", action="store_true", help="show every artifact, what went into it, and why")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table; samples are counted")
     parser.add_argument("--ids", action="store_true", help="with --json: name the samples by id")
     return parser

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
-from cl_framework import arguments, outputs, receipts, sealed, settings, verdict
+from cl_framework import arguments, grid, outputs, receipts, sealed, settings, verdict
 from cl_framework.auditing import Subject, subject
 from cl_framework.comparison import References, conduct, references
 from cl_framework.console import CONSOLE
@@ -78,10 +77,10 @@ def audit(argv: Sequence[str]) -> int:
         outputs.drop(directory.path, [PLACE])  # killed in between, `clf verify` asks for the audit again
         sealed.replace(directory.path / PLACE, sealed.encode(found))
         outputs.add(directory.path, [PLACE], len(events))
-    for grid in tables(found):
-        CONSOLE.print(grid)
+    for heads, rows in tables(found):
+        grid.show(CONSOLE, heads, rows)
     for line in verdict.lines(concluded):
-        CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
+        CONSOLE.print(line, soft_wrap=not CONSOLE.is_terminal)
     CONSOLE.print(f"audit    {directory.path / PLACE}", soft_wrap=True)
     return 0
 
@@ -135,32 +134,19 @@ def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False
     return learner
 
 
-def tables(found: Mapping[str, Any]) -> list[Table]:
-    """Return the audit for a terminal: metrics by model, then what the run recorded, then U-LiRA."""
+def tables(found: Mapping[str, Any]) -> list[tuple[list[str], list[list[grid.Cell]]]]:
+    """Return heads and rows of what is shown: metrics by model, then what the run recorded, then U-LiRA."""
     models = list(next(iter(found["metrics"].values())))
-    grid = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
-    grid.add_column("metric", no_wrap=True)
-    for model in models:
-        grid.add_column(
-            model.replace("retrained_", "seed "), justify="right", no_wrap=True, style="bold" if model == "run" else ""
-        )
-    for metric, values in found["metrics"].items():
-        grid.add_row(metric, *(cell(values[m]) for m in models))
-    shown = [grid]
-    if found["record"]:
-        names = list(found["record"][0])
-        record = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-        record.add_column("request", no_wrap=True)
-        for row in found["record"]:
-            record.add_column(printable(row["request"]), justify="right", no_wrap=True)
-        for name in names[1:]:
-            record.add_row(name, *(cell(row[name]) for row in found["record"]))
-        shown.append(record)
-    if found["u_lira"]:
-        attack = Table.grid(padding=(0, 2))
-        for name, value in found["u_lira"].items():
-            attack.add_row(name, cell(value))
-        shown.append(attack)
+    metrics: list[list[grid.Cell]] = [
+        [metric, *((cell(values[m]), "bold" if m == "run" else "") for m in models)]
+        for metric, values in found["metrics"].items()
+    ]
+    shown = [(["metric", *(m.replace("retrained_", "seed ") for m in models)], metrics)]
+    if record := found["record"]:
+        told: list[list[grid.Cell]] = [[name, *(cell(row[name]) for row in record)] for name in list(record[0])[1:]]
+        shown.append((["request", *(printable(row["request"]) for row in record)], told))
+    if attack := found["u_lira"]:
+        shown.append((["shadow models", ""], [[name, cell(value)] for name, value in attack.items()]))
     return shown
 
 

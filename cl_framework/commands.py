@@ -7,9 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
-from cl_framework import arguments, receipts, sharing, shipped, survey, upkeep
+from cl_framework import arguments, grid, receipts, sharing, shipped, survey, upkeep
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
@@ -93,10 +92,12 @@ def evaluate(argv: Sequence[str]) -> int:
     model, last = experiment.learner.model, diary.marks[-1]
     model.store = FeatureStore()  # compute every feature again: stored ones would agree with themselves
     again = evaluator.hits(experiment.learner.answer)
-    table = Table("class", "right", "of", "accuracy", title=f"{directory.path} after {last.event}")
-    for c, (right, total) in again.items():
-        table.add_row(printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
-    CONSOLE.print(table)
+    rows = [
+        (printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
+        for c, (right, total) in again.items()
+    ]
+    title = printable(f"{directory.path} after {last.event}")
+    grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=title)
     same = again == last.hits
     CONSOLE.print(
         f"{len(model.classes)} live classes; "
@@ -115,12 +116,13 @@ def predict(argv: Sequence[str]) -> int:
         raise UserError(f"{directory.path} knows no class; learn some first.")
     with torch.no_grad():
         scores = learner(Inputs(lambda: x, torch.arange(len(x))))
-    table = Table("file", *(f"{i + 1}." for i in range(min(args.top, scores.shape[1]))))
+    rows = []
     for file, row in zip(args.files, scores, strict=True):
         best = row.topk(min(args.top, len(row)))
         names = [printable(timeline.class_names[learner.model.classes[i]]) for i in best.indices.tolist()]
-        table.add_row(printable(file), *(f"{n} ({v:.3f})" for n, v in zip(names, best.values.tolist(), strict=True)))
-    CONSOLE.print(table)
+        files = [printable(file), *[""] * len(names)]  # said once, beside its likeliest class
+        rows += [(f, n, f"{v:.3f}") for f, n, v in zip(files, names, best.values.tolist(), strict=False)]
+    grid.show(CONSOLE, ("file", "class", "score"), rows, texts=2)
     return 0
 
 
@@ -128,13 +130,15 @@ def plan(argv: Sequence[str]) -> int:
     """Print what a config would do, and do nothing."""
     experiment, steps = prepared(argv)
     learner, names = experiment.learner, experiment.scenario.class_names
-    table = Table("request", "kind", "classes", "train samples", "exam samples", title="the stream")
+    rows = []
     for step in steps:
         event = step.event
         shown = ", ".join(printable(names[c]) for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
         kind, nobody = ("learn", "nothing new") if isinstance(event, Experience) else ("forget", "single samples")
-        table.add_row(printable(event.name), kind, shown or nobody, str(len(event.data)), str(len(step.exam) or "none"))
-    CONSOLE.print(table)
+        counts = f"{len(event.data):,}", f"{len(step.exam):,}" if len(step.exam) else "none"
+        rows.append((printable(event.name), kind, shown or nobody, *counts))
+    heads = ("request", "kind", "classes", "train samples", "exam samples")
+    grid.show(CONSOLE, heads, rows, texts=3, title="the stream")
     bank = learner.model.adapters
     backbone, name = learner.model.backbone, type(bank.adapter).__name__
     CONSOLE.print(f"{backbone.name}: width {backbone.width}, frozen")

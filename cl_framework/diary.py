@@ -96,10 +96,10 @@ class Diary:
             what += "; forgotten before: " + ", ".join(f"{new} was {old}" for new, old in event.relearned.items())
         name = printable(event.name)
         self.bar.label = f"    training {name}"
+        told = Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({what})", "bold")
         line = Table.grid(padding=(0, 1))
-        done = ProgressBar(total=self.total, completed=len(self.records), width=24)
-        line.add_row(done, Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({what})", "bold"))
-        self.console.print(line)
+        line.add_row(ProgressBar(total=self.total, completed=len(self.records), width=24), told)
+        self.console.print(line if self.console.is_terminal else told, soft_wrap=not self.console.is_terminal)
 
     def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
         """Commit the event and print the table; of it only the new row where no terminal shows it."""

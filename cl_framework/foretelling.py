@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from cl_framework import grid
 from cl_framework.census import Contents, ids_of, pooled
 from cl_framework.learner import Learner
+from cl_framework.outline import outline
 from cl_framework.printable import printable
 from cl_framework.run import Run
 from cl_framework.stream import Step
@@ -28,28 +29,49 @@ def plan(run: Run, learner: Learner, steps: Sequence[Step]) -> list[Foretold]:
     return _all(Case(run, learner, steps))
 
 
-def show(run: Run, learner: Learner, steps: Sequence[Step], console: Console) -> None:
-    """Print what would be done, artifacts of one kind and fate on one line."""
+def show(run: Run, learner: Learner, steps: Sequence[Step], console: Console, each: bool = False) -> None:
+    """Print what would be done in a line for each action.
+
+    Args:
+        run: The run directory.
+        learner: In the state before the request.
+        steps: The stream; the last step is the request.
+        console: Where to print.
+        each: Also print artifacts of one kind and fate on a line each, with what went into them and why.
+    """
     case = Case(run, learner, steps)
-    title = f"{case.event.name} with {type(case.unlearner).__name__}: what would be done; nothing is done yet"
-    table = Table(title=title, title_justify="left")
-    for head in ("artifact", "made from", "that go", "bytes", "action", "why"):
-        table.add_column(head, justify="right" if head in ("that go", "bytes") else "left")
+    found = _all(case)
+    policy = "exact" if case.unlearner.exact else "approximate"
+    head = f"{case.event.name} with {type(case.unlearner).__name__} ({policy}): what would be done; nothing is done yet"
+    rows: list[grid.Row] = [((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found)]
+    grid.show(console, (), rows, texts=2, title=printable(head))
+    if each:
+        heads = ("action", "artifact", "made from", "why", "that go", "bytes")
+        grid.show(console, heads, _rows(case, found), texts=4, title="artifact by artifact")
+    else:
+        console.print(Text("--all shows every artifact, what went into it, and why", "dim"), soft_wrap=True)
+
+
+def _rows(case: Case, found: Sequence[Foretold]) -> list[grid.Row]:
+    """Return artifacts of one kind and fate on one row."""
     alike: dict[tuple[str, str, str], list[Foretold]] = {}
-    for f in _all(case):
+    for f in found:
         alike.setdefault((f.treatment.artifact.kind, f.treatment.action, f.treatment.why), []).append(f)
+    rows: list[grid.Row] = []
     for (kind, action, why), some in alike.items():
         size, style = sum(f.treatment.artifact.bytes for f in some), STYLES.get(action, "cyan")
         made, examined = (pooled(parts) for parts in zip(*((f.made, f.examined) for f in some), strict=True))
-        table.add_row(
-            _called(kind, [f.treatment.artifact.name for f in some]),
-            "\n".join([*_made_from(made, "samples", case), *_made_from(examined, "test samples", case)]),
-            _counted(len(_both(made, case.taken)), len(_both(examined, case.tested))),
-            f"{size:,}" if size else "",
-            Text(action, style),
-            why,
+        rows.append(
+            (
+                (action, style),
+                _called(kind, [f.treatment.artifact.name for f in some]),
+                "\n".join([*_made_from(made, "samples", case), *_made_from(examined, "test samples", case)]),
+                why,
+                _counted(len(_both(made, case.taken)), len(_both(examined, case.tested))),
+                f"{size:,}" if size else "",
+            )
         )
-    console.print(table)
+    return rows
 
 
 def as_json(run: Run, learner: Learner, steps: Sequence[Step], ids: bool = False) -> dict[str, Any]:

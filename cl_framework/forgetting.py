@@ -30,8 +30,10 @@ def forget(argv: Sequence[str]) -> int:
     args = arguments.parse("forget", argv)
     if args.dry_run:
         return _show(args)
-    if args.json or args.ids:
-        raise UserError("--json and --ids show what would be done; give --dry-run with them, or ask `clf plan-forget`.")
+    if args.json or args.ids or args.all:
+        raise UserError(
+            "--json, --ids and --all show what would be done; give --dry-run too, or ask `clf plan-forget`."
+        )
     directory, sign = Run.open(args.dir), signer(args.sign) if args.sign else None
     with directory.lock():
         directory.sweep()
@@ -64,7 +66,7 @@ def _show(args: argparse.Namespace) -> int:
         told = foretelling.as_json(directory, experiment.learner, steps, args.ids) if steps else None
         say(json.dumps(told, indent=1))
     elif steps:
-        foretelling.show(directory, experiment.learner, steps, CONSOLE)
+        foretelling.show(directory, experiment.learner, steps, CONSOLE, args.all)
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from cl_framework import listing, plugins, summary
+from cl_framework import grid, listing, plugins, summary
 from cl_framework.errors import UserError
 from cl_framework.events import Event
 from cl_framework.printable import printable, say
@@ -116,11 +116,8 @@ def report(argv: Sequence[str]) -> int:
     trials = {path: str(r["trial"]) for path, r in found.items() if r and r.get("trial")}
     found = {path: r for path, r in found.items() if path not in trials}
     columns = COLUMNS | (OVERLAP if any((r or {}).get("overlap") for r in found.values()) else {})
-    rows = [["run", *columns], *([str(p), *(_cell(r or {}, at) for at in columns.values())] for p, r in found.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:  # words to the left, numbers to the right
-        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        say("  ".join(cells))
+    rows = [[printable(p), *(_cell(r or {}, at) for at in columns.values())] for p, r in found.items()]
+    grid.say_table(["run", *columns], rows, texts=2)
     for path in [path for path, results in found.items() if results is None]:
         say(f"{path} has no results yet; `clf resume {path}` finishes it.")
     for path, trial in trials.items():
@@ -143,7 +140,7 @@ def _cell(results: Mapping[str, Any], place: Sequence[str]) -> str:
         value = value.get(key) if isinstance(value, Mapping) else None
     if isinstance(value, int | float):
         return f"{value:.1f}" if place[-1] == "seconds" else f"{100 * value:.1f}"
-    return value if isinstance(value, str) else "-"
+    return printable(value) if isinstance(value, str) else "-"
 
 
 def _count(n: int, noun: str) -> str:

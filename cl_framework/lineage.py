@@ -59,6 +59,7 @@ class Artifact:
         columns: The classes that it has a column of each.
         bytes: Its size.
         holder: Under which name `Model.outlived` speaks of it.
+        count: How many of its kind it is.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Artifact:
     columns: frozenset[int] = frozenset()
     bytes: int = 0
     holder: str = ""
+    count: int = 1
 
     @property
     def origin(self) -> Origin:
@@ -252,7 +254,7 @@ def _rows(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterat
     for c in head.classes:
         yield Artifact("head row", str(c), names, told.made(f"{HEAD}."), cls=c, bytes=size, holder=HEAD)
     if not head.classes:
-        yield Artifact("head", "without rows", names)
+        yield Artifact("head", "without rows", names, count=0)
 
 
 def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-from cl_framework import precheck, shipped, summary
+from cl_framework import grid, precheck, shipped, spelling, summary
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.printable import say
 from cl_framework.published import Published, verdicts
 
 DESCRIPTION = """Run a published setting and say inside or outside: whether its figures come out within the tolerance.
 
-Without a name, list the settings there are. What follows the name changes the config as in `clf run`. Nothing is
+Without a name, list the methods that have settings, with --all each setting. What follows the name changes the config as in `clf run`. Nothing is
 fetched unless asked for; what is missing is named, with the place where it belongs. A stopped run goes on, and a
 finished one is judged again, if the settings asked for are those it was started with.
 
@@ -26,7 +26,7 @@ finished one is judged again, if the settings asked for are those it was started
   clf reproduce ease_cifar100_inc5 --model.backbone.download true --data.scenario.dataset torchvision:CIFAR100:download=true
   clf reproduce mos_cub200_inc10 --data.scenario.dataset imagefolder:PATH --config configs/trainer/gpu_bf16.yaml
 
-Exit code 0: inside. 1: outside. 2: something is missing."""  # noqa: E501
+Exit code 0: inside. 1: outside. 2: something is missing, or it was a trial."""  # noqa: E501
 
 NO_MATTER = ("published", "run_dir", "features", "features_limit", "threads")
 """Sections of a config that change no figure of a run."""
@@ -36,10 +36,11 @@ def reproduce(argv: Sequence[str]) -> int:
     """Carry out ``clf reproduce``."""
     parser = ArgumentParser("clf reproduce", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", help="a file of configs/experiment, without .yaml; lists them if left out")
+    parser.add_argument("--all", action="store_true", help="list each setting, with its figures and their source")
     parser.add_argument("--run_dir", type=Path, help="directory of the run; runs/reproduce/NAME unless given")
     args, rest = parser.parse_known_args(argv)
     if args.name is None:
-        say(listing())
+        listing() if args.all else methods()
         return 0
     config = find(args.name)
     settings = precheck.of_config(["--config", str(config), *rest], data=False)
@@ -75,17 +76,35 @@ def told(path: Path) -> Published:
     return Published(**yaml.safe_load(path.read_text(encoding="utf-8"))["published"])
 
 
-def listing() -> str:
-    """Return a line for each published setting: average incremental and final accuracy in percent, and the source."""
-    paths, lines = sorted(experiments().glob("*.yaml")), []
-    wide = 1 + max(len(path.stem) for path in paths)
-    for path in paths:
-        it = told(path)
-        figures = [
-            f"{'-' if v is None else f'{v:.2f}':>6}" for v in (it.average_incremental_accuracy, it.final_accuracy)
-        ]
-        lines.append(f"{path.stem:<{wide}}{' '.join(figures)}  ± {it.tolerance:<4} {it.source}")
-    return "\n".join([f"{'setting':<{wide}}{'A-bar':>6} {'A_B':>6}", *lines])
+def methods() -> None:
+    """Print a line for each method: its first setting, how many there are, and how far off figures may be."""
+    found: dict[str, list[tuple[str, Published]]] = {}
+    for path in sorted(experiments().glob("*.yaml")):
+        config = spelling.read(path.read_text(encoding="utf-8"))
+        strategy = config["model"]["strategy"]
+        name = strategy if isinstance(strategy, str) else strategy["class_path"]
+        found.setdefault(name.rpartition(".")[2], []).append((path.stem, Published(**config["published"])))
+    rows = []
+    for name, some in sorted(found.items()):
+        off = sorted({published.tolerance for _, published in some})
+        rows.append((name, some[0][0], str(len(some)), " to ".join(map(str, dict.fromkeys((off[0], off[-1]))))))
+    grid.say_table(("method", "first setting", "settings", "± points"), rows, texts=2)
+    say("--all lists each setting, with its figures and their source")
+
+
+def listing() -> None:
+    """Print a line for each published setting: average incremental and final accuracy in percent, and the source."""
+    rows = [
+        (
+            path.stem,
+            it.source,
+            *("-" if v is None else f"{v:.2f}" for v in (it.average_incremental_accuracy, it.final_accuracy)),
+            f"{it.tolerance}",
+        )
+        for path in sorted(experiments().glob("*.yaml"))
+        for it in [told(path)]
+    ]
+    grid.say_table(("setting", "source", "A-bar", "A_B", "±"), rows, texts=2)
 
 
 def missing(settings: Sequence[str]) -> list[str]:
@@ -165,10 +184,14 @@ def _run(name: str, settings: Sequence[str], path: Path) -> None:
 
 
 def _judge(published: Published, results: dict[str, Any]) -> int:
-    outside = 0
-    for v in verdicts(published, results):
-        outside += not v.inside
-        word = "inside" if v.inside else "OUTSIDE"
-        say(f"{v.figure:<30} {v.measured:6.2f}  published {v.published:6.2f} ± {v.tolerance}  {word}")
-    say(f"{'published in':<30} {published.source}")
-    return 1 if outside else 0
+    if trial := results.get("trial"):
+        say(f"This is no result, and is not judged: with {trial} the code was tried.")
+        return 2
+    found = verdicts(published, results)
+    rows = [
+        (v.figure, f"{v.measured:.2f}", f"{v.published:.2f}", f"{v.tolerance}", "inside" if v.inside else "OUTSIDE")
+        for v in found
+    ]
+    grid.say_table(("figure", "measured", "published", "±", "verdict"), rows)
+    say(f"published in {published.source}")
+    return 0 if all(v.inside for v in found) else 1

@@ -118,12 +118,12 @@ class Case:
         size = model.backbone.width * 4
         return [
             Foretold(
-                Treatment(Artifact(STORED, f"{r.count} rows", (), bytes=r.count * size), action, why),
+                Treatment(Artifact(STORED, f"{r.count} rows", (), bytes=r.count * size, count=r.count), action, why),
                 pooled([_frozen(r.made), *(adapters[d] for d in sorted(r.through))]),
                 _frozen(r.examined),
             )
             for (action, why), r in sorted(fates.items())
-        ] or [Foretold(Treatment(Artifact(STORED, "none", ()), "keep", "nothing is stored"))]
+        ] or [Foretold(Treatment(Artifact(STORED, "none", (), count=0), "keep", "nothing is stored"))]
 
     def _changes(self, t: Treatment) -> bool:
         kind = t.artifact.kind

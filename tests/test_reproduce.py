@@ -24,12 +24,28 @@ def test_every_published_setting_tells_its_figures_and_their_source():
         assert path.stem in path.read_text()  # the comment that says how to compare
 
 
-def test_without_a_name_they_are_listed(capsys):
+def test_without_a_name_methods_are_listed_and_with_all_every_setting(capsys):
     assert cli.main(["reproduce"]) == 0
     out = capsys.readouterr().out
-    assert SIMPLE in out
-    assert "87.57" in out
-    assert len({line.index("±") for line in out.splitlines()[1:]}) == 1  # in columns, however long the names
+    assert len(out.splitlines()) < 15
+    assert ["SimpleCIL", SIMPLE, "7", "0.15"] in [line.split() for line in out.splitlines()]
+    assert cli.main(["reproduce", "--all"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == len(list(reproducing.experiments().glob("*.yaml")))
+    (row,) = [row for row in rows if row.startswith(SIMPLE + " ")]
+    assert row.split()[-3:] == ["87.57", "81.28", "0.15"]
+    assert head.endswith("±")
+    assert len({len(row) for row in rows} - {len(head)}) <= 1  # in columns, however long the names
+
+
+def test_a_trial_is_no_result_and_is_not_judged(own, tmp_path, capsys):
+    own(final_accuracy=50.0)
+    assert cli.main(["reproduce", "own", "--run_dir", str(tmp_path / "run"), "--trainer.fast_dev_run", "true"]) == 2
+    out = capsys.readouterr().out
+    assert "This is no result, and is not judged: with trainer.fast_dev_run" in out
+    assert "inside" not in out
+    assert "OUTSIDE" not in out
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["trial"]
 
 
 def test_an_unknown_name_gets_what_is_close(capsys):
