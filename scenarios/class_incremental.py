@@ -26,7 +26,9 @@ from scenarios.transform import Plain, Transform, Utf8
 
 @final
 class ClassIncremental(Scenario):
-    """Deals the classes of a data source into experiences ``task-0``, ``task-1``, ...
+    """Deals the classes of a data source into experiences; choose it for streams without requests.
+
+    Deals the classes of a data source into experiences ``task-0``, ``task-1``, ...
 
     The protocol of PILOT (Sun et al., 2023): "B-m Inc-n" has m classes first, then n at a time, the remainder last.
     Class ids stay the source's own. Nothing is loaded before the stream is first used.

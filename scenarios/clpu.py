@@ -24,7 +24,9 @@ class Order(NamedTuple):
 
 @final
 class CLPU(Derived, Scenario):
-    """A list of requests: ``R`` learns a task to keep it, ``T`` learns one on trial, ``F`` forgets it.
+    """Learns tasks to keep or on trial, and forgets those on trial; choose it for the CLPU protocol.
+
+    A list of requests: ``R`` learns a task to keep it, ``T`` learns one on trial, ``F`` forgets it.
 
     Liu et al., "Continual learning and private unlearning", CoLLAs 2022. Only a task on trial may be forgotten.
     ``R`` for a task on trial keeps it from then on; here it was learned like any other, so that this request brings

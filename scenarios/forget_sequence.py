@@ -13,7 +13,9 @@ from scenarios.requests import Request, with_requests
 
 @final
 class ForgetSequence(Derived, Scenario):
-    """The protocol of GS-LoRA (Zhao et al., CVPR 2024): request after request, from the end of the order.
+    """Learns everything, then forgets the last classes in steps; choose it for the GS-LoRA protocol.
+
+    The protocol of GS-LoRA (Zhao et al., CVPR 2024): request after request, from the end of the order.
 
     Of 100 classes, 4 x 20 forgets the last 20 of the order of arrival, then the 20 before them, and leaves 20. In the
     paper a pre-trained model knows all classes from the start: make the stream `Pretrained`.

@@ -16,7 +16,9 @@ from scenarios.requests import Request, place, with_requests
 
 @final
 class ForgetThenRelearn(Derived, Scenario):
-    """Forgets classes and asks for them again later: they come back as classes of their own, in one experience.
+    """Forgets classes and learns them again later; choose it to measure what forgetting left behind.
+
+    Forgets classes and asks for them again later: they come back as classes of their own, in one experience.
 
     New ids come after all others, the names stay. Whatever a learner kept under an old id is of no use to it then, so
     that learning faster than a class it never met is a sign of what was left behind.

@@ -26,7 +26,9 @@ from scenarios.transform import Pipeline, Plain, Transform
 
 @final
 class FromAvalanche(Scenario):
-    """Takes experiences from any Avalanche benchmark with a train and a test stream, class- or domain-incremental.
+    """Takes experiences from any Avalanche benchmark; choose it to compare with results made there.
+
+    Takes experiences from any Avalanche benchmark with a train and a test stream, class- or domain-incremental.
 
     Pictures come without the benchmark's own transforms and go through ours. Test experience ``i`` is the exam of
     training experience ``i``; a benchmark with one test experience for all is split by the classes of each. Where an

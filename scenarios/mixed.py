@@ -13,7 +13,9 @@ from scenarios.requests import with_requests
 
 @final
 class Mixed(Derived, Scenario):
-    """Puts forget requests into a stream; those at the same place stand in the order given.
+    """Puts forget requests of your own anywhere into a stream; choose it for real sequences of requests.
+
+    Puts forget requests into a stream; those at the same place stand in the order given.
 
     Args:
         stream: A scenario of experiences only.

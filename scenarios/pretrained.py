@@ -13,7 +13,9 @@ from scenarios.derived import Derived
 
 @final
 class Pretrained(Derived, Scenario):
-    """Takes the first experience as known: its classes are rows of the backbone's own pre-trained classifier.
+    """Counts the backbone's own classes as learned; choose it to forget what pre-training taught.
+
+    Takes the first experience as known: its classes are rows of the backbone's own pre-trained classifier.
 
     Nothing is learned for it; head rows are copied. With `ForgetSequence` around it this is how GS-LoRA is examined:
     forgetting without learning first. Needs a strategy with a shared head, of the classifier's kind (`model.head`).

@@ -15,7 +15,9 @@ from scenarios.requests import Request, with_requests
 
 @final
 class RandomInsertion(Derived, Scenario):
-    """The protocol of PALL (Özdenizci et al., ICLR 2025): some experiences are forgotten, each at a random later place.
+    """Forgets some experiences, each at a random later place; choose it for the PALL protocol.
+
+    The protocol of PALL (Özdenizci et al., ICLR 2025): some experiences are forgotten, each at a random later place.
 
     Args:
         stream: A scenario of experiences only.

@@ -18,7 +18,9 @@ from scenarios.requests import Request, with_requests
 
 @final
 class SampleRequests(Derived, Scenario):
-    """Forgets a share of the training samples of every experience, right after it.
+    """Forgets a share of the samples of each experience; choose it for requests by single samples.
+
+    Forgets a share of the training samples of every experience, right after it.
 
     Args:
         stream: A scenario of experiences only.

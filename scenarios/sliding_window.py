@@ -13,7 +13,9 @@ from scenarios.requests import Request, with_requests
 
 @final
 class SlidingWindow(Derived, Scenario):
-    """Forgets the oldest classes as new ones come, so that no more than a window of them stays.
+    """Forgets the oldest classes as new ones come; choose it for streams with a limit on classes.
+
+    Forgets the oldest classes as new ones come, so that no more than a window of them stays.
 
     The stream of BID-LoRA (arXiv 2604.12686: 50 classes, then +10 and -10, five times), but what was forgotten is not
     asked for again with later requests: nobody may need data that were to be deleted.

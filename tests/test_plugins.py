@@ -1,5 +1,6 @@
 """A method is a file: listed without being imported, loaded by name, missed loudly when something hides it."""
 
+import re
 import sys
 from importlib.metadata import EntryPoint
 
@@ -97,3 +98,16 @@ def test_another_package_in_the_place_of_ours_is_noticed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=str(tmp_path / "strategies")):
         plugins.discover()
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_a_list_says_in_words_what_a_thing_does_and_when_to_choose_it(kind):
+    """The first line of a docstring is all that `clf list` shows; formulas and references come below it."""
+    for entry in plugins.catalogue(kind):
+        line = entry.summary
+        assert 40 <= len(line) <= 100, entry
+        assert line.endswith("."), entry
+        assert not re.search(r"[`=^|{}\[\]]|\(\w|Sec\.|Eq\.", line), entry
+        assert line.split()[0] != entry.name, entry
+        told = "choose it" in line or (kind == "unlearners" and line.endswith(("Exact.", "Approximate.")))
+        assert told, entry

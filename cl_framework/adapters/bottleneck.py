@@ -15,7 +15,9 @@ from cl_framework.backbone import Site
 
 @final
 class Bottleneck(Adapter):
-    """``out = h + MLP(LN(h)) + scale * up(drop(relu(down(h))))`` in every block (Chen et al., NeurIPS 2022, Eq. 3).
+    """Adds a small network beside each block's MLP; choose it by default, as most methods here do.
+
+    ``out = h + MLP(LN(h)) + scale * up(drop(relu(down(h))))`` in every block (Chen et al., NeurIPS 2022, Eq. 3).
 
     ``h`` is the residual stream before the norm. ``up`` starts at zero, so a new adapter changes nothing.
 

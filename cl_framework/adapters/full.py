@@ -20,7 +20,9 @@ LINEAR = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear
 
 @final
 class Full(Adapter):
-    """``(W + dW) x + (b + db)`` at every linear map, scale and shift of every layer norm, and the patch embedding.
+    """Corrects every weight as fine-tuning would; choose it when small adapters learn too little.
+
+    ``(W + dW) x + (b + db)`` at every linear map, scale and shift of every layer norm, and the patch embedding.
 
     All corrections start at zero, so that an adapter changes nothing at birth. Gradients are those of fine-tuning, and
     so are the steps of any optimiser without weight decay, which here pulls towards the pre-trained weights instead of

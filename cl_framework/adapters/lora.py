@@ -17,7 +17,9 @@ from cl_framework.lowrank import LowRank
 
 @final
 class LoRA(Adapter):
-    """``out = W x + (alpha / rank) B A x`` on chosen linear maps (Hu et al., ICLR 2022, Sec. 4.1).
+    """Adds a low-rank update to chosen linear maps; choose it for updates that can be merged or projected.
+
+    ``out = W x + (alpha / rank) B A x`` on chosen linear maps (Hu et al., ICLR 2022, Sec. 4.1).
 
     Roles name the maps, also inside a fused query-key-value projection: ``roles: [key, value]`` leaves queries alone.
 

@@ -35,7 +35,9 @@ LINEAR: Final = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", 
 
 @final
 class Peft(Adapter):
-    """An adapter of the peft library, on the linear maps whose roles are chosen.
+    """Uses an adapter of the peft library on chosen linear maps; choose it for families missing here.
+
+    An adapter of the peft library, on the linear maps whose roles are chosen.
 
     ``adapter: {class_path: peft.HRAConfig, init_args: {r: 8}}`` means one with default roles.
 

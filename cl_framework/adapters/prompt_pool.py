@@ -20,7 +20,9 @@ class PromptPooling(Rewrite, ABC):
 
 @final
 class PromptPool(Adapter):
-    """The prompts of L2P (Wang et al., CVPR 2022, Secs. 4.1-4.2): the ``top`` that suit a sample join its tokens.
+    """Adds prompts that each sample chooses by its own feature; choose it for L2P, which needs it.
+
+    The prompts of L2P (Wang et al., CVPR 2022, Secs. 4.1-4.2): the ``top`` that suit a sample join its tokens.
 
     They join after the embedding and pass through all blocks; the feature is the mean of what comes out of them
     behind the final norm. (Attention has no order, so it does not matter that they come last.) Two pools cannot be

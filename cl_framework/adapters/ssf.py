@@ -18,7 +18,9 @@ ROLES: tuple[Role, ...] = (
 
 @final
 class SSF(Adapter):
-    """``out = gamma * out + delta``, one factor and one shift per channel (Lian et al., NeurIPS 2022, Sec. 3.2).
+    """Scales and shifts the output of each layer; choose it for few parameters and no cost when folded in.
+
+    ``out = gamma * out + delta``, one factor and one shift per channel (Lian et al., NeurIPS 2022, Sec. 3.2).
 
     It acts on the output of every linear map, every norm and the patch embedding, so that a trained one could be folded
     into the weights before it. With ``start="identity"`` a new adapter changes nothing. The published figures of APER

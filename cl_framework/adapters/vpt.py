@@ -14,7 +14,9 @@ from cl_framework.errors import UserError
 
 @final
 class VPT(Adapter):
-    """Tokens after the class token and the patches (Jia et al., ECCV 2022, Sec. 3.2).
+    """Adds learned tokens to the input of the first block or of all; choose it for few parameters.
+
+    Tokens after the class token and the patches (Jia et al., ECCV 2022, Sec. 3.2).
 
     Deep: every block is given ``tokens`` of its own, cut off again when it is done. Shallow: the first block
     is given them, and they pass through all blocks and are cut off after the last. Attention has no

@@ -64,7 +64,9 @@ def glyph_vit() -> VisionTransformer:
 
 @final
 class GlyphViT(Backbone):
-    """The embedded backbone: 32 x 32 pictures to features of width 160, weights in the package.
+    """The embedded small vision transformer, 32 x 32 pixels; choose it to try things without a download.
+
+    Features have width 160; the weights are in the package.
 
     Args:
         pretrained: False leaves random weights, for comparisons only.

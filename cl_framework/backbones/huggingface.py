@@ -26,7 +26,9 @@ STEP = 8  # lengths of passes in tokens: few enough to fill chunks, close enough
 
 @final
 class HuggingFace(Backbone):
-    """A transformers encoder such as BERT, RoBERTa, ModernBERT, DeBERTa-v3, MiniLM or ViT, without its head.
+    """A transformers encoder without its head, for text or pictures; choose it for BERT, MiniLM or ViT.
+
+    Encoders are such as BERT, RoBERTa, ModernBERT, DeBERTa-v3, MiniLM or ViT.
 
     A sentence comes as its UTF-8 bytes and is cut into tokens here: the tokenizer belongs to the weights, so no stream
     can be given the wrong one. Padding is masked, and frozen passes hold sentences of one length, rounded up to a

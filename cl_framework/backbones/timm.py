@@ -27,7 +27,9 @@ WRONG_SIZE = (AssertionError, RuntimeError, ValueError, IndexError, TypeError, Z
 
 @final
 class Timm(Backbone):
-    """A timm vision model without its classifier: a transformer or a convolutional network.
+    """A timm vision model without its classifier; choose it for published settings and own checkpoints.
+
+    It may be a transformer or a convolutional network.
 
     Pictures come in [0, 1] and are normalised here, as the weights were trained; the published tables of PILOT, EASE,
     MOS and SSIAT were measured without, which is ``mean: 0, std: 1``.

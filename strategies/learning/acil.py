@@ -20,7 +20,9 @@ from cl_framework.sums import RandomFeatures, Sums
 
 @final
 class ACIL(Strategy):
-    """Ridge regression on ``relu(z R)``, with ``R`` random and fixed (Sec. 3.2); learning adds, forgetting subtracts.
+    """Ridge regression on frozen random features, without training; choose it to forget single samples.
+
+    Ridge regression on ``relu(z R)``, with ``R`` random and fixed (Sec. 3.2); learning adds, forgetting subtracts.
 
     The paper updates an inverse recursively (Eqs. 3-9); keeping sums and solving when asked is the same regression. Any
     order of experiences gives the same weights up to rounding, and so does any order of forget requests: down to

@@ -23,7 +23,9 @@ from cl_framework.stream import Experience, Inputs
 
 @final
 class APER(Strategy):
-    """Cosine to class means of ``[pristine ; adapted]``, normalised as one vector: the longer half counts for more.
+    """Tunes one adapter on the first experience, then class means; choose it as a fast, strong baseline.
+
+    Cosine to class means of ``[pristine ; adapted]``, normalised as one vector: the longer half counts for more.
 
     What is tuned is whatever the config's adapter is: `Bottleneck` of width 64 gives the published "APER w/ Adapter",
     and scaling, prompts or the whole backbone its other rows. SGD at rate 0.01, weight decay 5e-4, batches of 48, 20

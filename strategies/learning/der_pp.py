@@ -21,7 +21,9 @@ from cl_framework.stream import Batch, Experience, Inputs
 
 @final
 class DERPlusPlus(Strategy):
-    """Every step sees new samples, and two batches of old ones: one to keep old answers, one to keep labels (Eq. 6).
+    """Replays stored samples with old answers and labels; choose it where samples may be kept.
+
+    Every step sees new samples, and two batches of old ones: one to keep old answers, one to keep labels (Eq. 6).
 
     ``CE(new) + alpha MSE(old scores, scores then) + beta CE(old)``. The paper fills its memory from the stream by
     reservoir sampling, with the answers of that moment. Here samples are remembered when their experience ends, as many

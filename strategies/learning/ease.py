@@ -26,7 +26,9 @@ PRISTINE = ""  # the space of the backbone without adapters
 
 @final
 class EASE(Strategy):
-    """One adapter per experience; a class is scored in its own space and, with weight ``alpha``, in all others.
+    """Trains one adapter per experience and scores in all; choose it for accuracy and exact forgetting.
+
+    One adapter per experience; a class is scored in its own space and, with weight ``alpha``, in all others.
 
     The published tables come from ``complement="all_later_as_released"`` and `Bottleneck` adapters of width 64.
 

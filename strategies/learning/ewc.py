@@ -20,7 +20,9 @@ from cl_framework.stream import Batch, Experience, Inputs
 
 @final
 class EWC(Strategy):
-    """``CE + strength / 2 sum_t sum_i F_ti (p_i - p_ti)^2`` (Eq. 3), one term for each experience ``t`` so far.
+    """Ties weights to old values by Fisher information; choose it as the classic baseline without memory.
+
+    ``CE + strength / 2 sum_t sum_i F_ti (p_i - p_ti)^2`` (Eq. 3), one term for each experience ``t`` so far.
 
     ``F`` is the mean over the experience's samples of the squared gradient, each sample by itself: gradients of whole
     batches, which several ports square, give less by about the size of the batch. Rows of the head are filed by class

@@ -24,7 +24,9 @@ from cl_framework.stream import Experience, Inputs
 
 @final
 class FeCAM(Strategy):
-    """``-(u - v)^T R_c^-1 (u - v)`` of normalised features and means, ``R_c`` from the covariance of a class (Sec. 3).
+    """Scores by a covariance per class on frozen features; choose it when classes spread differently.
+
+    ``-(u - v)^T R_c^-1 (u - v)`` of normalised features and means, ``R_c`` from the covariance of a class (Sec. 3).
 
     The paper's ViT rows are ``gamma1=1, gamma2=0`` on CIFAR-100 and 10, 10 on ImageNet-R, on a pristine backbone; its
     CNN rows 1, 1 and ``tukey=0.5``. For a ViT its code normalises features before it measures them, not after. PILOT

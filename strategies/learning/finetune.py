@@ -14,7 +14,10 @@ from cl_framework.stream import Experience, Inputs
 
 @final
 class Finetune(Strategy):
-    """Plain sequential training of what is shared, with nothing done against forgetting."""
+    """Trains one shared adapter with no protection against forgetting; choose it as the lower bound.
+
+    Plain sequential training of what is shared, with nothing done against forgetting.
+    """
 
     repeats = True
 

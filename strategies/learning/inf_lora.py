@@ -24,7 +24,9 @@ from cl_framework.subspace import Remembered, leading, remember
 
 @final
 class InfLoRA(Strategy):
-    """``A`` is designed and fixed, ``B`` is trained; what inputs need is remembered by DualGPM after each experience.
+    """Trains low-rank updates in directions that old inputs leave free; choose it to keep no samples.
+
+    ``A`` is designed and fixed, ``B`` is trained; what inputs need is remembered by DualGPM after each experience.
 
     Published with LoRA of rank 10 on keys and values, Adam at rate 5e-4 without weight decay, batches of 128, 20
     epochs on CIFAR-100 and 50 on ImageNet-R: 92.07 average and 86.95 final accuracy on CIFAR-100 in ten experiences

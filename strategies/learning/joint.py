@@ -15,7 +15,10 @@ from cl_framework.stream import Experience, Inputs
 
 @final
 class Joint(Strategy):
-    """Keep all data and train the shared adapter and head on all of them after every experience."""
+    """Keeps all data and trains on everything after each experience; choose it as the upper bound.
+
+    Keep all data and train the shared adapter and head on all of them after every experience.
+    """
 
     repeats = True
 

@@ -20,7 +20,9 @@ from cl_framework.stream import Batch, Experience, Inputs
 
 @final
 class LwF(Strategy):
-    """``CE(new) + weight KL(then || now)`` over old classes, on new samples (Fig. 3), without the paper's warm-up.
+    """Holds old scores by distillation on new samples; choose it where no old sample may be kept.
+
+    ``CE(new) + weight KL(then || now)`` over old classes, on new samples (Fig. 3), without the paper's warm-up.
 
     Args:
         weight: Of old answers (1 in the paper; 3 in the PyCIL lineage, where tables of class-incremental learning

@@ -26,7 +26,9 @@ from cl_framework.stream import Batch, Experience, Inputs
 
 @final
 class MOS(Strategy):
-    """Each experience trains a copy of the newest adapter; a sample goes to the adapter that takes it for its own.
+    """Trains an adapter per experience and picks one per sample; choose it for accuracy over many tasks.
+
+    Each experience trains a copy of the newest adapter; a sample goes to the adapter that takes it for its own.
 
     After each step the adapter in training is moved towards the mean of its predecessors. A sample starts at the
     adapter of its nearest prototype, measured with the first adapter, and moves on to that of the class it is given

@@ -21,7 +21,9 @@ from cl_framework.subspace import Norm, interference
 
 @final
 class OLoRA(Strategy):
-    """Low-rank corrections one on top of the other, ``loss + weight sum_i |A_i A_t^T|^2`` over all earlier ones.
+    """Adds low-rank updates kept orthogonal by a penalty; choose it where no old sample may be kept.
+
+    Low-rank corrections one on top of the other, ``loss + weight sum_i |A_i A_t^T|^2`` over all earlier ones.
 
     The paper sums squared entries (Eq. 8); its code, from which the published numbers come, sums absolute values:
     ``norm="l1"``. Its experiments are on T5 and LLaMA, which write labels as text; there is no published number for

@@ -26,7 +26,9 @@ from cl_framework.subspace import rotation
 
 @final
 class OrthogonalAdaptation(Strategy):
-    """``W + sum_i B_i A_i``: rows of ``A_i`` are columns of one orthogonal matrix and stay fixed, ``B_i`` is trained.
+    """Trains updates on disjoint fixed bases, each on its own; choose it to merge models trained apart.
+
+    ``W + sum_i B_i A_i``: rows of ``A_i`` are columns of one orthogonal matrix and stay fixed, ``B_i`` is trained.
 
     Every experience is trained as if it were alone, under a head of its own; the answer is given with all corrections
     at once. With disjoint columns ``A_i A_j^T = 0``: an input within the directions of one correction is not touched by

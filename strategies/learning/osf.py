@@ -23,7 +23,9 @@ from cl_framework.subspace import top_block
 
 @final
 class OSF(Strategy):
-    """Each experience adds to ``W = U S V^T``, the weight as it is by then, only what ``U_h`` and ``V_h`` do not see.
+    """Trains only outside each weight's largest singular directions; choose it to protect pre-training.
+
+    Each experience adds to ``W = U S V^T``, the weight as it is by then, only what ``U_h`` and ``V_h`` do not see.
 
     The top block is ``U_h S_h V_h^T``. The paper trains ``U_l, S_l, V_l`` of the rest with gradients projected off
     ``U_h`` and ``V_h``. Here the backbone stays frozen and the same set of changes, ``B A`` with ``U_h^T B = 0`` and

@@ -23,7 +23,9 @@ from cl_framework.subspace import Norm, diversity, preservation, top_block
 
 @final
 class PEGO(Strategy):
-    """Each experience trains a group of corrections, ``W + sum_n B_n A_n``, on top of earlier groups.
+    """Trains groups of diverse low-rank updates; choose it when experiences are different domains.
+
+    Each experience trains a group of corrections, ``W + sum_n B_n A_n``, on top of earlier groups.
 
     ``loss + preserve mean_n |A_n W^T|^2 / |W|^2 + diversify mean_{n,m} |A_n A_m^T|^2``, means over sites as well. The
     method is about one training on several domains; in a stream new members also keep off those of earlier

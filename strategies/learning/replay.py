@@ -18,7 +18,9 @@ from cl_framework.stream import Experience, Inputs, Joined
 
 @final
 class Replay(Strategy):
-    """Train the shared adapter and head on the new samples and those remembered, over every class so far.
+    """Trains on new and stored old samples together; choose it as the simplest baseline with a memory.
+
+    Train the shared adapter and head on the new samples and those remembered, over every class so far.
 
     Args:
         per_class: How many samples to remember of each class, drawn when its experience ends (20, as is usual for

@@ -20,7 +20,10 @@ from cl_framework.stream import Experience, Inputs
 
 @final
 class SimpleCIL(Strategy):
-    """Nearest class mean by cosine on the pristine backbone. Each class owns one prototype."""
+    """Compares with the mean of frozen features, without training; choose it first, as a baseline to beat.
+
+    Nearest class mean by cosine on the pristine backbone. Each class owns one prototype.
+    """
 
     isolates, competes = "class", None
 

@@ -21,7 +21,9 @@ from cl_framework.stream import Batch, Experience, Inputs
 
 @final
 class SLCA(Strategy):
-    """Sequential fine-tuning at two rates; after each experience the head is trained on drawn features of all classes.
+    """Fine-tunes the whole backbone slowly and aligns the head; choose it when adapters learn too little.
+
+    Sequential fine-tuning at two rates; after each experience the head is trained on drawn features of all classes.
 
     Published with the adapter `Full`, which fine-tunes the whole backbone as a correction beside frozen weights; weight
     decay then pulls towards the pre-trained weights instead of zero. With other adapters it is SLCA's recipe on fewer

@@ -19,7 +19,9 @@ from cl_framework.sums import Sums, discriminants
 
 @final
 class SLDA(Strategy):
-    """Class means under one shared covariance, shrunk towards the identity.
+    """Linear discriminant analysis on frozen features, without training; choose it for exact sums.
+
+    Class means under one shared covariance, shrunk towards the identity.
 
     Means, counts and covariance are sums over samples, so that ``Subtract`` forgets down to single samples, exactly to
     1e-6.

@@ -22,7 +22,9 @@ from cl_framework.stream import Batch, Experience, Inputs, Subset
 
 @final
 class SSIAT(Strategy):
-    """Train the shared adapter on new classes by cosines, shift old means, then align on drawn features of all classes.
+    """Tunes one shared adapter throughout and moves old means along; choose it to keep one small adapter.
+
+    Train the shared adapter on new classes by cosines, shift old means, then align on drawn features of all classes.
 
     Scores are cosines to the rows of the shared head, whose bias or scale takes no part. Published with `Bottleneck` of
     width 64, SGD at rate 0.01, weight decay 5e-4, batches of 48, and 20 epochs.

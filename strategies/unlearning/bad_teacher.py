@@ -20,7 +20,9 @@ from cl_framework.stream import Batch, ForgetRequest, Joined
 
 @final
 class BadTeacher(Unlearner):
-    """``KL(bad || new)`` on D_f, ``KL(old || new)`` on D_r. Reads the samples to forget and to retain.
+    """Imitates an untrained model on forget samples; choose it when all samples are there. Approximate.
+
+    ``KL(bad || new)`` on D_f, ``KL(old || new)`` on D_r. Reads the samples to forget and to retain.
 
     The bad teacher is the frozen backbone without what was trained, under a head of random rows.
 

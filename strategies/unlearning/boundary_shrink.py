@@ -21,7 +21,9 @@ from cl_framework.stream import ForgetRequest
 
 @final
 class BoundaryShrink(Unlearner):
-    """Learn ``x_f`` as what the old model sees in ``x_f + eps sign(grad CE)``. Reads only samples to forget.
+    """Relabels forget samples as their nearest other class; needs only these. Approximate.
+
+    Learn ``x_f`` as what the old model sees in ``x_f + eps sign(grad CE)``. Reads only samples to forget.
 
     Args:
         eps: Length of the step (FGSM) across the boundary, in units of the inputs (0.1 in the paper).

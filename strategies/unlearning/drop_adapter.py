@@ -13,7 +13,9 @@ from cl_framework.stream import ForgetRequest
 
 @final
 class DropAdapter(Unlearner):
-    """Exact removal for strategies that isolate experiences or classes: the result never met what was forgotten.
+    """Deletes all state that met what goes; choose it with strategies that keep state apart. Exact.
+
+    Exact removal for strategies that isolate experiences or classes: the result never met what was forgotten.
 
     Whole experiences need no data: their adapters, prototypes and rows are deleted. When part of an experience goes,
     its adapter is trained again from the rest with the same seed, and the statistics of later classes in that adapter's

@@ -19,7 +19,9 @@ from cl_framework.stream import ForgetRequest
 
 @final
 class FisherForgetting(Unlearner):
-    """``theta + N(0, a / F)`` with the Fisher information F of what stays. Reads only samples to retain.
+    """Adds noise to weights that retained samples need least; needs only these. Approximate.
+
+    ``theta + N(0, a / F)`` with the Fisher information F of what stays. Reads only samples to retain.
 
     F takes every label into account, so each sample costs as many backward passes as there are classes.
 

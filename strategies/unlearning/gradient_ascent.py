@@ -19,7 +19,9 @@ from cl_framework.stream import Batch, ForgetRequest
 
 @final
 class GradientAscent(Unlearner):
-    """``-CE(forget)`` on the shared adapters. Reads the samples to forget and no others.
+    """Raises the loss of forget samples; choose it as the simplest baseline without others. Approximate.
+
+    ``-CE(forget)`` on the shared adapters. Reads the samples to forget and no others.
 
     Nothing holds the rest in place and the ascent has no bound: a few small steps, or everything is torn down.
 

@@ -20,7 +20,9 @@ from cl_framework.stream import Batch, ForgetRequest
 
 @final
 class GSLoRA(Unlearner):
-    """``CE_r + beta max(0, bound - CE_f) + alpha sum_g ||g||``. Reads the samples to forget and to retain.
+    """Trains a sparse update that unlearns classes; choose it for repeated requests. Approximate.
+
+    ``CE_r + beta max(0, bound - CE_f) + alpha sum_g ||g||``. Reads the samples to forget and to retain.
 
     Each request adds one delta of the model's own adapter family, named after the request, and trains nothing else:
     ``model.adapters.drop(name)`` takes it back, `sparsity.zero_ratio` tells how many groups it left alone. The paper's

@@ -21,7 +21,9 @@ from cl_framework.stream import Batch, ForgetRequest, Joined
 
 @final
 class GSLoRAPlusPlus(Unlearner):
-    """GS-LoRA's loss ``+ w_f max(0, bound_f - D(z_f, p)) + w_r D(z_r, p)``. Reads the samples to forget and to retain.
+    """GS-LoRA that also moves features from class means; choose it to change features too. Approximate.
+
+    GS-LoRA's loss ``+ w_f max(0, bound_f - D(z_f, p)) + w_r D(z_r, p)``. Reads the samples to forget and to retain.
 
     D is the divergence of features z from the mean feature p of their class before the head. Prototypes are of the
     model just before this request, on the pictures that are read, under the test transform. The released code averages

@@ -13,7 +13,9 @@ from cl_framework.stream import ForgetRequest
 
 @final
 class HeadRows(Unlearner):
-    """Remove the rows of forgotten classes from the head. Reads no samples.
+    """Deletes the head's rows and nothing else; choose it as the weakest baseline. Approximate.
+
+    Remove the rows of forgotten classes from the head. Reads no samples.
 
     Everything that the adapters learned of the class stays, and a new row finds it again: the baseline any edit has
     to beat in an audit, though its accuracy on forgotten classes is zero.

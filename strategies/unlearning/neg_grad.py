@@ -19,7 +19,9 @@ from cl_framework.stream import Batch, ForgetRequest
 
 @final
 class NegGradPlus(Unlearner):
-    """``balance CE(retain) - (1 - balance) CE(forget)`` on the shared adapters. Reads both kinds of samples.
+    """Lowers the loss on retain and raises it on forget samples; choose it as a baseline. Approximate.
+
+    ``balance CE(retain) - (1 - balance) CE(forget)`` on the shared adapters. Reads both kinds of samples.
 
     The ascent has no bound; ``balance`` and few epochs keep it from tearing everything down.
 

@@ -16,7 +16,9 @@ from cl_framework.stream import ForgetRequest, Joined
 
 @final
 class RandomLabels(Unlearner):
-    """Cross-entropy with a wrong label for samples to forget. Reads the samples to forget and to retain.
+    """Trains wrong labels on forget and right ones on retain samples; choose it to compare. Approximate.
+
+    Cross-entropy with a wrong label for samples to forget. Reads the samples to forget and to retain.
 
     Labels are drawn anew in each epoch from all classes alive but the true one. Some released code draws them from as
     many as are to be forgotten, which pushes everything onto a few.

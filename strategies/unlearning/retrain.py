@@ -13,7 +13,9 @@ from cl_framework.stream import ForgetRequest
 
 @final
 class Retrain(Unlearner):
-    """Erase everything and learn the remaining experiences again, in order, with their own seeds and full budget.
+    """Learns the remaining samples again from the start; choose it as the reference, at full cost. Exact.
+
+    Erase everything and learn the remaining experiences again, in order, with their own seeds and full budget.
 
     Exact for every strategy, and as expensive as the stream so far. Needs the training data of all that remains.
     """

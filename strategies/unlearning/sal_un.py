@@ -19,7 +19,9 @@ from cl_framework.stream import ForgetRequest, Joined
 
 @final
 class SalUn(Unlearner):
-    """`RandomLabels` on the most salient weights alone. Reads the samples to forget and to retain.
+    """Trains wrong labels into the most salient weights only; choose it to change few. Approximate.
+
+    `RandomLabels` on the most salient weights alone. Reads the samples to forget and to retain.
 
     Salient is the ``top`` share of ``|sum over D_f of grad CE|``, ranked over all weights in one pass of evaluation.
     The rest is put back after every step: weight decay and momentum move also what has no gradient.

@@ -18,7 +18,9 @@ from cl_framework.stream import Batch, ForgetRequest
 
 @final
 class SCRUB(Unlearner):
-    """Epochs of ``max KL(old || new)`` on D_f, ``min gamma CE + alpha KL`` on D_r. Reads both kinds of samples.
+    """Moves away from the old model on forget samples and stays near it on retain samples. Approximate.
+
+    Epochs of ``max KL(old || new)`` on D_f, ``min gamma CE + alpha KL`` on D_r. Reads both kinds of samples.
 
     ``rewind`` (SCRUB+R, for single samples) returns to the epoch whose error on what must go is closest to the error on
     as many samples of each class held out from the descent, so that what must go is not conspicuously wrong. Those were

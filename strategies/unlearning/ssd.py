@@ -19,7 +19,9 @@ from cl_framework.stream import ForgetRequest, Joined, Subset
 
 @final
 class SSD(Unlearner):
-    """Where ``I_f > a I_D``: ``theta min(1, strength I_D / I_f)``. Reads the samples to forget and to retain.
+    """Shrinks weights that forget samples need most; choose it to edit without training. Approximate.
+
+    Where ``I_f > a I_D``: ``theta min(1, strength I_D / I_f)``. Reads the samples to forget and to retain.
 
     I is the mean over batches of the squared gradient, so it depends on their size; nothing is trained.
 

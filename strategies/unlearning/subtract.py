@@ -17,7 +17,9 @@ from cl_framework.sums import drift
 
 @final
 class Subtract(Unlearner):
-    """Exact removal, to 1e-6, for strategies whose whole state is sums over samples: means, moments, ridge regression.
+    """Takes forgotten samples out of sums; choose it with statistics such as means or ridge sums. Exact.
+
+    Exact removal, to 1e-6, for strategies whose whole state is sums over samples: means, moments, ridge regression.
 
     Classes, experiences and single samples all go in one pass over them, which the feature store often saves. It reads
     the samples to forget and nothing else, unless ``check``, or the strategy chose something by what is left of an

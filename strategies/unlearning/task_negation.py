@@ -17,7 +17,9 @@ from cl_framework.stream import ForgetRequest
 
 @final
 class TaskNegation(Unlearner):
-    """``W - scale dW``, where dW is a new delta fine-tuned on D_f. Reads the samples to forget and no others.
+    """Fine-tunes on forget samples and subtracts the change; needs only these. Approximate.
+
+    ``W - scale dW``, where dW is a new delta fine-tuned on D_f. Reads the samples to forget and no others.
 
     The change is negated, which for LoRA means one factor: negating both would leave ``B A`` as it is. Adapters that do
     more than add to a linear map have no such negative.

@@ -20,7 +20,9 @@ from cl_framework.stream import ForgetRequest, Joined, Rows, Samples, Subset
 
 @final
 class UNSIR(Unlearner):
-    """Learn noise as the class that must go (impair), then what stays (repair). Reads only samples to retain.
+    """Learns noise in place of a class, then repairs; choose it when its samples are gone. Approximate.
+
+    Learn noise as the class that must go (impair), then what stays (repair). Reads only samples to retain.
 
     The noise maximises ``CE(class) - 0.1 ||noise||^2``. Only whole classes can be forgotten.
 
