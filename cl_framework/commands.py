@@ -20,7 +20,7 @@ from cl_framework.printable import printable
 from cl_framework.rivals import doubts
 from cl_framework.run import Run
 from cl_framework.stream import Experience, Inputs, Scenario, Step
-from cl_framework.timeline import Timeline
+from cl_framework.timeline import RULES, Timeline
 
 
 def run(argv: Sequence[str]) -> int:
@@ -68,7 +68,7 @@ def learn(argv: Sequence[str]) -> int:
         _look(stream, args.skip_unreadable)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         told += [SKIP] if args.skip_unreadable else []
-        later = [*timeline.later, {"learn": told, "data": stream.fingerprint()}]
+        later = [*timeline.later, {"learn": told, "data": stream.fingerprint(), "rules": RULES}]
         longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key)
         coming = list(longer.steps())[len(directory.events()) :]
         _try(experiment, coming)

@@ -129,8 +129,16 @@ def take(
 def carry_out(
     learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float = 0.0
 ) -> Cost:
-    """Train each plan that ``event`` calls for, with a fresh trainer: a used one trains zero steps, silently."""
-    cost, read, seed = Cost(), set[int](), seed_for(event.name, learner.model.seed)
+    """Train each plan that ``event`` calls for, with a fresh trainer: a used one trains zero steps, silently.
+
+    If that fails, the learner is as it was before.
+    """
+    with state.all_or_nothing(learner):
+        return _carried_out(learner, event, make_trainer, batch_size, validation)
+
+
+def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float) -> Cost:
+    cost, read, seed = Cost(), set[int](), seed_for(event.dice, learner.model.seed)
     foretold = lineage.treatments(learner, event, learner.able(event)) if isinstance(event, ForgetRequest) else []
     for plan in learner.plans(event):
         device, size = learner.model.device, plan.batch_size or batch_size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,20 @@ def restore(
     learner.steps = known.steps
     learner.requires_grad_(False)
     learner.eval()
+
+
+@contextmanager
+def all_or_nothing(learner: Learner) -> Iterator[None]:
+    """Put a learner back where it was if the block fails: no class is known then of which nothing was learned."""
+    device, told = learner.model.device, facts(learner)
+    before = {k: v.detach().clone() for k, v in learner.state_dict().items() if not k.startswith(FROZEN)}
+    try:
+        yield
+    except BaseException:
+        learner.end()
+        restore(learner, before, told)
+        learner.to(device)  # Lightning leaves a fitted module on the CPU
+        raise
 
 
 def arrange(learner: Learner, names: Iterable[str]) -> None:

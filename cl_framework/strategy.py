@@ -199,7 +199,7 @@ def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan
     Raises:
         UserError: If the backbone's own classifier is said to know it, and the strategy cannot take that up.
     """
-    torch.manual_seed(seed_for(event.name, model.seed))
+    torch.manual_seed(seed_for(event.dice, model.seed))
     if not event.classes:
         return
     if event.inherited:

@@ -26,13 +26,15 @@ class Experience:
     """What may be learned now. Holds no test data and no view of the future.
 
     Attributes:
-        name: Unique in its stream; seeds are derived from it, so history leaves no mark on the dice.
+        name: Unique in its stream.
         classes: Ids of the classes it brings, stable names rather than row numbers.
         data: Its samples with the training transform.
         reference: The same samples, in the same order, with the test transform: for prototypes and statistics.
         inherited: Where the backbone's own pre-trained classifier knows these classes already and nothing is to be
             learned: the row of that classifier for each class id. Empty for an experience that is really learned.
         relearned: Classes that were forgotten and are asked for again: their new id, and the id they had before.
+        seed_name: What seeds are derived from where it is not the name: of two experiences of which the first was
+            forgotten altogether, the second draws what it would have drawn without the first.
     """
 
     name: str
@@ -41,6 +43,12 @@ class Experience:
     reference: Samples
     inherited: Mapping[int, int] = field(default_factory=dict)
     relearned: Mapping[int, int] = field(default_factory=dict)
+    seed_name: str = ""
+
+    @property
+    def dice(self) -> str:
+        """What its seeds are derived from, so that history leaves no mark on them."""
+        return self.seed_name or self.name
 
     def without(self, classes: Iterable[int] = (), ids: Tensor | None = None) -> Experience | None:
         """Return what is left of the experience once classes and samples are gone; None if nothing is."""
@@ -51,7 +59,7 @@ class Experience:
             data, reference = data.without(ids), reference.without(ids)
         left = tuple(c for c in keep if bool((data.labels == c).any()))
         rows, again = ({c: m[c] for c in left if c in m} for m in (self.inherited, self.relearned))
-        return Experience(self.name, left, data, reference, rows, again) if left else None
+        return Experience(self.name, left, data, reference, rows, again, self.seed_name) if left else None
 
 
 Need: TypeAlias = Literal["forget", "retain"]
@@ -83,6 +91,11 @@ class ForgetRequest:
     missing: frozenset[Need] = frozenset()
     inherited: bool = False
     first: str = ""
+
+    @property
+    def dice(self) -> str:
+        """What its seeds are derived from."""
+        return self.name
 
     @property
     def single(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Literal, final
 
 import msgspec
 
@@ -22,6 +22,9 @@ from cl_framework.stream import (
     surviving,
 )
 
+RULES = 2
+"""By these, later experiences draw the dice that they would draw had what is forgotten never been met."""
+
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A later forget request, as an event's record holds it."""
@@ -33,11 +36,19 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A later request, as an event's record holds it: what to forget, or arguments that describe what to learn."""
+    """A later request, as an event's record holds it: what to forget, or arguments that describe what to learn.
+
+    Attributes:
+        forget: What to forget.
+        learn: Arguments that describe a scenario.
+        data: The fingerprint of its data.
+        rules: How names are given to what it brings; `RULES` now, 1 in runs of earlier versions.
+    """
 
     forget: Asked | None = None
     learn: list[str] | None = None
     data: str | None = None
+    rules: Literal[1, 2] = 1
 
 
 @final
@@ -47,7 +58,7 @@ class Timeline(Scenario):
     Args:
         first: What the config says.
         later: Later requests in order, each ``{"forget": {"classes": ..., "experiences": ..., "samples": ...}}``
-            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint}``.
+            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint, "rules": RULES}``.
         streams: The scenarios that the learn requests describe, in order.
         key: What keyed hashes of sample ids were made with; the first scenario and the streams are given it too.
     """
@@ -80,6 +91,7 @@ class Timeline(Scenario):
         """Yield the same; later requests look back at what the caller has ``seen``."""
         yield from ((-1, step) for step in self.first.steps())
         classes, streams = len(self.first.class_names), iter(self.streams)
+        brought: list[set[str]] = []  # names of experiences, learn request by learn request
         for i, spec in enumerate(self.later):
             learned = [s for s in seen if isinstance(s.event, Experience)]
             if "forget" in spec:
@@ -89,8 +101,13 @@ class Timeline(Scenario):
             stream = next(streams)
             # An id is never given twice, not even that of a forgotten sample: receipts speak of it.
             ids = 1 + max((int(s.event.data.ids.max()) for s in learned if len(s.event.data)), default=-1)
+            alive, kept = {e.name for e in surviving(seen)}, spec.get("rules", 1) > 1
+            nth, draws = (len(brought), sum(not alive.isdisjoint(names) for names in brought)) if kept else (i, i)
+            brought.append(set())
             for step in stream.steps():
-                moved = _shifted(step, f"more-{i}-{step.event.name}", classes, ids, surviving(seen))
+                told = step.event.name
+                moved = _shifted(step, f"more-{nth}-{told}", classes, ids, surviving(seen), f"more-{draws}-{told}")
+                brought[-1].add(moved.event.name)
                 yield i, dataclasses.replace(moved, event=self._recognised(moved.event, seen))
             classes += len(stream.class_names)
 
@@ -117,7 +134,7 @@ class Timeline(Scenario):
         return self.first.fingerprint()
 
 
-def _shifted(step: Step, name: str, classes: int, ids: int, past: Sequence[Experience]) -> Step:
+def _shifted(step: Step, name: str, classes: int, ids: int, past: Sequence[Experience], dice: str) -> Step:
     """Give a later stream's classes, samples and events names of their own."""
     event = step.event
     if isinstance(event, Experience):
@@ -129,6 +146,7 @@ def _shifted(step: Step, name: str, classes: int, ids: int, past: Sequence[Exper
             reference=Relabelled(event.reference, classes, ids),
             inherited={c + classes: row for c, row in event.inherited.items()},
             relearned={new + classes: old + classes for new, old in event.relearned.items()},
+            seed_name=dice,
         )
         return Step(moved, Relabelled(step.exam, classes, ids))
     gone, samples = [c + classes for c in event.classes], (event.data.ids + ids).tolist()

@@ -74,7 +74,7 @@ class RanPAC(Strategy):
             self.sums.add(*self._expanded(model, event.reference.of(missing)))
         if self.ridge == "published" and (own := Entry(experience=event.name)) not in self.ridges:
             h, y = self._expanded(model, event.reference)
-            self.ridges[own] = holdout_ridge(h, y, RIDGES, seed_for(event.name, model.seed))
+            self.ridges[own] = holdout_ridge(h, y, RIDGES, seed_for(event.dice, model.seed))
 
     def rereads(self, event: ForgetRequest) -> bool:
         """Besides what was tuned: what is left of an experience, to choose its penalty anew."""
