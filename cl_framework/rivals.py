@@ -127,10 +127,21 @@ def doubts(strategy: Strategy, events: Iterable[Event], known: Collection[int] =
             "adapters learn nothing; begin with two classes or more."
         )
     if alone:
-        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
         found.append(
-            f"{', '.join(alone[:3])}{more} bring one class each, and {name} as it is set tells new classes from one "
-            "another only: such a loss has no gradient, and adapters stay as they start; set "
-            f"`--model.strategy.{strategy.widens}` to train against what is known, or bring two classes at a time."
+            f"{_each_bring_one(alone)}, and {name} as it is set tells new classes from one another only: such a loss "
+            f"has no gradient, and adapters stay as they start; set `--model.strategy.{strategy.widens}` to train "
+            "against what is known, or bring two classes at a time."
         )
     return found
+
+
+def _each_bring_one(names: Sequence[str]) -> str:
+    """Return the clause about experiences of one class each.
+
+    >>> _each_bring_one(["task-1"]), _each_bring_one(["a", "b", "c", "d", "e"])
+    ('task-1 brings one class', 'a, b, c and 2 more bring one class each')
+    """
+    if len(names) == 1:
+        return f"{names[0]} brings one class"
+    shown = [*names[:3], *([f"{len(names) - 3} more"] if len(names) > 3 else [])]
+    return f"{', '.join(shown[:-1])} and {shown[-1]} bring one class each"

@@ -44,14 +44,24 @@ class Survey:
     warnings: Sequence[str] = ()
 
 
-def refusal(unreadable: Sequence[str]) -> UserError:
+def refusal(unreadable: Sequence[str], left: str = "") -> UserError:
     """Return what to raise where samples cannot be read and may not be left out.
+
+    Args:
+        unreadable: A sentence for each.
+        left: What is wrong with what would be left; skipping is then no way out.
 
     >>> print(refusal(["a.png: empty.", "b.png: empty."]))
     2 samples cannot be read; mend them, or go on without them (--skip_unreadable):
       a.png: empty.
       b.png: empty.
+    >>> print(refusal(["a.png: empty."], "No class has images."))
+    No class has images. 1 sample cannot be read:
+      a.png: empty.
     """
+    if left:
+        some = "1 sample" if len(unreadable) == 1 else f"{len(unreadable):,} samples"
+        return UserError("\n".join([f"{left} {some} cannot be read:", *listed(unreadable)]))
     if len(unreadable) == 1:
         return UserError(f"{unreadable[0]} Or go on without it (--skip_unreadable).")
     head = f"{len(unreadable):,} samples cannot be read; mend them, or go on without them (--skip_unreadable):"

@@ -168,7 +168,11 @@ def test_a_class_called_train_or_valid_is_a_class(tmp_path: Path):
     [
         (("train", "Train", "test"), "has Train/ and train/; keep one"),
         (("valid", "test"), "has test/ but no train/"),
-        (("Train",), "has Train/ but no test/"),
+        (("Train",), "has Train/ but no test/.*, or hold out a fifth of imagefolder:.*Train"),
+        (("train", "eval"), "has eval/ and train/ but no test/"),
+        (("pictures/ant", "pictures/bee"), "pictures is no class, as it holds ant/, bee/; give imagefolder:.*pictures"),
+        (("a/train", "a/test", "b/train", "b/test"), "a is no class, as it holds test/, train/; give imagefolder"),
+        (("train/data/x", "test/data/x"), "train/data is no class, as it holds x/"),
     ],
 )
 def test_splits_that_cannot_be_told_are_refused(tmp_path: Path, names: tuple[str, ...], message: str):
@@ -176,6 +180,14 @@ def test_splits_that_cannot_be_told_are_refused(tmp_path: Path, names: tuple[str
         paint(tmp_path / name / "ant" / "0.png")
     with pytest.raises(UserError, match=message):
         open_source(f"imagefolder:{tmp_path}")
+
+
+def test_pictures_of_a_class_may_lie_in_deeper_folders(tmp_path: Path):
+    for name in ("ant/first", "ant/second", "bee/first", "bee"):
+        paint(tmp_path / name / "0.png")
+    source = open_source(f"imagefolder:{tmp_path}")
+    assert source.class_names == ("ant", "bee")
+    assert len(source.train) + len(source.test) == 4
 
 
 def test_what_file_systems_leave_behind_is_no_data(folders: Path):
@@ -223,6 +235,13 @@ def test_a_table_without_splits_is_split_here(tmp_path: Path):
     source = open_source(f"csv:{tmp_path / 't.csv'}:test=0.25")
     assert torch.bincount(source.test.labels).tolist() == [1, 1]
     assert torch.bincount(source.train.labels).tolist() == [3, 3]
+
+
+def test_paths_of_a_table_may_be_those_of_windows(tmp_path: Path):
+    lines = [f"{paint(tmp_path / 'in' / f'{i}.png', i).name},{'ab'[i % 2]}" for i in range(4)]
+    (tmp_path / "t.csv").write_text("path,label\n" + "\n".join("in\\" + line for line in lines))
+    source = open_source(f"csv:{tmp_path / 't.csv'}")
+    assert {p.name for p in (*source.train.images, *source.test.images)} == {f"{i}.png" for i in range(4)}
 
 
 @pytest.mark.parametrize(
@@ -295,6 +314,9 @@ def test_missing_torchvision_files_are_never_fetched_unasked(tmp_path: Path):
         ("imagefolder", "needs a path after a colon"),
         ("imagefolder:/no/such/place", "no folder /no/such/place"),
         ("csv:/no/such/file.csv", "no file /no/such/file.csv"),
+        ("csv:tests", "tests is no file; give imagefolder:tests, or a CSV"),
+        ("imagefolder:tests/conftest.py", "no folder tests/conftest.py; give the one"),
+        ("./tests", "no data source './tests'. For these data, write imagefolder:./tests."),
         ("torchvision:CIFR100", "Did you mean 'CIFAR100'"),
         ("torchvision:Caltech101", "no train and test splits"),
     ],
@@ -316,6 +338,16 @@ def test_a_corrupt_image_is_named(folders: Path):
             view[[0, 1]]
 
 
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"", "it is empty"), (b"<html>", "no image of a kind that is read"), (None, "Is a directory")]
+)
+def test_why_an_image_cannot_be_read_is_said_once_without_its_path(tmp_path: Path, content: bytes | None, why: str):
+    file = tmp_path / "x.png"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"Cannot read the image [^()]*x\.png \({why}\)"):
+        decode(file)
+
+
 def test_an_image_that_vanished_is_named(folders: Path):
     view = View(open_source(f"imagefolder:{folders}").train, Plain().test())
     (folders / "train" / "bee" / "0.png").unlink()
@@ -326,6 +358,12 @@ def test_an_image_that_vanished_is_named(folders: Path):
 def test_an_empty_class_folder_is_named(folders: Path):
     (folders / "train" / "cat").mkdir()
     with pytest.raises(UserError, match="Class 'cat' is empty"):
+        open_source(f"imagefolder:{folders}")
+
+
+def test_a_class_that_only_the_test_split_spells_so_is_named_beside_the_other(folders: Path):
+    (folders / "test" / "ant").rename(folders / "test" / "Ant")
+    with pytest.raises(UserError, match=r"class .Ant., which train/ lacks; .* Did you mean .ant."):
         open_source(f"imagefolder:{folders}")
 
 

@@ -48,6 +48,13 @@ def test_a_file_in_training_and_test_and_one_under_two_labels_are_named(folder: 
     assert f"{ant / '1.png'} (ant) = {bee / '9.png'} (bee)" in torn
 
 
+def test_names_of_classes_that_differ_only_in_how_they_are_written_are_told(tmp_path: Path):
+    rows = "".join(f"{i} {c},{c}\n" for c in ("Block card", "block_card", "pay") for i in range(3))
+    (tmp_path / "t.csv").write_text(f"text,label\n{rows}")
+    (told,) = doubts(open_source(f"csv:{tmp_path / 't.csv'}"))
+    assert told.startswith("Names of classes differ only in case or spaces: 'Block card' = 'block_card';")
+
+
 def test_many_doubles_are_counted_and_three_are_named(folder: Path):
     for i in range(5):
         (folder / "train" / "ant" / f"d{i}.png").write_bytes(f"double {i}".encode())

@@ -126,7 +126,7 @@ def test_fixed_rows_score_as_rows_of_the_head_itself_do(kind):
 def test_what_training_cannot_learn_is_said_before_the_run(ones, stream):
     (first, later) = doubts(EASE(), ones)
     assert first.startswith("task-0 brings one class and nothing is known before it")
-    assert later.startswith("task-1, task-2, task-3 bring one class each")
+    assert later.startswith("task-1, task-2 and task-3 bring one class each")
     assert "--model.strategy.compete all" in later
     assert len(doubts(EASE(compete="all"), ones)) == len(doubts(Finetune(), ones)) == len(doubts(APER(), ones)) == 1
     assert "--model.strategy.over seen" in doubts(LwF(), ones)[1]

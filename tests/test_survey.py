@@ -99,6 +99,23 @@ def test_what_is_left_out_is_neither_learned_nor_examined(pictures: Path):
     assert all(s.event.data[range(4)].x.isfinite().all() for s in steps)
 
 
+def test_pictures_whose_range_is_wrong_are_named_before_the_run(pictures: Path, capsys):
+    for name, value in (("nan", np.nan), ("below", -1.0), ("between", 1.5)):
+        Image.fromarray(np.full((8, 8), value, np.float32)).save(pictures / "train" / "ant" / f"{name}.tif")
+    assert main(command("plan", pictures)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("clf: 3 samples cannot be read;")
+    assert all(f"{name}.tif (it" in told for name in ("nan", "below", "between"))
+
+
+def test_a_table_of_which_nothing_can_be_read_offers_no_skipping(tmp_path: Path, capsys):
+    (tmp_path / "t.csv").write_text("path,label\nx.png,a\ny.png,b\n")
+    assert main(["plan", *FAST, "--data.scenario.dataset", f"csv:{tmp_path / 't.csv'}"]) == 2
+    told = capsys.readouterr().err
+    assert "holds no samples; add some. 2 samples cannot be read:" in told
+    assert "skip_unreadable" not in told
+
+
 def test_a_class_of_which_nothing_can_be_read_is_refused(pictures: Path, tmp_path: Path, capsys):
     for file in (pictures / "train" / "cow").iterdir():
         file.write_bytes(b"")

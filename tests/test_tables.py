@@ -87,9 +87,11 @@ def test_validation_is_the_exam_where_there_is_no_test(tmp_path: Path, name: str
         ("text,kind\na,x\n", "no column 'label', only 'text', 'kind'; line 1 must name"),
         ("a,b\n1,2\n", "no column 'path' or 'text', only 'a', 'b'"),
         ("text,intent,category\na,x,y\n", "'intent', 'category', which may all be the label; .* :label=intent"),
-        ("text,label,label\na,x,y\n", "which may all be the label|names the column 'label' twice"),
+        ("text,label,label\na,x,y\n", "names the column 'label' twice"),
+        ("", "is empty; line 1 must name"),
         ("text,label\na,cat\nb,dog\nc,cat|dog\n", r"line 4: the label 'cat\|dog' names several classes"),
         ('text,label\na,"[3, 4]"\n', r"line 2: the label '\[3, 4\]' names several classes"),
+        ('text,label\na,"[\'cat\']"\n', r"line 2: the label .* is a list"),
         ("text,rude,odd\na,0,1\nb,1,0\n", "'rude', 'odd' hold only 0 and 1: samples with several labels"),
     ],
 )  # fmt: skip
@@ -129,7 +131,7 @@ def test_all_bad_rows_are_named_at_once_and_may_be_left_out(tmp_path: Path):
 
 def test_a_class_whose_rows_are_all_bad_is_told_with_them(tmp_path: Path):
     file = table(tmp_path / "t.csv", "text,label,split", [("a", "x", "train"), ("", "y", "train"), ("b", "y", "test")])
-    with pytest.raises(UserError, match=r"line 3: the text is missing[^$]*line 4: class 'y' has no training"):
+    with pytest.raises(UserError, match=r"line 4: class 'y' has no training[^$]*line 3: the text is missing"):
         open_source(f"csv:{file}")
 
 

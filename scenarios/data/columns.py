@@ -47,13 +47,13 @@ def chosen(where: str, columns: Sequence[str], said: Mapping[Role, str], wanted:
         else:
             exact = [c for c in columns if c.strip().lower() == NAMES[role][0]]
             fitting = exact or [c for c in columns if c.strip().lower() in NAMES[role]]
+        if any(list(columns).count(c) > 1 for c in fitting):
+            raise UserError(f"{where} names the column {fitting[0]!r} twice; rename one of them.")
         if len(fitting) > 1:
             raise UserError(
                 f"{where} has the columns {shown(fitting)}, which may all be the {role}; say which, as in "
                 f":{role}={fitting[0]}."
             )
-        if any(list(columns).count(c) > 1 for c in fitting):
-            raise UserError(f"{where} names the column {fitting[0]!r} twice; rename one of them.")
         found |= dict.fromkeys([role] if fitting else [], "".join(fitting))
     return found
 
@@ -74,12 +74,14 @@ def binary(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[st
 
 
 def several(label: str, known: frozenset[str]) -> bool:
-    """Tell whether a label names several classes: a list, or labels of other samples side by side.
+    """Tell whether a label names several classes: a list, be it of one, or labels of other samples side by side.
 
     >>> several("[1, 4]", frozenset()), several("cat|dog", frozenset({"cat", "dog"})), several("a/c", frozenset({"a"}))
     (True, True, False)
+    >>> several("['cat']", frozenset()), several("[unused]", frozenset())
+    (True, False)
     """
-    if label[:1] + label[-1:] in ("[]", "{}", "()") and "," in label:
+    if label[:1] + label[-1:] in ("[]", "{}", "()") and ("," in label or label[1:2] in ("'", '"')):
         return True
     parts = SEVERAL.split(label)
     return len(parts) > 1 and known.issuperset(parts)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cl_framework import extras
@@ -57,19 +57,34 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except UserError:
         raise
     except Exception as e:  # damaged files make Pillow trip in many ways
-        why = str(e) or type(e).__name__
+        why = _why(e, path)
         raise UserError(f"Cannot read the image {path} ({why}); replace it or take it out of the data.") from e
+
+
+def _why(error: Exception, path: Path) -> str:
+    """Return what stopped the reading of an image, without the path, which is said already."""
+    if not isinstance(error, OSError) and not str(error):
+        return type(error).__name__
+    if path.is_file() and not path.stat().st_size:
+        return "it is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a kind that is read"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def glance(path: Path) -> None:
     """Make sure, at little cost, that an image can be read: its header is, and its end is looked at.
 
-    A JPEG or PNG that does not end as it should may still be whole; it is decoded to know.
+    A JPEG or PNG that does not end as it should may still be whole; it is decoded to know. So is an image of floats or
+    of signed numbers, whose range decides whether it is one.
 
     Raises:
         UserError: If it cannot.
     """
     with opened(path) as image:
+        if image.mode in pixels.RANGED:
+            pixels.three_channels(image)
+            return
         end = ENDS.get(image.format or "", b"")
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 64))

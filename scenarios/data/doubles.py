@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
@@ -59,10 +60,24 @@ def doubts(source: Source) -> list[str]:
         )
     if torn:
         found.append(f"Two labels are given to {_count(len(torn), noun)}: {told(torn)}; keep one of each.")
+    if close := _close(source.class_names):
+        names = ", ".join(" = ".join(map(repr, pair)) for pair in close[:SHOWN]) + (", ..." if close[SHOWN:] else "")
+        found.append(f"Names of classes differ only in case or spaces: {names}; write each one way, or they are apart.")
     if bare := source.unexamined:
         names = ", ".join(bare[:SHOWN]) + (", ..." if len(bare) > SHOWN else "")
         found.append(f"No test {noun} are there for {_count(len(bare), 'classes')}: {names}; the exam is none.")
     return found
+
+
+def _close(names: Sequence[str]) -> list[list[str]]:
+    """Return names that a person would take for one; single letters are characters of their own.
+
+    >>> _close(["Tabby cat", "dog", "tabby_cat", "A", "a"])
+    [['Tabby cat', 'tabby_cat']]
+    """
+    said = [re.sub(r"[\s_-]+", " ", n).strip().casefold() if len(n) > 1 else n for n in names]
+    groups = grouped(range(len(names)), said)
+    return [[names[i] for i in group] for group in groups]
 
 
 def alike(source: Source) -> list[list[int]]:

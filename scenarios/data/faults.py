@@ -39,7 +39,7 @@ def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
     try:
         return replace(source, train=train, test=test), faults
     except UserError as error:
-        raise refusal([str(error), *faults]) from error
+        raise refusal(faults, str(error)) from error
 
 
 def kept(faults: list[str], make: Callable[[], None]) -> bool:

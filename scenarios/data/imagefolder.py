@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cl_framework.errors import UserError
+from cl_framework.errors import UserError, did_you_mean
 from scenarios.data import presence
 from scenarios.data.source import Pictures, Source, check_share, stratified
 
@@ -67,7 +67,11 @@ def load(path: str, test: float | None = None, seed: int = 0) -> Source:
     check_share(name, True, test)
     found, other = classes(first), classes(second, empty=True)
     if extra := sorted(other.keys() - found.keys()):
-        raise UserError(f"{second} has class {extra[0]!r}, which {first.name}/ lacks; add it there or remove it here.")
+        close = did_you_mean(extra[0], found)
+        near = f" {close}" if close.startswith("Did") else ""
+        raise UserError(
+            f"{second} has class {extra[0]!r}, which {first.name}/ lacks; add it there or remove it here.{near}"
+        )
     train, exam = (listed(each, list(found)) for each in (found, other))
     return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
 
@@ -91,7 +95,10 @@ def split_folders(root: Path) -> dict[str, Path]:
             found[split] = some[0]
     if "train" in found and folders(found["train"]):
         if len(found) == 1:
-            raise UserError(f"{root} has {found['train'].name}/ but no test/; add test/ with the same class folders.")
+            raise UserError(
+                f"{root} has {' and '.join(f'{f.name}/' for f in inside[:5])} but no test/; add test/ with the same "
+                f"class folders, or hold out a fifth of imagefolder:{found['train']}."
+            )
         return found
     if found and "train" not in found and len(found) == len(inside) and any(map(folders, found.values())):
         raise UserError(f"{root} has {inside[0].name}/ but no train/; add train/ with the same class folders.")
@@ -106,10 +113,12 @@ def classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
         empty: Leave out folders without images.
 
     Raises:
-        UserError: If there is no class folder, or one holds no images.
+        UserError: If there is no class folder, or one holds no images or is itself a data set.
     """
     found = {}
-    for each in folders(folder):
+    inside = folders(folder)
+    for each in inside:
+        _check_class(each, len(inside) == 1)
         found[each.name] = sorted(p for p in each.rglob("*") if p.suffix.lower() in SUFFIXES and not hidden(p, each))
         if found[each.name]:
             continue
@@ -123,6 +132,27 @@ def classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
     if not found:
         raise UserError(f"{folder} holds no class folders; put the images of each class in a folder of its own.")
     return found
+
+
+def _check_class(folder: Path, only: bool) -> None:
+    """Refuse a folder that holds the folders of classes: all its images would become one class.
+
+    Args:
+        folder: The one in place of a class.
+        only: Whether there is no other.
+
+    Raises:
+        UserError: If it holds train/ with folders, or is the only one and holds nothing but folders.
+    """
+    inside = folders(folder)
+    splits = [f for f in inside if f.name.lower() in SPLITS["train"]]
+    if any(map(folders, splits)) or (only and inside and not any(p.is_file() for p in _shown(folder))):
+        names = ", ".join(f"{f.name}/" for f in inside[:3]) + (", ..." if len(inside) > 3 else "")
+        raise UserError(f"{folder} is no class, as it holds {names}; give imagefolder:{folder}.")
+
+
+def _shown(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if not p.name.startswith(".")]
 
 
 def folders(parent: Path) -> list[Path]:

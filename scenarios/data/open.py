@@ -56,7 +56,7 @@ def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str
         source: Source = load(*([subject] if subject else []), **chosen, **notes)
     except UserError as error:
         if found:  # what is wrong with the whole may come of it
-            raise refusal([*found, str(error)]) from error
+            raise refusal(found, str(error)) from error
         raise
     if faults is None and found:
         raise refusal(found)
@@ -82,7 +82,9 @@ def asked(spec: str) -> tuple[str, str, dict[str, str]]:
     """
     kind, _, rest = spec.partition(":")
     if kind not in LOADERS:
-        raise UserError(f"There is no data source {kind!r}. {did_you_mean(kind, LOADERS)}")
+        there = presence.spelled(spec)
+        hint = f"For these data, write {there}." if there else did_you_mean(kind, LOADERS)
+        raise UserError(f"There is no data source {kind!r}. {hint}")
     form = FORM.fullmatch(rest)
     subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
     takes = options_of(kind)

@@ -16,6 +16,8 @@ STRIP = 2**22
 """About how many pixels are converted at a time."""
 BITS = (8, 12, 16, 31)
 """Depths that wide greys are taken to have."""
+RANGED = ("F", "I")
+"""Modes whose numbers may lie out of range: floats, and whole numbers with a sign."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -13,6 +13,9 @@ GIVE = {
 }
 """What each source reads, and what to give."""
 
+KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+"""Which source reads files of an ending."""
+
 
 def check(kind: str, subject: str) -> None:
     """Make sure that what a source of this kind reads is there.
@@ -23,5 +26,17 @@ def check(kind: str, subject: str) -> None:
     if kind in GIVE:
         what, give = GIVE[kind]
         path = Path(subject).expanduser()
-        if not (path.is_dir() if what == "folder" else path.is_file()):
-            raise UserError(f"There is no {what} {subject}; give {give}.")
+        if path.is_dir() if what == "folder" else path.is_file():
+            return
+        if path.exists() and (named := spelled(subject)):
+            raise UserError(f"{subject} is no {what}; give {named}, or {give}.")
+        raise UserError(f"There is no {what} {subject}; give {give}.")
+
+
+def spelled(subject: str) -> str | None:
+    """Return how data at a path are named; None where there is nothing, or nothing that a source reads."""
+    path = Path(subject).expanduser()
+    if path.is_dir():
+        return f"imagefolder:{subject}"
+    kind = KINDS.get(path.suffix.lower()) if path.is_file() else None
+    return f"{kind}:{subject}" if kind else None

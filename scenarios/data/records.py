@@ -142,7 +142,7 @@ def _record(here: str, each: object, split: str, said: Mapping[Role, str]) -> Re
     else:
         raise UserError(f'{here}: found {str(each)[:40]!r}; write [text, label] or {{"text": ..., "label": ...}}.')
     if isinstance(label, list):
-        raise UserError(f"{here}: the label {str(label)[:40]} names several classes; a sample has one: keep one.")
+        raise UserError(f"{here}: the label {str(label)[:40]} names several classes or is a list; write one name.")
     if not isinstance(text, str) or not isinstance(label, str | int):
         raise UserError(f"{here}: text and label must be strings; found {str(each)[:40]!r}.")
     return Record(here, text, str(label), split or told_split(here, str(own)))
@@ -172,7 +172,9 @@ def read_json(path: str, lines: bool = False) -> object:
     except (ValueError, RecursionError) as error:
         if lines and _is_json(content.lstrip().partition("\n")[0]):
             return _by_line(path, content)
-        raise UserError(f"{path} is not valid JSON ({error}); mend it.") from error
+        other = presence.spelled(path)
+        mend = f"for a table, write {other}" if other and not other.startswith("json:") else "mend it"
+        raise UserError(f"{path} is not valid JSON ({error}); {mend}.") from error
 
 
 def _by_line(path: str, content: str) -> list[object]:

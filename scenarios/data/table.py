@@ -61,7 +61,8 @@ def load(
         return records.source(name, whole, test, seed)
     if exam:
         raise UserError(f"csv:exam is for tables of sentences, and {path} has no column 'text'; use a split column.")
-    found = [r for r in found if kept(faults, lambda r=r: check(r.where, file.parent / r.text))]  # type: ignore[misc]
+    at = {r.where: beside(file, r.text) for r in found}
+    found = [r for r in found if kept(faults, lambda r=r: check(r.where, at[r.where]))]  # type: ignore[misc]
     said_split, found = examined(name, found)
     check_share(name, said_split, test)
     labels = {r.label for r in found if r.split != "test"}
@@ -71,7 +72,7 @@ def load(
     place = {c: i for i, c in enumerate(names)}
 
     def part(name: str, some: Sequence[Record]) -> Pictures:
-        return Pictures(name, [file.parent / r.text for r in some], [place[r.label] for r in some])
+        return Pictures(name, [at[r.where] for r in some], [place[r.label] for r in some])
 
     if said_split:
         train, held = ([r for r in found if r.split == s] for s in ("train", "test"))
@@ -90,6 +91,8 @@ def lines(path: str, said: dict[Role, str], faults: list[str]) -> tuple[Role, li
     file = Path(path).expanduser()
     presence.check("csv", path)
     content = decode.text(file)
+    if not content.strip():
+        raise UserError(f"{path} is empty; {ASK}.")
     first = content.partition("\n")[0].rstrip("\r")
     mark = first[4:] if first[:4] == "sep=" and len(first) == 5 else ""  # as spreadsheets write it
     head = content.split("\n", 2)[1] if mark and "\n" in content else first
@@ -149,13 +152,19 @@ def made(
     for where, cells in found:
         text, label, split = (cells[cells_of[r]].strip() if r in cells_of else "" for r in (kind, "label", "split"))
         if several(label, known):
-            raise UserError(f"{where}: the label {label!r} names several classes; a sample has one: keep one of them.")
+            raise UserError(f"{where}: the label {label!r} names several classes or is a list; write one name.")
 
         def note(where: str = where, text: str = text, label: str = label, split: str = split) -> None:
             records_found.append(Record(where, text, "" if label.lower() == "nan" else label, told_split(where, split)))
 
         kept(faults, note)
     return kind, records_found
+
+
+def beside(table: Path, image: str) -> Path:
+    """Return where an image is whose path a table names; Windows writes backslashes between folders."""
+    path = table.parent / image
+    return path if "\\" not in image or path.exists() else table.parent / image.replace("\\", "/")
 
 
 def check(where: str, image: Path) -> None:
