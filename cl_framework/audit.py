@@ -25,7 +25,10 @@ from cl_framework.timeline import Timeline
 
 SCHEMA = 1
 PLACE = "audit.json"
-RECORD = ("accuracy_forget_before", "accuracy_forget", "h_mean", "h_mean_pre", "relapse", "erosion", "spillover")
+RECORD = (
+    "accuracy_forget_before", "accuracy_forget", "accuracy_unseen", "h_mean", "h_mean_pre", "relapse", "erosion",
+    "spillover",
+)  # fmt: skip
 
 
 def audit(argv: Sequence[str]) -> int:
@@ -57,7 +60,7 @@ def audit(argv: Sequence[str]) -> int:
         first = lambda: _given(directory, args.retrained, alive, exactly=True)  # noqa: E731
         made = References(made.original, (first, *made.retrained[1:]))
     metrics = conduct(run, about, workshop, made, not args.no_relearn)
-    concluded = verdict.conclusions(metrics)
+    concluded = verdict.conclusions(metrics, single=not about.vanished)
     found = {
         "schema": SCHEMA,
         "after_events": len(events),

@@ -62,7 +62,10 @@ def references(workshop: Workshop, about: Subject, seed: int, seeds: int) -> Ref
 def conduct(
     run: Learner, about: Subject, workshop: Workshop, made: References, relearning: bool = True
 ) -> dict[str, Measured]:
-    """Put every model through every question; return metric -> model -> value. ``run`` itself is never changed."""
+    """Put every model through every question; return metric -> model -> value. ``run`` itself is never changed.
+
+    Relearning is left out where every class stays: any model that knows the class answers about the samples.
+    """
     columns: dict[str, Measured] = {}
     said, curves = {}, {}
     original: tuple[dict[str, Tensor], dict[int, str]] | None = None
@@ -74,7 +77,7 @@ def conduct(
             original = state.tensors(learner), dict(learner.model.known)
         if original is not None:
             found["old_rows_accuracy"] = probing.put_back(workshop.copy(learner), about, *original)
-        if relearning:
+        if relearning and about.vanished:  # the classes of single samples are known all the same
             curves[name] = probing.relearn(workshop.copy(learner), about, seed_for("relearn", run.model.seed))
             found |= {f"relearn_accuracy_{k}": curves[name][k] for k in SHOWN}
         columns[name], said[name] = found, (p, learner.model.classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TypeAlias, final
 
@@ -30,7 +31,8 @@ class Evaluator:
     """Holds the test samples that no learner may see, and what has been forgotten.
 
     An exam loses a class for good when the class is forgotten, whether or not the learner can still name it; a class
-    that is learned again comes back with its new exam.
+    that is learned again comes back with its new exam. Samples that were forgotten while their class stays are asked
+    about once, before and after the request: later answers about them tell of their class.
     `answer` is asked about all exams at once, which must not matter to it: a prediction is its own sample's alone.
     """
 
@@ -44,7 +46,6 @@ class Evaluator:
         self._selection = selection
         self._exams: dict[str, Samples] = {}
         self._forgotten: dict[str, Samples] = {}
-        self._single: set[str] = set()
         self._gone: set[int] = set()
         self._before: tuple[str, float | None] | None = None
 
@@ -69,6 +70,7 @@ class Evaluator:
         self._admit(step, live)
         sheets = _sheets(self._exams, answer)
         outcomes = _by_exam(sheets)
+        hits = _hits(_pooled(outcomes.values()))
         selected = _selected(outcomes.values(), owner)
         event = step.event
         learns = isinstance(event, Experience)
@@ -79,7 +81,7 @@ class Evaluator:
             classes=event.classes,
             exams={name: _hits(outcomes[name]) for name in self._exams},
             selected=selected if self._selection else None,
-            forget=None if learns else self._forget(event.name, _asked(step.exam, answer, live), again),
+            forget=None if learns else self._forget(step, _asked(step.exam, answer, live), again, hits),
             old=again,
             relearned=dict(event.relearned) if isinstance(event, Experience) else {},
             lenient={"experience": selected[0]} | _by_rank(sheets, owner),
@@ -100,24 +102,41 @@ class Evaluator:
             self._exams[event.name] = step.exam
             self._gone -= set(event.classes)
             back = {*event.classes, *event.relearned.values()}
-            kept = {name: self._recalled(name, exam, back) for name, exam in self._forgotten.items()}
+            kept = {name: _only(exam, set(exam.labels.tolist()) - back) for name, exam in self._forgotten.items()}
             self._forgotten = {name: exam for name, exam in kept.items() if len(exam)}
         else:
             self._gone |= set(event.classes)
-            self._forgotten[event.name] = _unremembered(step.exam)
-            self._single |= {event.name} if event.single else set()
+            if not event.single:
+                self._forgotten[event.name] = _unremembered(step.exam)
         exams = {name: _only(exam, set(live) - self._gone) for name, exam in self._exams.items()}
         self._exams = {name: exam for name, exam in exams.items() if len(exam)}
 
-    def _recalled(self, name: str, exam: Samples, back: set[int]) -> Samples:
-        """Return what is still forgotten of ``exam`` once the classes ``back`` are learned again."""
-        return exam if name in self._single else _only(exam, set(exam.labels.tolist()) - back)
-
-    def _forget(self, name: str, after: Hits, old: Mapping[str, Hits]) -> Forgotten:
+    def _forget(self, step: Step, after: Hits, old: Mapping[str, Hits], live: Mapping[int, Hits]) -> Forgotten:
+        name, event = step.event.name, step.event
         if self._before is None or self._before[0] != name:
             raise RuntimeError(f"Nothing was measured before {name!r}: call before(step, answer) first.")
         (_, accuracy_before), self._before = self._before, None
-        return Forgotten(accuracy_before, micro_accuracy([after]), micro_accuracy(old.values()))
+        measured = Forgotten(accuracy_before, micro_accuracy([after]), micro_accuracy(old.values()))
+        if not (isinstance(event, ForgetRequest) and event.single):
+            return measured
+        return replace(measured, samples=len(step.exam), unseen=expected(Counter(step.exam.labels.tolist()), live))
+
+
+def expected(went: Mapping[int, int], live: Mapping[int, Hits]) -> float | None:
+    """Return the accuracy to be expected of samples that were never met: that on test samples of the same classes.
+
+    Args:
+        went: Class -> how many of its samples went; the class counts as often.
+        live: Class -> ``(right, total)`` over its test samples.
+
+    >>> expected({1: 3, 2: 1, 7: 5}, {1: (8, 10), 2: (2, 5)})
+    0.7
+    >>> expected({7: 5}, {}) is None
+    True
+    """
+    known = {c: n for c, n in went.items() if live.get(c, (0, 0))[1]}
+    whole = sum(n * live[c][0] / live[c][1] for c, n in known.items())
+    return whole / sum(known.values()) if known else None
 
 
 def _only(exam: Samples, classes: set[int]) -> Samples:

@@ -66,7 +66,7 @@ def _curve(axes: Axes, results: Mapping[str, Any]) -> None:
     for f in results["forget"]:
         at, before, after = places[f["event"]], f["accuracy_forget_before"], f["accuracy_forget"]
         axes.axvline(at, color=GONE, linestyle=":", linewidth=1, alpha=0.6)
-        if before is not None and after is not None:
+        if before is not None and after is not None and f["samples"] is None:
             axes.plot([at], [before], "o", color=GONE, fillstyle="none", clip_on=False)
             axes.annotate("", (at, after), (at, before), arrowprops={"arrowstyle": "->", "color": GONE, "shrinkB": 5})
             axes.plot([at], [after], "x", color=GONE, clip_on=False, label="forgotten, before and after")

@@ -19,14 +19,19 @@ class Forgotten:
     Attributes:
         accuracy_before: On the step's exam, just before the request.
         accuracy_after: On the same, after it.
-        accuracy_old: On the exams of all earlier forget requests, pooled, after it.
+        accuracy_old: On the exams of all earlier requests that took classes, pooled, after it.
         notes: What the unlearner says of its own work, such as the share of blocks it left alone.
+        samples: How many samples went, where every class stays; None where a class went.
+        unseen: Where every class stays: accuracy after it on test samples of the classes of the forgotten ones, each
+            class with the weight of how many of its samples went; what is to be expected of samples never met.
     """
 
     accuracy_before: float | None
     accuracy_after: float | None
     accuracy_old: float | None
     notes: dict[str, float] = field(default_factory=dict)
+    samples: int | None = None
+    unseen: float | None = None
 
 
 @final
@@ -41,8 +46,8 @@ class Marks:
         exams: Experience name -> class -> ``(right, total)`` over its test samples, live classes only.
         selected: Test samples whose prediction is a class of the right experience, out of how many; None unless asked.
         forget: Only for forget requests.
-        old: Earlier forget request -> ``(right, total)`` on what it took: whether it stays forgotten. Classes that
-            were learned again are left out.
+        old: Earlier forget request -> ``(right, total)`` on the classes it took: whether they stay forgotten. Classes
+            that were learned again are left out, and so are requests after which every class stayed.
         relearned: Classes that were forgotten once and came back: new id -> the id before.
         overlap: Adapter -> each earlier one -> how far their subspaces of inputs and of outputs meet, from 0 to 1.
             After learning only pairs with the newest; empty where adapters have no factors.

@@ -188,23 +188,30 @@ def _event(record: EventRecord) -> dict[str, Any]:
 
 
 def _forget(i: int, days: Sequence[Marks], retain: float | None, seconds: float) -> dict[str, Any]:
-    """Say what request ``i`` did, at once and, as far as later days tell, for good."""
+    """Say what request ``i`` did, at once and, as far as later days tell, for good.
+
+    Where every class stayed, a right answer about a forgotten sample is no trace of it: what is weighed against it (H)
+    or asked of it later (relapse) has no meaning, and is None.
+    """
     name, forgotten, before_it = days[i].event, days[i].forget, days[i - 1] if i else None
     assert forgotten is not None
     before, after, pristine = forgotten.accuracy_before, forgotten.accuracy_after, _before_any(i, days)
-    asked = {d.event: continual.micro_accuracy([d.old[name]]) for d in days[i + 1 :] if name in d.old}
+    single = not days[i].classes
+    asked = {d.event: continual.micro_accuracy([d.old[name]]) for d in days[i + 1 :] if name in d.old and not single}
     later = {event: accuracy for event, accuracy in asked.items() if accuracy is not None}
     relapse = relapse_max_later(after, list(later.values()))
     spilled = spillover_exams(before_it.exams, days[i].exams) if before_it else {}
 
     def h(then: float | None) -> float | None:
-        return None if retain is None or then is None or after is None else h_mean(retain, then, after)
+        return None if single or retain is None or then is None or after is None else h_mean(retain, then, after)
 
     return {
         "event": name,
+        "samples": forgotten.samples,
         "accuracy_forget": after,
         "accuracy_forget_before": before,
         "accuracy_forget_before_any": pristine,
+        "accuracy_unseen": forgotten.unseen,
         "accuracy_retain": retain,
         "accuracy_old": forgotten.accuracy_old,
         "h_mean": h(before),

@@ -92,8 +92,7 @@ def headline(results: Mapping[str, Any]) -> Table:
         read, written = percent(met["mean_input"]), percent(met["mean_output"])
         grid.add_row("subspace_overlap", f"{read} % of inputs, {written} % of outputs")
     for f in results["forget"][-3:]:
-        drop = f"{percent(f['accuracy_forget_before'])} → {percent(f['accuracy_forget'])} %"
-        grid.add_row(printable(f["event"]), f"forgotten {drop}, retained {percent(f['accuracy_retain'])} %")
+        grid.add_row(printable(f["event"]), _told(f))
         lost = [f"{what} {100 * f[what]:+.1f}" for what in ("erosion", "spillover", "relapse") if f[what] is not None]
         if lost:
             grid.add_row("", f"{', '.join(lost)} points")
@@ -105,6 +104,19 @@ def headline(results: Mapping[str, Any]) -> Table:
     memory, stored = cost["peak_memory_bytes"] / 1e6, cost["stored_bytes"] / 1e6
     grid.add_row("cost", f"{cost['seconds']:.1f} s, {memory:,.0f} MB memory at the peak, {stored:,.2f} MB stored")
     return grid
+
+
+def _told(forget: Mapping[str, Any]) -> str:
+    """Say in a sentence what became of what had to go; of samples whose classes stay, what there is to compare with."""
+    drop = f"{percent(forget['accuracy_forget_before'])} → {percent(forget['accuracy_forget'])} %"
+    retained = f"retained {percent(forget['accuracy_retain'])} %"
+    if (count := forget["samples"]) is None:
+        return f"forgotten {drop}, {retained}"
+    unseen = percent(forget["accuracy_unseen"])
+    return (
+        f"{count} samples of classes that stay: right {drop}, as are {unseen} % of test samples of these classes; "
+        f"{retained}; `clf audit` looks for traces"
+    )
 
 
 def percent(value: float | None) -> str:

@@ -37,7 +37,10 @@ COSTS = (
     "peak_memory_bytes",
     "stored_bytes",
 )
-FORGOTTEN = ("accuracy_forget_before", "accuracy_forget", "accuracy_retain", "accuracy_old", "h_mean", "erosion")
+FORGOTTEN = (
+    "accuracy_forget_before", "accuracy_forget", "accuracy_unseen", "accuracy_retain", "accuracy_old", "h_mean",
+    "erosion",
+)  # fmt: skip
 
 
 class Logger(Protocol):

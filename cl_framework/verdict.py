@@ -32,12 +32,19 @@ class Conclusion:
 NO_RETRAINED = "needs a model that never met it: leave out --fast, or give --retrained DIR"
 
 
-def conclusions(metrics: Metrics) -> list[Conclusion]:
+def conclusions(metrics: Metrics, single: bool = False) -> list[Conclusion]:
     """Return what the numbers say of answers, of features, and of learning it again.
 
     The measure is how far retrained models of several seeds are from the first: a run is told from them where it is
     farther than all of them.
+
+    Args:
+        metrics: What was measured.
+        single: Whether every class stays: features and relearning then tell of the class alone, and attacks on
+            membership take their place.
     """
+    if single:
+        return [_answers(metrics), _membership(metrics)]
     return [_answers(metrics), _features(metrics), _relearning(metrics)]
 
 
@@ -58,17 +65,33 @@ def _features(metrics: Metrics) -> Conclusion:
     statement = "its features know no more of it than those of such a model"
     asked = {p: metrics[p] for p in PROBES if metrics.get(p, {}).get("run") is not None}
     if not asked:
-        return Conclusion(statement, "not told", "only single samples went: the features may know their classes")
+        return Conclusion(statement, "not told", "there are no test samples of what vanished")
     if any(values.get("retrained") is None for values in asked.values()):
         return Conclusion(statement, "not told", NO_RETRAINED)
+    return _most(statement, "probe", asked)
+
+
+def _membership(metrics: Metrics) -> Conclusion:
+    statement = "an attack tells the samples from ones never met no better than in such a model"
+    asked = {m: v for m, v in metrics.items() if m.startswith("mia_") and m.endswith("_auc") and v["run"] is not None}
+    if not asked:
+        return Conclusion(statement, "not told", "there are no test samples of their classes to compare with")
+    if any(values.get("retrained") is None for values in asked.values()):
+        return Conclusion(statement, "not told", NO_RETRAINED)
+    sure = {m: {k: None if a is None else abs(a - 0.5) for k, a in v.items()} for m, v in asked.items()}
+    return _most(statement, "attack", sure)
+
+
+def _most(statement: str, what: str, asked: Metrics) -> Conclusion:
+    """Conclude from the probe or attack that finds most in the run beyond what it finds in retrained models."""
     more = {p: _number(v["run"]) - max([_number(v["retrained"]), *_others(v)]) for p, v in asked.items()}
-    probe = max(more, key=more.__getitem__)
-    if more[probe] <= 0:
-        return Conclusion(statement, "yes", "no probe finds more than in retrained models")
-    if not _others(asked[probe]):
-        why = f"{probe} finds {more[probe]:.3f} more, and one retrained model shows no spread: use --seeds 2"
+    best = max(more, key=more.__getitem__)
+    if more[best] <= 0:
+        return Conclusion(statement, "yes", f"no {what} finds more than in retrained models")
+    if not _others(asked[best]):
+        why = f"{best} finds {more[best]:.3f} more, and one retrained model shows no spread: use --seeds 2"
         return Conclusion(statement, "not told", why)
-    return Conclusion(statement, "no", f"{probe} finds {more[probe]:.3f} more than in any retrained model")
+    return Conclusion(statement, "no", f"{best} finds {more[best]:.3f} more than in any retrained model")
 
 
 def _relearning(metrics: Metrics) -> Conclusion:

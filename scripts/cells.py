@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -106,21 +106,29 @@ def images(results: Mapping[str, Any]) -> int:
 
 
 def forgotten(requests: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Sum up what a run's forget requests did; empty if there were none.
+    """Sum up what a run's forget requests did; empty if there were none. Of samples whose class stays, only the costs.
 
     >>> forgotten([])
     {}
     """
     if not requests:
         return {}
-    relapses = [r["relapse"] for r in requests if r["relapse"] is not None]
+    whole = [r for r in requests if r["samples"] is None]
+    relapses = [r["relapse"] for r in whole if r["relapse"] is not None]
     return {
-        **{k: statistics.mean(r[k] for r in requests) for k in ("accuracy_forget", "erosion", "h_mean_pre")},
+        **{k: _mean(r[k] for r in whole) for k in ("accuracy_forget", "h_mean_pre")},
+        "erosion": _mean(r["erosion"] for r in requests),
         "accuracy_retain": requests[-1]["accuracy_retain"],
         "accuracy_old": requests[-1]["accuracy_old"],
         "relapse": max(relapses, default=None),
         "seconds_forget": statistics.mean(r["seconds"] for r in requests),
     }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what was measured; None where nothing was."""
+    known = [v for v in values if v is not None]
+    return statistics.mean(known) if known else None
 
 
 def passes_per_image(run: Run, experiment: Experiment, some: int = 100) -> float:

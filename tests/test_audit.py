@@ -175,6 +175,20 @@ def test_a_conclusion_whose_measurement_is_missing_is_not_drawn(audited):
     assert "leave out --no-relearn" in verdict.conclusions(without)[2].why
 
 
+def test_of_samples_whose_class_stays_attacks_tell_and_nothing_is_learned_again(audited):
+    asked = [2000, 2001, 2002, 5003, 5004]
+    metrics = conduct(*audited(EASE, DropAdapter, after=2, samples=asked), seeds=2)
+    assert not any(m.startswith(("relearn", "anamnesis")) for m in metrics)
+    concluded = verdict.conclusions(metrics, single=True)
+    assert [c.holds for c in concluded] == ["yes", "yes"]
+    assert "an attack tells the samples" in concluded[1].statement
+    metrics["mia_loss_auc"]["run"] = 1.0
+    assert verdict.conclusions(metrics, single=True)[1].why.startswith("mia_loss_auc finds 0.")
+    assert verdict.conclusions(metrics, single=True)[1].holds == "no"
+    metrics["mia_loss_auc"]["retrained"] = None
+    assert "--fast" in verdict.conclusions(metrics, single=True)[1].why
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

@@ -169,22 +169,39 @@ def test_a_forgotten_class_is_measured_before_and_after_and_stays_remembered() -
     assert single.accuracy_after is not None
     assert single.accuracy_after >= half(g) > 0  # the class of the samples is still alive
     assert single.accuracy_old == 0.0
+    right, total = marks["g"].hits[4]
+    assert (single.samples, single.unseen) == (3, right / total)  # what samples of 4 never met would get
     both = marks["h"].forget
     assert both is not None
-    # f gives 0 of 7; of g's three samples all are right, since 4 is all that is left to say
-    assert both == Forgotten(both.accuracy_before, 0.0, 3 / 10)
+    assert both == Forgotten(both.accuracy_before, 0.0, 0.0)  # f gives 0 of 7; that 4 is known says nothing of g
     last = marks["i"].forget
     assert last is not None
-    # 9 was learned again, so that of h only the seven samples of 7 are still forgotten: 7 + 3 + 7, none right
+    # 9 was learned again, so that of h only the seven samples of 7 are still forgotten: 7 + 7, none right
     assert last.accuracy_after == last.accuracy_old == 0.0
     assert len(h) == 14
     assert len(i) == 7
 
 
+def test_samples_whose_class_stays_are_read_for_their_own_request_alone() -> None:
+    read = list[int]()
+
+    def spy(samples: Samples) -> Tensor:
+        read.append(int(bool(torch.isin(samples.ids, STREAM[3][0].exam.ids).any())))
+        return guess([4])(samples)
+
+    evaluator, counts = Evaluator(), []
+    for step, owner in STREAM:
+        read.clear()
+        evaluator.before(step, spy)
+        evaluator.examine(step, spy, list(owner), owner)
+        counts.append(sum(read))
+    assert counts == [0, 0, 0, 2, 0, 0, 0]  # before and after; they may be deleted then
+
+
 def test_old_leaves_out_classes_that_were_learned_again() -> None:
     marks = walk(Evaluator())
-    assert [list(m.old) for m in marks] == [[], [], [], ["f"], ["f", "g"], ["f", "g", "h"], ["f", "g", "h"]]
-    assert marks[4].old == {"f": (0, 7), "g": (3, 3)}  # 4 is all that is left to say
+    assert [list(m.old) for m in marks] == [[], [], [], ["f"], ["f"], ["f", "h"], ["f", "h"]]
+    assert marks[4].old == {"f": (0, 7)}
     assert marks[5].old["h"] == marks[6].old["h"] == (0, 7)  # of fourteen: 9 is known again, under its own id
 
 

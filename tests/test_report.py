@@ -100,9 +100,11 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
     assert found["forget"] == [
         {
             "event": "forget-1",
+            "samples": None,
             "accuracy_forget": 0.1,
             "accuracy_forget_before": 0.8,
             "accuracy_forget_before_any": 0.8,
+            "accuracy_unseen": None,
             "accuracy_retain": 0.85,
             "accuracy_old": None,
             "h_mean": pytest.approx(2 * 0.85 * 0.7 / (0.85 + 0.7)),
@@ -149,6 +151,27 @@ def test_relapse_and_the_accuracy_before_any_request_come_from_all_days_together
     assert (one["spillover_exams"], two["spillover"]) == ({"b": 0.0}, None)
     assert [e.get("relearned") for e in found["events"]] == [{}, {}, None, None, {"4": 3}]
     assert "erosion +12.0, spillover +0.0, relapse +20.0 points" in " ".join(text(headline(found)).split())
+
+
+def test_of_samples_whose_class_stays_only_what_means_something_is_reported(tmp_path: Path) -> None:
+    hits = {"a": {0: (9, 10), 1: (8, 10)}}
+    days = [
+        Marks("a", "learn", (0, 1), hits),
+        Marks("f", "forget", (), hits, None, Forgotten(1.0, 0.9, None, samples=10, unseen=0.87)),
+        Marks("b", "learn", (2,), hits, None, None, {"f": (0, 10)}),  # as runs wrote before
+    ]
+    found = results("ACIL", EXAMS, [record(d) for d in days], NAMES)
+    (told,) = found["forget"]
+    assert {k: told[k] for k in ("samples", "accuracy_forget_before", "accuracy_forget", "accuracy_unseen")} == {
+        "samples": 10, "accuracy_forget_before": 1.0, "accuracy_forget": 0.9, "accuracy_unseen": 0.87,
+    }  # fmt: skip
+    assert [told[k] for k in ("h_mean", "h_mean_pre", "relapse", "relapse_event", "accuracy_old")] == [None] * 5
+    shown = " ".join(text(headline(found), 200).split())
+    assert "10 samples of classes that stay: right 100.0 → 90.0 %, as are 87.0 % of test samples of these" in shown
+    assert "relapse" not in shown
+    row = next(line for line in text(table(found)).splitlines() if line.startswith("- f"))
+    assert row.split()[-3:] == ["100.0→90.0", "-", "-"]
+    write(found, tmp_path)
 
 
 def overlapping(*days: tuple[str, dict[str, dict[str, tuple[float, float]]]]) -> dict[str, Any]:
