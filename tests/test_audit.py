@@ -71,7 +71,7 @@ EXACT = [
 def test_the_exact_path_cannot_be_told_from_retraining_in_any_metric(strategy, unlearner, asked, audited):
     run, about, workshop = audited(strategy, unlearner, after=2, **asked)
     found = conduct(run, about, workshop, seeds=2)
-    assert len(found) > 30
+    assert len(found) > 25
     for metric, values in found.items():
         assert values["run"] == values["retrained"], metric
     assert found["gap_to_retrain"]["run"] == found["js_to_retrained"]["run"] == found["clpu_ratio"]["run"] == 0
