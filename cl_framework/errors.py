@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from cl_framework.printable import printable
+
 
 class UserError(Exception):
     """A mistake the user can mend. The command line prints the sentence and exits with code 2."""
@@ -21,4 +23,4 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     known = sorted(options)
     folded = {o.lower(): o for o in known}
     close = get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-    return f"Did you mean {folded[close[0]]!r}?" if close else f"Choose one of: {', '.join(known)}."
+    return f"Did you mean {folded[close[0]]!r}?" if close else f"Choose one of: {', '.join(map(printable, known))}."

@@ -81,14 +81,14 @@ def verify(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     run = Run.open(args.dir)
     problems = run.verify()
-    if args.last:
+    if args.last is not None:  # an empty one too, as an unset variable of a shell leaves it
         problems += receipts.missing(run.path, args.last)
     if args.public and not problems:
         from cl_framework import signing
 
         problems = signing.problems(run.path, args.public)
     if problems:
-        say("\n".join(problems))
+        say("\n".join(map(printable, problems)))  # each on its line, whatever a file is called
         return 1
     trial = f"; a trial with {run.manifest['trial']}, no result" if run.manifest.get("trial") else ""
     events, told = run.events(), receipts.read(run.path)

@@ -42,6 +42,6 @@ def read(run: Path) -> Summary | None:
         UserError: If the file is not JSON, or a field has another type.
     """
     file = run / "results.json"
-    if not file.exists():
+    if not file.is_file():  # nor a pipe, of which nothing may ever come
         return None
     return parsed(file.read_bytes(), Summary, file, f"delete it, and `clf resume {run}` writes it again")

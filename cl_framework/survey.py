@@ -63,7 +63,7 @@ def refusal(unreadable: Sequence[str], left: str = "") -> UserError:
         some = "1 sample" if len(unreadable) == 1 else f"{len(unreadable):,} samples"
         return UserError("\n".join([f"{left} {some} cannot be read:", *listed(unreadable)]))
     if len(unreadable) == 1:
-        return UserError(f"{unreadable[0]} Or go on without it (--skip_unreadable).")
+        return UserError(f"{printable(unreadable[0])} Or go on without it (--skip_unreadable).")
     head = f"{len(unreadable):,} samples cannot be read; mend them, or go on without them (--skip_unreadable):"
     return UserError("\n".join([head, *listed(unreadable)]))
 
@@ -71,7 +71,7 @@ def refusal(unreadable: Sequence[str], left: str = "") -> UserError:
 def listed(sentences: Sequence[str]) -> list[str]:
     """Return the first sentences as lines, and how many more there are."""
     more = [f"  ... and {len(sentences) - SHOWN:,} more"] if len(sentences) > SHOWN else []
-    return [*(f"  {s}" for s in sentences[:SHOWN]), *more]
+    return [*(f"  {printable(s)}" for s in sentences[:SHOWN]), *more]
 
 
 @final
@@ -108,6 +108,6 @@ def told(found: Survey, skip: bool, console: Console) -> None:
     if found.unreadable:
         some = "1 sample" if len(found.unreadable) == 1 else f"{len(found.unreadable):,} samples"
         lines = [f"Left out {some} that cannot be read:", *listed(found.unreadable)]
-        console.print(Text("\n".join(map(printable, lines))), soft_wrap=True)
+        console.print(Text("\n".join(lines)), soft_wrap=True)
     for warning in found.warnings:
         console.print(Text(f"warning: {printable(warning)}", "yellow"), soft_wrap=True)

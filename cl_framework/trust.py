@@ -91,6 +91,18 @@ def require(path: str, packages: Sequence[str] = ()) -> None:
         raise UserError(refusal(path))
 
 
+def require_home(found: object, path: str, packages: Sequence[str] = ()) -> None:
+    """Refuse what a path led to if its home is of no known kind: modules of known kinds import ``import_module``, say.
+
+    Raises:
+        UserError: Saying how to trust it, unless the user trusts the path itself.
+    """
+    if any(path == name or path.startswith(f"{name}.") for name in trusted()):
+        return
+    named = found if hasattr(found, "__qualname__") else type(found)
+    require(f"{named.__module__}.{getattr(named, '__qualname__', '')}", packages)
+
+
 def refusal(path: str) -> str:
     """Return the sentence about a path that is not trusted."""
     return f"The config names {path}, which may run any code; to trust it, add {OPTION} {path}."

@@ -74,6 +74,8 @@ OWN = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, out
 def refuse_links(path: Path) -> None:
     """Refuse a run in which a file or folder of its own is a symbolic link: what lies behind it is not the run's.
 
+    A pipe, a socket or a device is refused too: whoever opens one may wait for ever.
+
     Raises:
         UserError: If one is; it is named, with what it points to.
     """
@@ -87,6 +89,8 @@ def refuse_links(path: Path) -> None:
     )
     for place in (*top, *inside):
         sealed.refuse_link(place)
+        if not (place.is_file() or place.is_dir()):
+            raise UserError(f"{place} is no file and no folder, and nothing reads from it; take it away.")
 
 
 def eventless(path: Path) -> bool:
@@ -205,6 +209,11 @@ def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> l
     found = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in told]
     if complete:
         found += [f"{file} line {i} tells of no event of this run." for i, r in enumerate(told, 1) if r not in due]
+    found += [
+        f"{path / e.place} has no receipt, and every request to forget has one; {RESTORE}."
+        for e in events
+        if e.kind == "forget" and e.receipt is None
+    ]
     asked = [i for i, e in enumerate(events) if "state" in (e.receipt or {})]
     if complete and asked:  # what earlier lines speak of is gone from the files, as it should be
         event, left = events[asked[-1]], overlay(events[: asked[-1] + 1])

@@ -187,9 +187,11 @@ def _maker(name: str) -> Any:
         module, _, function = name.partition(":")
         trust.require(f"{module}.{function}", plugins.packages())
         try:
-            return getattr(import_module(module), function)
+            found = getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{name} leads to no function ({error}); write module:function.") from error
+        trust.require_home(found, f"{module}.{function}", plugins.packages())
+        return found
     classic = _avalanche("benchmarks.classic")
     known: Mapping[str, Any] = {n: v for n, v in vars(classic).items() if callable(v) and n[0].isupper()}
     if name not in known:

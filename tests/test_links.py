@@ -68,6 +68,16 @@ def test_a_link_in_a_run_is_named_and_nothing_behind_it_changes(run, place, tmp_
     assert {p: p.read_bytes() for p in kept} == kept
 
 
+@pytest.mark.parametrize("place", FILES)
+def test_a_pipe_in_a_run_keeps_nobody_waiting(run, place, capsys):
+    (run.path / place).unlink()
+    os.mkfifo(run.path / place)
+    assert cli.main(["verify", str(run.path)]) == 2
+    said = capsys.readouterr().err
+    assert place == "manifest.json" or f"{run.path / place} is no file and no folder" in said
+    assert cli.main(["report", str(run.path)]) in (0, 2)
+
+
 @pytest.mark.parametrize(
     "place", [".tmp-audit.json", ".tmp-manifest.json", "events/.tmp-002-learn-b", "figures/.tmp-x"]
 )

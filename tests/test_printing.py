@@ -9,8 +9,9 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework import cli, report
+from cl_framework import cli, report, survey
 from cl_framework.console import make_console
+from cl_framework.errors import did_you_mean
 from cl_framework.printable import printable, say
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,13 @@ def test_messages_keep_their_lines_and_nothing_else_that_a_terminal_obeys(capsys
     assert capsys.readouterr().err == "one\ntwo \\x1b[2J\n"
     assert cli.main(["\x1b[2J"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_line_end_in_a_name_forges_no_line():
+    fault = "a\nclf: fine.png: empty."
+    for error in (survey.refusal([fault]), survey.refusal([fault, fault])):
+        assert "a\\nclf: fine" in str(error)
+    assert did_you_mean("x", ["a\nclf: fine"]) == "Choose one of: a\\nclf: fine."
 
 
 def test_a_spreadsheet_computes_no_name():

@@ -221,7 +221,7 @@ def test_nothing_forgotten_stays_in_any_file(run):
     needles = [t.numpy().tobytes() for t in (secret, head[1])]
     files = [p for p in run.path.rglob("*") if p.is_file()]
     assert all(any(needle in p.read_bytes() for p in files) for needle in needles)
-    run.commit("forget a", "forget", {"head": head[:1], "more": torch.ones(2)}, {}, {})
+    run.commit("forget a", "forget", {"head": head[:1], "more": torch.ones(2)}, {}, {}, receipt={"request": "forget a"})
     files = [p for p in run.path.rglob("*") if p.is_file()]
     assert not any(needle in p.read_bytes() for p in files for needle in needles)
     assert run.verify() == []
@@ -239,13 +239,13 @@ def test_features_are_added_row_by_row_and_leave_every_file_when_forgotten(run):
     run = Run.open(run.path)
     assert run.features()["bare/k/ids"].tolist() == [0, 1, 2]
     assert unpack((run.path / "features/001-learn-b.safetensors").read_bytes())["bare/k/ids"].tolist() == [2]
-    run.commit("c", "forget", {}, {}, {}, features=pairs(0, 2))
+    run.commit("c", "forget", {}, {}, {}, features=pairs(0, 2), receipt={"request": "c"})
     assert [p.name for p in (run.path / "features").iterdir()] == ["002-forget-c.safetensors"]
     assert torch.equal(run.features()["bare/k/rows"], rows[[0, 2]])
     run.commit("d", "learn", {}, {}, {}, features=None)
     run.commit("e", "learn", {}, {}, {}, features=pairs(0, 2, 3))
     assert run.features()["bare/k/ids"].tolist() == [0, 2, 3]
-    run.commit("f", "forget", {}, {}, {}, features={})
+    run.commit("f", "forget", {}, {}, {}, features={}, receipt={"request": "f"})
     assert (run.features(), list((run.path / "features").iterdir()), run.verify()) == ({}, [], [])
 
 

@@ -215,3 +215,17 @@ def test_the_hash_of_the_code_is_the_same_wherever_it_is_installed(tmp_path):
     assert found[0] == found[1]
     moved = {"part.py": tmp_path / "one/part/__init__.py", "__init__.py": tmp_path / "one/__init__.py"}
     assert sources.digest(moved) != found[0]
+
+
+def test_a_request_without_a_receipt_is_found_whoever_sealed_it(signed, capsys):
+    run, public, before = signed
+    old_model(run, before)
+    edit(run, FORGET, lambda r: r.update(receipt=None))
+    (run / receipts.FILE).unlink()
+    assert cli.main(["verify", str(run), "--public", str(public)]) == 1
+    assert f"{FORGET}/state.json has no receipt, and every request to forget has one" in capsys.readouterr().out
+
+
+def test_a_hash_that_is_empty_is_refused_and_not_passed_over(signed, capsys):
+    assert cli.main(["verify", str(signed[0]), "--last", ""]) == 2  # as an unset variable of a shell leaves it
+    assert "--last takes the 64 hexadecimal digits" in capsys.readouterr().err

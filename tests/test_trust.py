@@ -47,3 +47,12 @@ def test_a_name_that_is_none_is_refused():
     with trust.given(["x", "--trust=mine.Class", "--y"]) as rest:
         assert (rest, trust.trusted()) == (["x", "--y"], ["mine.Class"])
     assert trust.trusted() == []
+
+
+def test_what_a_module_of_a_known_kind_only_imports_is_not_called(module, capsys):
+    """Anything can be reached through the imports of another module, `import_module` itself first of all."""
+    given = "benchmark: 'scenarios.data.open:import_module', options: {name: of_a_stranger}"
+    asked = [*PLAN, "--data.scenario", f"{{class_path: FromAvalanche, init_args: {{{given}}}}}"]
+    assert main(asked) == 2
+    assert "The config names importlib.import_module, which may run any code" in capsys.readouterr().err
+    assert "of_a_stranger" not in sys.modules
