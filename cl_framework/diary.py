@@ -21,6 +21,7 @@ from cl_framework.marks import Marks
 from cl_framework.printable import printable
 from cl_framework.report import EventRecord
 from cl_framework.run import Run
+from cl_framework.sample_record import SampleRecord
 from cl_framework.signing import Sign
 from cl_framework.stream import Experience, ForgetRequest, Step
 from cl_framework.training import RequestBar
@@ -60,6 +61,7 @@ class Diary:
         total: How many events there will be.
         notes: What to write beside each event, by position in the stream.
         testimony: What forget requests add to their receipts.
+        samples: The run's list of samples.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class Diary:
         total: int,
         notes: Sequence[dict[str, Any]] = (),
         testimony: Testimony | None = None,
+        samples: SampleRecord | None = None,
     ) -> None:
         """Take up the events that are already committed."""
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
         self.total, self.notes, self.testimony = total, notes, testimony or Testimony()
+        self.samples = samples or SampleRecord(())
         self._results: tuple[int, dict[str, Any]] | None = None
         self.records, self._headed = report.recorded(run), False
 
@@ -126,6 +130,7 @@ class Diary:
             self._receipt(step, marks, cost),
             self.testimony.sign,
             self.testimony.whole and isinstance(step.event, ForgetRequest),
+            self.samples.after(step, self.class_names),
         )
         self.records.append(record)
         if self.console.is_terminal:

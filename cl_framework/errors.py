@@ -12,6 +12,10 @@ class UserError(Exception):
     """A mistake the user can mend. The command line prints the sentence and exits with code 2."""
 
 
+class Absent(UserError):
+    """A sample that is to be read is not there any more."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return a hint that ends a sentence: the closest option, or all of them.
 

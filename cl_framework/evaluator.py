@@ -11,6 +11,7 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
+from cl_framework.errors import Absent
 from cl_framework.marks import Forgotten, Marks
 from cl_framework.metrics.continual import Hits, micro_accuracy
 from cl_framework.metrics.ranked import top_k_hits, within_experience_hits
@@ -156,8 +157,22 @@ def _pairs(labels: Tensor, said: Tensor) -> list[tuple[int, int]]:
     return list(zip(labels.tolist(), best.tolist(), strict=True))
 
 
+def _answered(exam: Samples, answer: Answer) -> tuple[Samples, Tensor]:
+    """Return an exam and what was answered; samples that have to be read and are gone are left out of both."""
+    try:
+        return exam, answer(exam)
+    except Absent:
+        left = exam.where(exam.present(range(len(exam))))
+        if len(left) == len(exam):
+            raise
+    return (left, answer(left)) if len(left) else (left, left.labels)
+
+
 def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
-    return Counter(_pairs(exam.labels, answer(exam))) if len(exam) else Counter()
+    if not len(exam):
+        return Counter()
+    asked, said = _answered(exam, answer)
+    return Counter(_pairs(asked.labels, said))
 
 
 def _sheets(exams: Mapping[str, Samples], answer: Answer) -> list[Sheet]:
@@ -166,7 +181,10 @@ def _sheets(exams: Mapping[str, Samples], answer: Answer) -> list[Sheet]:
     for key in dict.fromkeys(exam.key for exam in exams.values()):
         alike = {name: exam for name, exam in exams.items() if exam.key == key}
         whole = Joined(list(alike.values()))
-        found.append(({name: len(exam) for name, exam in alike.items()}, whole.labels, answer(whole)))
+        asked, said = _answered(whole, answer)
+        if len(asked) < len(whole):
+            alike = {name: exam.where(exam.present(range(len(exam)))) for name, exam in alike.items()}
+        found.append(({name: len(exam) for name, exam in alike.items()}, asked.labels, said))
     return found
 
 
@@ -210,4 +228,5 @@ def _accuracy(exams: Iterable[Samples], answer: Answer) -> float | None:
 def _asked(exam: Samples, answer: Answer, live: Sequence[int]) -> Hits:
     """Return ``(right, total)``; a class that has no output cannot be answered, so its samples need not be read."""
     able = _only(exam, set(live))
-    return sum(n for (true, said), n in _outcomes(able, answer).items() if true == said), len(exam)
+    outcomes = _outcomes(able, answer)
+    return sum(n for (true, said), n in outcomes.items() if true == said), len(exam) - len(able) + outcomes.total()

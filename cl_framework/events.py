@@ -14,7 +14,7 @@ from cl_framework.receipts import Line
 from cl_framework.records import RESTORE, FileEntry, typed
 from cl_framework.sealed import TEMPORARY, encode, seal, sha256, unseal
 
-EVENTS, FEATURES = "events", "features"
+EVENTS, FEATURES, SAMPLES = "events", "features", "samples"
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +65,11 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{FEATURES}/{self.folder}.safetensors"
 
     @property
+    def samples(self) -> str:
+        """The place of the run's list of samples, if it changed that."""
+        return f"{SAMPLES}/{self.folder}.json"
+
+    @property
     def lasting(self) -> dict[str, Any]:
         """What no later request changes: all but its tensors, of which later ones take some out, and its receipt."""
         told: dict[str, Any] = msgspec.to_builtins(self)
@@ -97,7 +102,7 @@ def read_event(path: Path, run: str, folder: str) -> Event:
     if (event.run, event.folder) != (run, folder):
         raise UserError(f"{place} was not written by this run in this place; {RESTORE}.")
     own = {event.data, event.metrics}
-    if not own <= event.files.keys() <= {*own, event.features}:
+    if not own <= event.files.keys() <= {*own, event.features, event.samples}:
         raise UserError(f"{place} is damaged at files: it names other files than its own; {RESTORE}.")
     if event.receipt is not None:
         typed(event.receipt, Line, f"{place}, receipt,")
@@ -161,11 +166,20 @@ def feature_events(events: Sequence[Event]) -> list[Event]:
     return [e for e in events[start:] if e.features in e.files]
 
 
+def sample_event(events: Sequence[Event]) -> Event | None:
+    """Return the event whose list of samples counts: the last that has one."""
+    return next((e for e in reversed(events) if e.samples in e.files), None)
+
+
 def listed(events: Sequence[Event]) -> dict[str, FileEntry]:
     """Return hash and size of every file that counts, by place within the run."""
-    counting = {e.features for e in feature_events(events)}
+    counting, last = {e.features for e in feature_events(events)}, sample_event(events)
+    counting |= {last.samples} if last is not None else set()
     return {
-        place: entry for e in events for place, entry in e.files.items() if place != e.features or place in counting
+        place: entry
+        for e in events
+        for place, entry in e.files.items()
+        if place not in (e.features, e.samples) or place in counting
     }
 
 
@@ -173,7 +187,7 @@ def strays(path: Path, events: Sequence[Event]) -> list[Path]:
     """Return what lies in the run without belonging to it: leftovers of killed writes, and foreign files."""
     known = {path / place for place in listed(events)} | {path / e.place for e in events}
     found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
-    for top in (path / EVENTS, path / FEATURES):
+    for top in (path / EVENTS, path / FEATURES, path / SAMPLES):
         for child in sorted(top.glob("*")):
             whole = child.name.startswith(TEMPORARY) or not child.is_dir()
             found += [p for p in ([child] if whole else sorted(child.iterdir())) if p not in known]

@@ -6,21 +6,23 @@ import dataclasses
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
 import torch
 
-from cl_framework import engine, receipts, sharing, state
+from cl_framework import engine, receipts, sample_list, sharing, state, survey
 from cl_framework.console import CONSOLE
 from cl_framework.diary import Diary, Testimony
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.events import Event
 from cl_framework.experiment import Experiment, build, scenario_of
-from cl_framework.manifest import MANIFEST
+from cl_framework.manifest import MANIFEST, SCHEMA
 from cl_framework.records import Count, typed
 from cl_framework.run import Run
+from cl_framework.sample_record import SampleRecord, listed
 from cl_framework.timeline import Later, Timeline
 from cl_framework.tracking import tracked
 
@@ -86,13 +88,15 @@ def _requests(directory: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
 def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
     """Build a run's experiment again and put its learner into the state of the last event.
 
+    The stream is rebuilt from the run's list of samples. Data without one are compared as a whole.
+
     Raises:
-        UserError: If a file, the backbone's weights or the data are not what they were.
+        UserError: If a file, the backbone's weights, or data without a list are not what they were.
     """
     _ = directory.config
     experiment = build(["--config", str(directory.path / "config.yaml"), *overrides], CONSOLE)
-    told, here = typed(directory.manifest, Origin, directory.path / MANIFEST), manifest(experiment)
-    if told.backbone.sha256 != here["backbone"]["sha256"]:
+    told = typed(directory.manifest, Origin, directory.path / MANIFEST)
+    if told.backbone.sha256 != experiment.learner.model.backbone.digest():
         raise UserError(
             f"{directory.path} was made with other backbone weights; bring back {told.backbone.name} as it was."
         )
@@ -101,10 +105,15 @@ def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, T
     streams = [scenario_of(s["learn"])[0] for s in specs if "learn" in s]
     # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
-    timeline = Timeline(experiment.scenario, specs, streams, key)
+    raw = directory.samples()
+    sources = [] if raw is None else sample_list.decode(raw, directory.path / sample_list.FOLDER)
     data = [told.data, *(s["data"] for s in specs if "learn" in s)]
-    if data != [here["data"], *(s.fingerprint() for s in streams)]:
-        raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
+    for scenario, was, source in zip_longest([experiment.scenario, *streams], data, sources):
+        if source is not None:
+            scenario.relist(source, key)
+        elif events and was != scenario.fingerprint():
+            raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
+    timeline = Timeline(experiment.scenario, specs, streams, key)
     if events:
         state.restore(experiment.learner, directory.state(), events[-1].state, directory.path / events[-1].place)
         store = experiment.learner.model.store
@@ -126,19 +135,41 @@ def check_finished(directory: Run, timeline: Timeline) -> None:
         raise UserError(f"{directory.path} is not finished; `clf resume {directory.path}` first.")
 
 
-def diary_of(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> Diary:
+def samples_of(directory: Run, timeline: Timeline) -> SampleRecord:
+    """Return the run's list of samples; what it does not tell of yet is listed now, and files are read for that."""
+    raw = directory.samples()
+    kept = sample_list.decode(raw, directory.path / sample_list.FOLDER) if raw is not None else []
+    old = not kept and (directory.manifest["schema"] < SCHEMA or bool(directory.events()))
+    streams = [timeline.first, *timeline.streams][len(kept) :]
+    if old or not streams:
+        record = SampleRecord(kept, stored=True, key=timeline.key)
+    else:
+        with survey.Bar(CONSOLE) as bar:
+            record = SampleRecord([*kept, *(listed(s, bar) for s in streams)], key=timeline.key)
+    record.place(timeline)
+    return record
+
+
+def diary_of(
+    directory: Run,
+    experiment: Experiment,
+    timeline: Timeline,
+    testimony: Testimony | None = None,
+    samples: SampleRecord | None = None,
+) -> Diary:
     """Return the run's diary, open where it ends."""
     notes = [{} if i < 0 else {"later": [i, timeline.later[i]]} for i, _ in timeline.marked()]
     told = testimony or Testimony()
     data = [directory.manifest["data"], *(s["data"] for s in timeline.later if "data" in s)]
     told = dataclasses.replace(told, facts={"data": data, "versions": versions()})
     learner, names = experiment.learner, timeline.class_names
-    return Diary(directory, learner, names, CONSOLE, experiment.bar, len(notes), notes, told)
+    return Diary(directory, learner, names, CONSOLE, experiment.bar, len(notes), notes, told, samples)
 
 
 def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> None:
     """Carry out what of the timeline is not done yet, and say where to look."""
-    diary, told = diary_of(directory, experiment, timeline, testimony), receipts.last(directory.path)
+    samples = samples_of(directory, timeline)
+    diary, told = diary_of(directory, experiment, timeline, testimony, samples), receipts.last(directory.path)
     if warning := other_threads(directory):
         CONSOLE.print(warning, soft_wrap=True)
     store = experiment.learner.model.store

@@ -20,7 +20,7 @@ from cl_framework import archive, locking, outputs, receipts, sealed, upkeep
 from cl_framework import events as journal
 from cl_framework import manifest as origin
 from cl_framework.errors import UserError
-from cl_framework.events import EVENTS, FEATURES, Event
+from cl_framework.events import EVENTS, FEATURES, SAMPLES, Event
 from cl_framework.manifest import MANIFEST, SCHEMA, Manifest
 from cl_framework.naming import digest
 from cl_framework.records import RESTORE, parsed
@@ -128,6 +128,15 @@ class Run:
         """Return what was measured after ``event``."""
         return parsed(self._read(event, event.metrics), dict[str, Any], self.path / event.metrics)
 
+    def samples(self) -> bytes | None:
+        """Return the list of samples as the last event that changed it wrote it; None where no event has one.
+
+        Raises:
+            UserError: If it is missing or was edited.
+        """
+        last = journal.sample_event(self.events())
+        return None if last is None else self._read(last, last.samples)
+
     def state(self) -> dict[str, Tensor]:
         """Return every tensor as the last event left it, on the CPU.
 
@@ -171,6 +180,7 @@ class Run:
         receipt: Mapping[str, Any] | None = None,
         sign: Sign | None = None,
         whole: bool = False,
+        samples: bytes | None = None,
     ) -> Event:
         """Add an event, whole or not at all.
 
@@ -185,6 +195,7 @@ class Run:
             receipt: What `receipts.draft` returned; hashes of what changed are added.
             sign: Signs the receipt; the signature is part of the event, so a kill cannot part them.
             whole: Store every tensor here. A forget event then leaves none in the files of earlier events.
+            samples: The list of samples, if it changed; it replaces the one before.
 
         Raises:
             UserError: If the name is taken, the run is damaged, or the disk refuses; the run is then as it was.
@@ -205,6 +216,8 @@ class Run:
         }
         if rows:
             blobs[event.features] = archive.packed(rows)
+        if samples is not None:
+            blobs[event.samples] = [samples]
         event = replace(event, files={place: sealed.entry(*parts) for place, parts in blobs.items()})
         if receipt is not None:
             event = replace(event, receipt=self._testified(receipt, events, event, before, after, sign))
@@ -264,12 +277,13 @@ class Run:
     def _write(self, event: Event, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
         final = self.path / EVENTS / event.folder
         sealed.remove(sibling(final))
-        for folder in (final.parent, sibling(final), self.path / FEATURES):
+        for folder in (final.parent, sibling(final), self.path / FEATURES, self.path / SAMPLES):
             sealed.make(folder)
+        apart = (event.features, event.samples)
         for place, parts in blobs.items():
-            sealed.write(self.path / place if place == event.features else sibling(final) / Path(place).name, *parts)
+            sealed.write(self.path / place if place in apart else sibling(final) / Path(place).name, *parts)
         sealed.write(sibling(final) / "state.json", event.record)
-        for folder in (sibling(final), self.path / FEATURES, self.path):
+        for folder in (sibling(final), self.path / FEATURES, self.path / SAMPLES, self.path):
             sealed.sync(folder)
         sealed.rename(sibling(final), final)  # from here on it has happened
 

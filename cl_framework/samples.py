@@ -63,6 +63,10 @@ class Samples(Dataset[Batch], ABC):
     def release(self, rows: Sequence[int]) -> None:
         """Let go of copies of the samples at ``rows`` that were kept beside their source; most have none."""
 
+    def present(self, rows: Sequence[int]) -> Tensor:
+        """Return a mask ``(k,)`` of the samples at ``rows`` that are there: files may have been deleted since."""
+        return torch.ones(len(rows), dtype=torch.bool)
+
     @property
     def sources(self) -> tuple[Samples, ...]:
         """The samples by the source they come from: each has a key of its own."""
@@ -109,6 +113,9 @@ class _Moved(Samples):
         batch = self.whole[rows]
         return batch._replace(x=batch.x.to(self.device))
 
+    def present(self, rows: Sequence[int]) -> Tensor:
+        return self.whole.present(rows)
+
 
 @final
 class Subset(Samples):
@@ -133,6 +140,10 @@ class Subset(Samples):
         found = copy(self)  # which may have another key
         found.whole = self.whole._through(change)
         return found
+
+    def present(self, rows: Sequence[int]) -> Tensor:
+        """Ask the original."""
+        return self.whole.present(self.rows[torch.as_tensor(rows, dtype=torch.int64)].tolist())
 
     def release(self, rows: Sequence[int]) -> None:
         """Release those of the original."""
@@ -175,6 +186,13 @@ class Joined(Samples):
     def _through(self, change: Callable[[Samples], Samples]) -> Samples:
         found = copy(self)
         found.parts = tuple(p._through(change) for p in self.parts)
+        return found
+
+    def present(self, rows: Sequence[int]) -> Tensor:
+        """Ask each part."""
+        found = torch.ones(len(rows), dtype=torch.bool)
+        for part, at, there in self._dealt(rows):
+            found[at] = part.present(there)
         return found
 
     def release(self, rows: Sequence[int]) -> None:
@@ -226,6 +244,10 @@ class Relabelled(Samples):
         found = copy(self)
         found.whole = self.whole._through(change)
         return found
+
+    def present(self, rows: Sequence[int]) -> Tensor:
+        """Ask the original."""
+        return self.whole.present(rows)
 
     def release(self, rows: Sequence[int]) -> None:
         """Release those of the original."""

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from cl_framework import sample_list
 from cl_framework.errors import UserError
 from cl_framework.samples import Batch as Batch
 from cl_framework.samples import Inputs as Inputs
@@ -224,6 +225,23 @@ class Scenario(ABC):
             UserError: If the data as a whole cannot be used.
         """
         return Survey()
+
+    def listing(self, watch: Watch) -> sample_list.Source | None:
+        """Write down every sample of the stream, for the run's list; None where the scenario cannot tell.
+
+        Args:
+            watch: Told how many files have been read.
+        """
+        return None
+
+    def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
+        """Take samples from the list that `listing` wrote, whatever is there now; asked for before the steps.
+
+        Args:
+            listed: The list; its ``root`` says where the data are.
+            key: The run's key, by which what was forgotten is found while it is there.
+        """
+        raise UserError(f"{type(self).__name__} kept no list of its samples.")
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read input files as the test transform would, for predictions: ``(n, ...)``.

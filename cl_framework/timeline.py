@@ -74,6 +74,7 @@ class Timeline(Scenario):
         self.first, self.later, self.streams, self.key = first, list(later), list(streams), key
         for stream in (first, *self.streams) if key else ():
             stream.unlock(key or b"")
+        self.offsets = {-1: 0}  # by later request, what is added to its sample ids; known once its steps were met
         self.class_names = [n for s in (first, *self.streams) for n in s.class_names]
 
     def steps(self) -> Iterator[Step]:
@@ -101,6 +102,7 @@ class Timeline(Scenario):
             stream = next(streams)
             # An id is never given twice, not even that of a forgotten sample: receipts speak of it.
             ids = 1 + max((int(s.event.data.ids.max()) for s in learned if len(s.event.data)), default=-1)
+            self.offsets[i] = ids
             alive, kept = {e.name for e in surviving(seen)}, spec.get("rules", 1) > 1
             nth, draws = (len(brought), sum(not alive.isdisjoint(names) for names in brought)) if kept else (i, i)
             brought.append(set())

@@ -14,6 +14,7 @@ from cl_framework.errors import UserError
 from cl_framework.events import (
     EVENTS,
     FEATURES,
+    SAMPLES,
     Event,
     committed,
     feature_events,
@@ -60,9 +61,10 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
 
 
 def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
-    """Remove temporary files and features that no event lists; files that are not ours stay."""
+    """Remove temporary files, features and lists of samples that no event lists; files that are not ours stay."""
+    ours = (FEATURES, ".safetensors"), (SAMPLES, ".json")
     for stray in strays(path, events):
-        if stray.name.startswith(TEMPORARY) or (stray.parent.name == FEATURES and stray.suffix == ".safetensors"):
+        if stray.name.startswith(TEMPORARY) or (stray.parent.name, stray.suffix) in ours:
             sealed.remove(stray)
             sealed.sync(stray.parent)  # before a receipt says that it is gone
 
@@ -79,11 +81,11 @@ def refuse_links(path: Path) -> None:
     Raises:
         UserError: If one is; it is named, with what it points to.
     """
-    own = {place.partition("/")[0] for place in OWN} | {EVENTS, FEATURES}
+    own = {place.partition("/")[0] for place in OWN} | {EVENTS, FEATURES, SAMPLES}
     top = (p for p in path.iterdir() if p.name in own or p.name.startswith(TEMPORARY))
     inside = (
         Path(folder, name)
-        for place in (EVENTS, FEATURES, "figures")
+        for place in (EVENTS, FEATURES, SAMPLES, "figures")
         for folder, folders, files in os.walk(path / place)
         for name in (*folders, *files)
     )

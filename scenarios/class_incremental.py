@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from torch import Tensor
 
+from cl_framework import sample_list
 from cl_framework.errors import UserError
 from cl_framework.stream import Experience, Scenario, Step
 from cl_framework.survey import Survey, Watch, refusal, unwatched
@@ -20,7 +21,8 @@ from scenarios.data.faults import readable
 from scenarios.data.grouping import read_groups
 from scenarios.data.kept import kept
 from scenarios.data.open import open_source
-from scenarios.data.source import Pictures, Sentences, Source, View
+from scenarios.data.relisted import Parts, listing, relisted
+from scenarios.data.source import Labelled, Sentences, Source, View
 from scenarios.transform import Plain, Transform, Utf8
 
 
@@ -73,6 +75,8 @@ class ClassIncremental(Scenario):
         self.transform, self.validation, self.classes, self.grouping = transform, validation, classes, groups
         self.limit = int(cache * 2**30)
         self.skipping = False
+        self.listed: sample_list.Source | None = None
+        self.key: bytes | None = None
         if self.base < 1 or increment < 1 or min(sizes or [1]) < 1 or (classes is not None and classes < 1):
             raise UserError("Every experience needs a class; give base, increment, sizes and classes of 1 or more.")
         if order is not None and len(set(order)) < len(order):
@@ -118,9 +122,35 @@ class ClassIncremental(Scenario):
         return Survey([*faults, *unreadable], doubts(left.validating(self.validation) if self.validation else left))
 
     @cached_property
+    def parts(self) -> Parts:
+        """What the stream is made of: the data as they are, or as a run's list tells them."""
+        if self.listed is not None:
+            opened = self.whole if "_opened" in self.__dict__ else None
+            found, self.listed = relisted(self.listed, self.key, opened)
+            return found
+        source = self.source
+        for part in (source.train, source.test):
+            if isinstance(part, Sentences):
+                self._fitting(part.kind).check(part.sentences)
+        return Parts(source.name, source.train.kind, source.train, source.test, source.class_names)
+
+    def listing(self, watch: Watch) -> sample_list.Source:
+        """Return every sample of the classes in the stream."""
+        if self.listed is None:
+            return listing(self.source, self.dataset, self.groups(), watch)
+        _ = self.parts  # finds what was forgotten, where it still is
+        return self.listed
+
+    def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
+        """Take samples, names and groups from a list."""
+        self.listed, self.key = listed, key
+        for made in ("parts", "class_names", "how", "_views"):
+            self.__dict__.pop(made, None)
+
+    @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # read from the data, on first use
         """What each class id is called."""
-        return self.source.class_names
+        return self.parts.class_names
 
     @cached_property
     def how(self) -> Transform:
@@ -129,7 +159,9 @@ class ClassIncremental(Scenario):
         Raises:
             UserError: If the transform is for samples of another kind.
         """
-        kind = self.source.train.kind
+        return self._fitting(self.parts.kind)
+
+    def _fitting(self, kind: Literal["pictures", "sentences"]) -> Transform:
         how = self.transform or {"pictures": Plain, "sentences": Utf8}[kind]()
         if how.takes != kind:
             raise UserError(f"{type(how).__name__} takes {how.takes}, and {self.dataset} holds {kind}; leave it out.")
@@ -141,6 +173,8 @@ class ClassIncremental(Scenario):
         Raises:
             UserError: If order, sizes, base, classes or groups do not fit the classes there are.
         """
+        if self.listed is not None:
+            return [tuple(group) for group in self.listed.groups]
         n = len(self.class_names)
         if self.grouping is not None:
             dealt = read_groups(self.grouping, self.class_names)
@@ -166,19 +200,17 @@ class ClassIncremental(Scenario):
     @cached_property
     def _views(self) -> tuple[View, View, View]:
         """All samples as they are for training, for statistics and for exams."""
-        source, how = self.source, self.how
+        parts, how = self.parts, self.how
 
-        def view(samples: Pictures | Sentences, training: bool) -> View:
-            if isinstance(samples, Sentences):
-                how.check(samples.sentences)
-            key = None if training else f"{source.name}/{samples.split}/{how.name}"
+        def view(samples: Labelled, training: bool) -> View:
+            key = None if training else f"{parts.name}/{samples.split}/{how.name}"
             fixed = how.fixed(training)
             cached = kept(samples, fixed, self.limit)
             if fixed is not None and cached is not None:
                 return View(cached, fixed.rest, key)
             return View(samples, how.train() if training else how.test(), key)
 
-        return view(source.train, True), view(source.train, False), view(source.test, False)
+        return view(parts.train, True), view(parts.train, False), view(parts.test, False)
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read files as the exams are read: an image each ``(n, 3, side, side)``, or a sentence each ``(n, bytes)``."""
@@ -187,7 +219,7 @@ class ClassIncremental(Scenario):
 
     def fingerprint(self) -> str:
         """Return a hash of the data."""
-        return self.source.fingerprint
+        return self.source.fingerprint if self.listed is None else self.listed.fingerprint
 
 
 def class_order(n: int, seed: int | None) -> list[int]:

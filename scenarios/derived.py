@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from cl_framework import sample_list
 from cl_framework.errors import UserError
 from cl_framework.stream import Experience, Scenario, Step
 from cl_framework.survey import Survey, Watch
@@ -46,6 +47,17 @@ class Derived(Scenario, ABC):
     def survey(self, watch: Watch) -> Survey:
         """Look at the data behind the stream."""
         return self.stream.survey(watch)
+
+    def listing(self, watch: Watch) -> sample_list.Source | None:
+        """Write down the samples of the stream."""
+        return self.stream.listing(watch)
+
+    def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
+        """Let the stream take its samples from a list."""
+        for kind in type(self).__mro__:
+            for made in [name for name, value in vars(kind).items() if isinstance(value, cached_property)]:
+                self.__dict__.pop(made, None)  # worked out from what was there before
+        self.stream.relist(listed, key)
 
     def lessons(self) -> list[Step]:
         """Return the steps of the stream.

@@ -201,9 +201,9 @@ def test_an_edited_state_file_is_named_and_not_loaded(run, capsys):
 
 def test_a_run_of_a_newer_schema_is_refused(run, capsys):
     manifest = run / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 3', '"schema": 99'))
+    manifest.write_text(manifest.read_text().replace('"schema": 4', '"schema": 99'))
     assert main(["resume", str(run)]) == 2
-    assert "schema 99 and this version knows 3" in capsys.readouterr().err
+    assert "schema 99 and this version knows 4" in capsys.readouterr().err
 
 
 def test_an_existing_run_is_not_overwritten(finished, capsys):

@@ -100,9 +100,9 @@ def test_what_is_no_run_is_refused_with_a_reason(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.json"):
         Run.open(tmp_path)
     (tmp_path / "manifest.json").write_bytes(seal({"schema": 1}))
-    with pytest.raises(UserError, match=r"older version \(schema 1, now 3\); run its config again"):
+    with pytest.raises(UserError, match=r"older version \(schema 1, now 4\); run its config again"):
         Run.open(tmp_path)
-    (tmp_path / "manifest.json").write_bytes(seal({"schema": 4}))
+    (tmp_path / "manifest.json").write_bytes(seal({"schema": 5}))
     with pytest.raises(UserError, match="upgrade"):
         Run.open(tmp_path)
 

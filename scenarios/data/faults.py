@@ -63,6 +63,6 @@ def _fault(file: Path) -> str | None:
 def _without(part: Pictures | Sentences, faults: Sequence[str | None]) -> Pictures | Sentences:
     """Return the pictures without a fault, numbered as if the others had never been there."""
     assert isinstance(part, Pictures)
-    rows = [i for i, fault in enumerate(faults) if fault is None]
-    paths = [Path(part.images[i]) for i in rows]  # type: ignore[arg-type]  # they are in files
-    return Pictures(part.split, paths, part.labels[torch.tensor(rows, dtype=torch.int64)])
+    left = part.take(torch.tensor([i for i, fault in enumerate(faults) if fault is None], dtype=torch.int64))
+    assert isinstance(left, Pictures)
+    return Pictures(left.split, left.images, left.labels, columns=left.columns)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.sealed import refuse_link
-from scenarios.data.decode import decode, in_parallel
+from scenarios.data.decode import in_parallel
 from scenarios.data.source import Labelled, Pictures, gathered
 from scenarios.transform import CPU, Fixed
 
@@ -101,6 +101,10 @@ class Kept(Labelled):
         first, second = iter(old), iter(made)
         return [next(first) if old_one else next(second) for old_one in there.tolist()]
 
+    def present(self, rows: Tensor) -> Tensor:
+        """Ask the pictures."""
+        return self._pictures.present(rows)
+
     def release(self, rows: Tensor) -> None:
         """Erase what the folder has of these files, whatever it was made for, and write zeros over it."""
         gone = np.array([_whose(self.files[i]) for i in rows.tolist()], np.uint64)
@@ -117,7 +121,7 @@ class Kept(Labelled):
         return found
 
     def _made(self, row: int) -> Tensor:
-        return self.fixed.step(decode(self.files[row]))
+        return self.fixed.step(self._pictures.decoded(row))
 
     @cached_property
     def _held(self) -> _Held | None:
@@ -129,8 +133,7 @@ class Kept(Labelled):
         told = sha256(f"2 {self.fixed.name} {room} {dtype}".encode())
         with suppress(OSError):
             for file in self.files:
-                found = file.stat()
-                told.update(f"\0{file.absolute()}\0{found.st_size}\0{found.st_mtime_ns}".encode())
+                told.update(f"\0{file.absolute()}\0{_age(file)}".encode())
             place, shape = folder() / told.hexdigest()[:32], (len(self.files), math.prod(room))
             for _ in range(3):
                 try:
@@ -285,6 +288,14 @@ def _taken(place: Path) -> int:
         with suppress(OSError):  # another process took it away
             total += file.stat().st_blocks * 512
     return total
+
+
+def _age(file: Path) -> str:
+    """Return size and time of a file, by which another one is told from it; nothing of one that is gone."""
+    with suppress(FileNotFoundError):
+        found = file.stat()
+        return f"{found.st_size}\0{found.st_mtime_ns}"
+    return ""
 
 
 def _whose(file: Path) -> int:

@@ -46,6 +46,32 @@ def open_source(spec: str, faults: list[str] | None = None) -> Source:
     return replace(_loaded(load, subject, chosen, faults), name=spec)
 
 
+def anchored(spec: str) -> tuple[str, str, str]:
+    """Return what stands for ``spec`` wherever it is read from.
+
+    Returns:
+        The same with absolute paths; the folder that it reads below, nothing if it names none; and its name without
+        any path, for keys.
+
+    >>> anchored("glyphs:classes=4"), anchored("imagefolder:/data/pets:test=0.3")
+    (('glyphs:classes=4', '', 'glyphs:classes=4'), ('imagefolder:/data/pets:test=0.3', '/data/pets', 'imagefolder'))
+    """
+    kind, _, rest = spec.partition(":")
+    form = FORM.fullmatch(rest)
+    subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
+    options = dict(o.split("=", 1) for o in written.split(",") if o)
+    for name in ("exam", "root"):
+        if options.get(name):
+            options[name] = str(Path(options[name]).expanduser().absolute())
+    told = ":".join(filter(None, (",".join(f"{k}={v}" for k, v in options.items()),)))
+    if kind not in presence.GIVE:
+        safe = ",".join(f"{k}={v}" for k, v in options.items() if k != "root")
+        return ":".join(filter(None, (kind, subject, told))), "", ":".join(filter(None, (kind, subject, safe)))
+    path = Path(subject).expanduser().absolute()
+    root = path if presence.GIVE[kind][0] == "folder" else path.parent
+    return ":".join(filter(None, (kind, str(path), told))), str(root), kind
+
+
 def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str] | None) -> Source:
     """Load, noting what is wrong with single samples where the loader can and the caller wants that."""
     from cl_framework.survey import refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
@@ -28,12 +28,14 @@ class Record:
         text: The sentence.
         label: What its class is called.
         split: ``train``, ``validation``, ``test``, or nothing where the file does not say.
+        columns: Further cells or keys that hold text or a number, by name.
     """
 
     where: str
     text: str
     label: str
     split: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check it.
@@ -137,15 +139,16 @@ def _record(here: str, each: object, split: str, said: Mapping[Role, str]) -> Re
                 "they are, as in :text=utterance,label=category."
             )
         text, label, own = each[at["text"]], each[at["label"]], each.get("split", split)
+        more = {k: str(v) for k, v in each.items() if k not in {*at.values(), "split"} and isinstance(v, str | int)}
     elif isinstance(each, list) and len(each) == 2:
-        text, label, own = *each, split
+        text, label, own, more = *each, split, {}
     else:
         raise UserError(f'{here}: found {str(each)[:40]!r}; write [text, label] or {{"text": ..., "label": ...}}.')
     if isinstance(label, list):
         raise UserError(f"{here}: the label {str(label)[:40]} names several classes or is a list; write one name.")
     if not isinstance(text, str) or not isinstance(label, str | int):
         raise UserError(f"{here}: text and label must be strings; found {str(each)[:40]!r}.")
-    return Record(here, text, str(label), split or told_split(here, str(own)))
+    return Record(here, text, str(label), split or told_split(here, str(own)), more)
 
 
 def _keys(found: Mapping[str, object]) -> str:
@@ -200,7 +203,7 @@ def _is_json(line: str) -> bool:
 def joined(learned: Sequence[Record], exam: Sequence[Record]) -> list[Record]:
     """Return the records of two files, the second to be examined on."""
     whole = {"train": learned, "test": exam}
-    return [Record(r.where, r.text, r.label, split) for split, part in whole.items() for r in part]
+    return [replace(r, split=split) for split, part in whole.items() for r in part]
 
 
 def examined(name: str, found: Sequence[Record]) -> tuple[bool, list[Record]]:
@@ -237,7 +240,9 @@ def source(name: str, found: Sequence[Record], test: float | None, seed: int) ->
     place = {c: i for i, c in enumerate(names)}
 
     def part(split: str, chosen: Sequence[Record]) -> Sentences:
-        return Sentences(split, [r.text for r in chosen], [place[r.label] for r in chosen])
+        columns = [r.columns for r in chosen] if any(r.columns for r in chosen) else ()
+        texts, labels = [r.text for r in chosen], [place[r.label] for r in chosen]
+        return Sentences(split, texts, labels, None, [r.where for r in chosen], columns)
 
     if said:
         learned, exam = ([r for r in found if r.split == split] for split in ("train", "test"))

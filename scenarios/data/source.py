@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl_framework.errors import UserError
+from cl_framework.errors import Absent, UserError
 from cl_framework.picture_check import not_finite
+from cl_framework.sealed import file_hash
 from cl_framework.stream import Batch, Samples
 from scenarios.data.arrays import upright
 from scenarios.data.decode import decode, in_parallel
@@ -32,8 +33,13 @@ HELD = 0.2
 class Labelled(ABC):
     """Samples as a view reads them; `Pictures` tells of the attributes."""
 
+    split: str
     labels: Tensor
     ids: Tensor
+
+    def present(self, rows: Tensor) -> Tensor:
+        """Return a mask of the samples at ``rows`` that are still there."""
+        return torch.ones(len(rows), dtype=torch.bool)
 
     @property
     @abstractmethod
@@ -61,6 +67,8 @@ class Pictures(Labelled):
         labels: ``(n,)`` int64 indices into the source's class names.
         ids: ``(n,)`` int64, the row in the split as the source first listed it.
         split: The split these rows come from, such as ``train``.
+        digests: SHA-256 of each file as it was when the run met it, nothing where nobody knows; None for all of them.
+        columns: Further cells of each one's line in a table, by the column's name; nothing if there are none.
     """
 
     kind: ClassVar[Literal["pictures"]] = "pictures"
@@ -72,6 +80,8 @@ class Pictures(Labelled):
         images: Tensor | np.ndarray[Any, Any] | Sequence[Path],
         labels: Tensor | Sequence[int],
         ids: Tensor | None = None,
+        digests: Sequence[str] | None = None,
+        columns: Sequence[Mapping[str, str]] = (),
     ) -> None:
         """Keep the pictures, arrays in whatever layout `arrays.upright` takes; ids count up unless given.
 
@@ -79,7 +89,7 @@ class Pictures(Labelled):
             UserError: If it is not plain what an array holds, there are more or fewer labels than pictures, or one
                 holds NaN or infinity; it is named.
         """
-        self.split = split
+        self.split, self.digests, self.columns = split, digests, columns
         held = isinstance(images, Tensor | np.ndarray)
         self.images = upright(f"{split} images", images) if held else tuple(images)  # type: ignore[arg-type]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
@@ -100,8 +110,33 @@ class Pictures(Labelled):
         images = self.images
         found.images = images[rows] if isinstance(images, Tensor) else tuple(images[i] for i in rows.tolist())
         found.labels, found.ids, found._resident = self.labels[rows], self.ids[rows], {}
+        found.digests = None if self.digests is None else [self.digests[i] for i in rows.tolist()]
+        found.columns = [self.columns[i] for i in rows.tolist()] if self.columns else ()
         found.__dict__.pop("content", None)
         return found
+
+    def decoded(self, row: int) -> Tensor:
+        """Return the picture in the file of ``row``: ``(3, H, W)`` uint8.
+
+        Raises:
+            UserError: If it is missing, cannot be decoded, or is another than the run met.
+        """
+        file = Path(self.images[row])  # type: ignore[arg-type]  # they are in files
+        told = self.digests[row] if self.digests else ""
+        if self.digests is not None and not file.is_file():
+            raise absent(str(file), int(self.ids[row]))
+        if told and file_hash(file) != told:
+            raise UserError(
+                f"{file} is another picture than the run met; bring the old one back, or let the run forget it "
+                f"(sample {int(self.ids[row])})."
+            )
+        return decode(file)
+
+    def present(self, rows: Tensor) -> Tensor:
+        """Return a mask of the pictures at ``rows`` that are in memory or whose file is there."""
+        if isinstance(self.images, Tensor):
+            return super().present(rows)
+        return torch.tensor([self.images[i].is_file() for i in rows.tolist()], dtype=torch.bool)
 
     def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Tensor]:
         """Return pictures with three channels: one tensor on ``device`` from memory, a list on the CPU from files.
@@ -110,7 +145,7 @@ class Pictures(Labelled):
             UserError: If a file is missing or cannot be decoded; it is named.
         """
         if not isinstance(self.images, Tensor):
-            return in_parallel(decode, [self.images[i] for i in rows.tolist()])
+            return in_parallel(self.decoded, rows.tolist())
         small = self.images.dtype == torch.uint8 and self.images.nbytes <= RESIDENT
         if small and device not in self._resident and device.type != "cpu":
             self._resident[device] = self.images.to(device)
@@ -138,8 +173,9 @@ class Pictures(Labelled):
             h.update(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
             h.update(self.images.contiguous().numpy().data)
         else:
-            for path in self.images:
-                h.update(sha256(path.read_bytes()).digest())
+            for i, path in enumerate(self.images):
+                told = self.digests[i] if self.digests else ""
+                h.update(bytes.fromhex(told) if told else sha256(path.read_bytes()).digest())
         return h.hexdigest()
 
     def describe(self, rows: Tensor) -> str:
@@ -157,16 +193,24 @@ class Sentences(Labelled):
         labels: ``(n,)`` int64 indices into the source's class names.
         ids: ``(n,)`` int64, the row in the split as the source first listed it.
         split: The split these rows come from, such as ``train``.
+        places: Where each stands, such as ``FILE, line 3``; nothing if nobody knows.
+        columns: Further cells of each one's line, by the column's name; nothing if there are none.
     """
 
     kind: ClassVar[Literal["sentences"]] = "sentences"
     noun: ClassVar[str] = "sentences"
 
     def __init__(
-        self, split: str, sentences: Sequence[str], labels: Tensor | Sequence[int], ids: Tensor | None = None
+        self,
+        split: str,
+        sentences: Sequence[str],
+        labels: Tensor | Sequence[int],
+        ids: Tensor | None = None,
+        places: Sequence[str] = (),
+        columns: Sequence[Mapping[str, str]] = (),
     ) -> None:
         """Keep the sentences; ids count up unless given."""
-        self.split, self.sentences = split, tuple(sentences)
+        self.split, self.sentences, self.places, self.columns = split, tuple(sentences), places, columns
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.ids = torch.arange(len(self.labels)) if ids is None else ids
 
@@ -176,7 +220,8 @@ class Sentences(Labelled):
 
     def take(self, rows: Tensor) -> Sentences:
         """Return the sentences at ``rows``; they keep their ids."""
-        return Sentences(self.split, self.read(rows), self.labels[rows], self.ids[rows])
+        places, columns = ([told[i] for i in rows.tolist()] if told else () for told in (self.places, self.columns))
+        return Sentences(self.split, self.read(rows), self.labels[rows], self.ids[rows], places, columns)
 
     def read(self, rows: Tensor, device: torch.device = CPU) -> list[str]:
         """Return sentences."""
@@ -306,6 +351,14 @@ def check_share(name: str, said: bool, test: float | None) -> None:
         raise UserError(f"{name} says itself which samples are held out; leave out the option test={test}.")
 
 
+def absent(what: str, sample: int) -> Absent:
+    """Return what to raise where a sample is to be read that is not there any more."""
+    return Absent(
+        f"{what} is gone (sample {sample}), and has to be read; bring it back. What must be forgotten may be gone: "
+        "say so with --without forget."
+    )
+
+
 @final
 class View(Samples):
     """Samples through a transform; a batch has x ``(n, 3, S, S)`` float32 in [0, 1], or ``(n, bytes)`` uint8."""
@@ -329,6 +382,10 @@ class View(Samples):
         at = torch.as_tensor(rows, dtype=torch.int64)
         x = self.pipeline(self.samples.read(at, self.device), self.device)
         return Batch(x, self.labels[at], self.ids[at])
+
+    def present(self, rows: Sequence[int]) -> Tensor:
+        """Ask the samples."""
+        return self.samples.present(torch.as_tensor(rows, dtype=torch.int64))
 
     def _placed(self, device: torch.device) -> Samples:
         if device.type != "cuda":  # other accelerators know no double precision

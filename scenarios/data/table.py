@@ -72,7 +72,8 @@ def load(
     place = {c: i for i, c in enumerate(names)}
 
     def part(name: str, some: Sequence[Record]) -> Pictures:
-        return Pictures(name, [at[r.where] for r in some], [place[r.label] for r in some])
+        columns = [r.columns for r in some] if any(r.columns for r in some) else ()
+        return Pictures(name, [at[r.where] for r in some], [place[r.label] for r in some], columns=columns)
 
     if said_split:
         train, held = ([r for r in found if r.split == s] for s in ("train", "test"))
@@ -154,8 +155,13 @@ def made(
         if several(label, known):
             raise UserError(f"{where}: the label {label!r} names several classes or is a list; write one name.")
 
-        def note(where: str = where, text: str = text, label: str = label, split: str = split) -> None:
-            records_found.append(Record(where, text, "" if label.lower() == "nan" else label, told_split(where, split)))
+        more = {c: cell.strip() for c, cell in zip(columns, cells, strict=False) if c not in at.values()}
+
+        def note(
+            where: str = where, text: str = text, label: str = label, split: str = split, more: dict[str, str] = more
+        ) -> None:
+            label = "" if label.lower() == "nan" else label
+            records_found.append(Record(where, text, label, told_split(where, split), more))
 
         kept(faults, note)
     return kind, records_found

@@ -1,0 +1,261 @@
+"""A source as a run's list tells it: rows keep their ids whatever was added to the data or taken away since.
+
+`listing` writes down what a source holds; `relisted` makes of that what a stream needs. Labels, ids and names come from
+the list alone. Files are looked for where the list says, tables and arrays are opened when they are first read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from cl_framework import sample_list
+from cl_framework.errors import UserError
+from cl_framework.naming import KEYED
+from cl_framework.sample_list import Rows, hidden
+from cl_framework.sealed import file_hash
+from cl_framework.survey import Watch
+from scenarios.data.decode import in_parallel
+from scenarios.data.open import anchored, open_source
+from scenarios.data.source import Labelled, Pictures, Sentences, Source, absent
+from scenarios.transform import CPU
+
+AT_ONCE = 512
+"""Files hashed between two words to whoever watches."""
+NOWHERE = Path("(forgotten)")
+Part: TypeAlias = Pictures | Sentences
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Parts:
+    """What a stream is made of: samples to learn from, samples to be examined on, and what classes are called."""
+
+    name: str
+    kind: Literal["pictures", "sentences"]
+    train: Labelled
+    test: Labelled
+    class_names: tuple[str, ...]
+
+
+def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: Watch) -> sample_list.Source:
+    """Write down every sample of the classes that a stream brings; files are read for their hashes.
+
+    Args:
+        source: The data.
+        spec: What opened them.
+        groups: The classes of each experience.
+        watch: Told how many files are read.
+    """
+    spec, root, name = anchored(spec)
+    parts = source.train, source.test
+    files = all(isinstance(p, Pictures) and not isinstance(p.images, Tensor) for p in parts)
+    if files and not root:
+        root = os.path.commonpath([str(Path(f).absolute()) for p in parts for f in p.images])  # type: ignore[union-attr]
+    total, done, made = sum(map(len, parts)), 0, []
+    for part in parts:
+        digests: list[str] = []
+        for start in range(0, len(part), AT_ONCE):
+            digests += _digests(part, range(start, min(start + AT_ONCE, len(part))))
+            watch(min(done := done + AT_ONCE, total), total)
+        made.append(_rows(part, digests, root, {c for group in groups for c in group}))
+    return sample_list.Source(
+        name=name,
+        spec=spec,
+        root=root,
+        kind=source.train.kind,
+        files=files,
+        class_names=list(source.class_names),
+        groups=[list(group) for group in groups],
+        fingerprint=source.fingerprint,
+        train=made[0],
+        test=made[1],
+    )
+
+
+def relisted(
+    listed: sample_list.Source, key: bytes | None = None, opened: Source | None = None
+) -> tuple[Parts, sample_list.Source]:
+    """Return the samples that a list tells of, and the list with what was forgotten where it is still to be found.
+
+    Args:
+        listed: The list; its ``root`` says where the data are now.
+        key: The run's key, by which forgotten samples are found.
+        opened: The source, if it is open already.
+    """
+    data = _Data(listed, opened)
+    found = data.resolved(listed, key) if key and _forgets(listed) else listed
+    kind: Literal["pictures", "sentences"] = "pictures" if listed.kind == "pictures" else "sentences"
+
+    def part(rows: Rows) -> Labelled:
+        if not listed.files:
+            return Reread(kind, rows, data, key)
+        paths = [Path(listed.root) / p if p and not p.startswith(KEYED) else NOWHERE for p in rows.places]
+        made = Pictures(rows.split, paths, rows.labels, torch.tensor(rows.ids, dtype=torch.int64), rows.digests)
+        made.__dict__["content"] = rows.content
+        return made
+
+    return Parts(listed.name, kind, part(found.train), part(found.test), tuple(found.class_names)), found
+
+
+@final
+class _Data:
+    """A source as it is now, opened when it is first needed."""
+
+    def __init__(self, listed: sample_list.Source, opened: Source | None) -> None:
+        self.listed = listed
+        if opened is not None:
+            self.__dict__["source"] = opened
+
+    @cached_property
+    def source(self) -> Source | None:
+        """The source; None where it cannot be opened."""
+        try:
+            return open_source(self.listed.spec, [])
+        except (UserError, OSError):
+            return None
+
+    def rows(self, split: str) -> Part | None:
+        """Return the samples of a split."""
+        if self.source is None:
+            return None
+        return next((p for p in (self.source.train, self.source.test) if p.split == split), None)
+
+    def resolved(self, listed: sample_list.Source, key: bytes) -> sample_list.Source:
+        """Return the list with the names and places of what was forgotten, as far as the data still hold it."""
+        if self.source is None:
+            return listed
+        found = deepcopy(listed)
+        names = {hidden(key, "class", name): name for name in self.source.class_names}
+        found.class_names = [names.get(name, name) for name in listed.class_names]
+        if listed.files:
+            every = (self.source.train, self.source.test)
+            here = [_place(Path(f), listed.root) for p in every for f in p.images]  # type: ignore[union-attr]
+            places = {hidden(key, "place", place): place for place in here}
+            for rows in (found.train, found.test):
+                rows.places = [places.get(p, p) if i in rows.gone else p for i, p in enumerate(rows.places)]
+        return found
+
+
+@final
+class Reread(Labelled):
+    """Samples of a split that their source holds in memory: found there when they are first read.
+
+    Args:
+        kind: What they are.
+        rows: What the list tells of them.
+        data: Where they are.
+        key: The run's key.
+    """
+
+    def __init__(self, kind: Literal["pictures", "sentences"], rows: Rows, data: _Data, key: bytes | None) -> None:
+        """Open nothing yet."""
+        self.kind, self.split, self.rows, self.data, self.key = kind, rows.split, rows, data, key
+        self.labels = torch.tensor(rows.labels, dtype=torch.int64)
+        self.ids = torch.tensor(rows.ids, dtype=torch.int64)
+        self._checked = torch.zeros(len(rows.ids), dtype=torch.bool)
+
+    @property
+    def content(self) -> str:
+        """What the list says."""
+        return self.rows.content
+
+    def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Any]:
+        """Return the samples at ``rows`` as the source does.
+
+        Raises:
+            UserError: If one is gone, or another than it was.
+        """
+        part, at = self._found
+        if part is None or bool((at[rows] < 0).any()):
+            lost = int(rows[int((at[rows] < 0).nonzero()[0])])
+            raise absent(self.rows.places[lost] or f"A sample of {self.data.listed.spec}", int(self.ids[lost]))
+        new = rows[~self._checked[rows]]
+        for row, digest in zip(new.tolist(), _digests(part, at[new].tolist()), strict=True):
+            if self.rows.digests[row] not in ("", digest):
+                raise UserError(
+                    f"Sample {int(self.ids[row])} of {self.data.listed.spec} is another than the run met; bring the "
+                    "old one back, or let the run forget it."
+                )
+        self._checked[new] = True
+        return part.read(at[rows], device)
+
+    def present(self, rows: Tensor) -> Tensor:
+        """Return a mask of the samples at ``rows`` that are still there."""
+        return self._found[1][rows] >= 0
+
+    @cached_property
+    def _found(self) -> tuple[Part | None, Tensor]:
+        """The samples of the source, and where each row is among them; -1 for those that are gone."""
+        part = self.data.rows(self.split)
+        if part is None:
+            return None, torch.full((len(self.ids),), -1)
+        if isinstance(part, Pictures):
+            place = {own: i for i, own in enumerate(part.ids.tolist())}
+            return part, torch.tensor([place.get(own, -1) for own in self.rows.ids])
+        waiting, names = defaultdict[object, list[int]](list), self.data.source.class_names if self.data.source else ()
+        told = _digests(part, range(len(part)))
+        for i in reversed(range(len(part))):  # the first of equal ones is taken first
+            waiting[told[i], names[int(part.labels[i])]].append(i)
+            if self.key:
+                waiting[hidden(self.key, "place", told[i])].append(i)
+        return part, torch.tensor([self._match(waiting, i) for i in range(len(self.ids))])
+
+    def _match(self, waiting: dict[object, list[int]], row: int) -> int:
+        if row in self.rows.gone:
+            there = waiting.get(self.rows.places[row])
+        else:
+            there = waiting.get((self.rows.digests[row], self.data.listed.class_names[self.rows.labels[row]]))
+        return there.pop() if there else -1
+
+
+def _forgets(listed: sample_list.Source) -> bool:
+    return bool(listed.train.gone or listed.test.gone or any(n.startswith(KEYED) for n in listed.class_names))
+
+
+def _digests(part: Part, rows: Sequence[int]) -> list[str]:
+    """Return the SHA-256 of the bytes of each sample at ``rows``."""
+    if isinstance(part, Sentences):
+        return [sha256(part.sentences[i].encode()).hexdigest() for i in rows]
+    if isinstance(part.images, Tensor):
+        return [sha256(part.images[i].contiguous().numpy().tobytes()).hexdigest() for i in rows]
+    return in_parallel(file_hash, [part.images[i] for i in rows])
+
+
+def _rows(part: Part, digests: list[str], root: str, wanted: set[int]) -> Rows:
+    """Return what is to be told of a split's samples of the classes ``wanted``."""
+    if isinstance(part, Pictures) and not isinstance(part.images, Tensor):
+        places = [_place(Path(f), root) for f in part.images]
+        content = Pictures(part.split, part.images, part.labels, part.ids, digests).content
+    else:
+        places, content = [*getattr(part, "places", ())] or [""] * len(part), part.content
+    keep = [i for i, label in enumerate(part.labels.tolist()) if label in wanted]
+
+    def chosen(column: Sequence[Any]) -> list[Any]:
+        return [column[i] for i in keep] if len(column) else []
+
+    return Rows(
+        split=part.split,
+        ids=chosen(part.ids.tolist()),
+        labels=chosen(part.labels.tolist()),
+        places=chosen(places),
+        digests=chosen(digests),
+        columns=chosen([dict(c) for c in part.columns]),
+        content=content,
+    )
+
+
+def _place(file: Path, root: str) -> str:
+    """Return a path below ``root``, or the whole path of what lies elsewhere."""
+    whole = file.absolute()
+    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)
