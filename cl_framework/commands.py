@@ -98,7 +98,10 @@ def evaluate(argv: Sequence[str]) -> int:
     ]
     title = printable(f"{directory.path} after {last.event}")
     grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=title)
-    same = again == last.hits
+    same, asked, told = again == last.hits, *(sum(n for _, n in hits.values()) for hits in (again, last.hits))
+    if asked < told:
+        CONSOLE.print(f"{told - asked} of {told} test samples are gone: nothing is compared with the record.")
+        return 0
     CONSOLE.print(
         f"{len(model.classes)} live classes; "
         + ("agrees with the recorded results" if same else "DIFFERS from the record")

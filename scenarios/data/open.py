@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from inspect import signature
@@ -56,20 +57,38 @@ def anchored(spec: str) -> tuple[str, str, str]:
     >>> anchored("glyphs:classes=4"), anchored("imagefolder:/data/pets:test=0.3")
     (('glyphs:classes=4', '', 'glyphs:classes=4'), ('imagefolder:/data/pets:test=0.3', '/data/pets', 'imagefolder'))
     """
-    kind, _, rest = spec.partition(":")
-    form = FORM.fullmatch(rest)
-    subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
-    options = dict(o.split("=", 1) for o in written.split(",") if o)
+    kind, subject, options = _taken_apart(spec)
     for name in ("exam", "root"):
         if options.get(name):
             options[name] = str(Path(options[name]).expanduser().absolute())
-    told = ":".join(filter(None, (",".join(f"{k}={v}" for k, v in options.items()),)))
     if kind not in presence.GIVE:
-        safe = ",".join(f"{k}={v}" for k, v in options.items() if k != "root")
-        return ":".join(filter(None, (kind, subject, told))), "", ":".join(filter(None, (kind, subject, safe)))
+        return _put_together(kind, subject, options), "", _put_together(kind, subject, options | {"root": ""})
     path = Path(subject).expanduser().absolute()
     root = path if presence.GIVE[kind][0] == "folder" else path.parent
-    return ":".join(filter(None, (kind, str(path), told))), str(root), kind
+    return _put_together(kind, str(path), options), str(root), kind
+
+
+def paths_in(spec: str) -> list[str]:
+    """Return the files or folders that ``spec`` names, as they are written.
+
+    >>> paths_in("csv:said.csv:exam=more.csv,seed=1")
+    ['said.csv', 'more.csv']
+    """
+    kind, subject, options = _taken_apart(spec)
+    return [path for path in (subject if kind in presence.GIVE else "", options.get("exam", "")) if path]
+
+
+def _taken_apart(spec: str) -> tuple[str, str, dict[str, str]]:
+    """Return a source's name, subject and options, unchecked."""
+    kind, _, rest = spec.partition(":")
+    form = FORM.fullmatch(rest)
+    subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
+    pairs = (o.partition("=") for o in written.split(",") if o)
+    return kind, subject, {key: text for key, _, text in pairs}
+
+
+def _put_together(kind: str, subject: str, options: Mapping[str, str]) -> str:
+    return ":".join(filter(None, (kind, subject, ",".join(f"{k}={v}" for k, v in options.items() if v))))
 
 
 def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str] | None) -> Source:
@@ -106,20 +125,18 @@ def asked(spec: str) -> tuple[str, str, dict[str, str]]:
     Raises:
         UserError: If the name or an option is unknown, or the subject is missing, not wanted or not there.
     """
-    kind, _, rest = spec.partition(":")
+    kind = spec.partition(":")[0]
     if kind not in LOADERS:
         there = presence.spelled(spec)
         hint = f"For these data, write {there}." if there else did_you_mean(kind, LOADERS)
         raise UserError(f"There is no data source {kind!r}. {hint}")
-    form = FORM.fullmatch(rest)
-    subject, written = (form["subject"], form["options"] or "") if form else (rest, "")
+    subject, chosen = _taken_apart(spec)[1:]
     takes = options_of(kind)
     named = [name for name, default in takes.items() if not default]
     if named and not subject:
         raise UserError(f"{kind} needs a {named[0]} after a colon, as in {kind}:{named[0].upper()}.")
     if subject and not named:
         raise UserError(f"{kind} takes options such as {kind}:seed=1, found {subject!r}.")
-    chosen = {key: text for key, _, text in (o.partition("=") for o in written.split(",") if o)}
     known = [name for name, default in takes.items() if default]
     for key in chosen:
         if key not in known:

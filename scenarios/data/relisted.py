@@ -26,7 +26,7 @@ from cl_framework.sample_list import Rows, hidden
 from cl_framework.sealed import file_hash
 from cl_framework.survey import Watch
 from scenarios.data.decode import in_parallel
-from scenarios.data.open import anchored, open_source
+from scenarios.data.open import anchored, open_source, paths_in
 from scenarios.data.source import Labelled, Pictures, Sentences, Source, absent
 from scenarios.transform import CPU
 
@@ -57,6 +57,7 @@ def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: W
         groups: The classes of each experience.
         watch: Told how many files are read.
     """
+    tables = paths_in(spec)
     spec, root, name = anchored(spec)
     parts = source.train, source.test
     files = all(isinstance(p, Pictures) and not isinstance(p.images, Tensor) for p in parts)
@@ -68,7 +69,7 @@ def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: W
         for start in range(0, len(part), AT_ONCE):
             digests += _digests(part, range(start, min(start + AT_ONCE, len(part))))
             watch(min(done := done + AT_ONCE, total), total)
-        made.append(_rows(part, digests, root, {c for group in groups for c in group}))
+        made.append(_rows(part, digests, root, tables, {c for group in groups for c in group}))
     return sample_list.Source(
         name=name,
         spec=spec,
@@ -126,10 +127,13 @@ class _Data:
             return None
 
     def rows(self, split: str) -> Part | None:
-        """Return the samples of a split."""
+        """Return the samples of a split; all sentences, for a table with other lines may be split in another way."""
         if self.source is None:
             return None
-        return next((p for p in (self.source.train, self.source.test) if p.split == split), None)
+        train, test = self.source.train, self.source.test
+        if isinstance(train, Sentences) and isinstance(test, Sentences):
+            return Sentences(split, train.sentences + test.sentences, torch.cat([train.labels, test.labels]))
+        return next((p for p in (train, test) if p.split == split), None)
 
     def resolved(self, listed: sample_list.Source, key: bytes) -> sample_list.Source:
         """Return the list with the names and places of what was forgotten, as far as the data still hold it."""
@@ -232,13 +236,14 @@ def _digests(part: Part, rows: Sequence[int]) -> list[str]:
     return in_parallel(file_hash, [part.images[i] for i in rows])
 
 
-def _rows(part: Part, digests: list[str], root: str, wanted: set[int]) -> Rows:
+def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], wanted: set[int]) -> Rows:
     """Return what is to be told of a split's samples of the classes ``wanted``."""
     if isinstance(part, Pictures) and not isinstance(part.images, Tensor):
         places = [_place(Path(f), root) for f in part.images]
         content = Pictures(part.split, part.images, part.labels, part.ids, digests).content
     else:
-        places, content = [*getattr(part, "places", ())] or [""] * len(part), part.content
+        told = part.places if isinstance(part, Sentences) else ()
+        places, content = [_line(place, tables) for place in told] or [""] * len(part), part.content
     keep = [i for i, label in enumerate(part.labels.tolist()) if label in wanted]
 
     def chosen(column: Sequence[Any]) -> list[Any]:
@@ -253,6 +258,15 @@ def _rows(part: Part, digests: list[str], root: str, wanted: set[int]) -> Rows:
         columns=chosen([dict(c) for c in part.columns]),
         content=content,
     )
+
+
+def _line(where: str, tables: Sequence[str]) -> str:
+    """Return a line of a table, told by the table's name alone.
+
+    >>> _line("../data/said.csv, line 3", ["../data/said.csv"])
+    'said.csv, line 3'
+    """
+    return next((Path(t).name + where[len(t) :] for t in tables if where.startswith(f"{t}, ")), where)
 
 
 def _place(file: Path, root: str) -> str:

@@ -1,0 +1,192 @@
+"""A run needs its config, weights and state: not the data it learned from, not the directory that it was made in."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cl_framework import sample_list
+from cl_framework.cli import main
+from cl_framework.errors import UserError
+from cl_framework.run import Run
+from cl_framework.sealed import file_hash
+from scenarios.class_incremental import ClassIncremental
+from scenarios.data.glyphs import load
+
+NAMES = ("ant-unmistakable", "bee-unmistakable", "cow-unmistakable")
+TRAIN, TEST = 4, 2
+
+
+def save(picture: torch.Tensor, path: Path) -> None:
+    """Save ``(3, H, W)`` uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.movedim(0, -1).numpy()).save(path)
+
+
+@pytest.fixture(scope="session")
+def glyphs():
+    """Characters that the backbone tells apart."""
+    return load(len(NAMES) + 1, TRAIN + 1, TEST)
+
+
+@pytest.fixture
+def pets(tmp_path, glyphs):
+    """A folder per class and split."""
+    root = tmp_path / "pets"
+    for part, n in ((glyphs.train, TRAIN), (glyphs.test, TEST)):
+        for c, name in enumerate(NAMES):
+            for j, picture in enumerate(part.images[part.labels == c][:n]):
+                save(picture, root / part.split / name / f"unmistakable-{j}.png")
+    return root
+
+
+def begun(where: Path, dataset: str, *more: str, strategy: str = "SimpleCIL", unlearner: str = "DropAdapter") -> int:
+    scenario = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", dataset]
+    settings = ["--data.scenario.increment", "1", "--data.scenario.order_seed", "null", "--trainer.max_epochs", "1"]
+    model = ["--model.strategy", strategy, "--model.unlearner", unlearner]
+    return main(["run", *scenario, *settings, *model, *more, "--run_dir", str(where)])
+
+
+@pytest.fixture
+def run(pets, tmp_path):
+    assert begun(tmp_path / "run", f"imagefolder:{pets}") == 0
+    return tmp_path / "run"
+
+
+def texts(run: Path) -> bytes:
+    return b"\0".join(p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file())
+
+
+def predicted(run: Path, picture: Path, capsys) -> str:
+    capsys.readouterr()
+    assert main(["predict", str(run), str(picture), "--top", "1"]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_sample_is_listed_with_place_class_experience_and_hash(run, pets):
+    found = sample_list.read(Run.open(run))
+    assert len(found) == len(NAMES) * (TRAIN + TEST)
+    one = found[TRAIN + 1]
+    assert (one.source, one.split, one.id, one.columns) == (0, "train", TRAIN + 1, {})
+    assert (one.place, one.class_name, one.experience) == (f"train/{NAMES[1]}/unmistakable-1.png", NAMES[1], "task-1")
+    assert one.digest == file_hash(pets / one.place)
+    assert {s.experience for s in found if s.split == "test"} == {"task-0", "task-1", "task-2"}
+
+
+def test_added_and_deleted_pictures_stop_no_verb(run, pets, glyphs, tmp_path, capsys):
+    shutil.copy(pets / "test" / NAMES[2] / "unmistakable-0.png", tmp_path / "cow.png")
+    save(glyphs.train.images[-1], pets / "train" / "aardvark" / "0.png")
+    save(glyphs.train.images[TRAIN], pets / "train" / NAMES[0] / "added.png")
+    (pets / "train" / NAMES[0] / "unmistakable-0.png").unlink()
+    assert NAMES[2] in predicted(run, tmp_path / "cow.png", capsys)
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["forget", str(run), "--classes", NAMES[1]]) == 0
+    assert main(["resume", str(run)]) == 0
+    assert main(["verify", str(run)]) == 0
+
+
+def test_without_any_data_a_run_predicts_verifies_and_forgets(run, pets, tmp_path, capsys):
+    shutil.copy(pets / "test" / NAMES[2] / "unmistakable-0.png", tmp_path / "cow.png")
+    shutil.rmtree(pets)
+    assert NAMES[2] in predicted(run, tmp_path / "cow.png", capsys)
+    assert main(["forget", str(run), "--classes", NAMES[2], "--without", "forget"]) == 0
+    assert NAMES[2] not in predicted(run, tmp_path / "cow.png", capsys)
+    assert main(["verify", str(run)]) == 0
+    assert main(["plan-forget", str(run), "--classes", NAMES[0]]) == 0
+    assert "test samples are gone" in _evaluated(run, capsys)
+
+
+def _evaluated(run, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_pictures_of_a_forgotten_class_may_be_deleted_before_or_after(run, pets, before):
+    def delete():
+        for split in ("train", "test"):
+            shutil.rmtree(pets / split / NAMES[1])
+
+    if before:
+        delete()
+    without = ["--without", "forget"] if before else []
+    assert main(["forget", str(run), "--classes", NAMES[1], *without]) == 0
+    if not before:
+        delete()
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["forget", str(run), "--classes", NAMES[0]]) == 0
+    assert main(["verify", str(run)]) == 0
+
+
+def test_a_request_takes_its_samples_out_of_the_list(run, pets, tmp_path):
+    (tmp_path / "ids.txt").write_text(f"{2 * TRAIN}")
+    one = f"train/{NAMES[2]}/unmistakable-0.png"
+    assert one.encode() in texts(run)
+    assert main(["forget", str(run), "--samples", str(tmp_path / "ids.txt")]) == 0
+    assert one.encode() not in texts(run)
+    digests = [s.digest for s in sample_list.read(Run.open(run)) if s.class_name == NAMES[1]]
+    assert main(["forget", str(run), "--classes", NAMES[1]]) == 0
+    told = texts(run)
+    assert not [d for d in digests if d.encode() in told]
+    assert NAMES[1].encode() not in told
+    found = sample_list.read(Run.open(run))
+    assert [s.id for s in found if s.split == "train"] == [*range(TRAIN), *range(2 * TRAIN + 1, 3 * TRAIN)]
+    assert main(["evaluate", str(run)]) == 0
+
+
+def test_another_working_directory_finds_the_same_data(pets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert begun(tmp_path / "run", "imagefolder:pets") == 0
+    monkeypatch.chdir("/")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+def test_two_pictures_that_were_swapped_are_noticed_when_they_are_read(run, pets, capsys):
+    a, b = (pets / "test" / name / "unmistakable-0.png" for name in NAMES[:2])
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+    assert main(["evaluate", str(run)]) == 2
+    assert "another picture than the run met" in capsys.readouterr().err
+
+
+def test_rows_of_a_table_keep_their_ids_and_columns(tmp_path):
+    table = tmp_path / "said.csv"
+    lines = ["text,label,user", *(f"hello {i},{'ab'[i % 2]},u{i}" for i in range(20))]
+    table.write_text("\n".join(lines))
+    stream = ClassIncremental(f"csv:{table}", increment=1, order_seed=None)
+    told = stream.listing(lambda done, total: None)
+    again = sample_list.decode(sample_list.encode([told]))[0]
+    assert again == told
+    table.write_text("\n".join([lines[0], "new line,a,u99", *lines[3:]]))  # one is new, two are gone
+    later = ClassIncremental(f"csv:{table}", increment=1, order_seed=None)
+    later.relist(again, None)
+    (first, second), (old, other) = (list(s.steps()) for s in (later, stream))
+    assert first.event.data.ids.tolist() == old.event.data.ids.tolist()
+    places = {s.place: s.columns for s in sample_list.listed([again])}
+    assert places["said.csv, line 3"] == {"user": "u1"}
+    lost = 0
+    for step, before in ((first, old), (second, other)):
+        for now, then in ((step.event.data, before.event.data), (step.exam, before.exam)):
+            there = now.present(range(len(now)))
+            rows, gone = there.nonzero()[:, 0].tolist(), (~there).nonzero()[:, 0].tolist()
+            assert torch.equal(now[rows].x, then[rows].x)
+            lost += len(gone)
+            if gone:
+                with pytest.raises(UserError, match="is gone"):
+                    now[gone]
+    assert lost == 2
+
+
+def test_a_list_that_was_edited_is_refused(run):
+    (file,) = (run / "samples").iterdir()
+    told = json.loads(file.read_bytes())
+    told["sources"][0]["train"]["places"].pop()
+    with pytest.raises(UserError, match="differ in length"):
+        sample_list.decode(json.dumps(told).encode())
+    file.write_bytes(json.dumps(told).encode())
+    assert any("samples" in problem for problem in Run.open(run).verify())
