@@ -232,7 +232,7 @@ def test_inputs_are_the_same_bits_read_cold_warm_and_from_files(pictures: Path, 
 
 
 def test_a_picture_is_decoded_once(pictures: Path, monkeypatch: pytest.MonkeyPatch):
-    from scenarios.data import kept as module
+    from scenarios.data import source as module
 
     read, decode = [], module.decode
     monkeypatch.setattr(module, "decode", lambda path: (read.append(path), decode(path))[1])
