@@ -339,7 +339,13 @@ def test_a_corrupt_image_is_named(folders: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(b"", "it is empty"), (b"<html>", "no image of a kind that is read"), (None, "Is a directory")]
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"<html>", "no image of a kind that is read"),
+        (None, "Is a directory"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS .* `git lfs pull`"),
+    ],
 )
 def test_why_an_image_cannot_be_read_is_said_once_without_its_path(tmp_path: Path, content: bytes | None, why: str):
     file = tmp_path / "x.png"

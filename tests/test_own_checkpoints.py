@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from cl_framework.backbones.timm import Timm
 from cl_framework.errors import UserError
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
@@ -64,7 +65,7 @@ def test_safetensors_are_read_and_what_was_left_out_is_said(body, features, tmp_
     assert torch.equal(backbone(X), features)
     (note,) = backbone.notes
     assert "under `module.`" in note
-    assert "left out: queue (1 tensors)" in note
+    assert "left out: queue (1 tensor)" in note
     assert "its head of 5 classes is left out, and kept for the scenario `Pretrained`" in note
 
 
@@ -188,6 +189,8 @@ def test_weights_that_are_not_finite_are_refused_at_load_by_tensor(value, body, 
         ("mine.pth", b"not a checkpoint", r"mine\.pth cannot be read as \.pth \(.*\); copy it again"),
         ("mine.safetensors", b"no", r"mine\.safetensors cannot be read as \.safetensors"),
         ("mine.npz", b"no", r"mine\.npz cannot be read as \.npz"),
+        ("mine.pth", b"", r"mine\.pth is empty; copy it again"),
+        ("mine.pth", POINTER, r"mine\.pth is a pointer of Git LFS in place of the file: fetch it with `git lfs pull`"),
         ("mine.h5", b"no", r"mine\.h5 ends in \.h5; a weight file is \.safetensors"),
     ],
 )
@@ -207,8 +210,34 @@ def test_a_truncated_file_and_one_without_tensors_are_told_apart(body, tmp_path)
         Timm("test_vit", weights=str(tmp_path / "mine.pth"), image_size=32)
     with zipfile.ZipFile(tmp_path / "mine.npz", "w"):
         pass
-    with pytest.raises(UserError, match="holds no tensor"):
-        loaded(tmp_path / "empty.pth", {"epoch": 3})
+    for content in ({"epoch": 3}, [1, 2]):
+        with pytest.raises(UserError, match="holds no tensor"):
+            loaded(tmp_path / "empty.pth", content)
+
+
+def test_a_folder_in_place_of_a_file_is_told_with_the_files_in_it(body, tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; give a file \(\.safetensors"):
+        Timm("test_vit", weights=str(tmp_path), image_size=32)
+    save_file(body.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"is a folder; give the file in it: .*model\.safetensors\."):
+        Timm("test_vit", weights=str(tmp_path), image_size=32)
+
+
+def test_an_npz_with_the_names_of_the_network_is_read_as_any_file(body, features, tmp_path):
+    np.savez(tmp_path / "mine.npz", **{f"model.{k}": v.numpy() for k, v in body.state_dict().items()})
+    backbone = Timm("test_vit", weights=str(tmp_path / "mine.npz"), image_size=32, mean=0, std=1)
+    assert torch.equal(backbone(X), features)
+
+
+def test_whole_numbers_are_no_weights(body, tmp_path):
+    state = {k: (127 * v).to(torch.int8) if "fc1.weight" in k else v for k, v in body.state_dict().items()}
+    with pytest.raises(UserError, match=r"holds whole numbers \(int8\) as blocks\.0\.mlp\.fc1\.weight, .* quantised"):
+        loaded(tmp_path / "mine.pth", state)
+
+
+def test_a_mean_that_is_none_of_pixels_between_0_and_1_is_refused(body, tmp_path):
+    with pytest.raises(UserError, match=r"mean is 123\.7, and pixels are from 0 to 1; divide `mean` and `std` by 255"):
+        loaded(tmp_path / "mine.pth", body.state_dict(), mean=123.7, std=58.4)
 
 
 def test_the_normalisation_beside_a_file_is_followed_else_that_of_the_architecture(body, tmp_path):

@@ -89,6 +89,7 @@ def test_validation_is_the_exam_where_there_is_no_test(tmp_path: Path, name: str
         ("text,intent,category\na,x,y\n", "'intent', 'category', which may all be the label; .* :label=intent"),
         ("text,label,label\na,x,y\n", "names the column 'label' twice"),
         ("", "is empty; line 1 must name"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
         ("text,label\na,cat\nb,dog\nc,cat|dog\n", r"line 4: the label 'cat\|dog' names several classes"),
         ('text,label\na,"[3, 4]"\n', r"line 2: the label '\[3, 4\]' names several classes"),
         ('text,label\na,"[\'cat\']"\n', r"line 2: the label .* is a list"),

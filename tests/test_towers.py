@@ -176,6 +176,21 @@ def test_weights_that_are_not_finite_are_refused_and_what_lacks_is_counted(tmp_p
         HuggingFace(str(tmp_path))
 
 
+def test_files_that_hold_no_weights_of_floats_are_named(tmp_path):
+    file = saved(tmp_path) / "model.safetensors"
+    held = load_file(file)
+    whole = {k: v.to(torch.int8) if k.endswith("output.dense.weight") else v for k, v in held.items()}
+    save_file(whole, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.safetensors holds whole numbers \(int8\) as encoder\.layer\.0"):
+        HuggingFace(str(tmp_path))
+    save_file({k: v[:1].contiguous() if "intermediate" in k else v for k, v in held.items()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"are of other shapes than its config\.json says"):
+        HuggingFace(str(tmp_path))
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(UserError, match=r"model\.safetensors is a pointer of Git LFS"):
+        HuggingFace(str(tmp_path))
+
+
 def test_a_tower_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="reads sentences, and tower is pictures; leave it out"):
         HuggingFace(str(saved(tmp_path)), tower="pictures")

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cl_framework.backbones.weight_file import listed, tensors_in
+from cl_framework.backbones.weight_file import listed, refuse_whole, tensors_in
 from cl_framework.errors import UserError
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -42,16 +42,16 @@ def load_own(body: nn.Module, path: Path, name: str, width: int) -> Loaded:
 
     Args:
         body: The network, which is changed.
-        path: The file, as `tensors_in` reads it; ``.npz`` as Google released ViTs.
+        path: The file, as `tensors_in` reads it; ``.npz`` as Google released ViTs, or with the network's own names.
         name: What the network is called in messages.
         width: Of its features, which a classification head has to fit.
 
     Raises:
         UserError: If the file cannot be read, or lacks something that the network needs.
     """
-    if path.suffix.lower() == ".npz":
-        return _from_jax(body, path, name, width)
     held = tensors_in(path)
+    if path.suffix.lower() == ".npz" and any("/" in k for k in held):
+        return _from_jax(body, path, held, name, width)
     fit = _best(held, body)
     if not fit.found:
         raise UserError(
@@ -125,6 +125,7 @@ def _check(fit: _Fit, body: nn.Module, path: Path, name: str) -> None:
             "architecture, or set the image_size, that it was trained with."
         )
     params = {k for k, _ in body.named_parameters()}
+    refuse_whole({k: v.dtype for k, v in fit.found.items() if k in params}, path)
     needed = [k for k in target if k in params or ".running_" in f".{k}"]  # other buffers are worked out anew
     if lacking := [k for k in needed if k not in fit.found]:
         extra = f", and holds {listed(fit.extra)} that it has not" if fit.extra else ""
@@ -171,7 +172,7 @@ def _told(path: Path, held: Tensors, fit: _Fit, head: Tensors | None, body: nn.M
     if head is not None:
         said.append(f"its head of {len(head['weight'])} classes is left out, and kept for the scenario `Pretrained`")
     apart = Counter(k.partition(".")[0] for k in held if not k.startswith(fit.prefix))
-    others = [*extra, *(f"{k} ({n} tensors)" for k, n in apart.items())]
+    others = [*extra, *(f"{k} ({n} {'tensors' if n > 1 else 'tensor'})" for k, n in apart.items())]
     if others:
         said.append(f"left out: {listed(others)}")
     return "; ".join(said) + "."
@@ -181,9 +182,8 @@ def _size(x: Tensor) -> str:
     return " x ".join(str(n) for n in x.shape) or "one number"
 
 
-def _from_jax(body: nn.Module, path: Path, name: str, width: int) -> Loaded:
+def _from_jax(body: nn.Module, path: Path, held: Tensors, name: str, width: int) -> Loaded:
     """Load a ``.npz`` as Google released ViTs, by timm's reader of the family."""
-    held = tensors_in(path)
     read = getattr(body, "load_pretrained", None)
     if read is None:
         raise UserError(f"timm reads no .npz into {name}; give its weights as .safetensors or .pth.")

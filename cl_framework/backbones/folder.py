@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from cl_framework.backbones.hub import network
 from cl_framework.backbones.modules import encoder_folder, read_json
 from cl_framework.backbones.towers import Reads, Tower, parts, tower
-from cl_framework.backbones.weight_file import listed, refuse_unusable, tensors_in
+from cl_framework.backbones.weight_file import listed, refuse_unusable, refuse_whole, tensors_in
 from cl_framework.errors import UserError
+from cl_framework.pointers import unfetched
 
 WORDS = ("tokenizer.json", "vocab.*", "*.model")
 OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "longformer")
@@ -77,6 +79,7 @@ def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Modu
     from transformers import AutoConfig, logging
 
     place = encoder_folder(folder)
+    _check_files(place)
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -95,6 +98,10 @@ def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Modu
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
+        if "ignore_mismatched_sizes" in reason:
+            raise UserError(
+                f"Tensors in {folder} are of other shapes than its config.json says; give the two of one model."
+            ) from error
         raise UserError(f"Cannot load the encoder in {folder} ({reason}); give one that transformers knows.") from error
     finally:
         logging.set_verbosity(before)
@@ -110,6 +117,21 @@ def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Modu
         body.pooler = None  # trained for another purpose, and random in many checkpoints
     refuse_unusable(body, str(folder))
     return (*parts(body.float(), folder), chosen)
+
+
+def _check_files(place: Path) -> None:
+    """Refuse files of weights that were not fetched, or hold whole numbers, of which transformers would make floats.
+
+    Raises:
+        UserError: If there is one.
+    """
+    for path in (*sorted(place.glob("*.safetensors")), *place.glob(BIN)):
+        if said := unfetched(path):
+            raise UserError(f"{path} is {said}.")
+        with suppress(SafetensorError), safe_open(path, "pt") as held:  # others are read later, and refused then
+            kinds = {k: held.get_slice(k).get_dtype() for k in held.keys()}  # noqa: SIM118  # it is no dictionary
+            weights = {k: torch.int8 for k, d in kinds.items() if k.endswith((".weight", ".bias")) and d[0] in "IU"}
+            refuse_whole(weights, path)
 
 
 def number(folder: Path, config: Any, name: str) -> int:

@@ -29,12 +29,15 @@ class Pixels(nn.Module):
         """Keep the numbers as buffers, so that the digest of a backbone sees them; mean 0 and std 1 need none.
 
         Raises:
-            UserError: If they are not one or three finite numbers, or a deviation is not above 0.
+            UserError: If they are not one or three finite numbers, a deviation is not above 0, or a mean is not that of
+                pixels in [0, 1].
         """
         super().__init__()
         m, s = _three(mean, "mean"), _three(std, "std")
         if min(s) <= 0:
             raise UserError(f"std is {min(s):g}, by which nothing can be divided; give numbers above 0.")
+        if min(m) < -1 or max(m) > 1:
+            raise UserError(f"mean is {_shown(m)}, and pixels are from 0 to 1; divide `mean` and `std` by 255.")
         self.changes = m != [0.0] * 3 or s != [1.0] * 3
         if self.changes:
             self.register_buffer("mean", torch.tensor(m).view(3, 1, 1))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from cl_framework.errors import UserError
+from cl_framework.pointers import unfetched
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, SafetensorError)
@@ -32,8 +33,16 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: If it is missing, of another kind, damaged, holds a pickled object, or no tensor at all.
     """
+    if path.is_dir():
+        held = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in (*PICKLED, ".safetensors", ".npz"))
+        inside = f"the file in it: {listed(held)}" if held else f"a file ({KINDS})"
+        raise UserError(f"{path} is a folder; give {inside}.")
     if not path.is_file():
         raise UserError(f"There is no weight file {path}; give the path of a checkpoint ({KINDS}).")
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty; copy it again.")
+    if said := unfetched(path):
+        raise UserError(f"{path} is {said}.")
     found = dict(_flat(_read(path)))
     if not found:
         raise UserError(f"{path} holds no tensor; give a checkpoint of weights ({KINDS}).")
@@ -52,7 +61,10 @@ def _read(path: Path) -> object:
                 return {k: torch.from_numpy(held[k]) for k in held.files if held[k].dtype.kind in "fiu"}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="'torch.load' received a zip file")  # TorchScript: refused below
-            return load_state_dict(str(path), weights_only=True)  # timm's: of several sets of weights the average
+            try:
+                return load_state_dict(str(path), weights_only=True)  # timm's: of several sets of weights the average
+            except AttributeError:  # it takes a dictionary for granted
+                return {}
     except UNREADABLE as error:
         if "globals" in str(error) and (named := _globals(path, str(error.__cause__))):
             raise UserError(
@@ -68,7 +80,7 @@ def _read(path: Path) -> object:
 
 def _damaged(path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:120] or type(error).__name__
-    if "weights_only" in reason:  # torch takes whatever it does not know for a pickle
+    if isinstance(error, OSError) or "weights_only" in reason:  # torch takes whatever it does not know for a pickle
         reason = "it was not written by torch.save, or is damaged"
     return f"{path} cannot be read as {path.suffix} ({reason}); copy it again, or save it anew."
 
@@ -89,6 +101,24 @@ def _flat(found: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(found, Mapping):
         for key, value in found.items():
             yield from _flat(value, f"{prefix}{key}.")
+
+
+def refuse_whole(held: Mapping[str, torch.dtype], where: Path) -> None:
+    """Refuse weights of whole numbers, as quantised checkpoints hold: taken as they are, they mean something else.
+
+    Args:
+        held: The type of each tensor that goes into a parameter, by name.
+        where: Their file.
+
+    Raises:
+        UserError: If one is not of floats.
+    """
+    odd = [k for k, dtype in held.items() if not dtype.is_floating_point]
+    if odd:
+        raise UserError(
+            f"{where} holds whole numbers ({str(held[odd[0]]).removeprefix('torch.')}) as {listed(odd)}, as quantised "
+            "models do; give weights of floats."
+        )
 
 
 def refuse_unusable(body: nn.Module, where: str) -> None:

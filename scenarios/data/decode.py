@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cl_framework import extras
 from cl_framework.errors import UserError
+from cl_framework.pointers import unfetched
 from scenarios.data import pixels
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ def _why(error: Exception, path: Path) -> str:
     if path.is_file() and not path.stat().st_size:
         return "it is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "no image of a kind that is read"
+        return unfetched(path) or "no image of a kind that is read"
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
@@ -150,6 +151,8 @@ def text(path: Path) -> str:
     Raises:
         UserError: If it is not UTF-8; the line is named.
     """
+    if said := unfetched(path):
+        raise UserError(f"{path} is {said}.")
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig")
