@@ -72,7 +72,7 @@ def load(kind: str, name: str) -> type:
     return found
 
 
-def installed(kind: str) -> list[type]:
+def installed(kind: str) -> list[type[Any]]:
     """Import and return every class of a kind that a config may name, in the order of their names.
 
     Raises:
