@@ -14,6 +14,7 @@ from cl_framework.learner import Learner
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
 from cl_framework.metrics.continual import micro_accuracy
+from cl_framework.origin import cells
 from cl_framework.settings import settings_of
 from cl_framework.strategy import Unlearner, seed_for
 from cl_framework.stream import ForgetRequest
@@ -119,9 +120,8 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
         return f"Sums that held the target stay; it was taken out of them again, up to rounding. {always}"
     if unlearner.exact:
         return f"No trained tensor that met the target is left. {always}"
-    met = set(event.classes) | set(event.data.labels.tolist())
     origins = {**learner.model.adapters.origins, "the head's other rows": learner.model.head.origin}
-    touched = [n for n, o in origins.items() if any(met & classes for classes in o.values())]
+    touched = [n for n, o in origins.items() if not event.taken.keys().isdisjoint(cells(o))]
     names = ", ".join(touched) if touched else "all that is shared"
     return f"Edited, not retrained: tensors that met the target stay ({names}) and may still tell of it. {always}"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cl_framework.backbone import Backbone, Role, Site, put_back
 from cl_framework.erasure import Erasure
 from cl_framework.errors import UserError
-from cl_framework.origin import Origin, merged
+from cl_framework.origin import Origin, cells, merged
 from cl_framework.places import lacking
 from cl_framework.reading import Reading
 
@@ -234,12 +234,10 @@ class AdapterBank(nn.Module):
             raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
         self._fit(name, weights)
         self.rewrites[name].load_state_dict(weights)
-        had: set[int] = set()
         for other in made_of:
-            came = {c: experience for experience, cs in self.origins.get(other, {}).items() for c in cs}
-            self.reading.note(name, came, had, came, self.reading.of(other))
-            had |= came.keys()
-            self.origins[name] = merged(self.origins.get(name, {}), self.origins.get(other, {}))
+            some, had = self.reading.of(other), self.origins.get(name, {})
+            self.reading.note(name, {cell: some.get(cell) for cell in cells(self.origins.get(other, {}))}, had)
+            self.origins[name] = merged(had, self.origins.get(other, {}))
             self.outlived[name] = tuple(dict.fromkeys((*self.outlived.get(name, ()), *self.outlived.get(other, ()))))
         return self.params(name)
 

@@ -12,6 +12,7 @@ from typing import TypeAlias, final
 import numpy as np
 import torch
 
+from cl_framework import origin
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.learner import Learner
 from cl_framework.metrics import membership, recovery
@@ -35,10 +36,10 @@ class Subject:
         learned: Every experience as it was learned, less the classes that were forgotten and learned again.
         remaining: What is left of them.
         gone: Training samples that were forgotten, and stayed forgotten.
-        unseen: Test samples of the same classes.
+        unseen: Test samples of the same classes, out of the exams of the experiences that brought what went.
         vanished: Classes among them of which nothing may be known any more; the others lost single samples only.
         retained: Training samples that stay, at most `PER_CLASS` of each class.
-        exam: Test samples of the classes that stay.
+        exam: Test samples of the classes that stay, out of the exams of the experiences that keep some of them.
     """
 
     requests: tuple[str, ...]
@@ -74,16 +75,17 @@ def subject(steps: Sequence[Step], only: str | None = None) -> Subject:
     if not len(gone):
         what = "was learned again" if asked else "has been forgotten yet; `clf forget DIR --classes ...` does"
         raise UserError(f"There is nothing to audit: {'all that was forgotten' if asked else 'nothing'} {what}.")
-    touched, exams = set(gone.labels.tolist()), joined(exam for _, exam in lessons)
+    touched = set(gone.labels.tolist())
+    lost, stays = {cell for r in asked for cell in r.taken}, set(origin.cells({e.name: e.classes for e in past}))
     return Subject(
         tuple(r.name for r in asked),
         tuple(unkept(e) for e in (lesson.without(back) for lesson, _ in lessons) if e is not None),
         tuple(past),
         gone.unkept(),
-        exams.of(touched).unkept(),
+        joined(exam.of({c for c in touched if (e.name, c) in lost}) for e, exam in lessons).unkept(),
         tuple(sorted(touched - alive)),
         few(joined(e.reference for e in past)),
-        exams.of(alive),
+        joined(exam.of({c for c in alive if (e.name, c) in stays}) for e, exam in lessons),
     )
 
 

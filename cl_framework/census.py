@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
+from cl_framework.origin import Cell as Cell
 from cl_framework.origin import Ingredient
 from cl_framework.stream import Event, Experience, Samples
-
-Cell: TypeAlias = tuple[str, int]
-"""An experience and one of its classes."""
 
 Contents: TypeAlias = Mapping[Cell, frozenset[int]]
 """Sample ids by where they belong."""
@@ -50,7 +48,7 @@ class Census:
     def _resolved(self, made: Ingredient) -> Contents:
         found = {}
         for cell in ((e, c) for e, classes in made.origin.items() for c in classes):
-            alive, part = self.alive.get(cell, frozenset()), made.parts.get(cell[1])
+            alive, part = self.alive.get(cell, frozenset()), made.parts.get(cell)
             stayed = [self.taken[r].get(cell, frozenset()) for r in made.outlived if r in self.taken]
             found[cell] = (alive if part is None else alive & part).union(*stayed)
         return found

@@ -255,5 +255,6 @@ def part(model: Model, strategy: Strategy, event: ForgetRequest, keep_rows: bool
     With ``keep_rows`` the head goes on scoring forgotten classes, as the protocol of GS-LoRA does, so that accuracy on
     them says what the edit alone achieved.
     """
-    classes = frozenset[int]() if keep_rows else frozenset(event.classes)
-    erase(Erasure(classes, ids=frozenset(event.data.ids.tolist())), model, strategy)
+    ids = frozenset(event.data.ids.tolist())
+    what = Erasure(ids=ids) if keep_rows else Erasure(frozenset(event.classes), ids=ids, cells=event.cells)
+    erase(what, model, strategy)

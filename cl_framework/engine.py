@@ -16,7 +16,8 @@ from typing import Protocol, final
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
-from cl_framework import lineage, state
+from cl_framework import lineage, origin, state
+from cl_framework.census import Contents, cells, pooled
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.finite import check_tensors
@@ -25,7 +26,7 @@ from cl_framework.learner import Learner, parameters
 from cl_framework.lowrank import overlaps
 from cl_framework.marks import Marks
 from cl_framework.memory import Memory
-from cl_framework.reading import partly
+from cl_framework.reading import Read, met
 from cl_framework.strategy import seed_for
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
@@ -157,8 +158,8 @@ def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batc
             )
         cost.steps += trainer.global_step
         check_tensors({f"parameter {i}": p for i, p in enumerate(parameters(plan))}, event.name, DIVERGED)
-        met = list(dict.fromkeys([*plan.data.classes(), *plan.against]))
-        learner.model.trace(parameters(plan), met, _partly(learner, event, plan.data.classes(), noted))
+        against = {cell: None for cell in origin.cells(learner.model.brought) if cell[1] in plan.against}
+        learner.model.trace(parameters(plan), {**_met(learner, event, plan.data.classes(), noted), **against})
         read |= {i for _, i in noted}
         learner.to(device)  # Lightning leaves a fitted module on the CPU
         learner.end()
@@ -185,15 +186,16 @@ class _Noted(Samples):
         return batch
 
 
-def _partly(
-    learner: Learner, event: Event, classes: Sequence[int], read: set[tuple[int, int]]
-) -> dict[int, frozenset[int]]:
-    """Return the samples read of each class of which some were read and not all that are alive."""
-    by_class = {c: frozenset(i for y, i in read if y == c) for c in classes}
+def _met(learner: Learner, event: Event, classes: Sequence[int], read: set[tuple[int, int]]) -> Read:
+    """Return what a plan read: of each class of an experience the samples, None for all that are alive."""
+    gone: Contents = {}
     if isinstance(event, ForgetRequest):
-        return partly(by_class, [e.data for e in event.remaining], frozenset(event.data.ids.tolist()))
-    memories = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
-    return partly(by_class, [event.data, *(s for m in memories for s in m.sources)])
+        gone, there = event.taken, {e.name: e.data for e in event.remaining}
+    else:
+        memories = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
+        there = {name: data for m in memories for name, data in m.sources.items()} | {event.name: event.data}
+    alive = pooled(cells(name, data, classes) for name, data in there.items())
+    return met(classes, read, alive, origin.cells(learner.model.brought), gone)
 
 
 def loaders(

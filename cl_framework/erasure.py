@@ -7,12 +7,18 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from cl_framework.origin import Cell
+
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
     """The classes, experiences and sample ids to erase.
 
     Attributes:
+        classes: Classes that go altogether.
+        experiences: Experiences of which nothing that was made for them may stay.
+        ids: Samples that go.
+        cells: Classes of experiences that go, though another experience may keep the class.
         everything: True to return each part to its first state, shared ones too.
     """
 
@@ -20,6 +26,7 @@ class Erasure:
     experiences: frozenset[str] = frozenset()
     ids: frozenset[int] = frozenset()
     everything: bool = False
+    cells: frozenset[Cell] = frozenset()
 
     def hits(self, cls: int | None = None, experience: str | None = None) -> bool:
         """Tell whether something filed under ``cls`` and ``experience`` must go.
@@ -28,8 +35,11 @@ class Erasure:
         True
         >>> Erasure(classes=frozenset({3})).hits(experience="task-0")
         False
+        >>> Erasure(cells=frozenset({("task-0", 3)})).hits(cls=3, experience="task-1")
+        False
         """
-        return self.everything or cls in self.classes or experience in self.experiences
+        whole = self.everything or cls in self.classes or experience in self.experiences
+        return whole or (experience, cls) in self.cells
 
 
 @runtime_checkable

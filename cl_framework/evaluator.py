@@ -15,6 +15,7 @@ from cl_framework.errors import Absent
 from cl_framework.marks import Forgotten, Marks
 from cl_framework.metrics.continual import Hits, micro_accuracy
 from cl_framework.metrics.ranked import top_k_hits, within_experience_hits
+from cl_framework.origin import Cell
 from cl_framework.stream import Experience, ForgetRequest, Joined, Samples, Step, Subset
 
 Answer: TypeAlias = Callable[[Samples], Tensor]
@@ -31,9 +32,9 @@ Sheet: TypeAlias = tuple[dict[str, int], Tensor, Tensor]
 class Evaluator:
     """Holds the test samples that no learner may see, and what has been forgotten.
 
-    An exam loses a class for good when the class is forgotten, whether or not the learner can still name it; a class
-    that is learned again comes back with its new exam. Samples that were forgotten while their class stays are asked
-    about once, before and after the request: later answers about them tell of their class.
+    An exam loses a class for good when what its experience brought of it is forgotten, whether or not the learner can
+    still name it; a class that is learned again comes back with its new exam. Samples that were forgotten while their
+    class stays are asked about once, before and after the request: later answers about them tell of their class.
     `answer` is asked about all exams at once, which must not matter to it: a prediction is its own sample's alone.
     """
 
@@ -98,7 +99,7 @@ class Evaluator:
         self._before = None
 
     def _admit(self, step: Step, live: Iterable[int]) -> None:
-        event = step.event
+        event, lost = step.event, frozenset[Cell]()
         if isinstance(event, Experience):
             self._exams[event.name] = step.exam
             self._gone -= set(event.classes)
@@ -107,9 +108,11 @@ class Evaluator:
             self._forgotten = {name: exam for name, exam in kept.items() if len(exam)}
         else:
             self._gone |= set(event.classes)
+            lost = event.cells
             if not event.single:
                 self._forgotten[event.name] = _unremembered(step.exam)
-        exams = {name: _only(exam, set(live) - self._gone) for name, exam in self._exams.items()}
+        stay = set(live) - self._gone
+        exams = {n: _only(exam, {c for c in stay if (n, c) not in lost}) for n, exam in self._exams.items()}
         self._exams = {name: exam for name, exam in exams.items() if len(exam)}
 
     def _forget(self, step: Step, after: Hits, old: Mapping[str, Hits], live: Mapping[int, Hits]) -> Forgotten:

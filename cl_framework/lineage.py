@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cl_framework import origin, state
 from cl_framework.answers import Answers
-from cl_framework.census import Census, census, ids_of
+from cl_framework.census import Cell, Census, Contents, census, ids_of
 from cl_framework.learner import Learner
-from cl_framework.ledger import Ledger, entry_of
+from cl_framework.ledger import Entry, Ledger, entry_of
 from cl_framework.memory import Memory
 from cl_framework.model import ADAPTERS
 from cl_framework.origin import Ingredient, Origin
@@ -95,11 +95,11 @@ class Treatment:
 class Told:
     """What a state says of its origins, as `state.facts` tells it; ``parts`` by owner, the head under no name."""
 
-    known: Mapping[int, str]
+    brought: Sequence[Cell]
     origins: Mapping[str, Origin]
     head: Origin
     outlived: Mapping[str, Sequence[str]]
-    parts: Mapping[str, Mapping[int, frozenset[int]]]
+    parts: Mapping[str, Mapping[Cell, frozenset[int]]]
 
     @classmethod
     def now(cls, learner: Learner) -> Told:
@@ -107,13 +107,15 @@ class Told:
         model = learner.model
         parts = {name: model.adapters.reading.of(name) for name in model.adapters}
         parts[""] = model.head.reading.of("")
-        return cls(model.known, model.adapters.origins, model.head.origin, model.outlived, parts)
+        brought = origin.cells(model.brought)
+        return cls(brought, model.adapters.origins, model.head.origin, model.outlived, parts)
 
     def then(self, facts: Mapping[str, Any]) -> Told:
         """Return what was told after an earlier event; what was read in part since then counts as read."""
         origins = {name: origin.from_json(o) for name, o in facts["origins"].items()}
-        known = {int(c): str(e) for c, e in facts["known"]}
-        return Told(known, origins, origin.from_json(facts["head_origin"]), facts.get("outlived", {}), self.parts)
+        told = facts.get("brought") or [(e, [c]) for c, e in facts["known"]]  # all that older runs tell
+        brought = [(str(e), int(c)) for e, classes in told for c in classes]
+        return Told(brought, origins, origin.from_json(facts["head_origin"]), facts.get("outlived", {}), self.parts)
 
     def made(self, tensor: str) -> tuple[Ingredient, ...]:
         """Return what a tensor of the state was made of."""
@@ -122,10 +124,9 @@ class Told:
         if tensor.startswith(f"{HEAD}."):
             return (self._ingredient(self.head, HEAD, ""),)
         if "|" not in tensor:
-            return (self._ingredient(origin.of(self.known, self.known), tensor),)
+            return (self._ingredient(origin.of(self.brought), tensor),)
         entry = entry_of(tensor)
-        mine = [c for c, e in self.known.items() if entry.experience in (None, e)] if entry.cls is None else [entry.cls]
-        own = self._ingredient(origin.of(self.known, mine), tensor)
+        own = self._ingredient(origin.of(self._filed(entry)), tensor)
         if entry.experience is None:
             return (own,)
         return (own, self._adapter(entry.experience)) if entry.experience in self.origins else (own, *self.trained())
@@ -133,6 +134,13 @@ class Told:
     def trained(self) -> tuple[Ingredient, ...]:
         """Return what plans read: what went into the adapters and the head."""
         return (*map(self._adapter, self.origins), self._ingredient(self.head, HEAD, ""))
+
+    def _filed(self, entry: Entry) -> list[Cell]:
+        """Return what is filed under an entry: a class of an experience, or a class in the space of an experience."""
+        if entry.cls is None:
+            return [(e, c) for e, c in self.brought if entry.experience in (None, e)]
+        mine = [cell for cell in self.brought if cell[1] == entry.cls] or [("?", entry.cls)]
+        return [cell for cell in mine if cell[0] == entry.experience] or mine
 
     def _adapter(self, name: str) -> Ingredient:
         return self._ingredient(self.origins.get(name, {}), ADAPTERS + name, name)
@@ -176,8 +184,7 @@ def samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[i
 
 def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list[Treatment]:
     """Resolve a request against everything that a learner holds."""
-    touched = origin.of(learner.model.known, event.data.classes())
-    ids = frozenset(event.data.ids.tolist())
+    touched, ids = origin.of(event.taken), frozenset(event.data.ids.tolist())
     left = {e.name for e in event.remaining}
     return [Treatment(a, *_treated(a, event, unlearner, touched, ids, left)) for a in artifacts(learner)]
 
@@ -197,20 +204,17 @@ def outlived(
     found = {holder: old for holder, old in learner.model.outlived.items() if holder in stayed}
     if learner.unlearner is None or learner.unlearner.exact:
         return found
-    pairs = set(zip(event.data.labels.tolist(), event.data.ids.tolist(), strict=True))
-    again = {c for c, i in pairs if i in set(read)}
-    held = {holder for holder, a in stayed.items() if any(_holds(a, c, i) for c, i in pairs)}
+    again = {cell for cell, ids in event.taken.items() if not ids.isdisjoint(read)}
+    held = {holder for holder, a in stayed.items() if _holds(a, event.taken)}
     trained = [a for a in artifacts(learner) if a.made and a.holder.startswith("model.")]
-    held |= {a.holder for a in trained if again & _classes(a.made[0])}
+    held |= {a.holder for a in trained if not again.isdisjoint(origin.cells(a.made[0].origin))}
     return found | {holder: (*found.get(holder, ()), event.name) for holder in sorted(held)}
 
 
-def _holds(a: Artifact, cls: int, sample: int) -> bool:
-    return bool(a.made) and cls in _classes(a.made[0]) and sample in a.made[0].parts.get(cls, {sample})
-
-
-def _classes(made: Ingredient) -> frozenset[int]:
-    return frozenset[int]().union(*made.origin.values())
+def _holds(a: Artifact, taken: Contents) -> bool:
+    """Tell whether some of the samples ``taken`` went into an artifact."""
+    mine = a.made[0] if a.made else Ingredient({})
+    return any(cell in taken and taken[cell] & mine.parts.get(cell, taken[cell]) for cell in origin.cells(mine.origin))
 
 
 def _treated(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import final
 
 import torch
@@ -44,9 +44,9 @@ class Memory(nn.Module):
             self.ids[Entry(c, event.name)] = some
 
     @property
-    def sources(self) -> tuple[Samples, ...]:
-        """All samples of the experiences that it keeps some of, or could."""
-        return tuple(self._source.values())
+    def sources(self) -> Mapping[str, Samples]:
+        """All samples of the experiences that it keeps some of, or could, by name."""
+        return self._source
 
     def attach(self, past: Iterable[Experience]) -> None:
         """Bring back the data of past experiences."""

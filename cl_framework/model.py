@@ -19,7 +19,7 @@ from cl_framework.features import CHUNK, FeatureStore, digest
 from cl_framework.finite import check_features
 from cl_framework.head import Head
 from cl_framework.origin import Origin
-from cl_framework.reading import Reading
+from cl_framework.reading import Read, Reading
 from cl_framework.stream import Experience, Inputs, Samples
 
 ADAPTERS = "model.adapters.rewrites."
@@ -33,7 +33,8 @@ class Model(nn.Module):
     """What a strategy acts on. Knows nothing of Lightning, tasks to come, or test data.
 
     Attributes:
-        known: The experience each live class came with, in order of arrival.
+        known: The experience each live class came with first, in order of arrival.
+        brought: The live classes of each experience, in order of arrival; a class may have come again.
         seed: The run's seed, from which the seed of each experience is derived.
         precision: What frozen passes compute in, as training does; None for single precision. Features are single ones.
         exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
@@ -53,6 +54,7 @@ class Model(nn.Module):
         self.precision: torch.dtype | None = None
         self.exit = nn.Identity()
         self.known: dict[int, str] = {}
+        self.brought: dict[str, tuple[int, ...]] = {}
         self.seed = 0
         self.passes: Counter[str] = Counter()
         self._outlived: dict[str, tuple[str, ...]] = {}
@@ -66,7 +68,7 @@ class Model(nn.Module):
     @property
     def experiences(self) -> tuple[str, ...]:
         """Experiences with a live class, in order of arrival."""
-        return tuple(dict.fromkeys(self.known.values()))
+        return tuple(self.brought)
 
     @property
     def device(self) -> torch.device:
@@ -92,8 +94,19 @@ class Model(nn.Module):
 
     def meet(self, event: Experience) -> None:
         """Note which classes an experience brings."""
-        for c in event.classes:
-            self.known.setdefault(c, event.name)
+        self.know(event.name, event.classes)
+
+    def know(self, experience: str, classes: Sequence[int]) -> None:
+        """Take up classes of an experience; those that are known stay where they are in the order of arrival."""
+        self.known |= {c: experience for c in classes if c not in self.known}
+        if all_ := tuple(dict.fromkeys((*self.brought.get(experience, ()), *classes))):
+            self.brought[experience] = all_
+
+    def retain(self, left: Iterable[Experience]) -> None:
+        """Know what is left of every experience, in the order in which a stream of that alone would have brought it."""
+        self.known, self.brought = {}, {}
+        for experience in left:
+            self.meet(experience)
 
     def inherit(self, event: Experience, classifier: Mapping[str, Tensor]) -> None:
         """Take up classes that the backbone's own classifier knows: its rows, under an adapter that changes nothing."""
@@ -102,24 +115,27 @@ class Model(nn.Module):
         self.head.adopt(event.inherited, classifier)
 
     def erase(self, what: Erasure) -> None:
-        """Let go of erased classes; experiences without live classes go with them."""
-        self.known = {c: e for c, e in self.known.items() if not what.hits(c, e)}
+        """Let go of erased classes; experiences without live classes go with them.
 
-    def trace(
-        self, params: Iterable[nn.Parameter], classes: Iterable[int], some: Mapping[int, frozenset[int]] | None = None
-    ) -> None:
-        """Note that samples of ``classes`` went into whatever holds ``params``: adapters by name, and the head.
+        Classes that stay keep their place, also where the experience goes that brought them first: rows of a head are
+        in that order.
+        """
+        kept = {e: tuple(c for c in classes if not what.hits(c, e)) for e, classes in self.brought.items()}
+        self.brought = {e: classes for e, classes in kept.items() if classes}
+        first = {c: e for e, c in reversed(origin.cells(self.brought))}
+        self.known = {c: first[c] for c in self.known if c in first}
+
+    def trace(self, params: Iterable[nn.Parameter], read: Read) -> None:
+        """Note what went into whatever holds ``params``: adapters by name, and the head.
 
         Args:
             params: What was trained.
-            classes: Whose samples were read.
-            some: The samples read of each class of which not all were.
+            read: What it was trained on.
         """
-        trained, classes = {id(p) for p in params}, list(classes)
-        met = origin.of(self.known, classes)
+        trained, met = {id(p) for p in params}, origin.of(read)
 
         def note(reading: Reading, owner: str, before: Origin) -> Origin:
-            reading.note(owner, classes, frozenset().union(*before.values()), self.known, some or {})
+            reading.note(owner, read, before)
             return origin.merged(before, met)
 
         for name in self.adapters:

@@ -9,6 +9,9 @@ from typing import TypeAlias, final
 Origin: TypeAlias = Mapping[str, frozenset[int]]
 """Experience -> ids of its classes."""
 
+Cell: TypeAlias = tuple[str, int]
+"""An experience and one of its classes: what comes, and what goes, as one."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -21,12 +24,12 @@ class Ingredient:
     Attributes:
         origin: Experience -> classes.
         outlived: Requests whose samples it met and holds on to, because it was edited or left as it was.
-        parts: Class -> the samples read, where only some were.
+        parts: The samples read of a class of an experience, where only some were.
     """
 
     origin: Origin
     outlived: tuple[str, ...] = ()
-    parts: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    parts: Mapping[Cell, frozenset[int]] = field(default_factory=dict)
 
 
 def merged(*origins: Origin) -> dict[str, frozenset[int]]:
@@ -43,13 +46,22 @@ def merged(*origins: Origin) -> dict[str, frozenset[int]]:
     return found
 
 
-def of(known: Mapping[int, str], classes: Iterable[int]) -> dict[str, frozenset[int]]:
-    """Return the origin that samples of ``classes`` make; ``known`` tells the experience of each.
+def of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
+    """Return the origin that samples of ``cells`` make.
 
-    >>> of({5: "a", 2: "a", 7: "b"}, [5, 7]) == {"a": frozenset({5}), "b": frozenset({7})}
+    >>> of([("a", 5), ("b", 7), ("b", 5)]) == {"a": frozenset({5}), "b": frozenset({5, 7})}
     True
     """
-    return merged(*({known.get(c, "?"): frozenset({c})} for c in classes))
+    return merged(*({experience: frozenset({c})} for experience, c in cells))
+
+
+def cells(brought: Mapping[str, Iterable[int]]) -> list[Cell]:
+    """Undo `of`.
+
+    >>> cells({"a": [5], "b": [5, 7]})
+    [('a', 5), ('b', 5), ('b', 7)]
+    """
+    return [(experience, c) for experience, classes in brought.items() for c in classes]
 
 
 def to_json(origin: Origin) -> dict[str, list[int]]:

@@ -89,7 +89,8 @@ def put_back(learner: Learner, about: Subject, original: Mapping[str, Tensor], k
         names = {"weight", "bias", "sigma"}
         classifier = {n: original[f"model.head.{n}"] for n in names if f"model.head.{n}" in original}
         model.head.adopt({c: rows.index(c) for c in missing}, classifier)
-    model.known |= {c: knew[c] for c in lost if c not in model.known}
+    for c in lost:
+        model.know(knew[c], [c])
     exam = about.unseen.of(lost)
     return right(learner, probabilities(learner, exam), exam)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 
 from cl_framework.erasure import Erasure
 from cl_framework.ledger import Entry, Ledger
-from cl_framework.stream import Samples
+from cl_framework.origin import Cell, Origin
+
+Read: TypeAlias = Mapping[Cell, frozenset[int] | None]
+"""What was trained on: of each class of an experience the samples read, None for all of them."""
 
 
 @final
@@ -26,36 +30,24 @@ class Reading(nn.Module):
         super().__init__()
         self.ids = Ledger()
 
-    def note(
-        self,
-        owner: str,
-        classes: Iterable[int],
-        had: Collection[int],
-        known: Mapping[int, str],
-        some: Mapping[int, frozenset[int]],
-    ) -> None:
-        """Note that ``owner`` was trained on ``classes``.
-
-        Args:
-            owner: Whose reading it is.
-            classes: The classes.
-            had: Those it was trained on before.
-            known: The experience of each class.
-            some: The samples read of each class of which not all were.
-        """
-        for c in classes:
-            entry = Entry(c, known.get(c), owner)
-            if c not in some:
+    def note(self, owner: str, read: Read, had: Origin) -> None:
+        """Note that ``owner`` was trained on ``read``; it was trained on ``had`` before."""
+        for (experience, c), some in read.items():
+            entry = Entry(c, experience, owner)
+            if some is None:
                 if entry in self.ids:
                     del self.ids[entry]
-            elif c not in had or entry in self.ids:
+            elif c not in had.get(experience, ()) or entry in self.ids:
                 before = self.ids[entry].tolist() if entry in self.ids else []
-                self.ids[entry] = torch.tensor(sorted({*before, *some[c]}), dtype=torch.int64)
+                self.ids[entry] = torch.tensor(sorted({*before, *some}), dtype=torch.int64)
 
-    def of(self, owner: str) -> dict[int, frozenset[int]]:
-        """Return the samples that ``owner`` read of each class of which it read some only."""
-        mine = [e for e in self.ids if e.name == owner and e.cls is not None]
-        return {e.cls: frozenset(self.ids[e].tolist()) for e in mine if e.cls is not None}
+    def of(self, owner: str) -> dict[Cell, frozenset[int]]:
+        """Return the samples that ``owner`` read of each class of an experience of which it read some only."""
+        return {
+            (e.experience or "?", e.cls): frozenset(self.ids[e].tolist())
+            for e in self.ids
+            if e.name == owner and e.cls is not None
+        }
 
     def drop(self, owner: str) -> None:
         """Let go of what ``owner`` read."""
@@ -72,28 +64,44 @@ class Reading(nn.Module):
                 self.ids[entry] = kept[stay]
 
 
-def partly(
-    read: Mapping[int, frozenset[int]], there: Iterable[Samples], gone: frozenset[int] = frozenset()
-) -> dict[int, frozenset[int]]:
-    """Return the samples read of each class of which some were read and not all.
+def met(
+    classes: Iterable[int],
+    read: Collection[tuple[int, int]],
+    alive: Mapping[Cell, frozenset[int]],
+    known: Collection[Cell],
+    gone: Mapping[Cell, frozenset[int]],
+) -> dict[Cell, frozenset[int] | None]:
+    """Return what was trained on, experience by experience and class by class.
 
-    Made-up samples have ids below zero. They stand for their whole class: what they were made from met it.
+    Samples that are none of those alive, such as made-up ones, stand for all that is known of their class: what they
+    were made from met it. Those that a forget request takes count neither way, but what they belong to was met.
 
-    >>> from cl_framework.stream import Rows
-    >>> data = Rows(torch.zeros(4, 1), torch.tensor([4, 4, 7, 7]), torch.arange(4))
-    >>> partly({4: frozenset({0}), 7: frozenset({2, 3})}, [data])
-    {4: frozenset({0})}
+    >>> alive = {("a", 4): frozenset({0, 1}), ("b", 4): frozenset({2}), ("a", 7): frozenset({5})}
+    >>> met([4, 7], [(4, 0), (7, 5)], alive, alive, {})
+    {('a', 4): frozenset({0}), ('a', 7): None}
 
     Args:
-        read: The samples read of each class.
-        there: All samples there are.
-        gone: Samples that a forget request takes: they count neither way.
+        classes: Those that were trained on.
+        read: Class and id of each sample that was read.
+        alive: The samples there are, as far as that is known.
+        known: What the learner knows.
+        gone: The samples that a forget request takes.
     """
-    parts = list(there)
-    found = {}
-    for c, all_read in read.items():
-        alive = frozenset(i for s in parts for i in s.ids[s.labels == c].tolist()) - gone
-        ids = all_read - gone
-        if ids < alive:
-            found[c] = ids
+    every, lost, cells = {i for _, i in read}, frozenset[int]().union(*gone.values()), set(known)
+    by_class, places = defaultdict[int, set[int]](set), defaultdict[int, list[Cell]](list)
+    for y, i in read:
+        by_class[y].add(i)
+    for cell in dict.fromkeys((*known, *alive, *gone)):
+        places[cell[1]].append(cell)
+    found: dict[Cell, frozenset[int] | None] = {}
+    for c in classes:
+        mine, ids = places.get(c, [("?", c)]), frozenset(by_class[c] - lost)
+        there = {cell: alive.get(cell, frozenset()) for cell in mine}
+        took = {cell for cell in mine if every & gone.get(cell, frozenset())}
+        strange = bool(ids.difference(*there.values()))
+        vague = {cell for cell in mine if cell in cells or cell[0] == "?"} if strange or not (ids or took) else set()
+        for cell in mine:
+            some = ids & there[cell]
+            if some or cell in took or cell in vague:
+                found[cell] = None if strange or some == there[cell] else some
     return found

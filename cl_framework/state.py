@@ -31,6 +31,7 @@ class Facts(msgspec.Struct, frozen=True):
     adapters: list[str] | None = None
     outlived: dict[str, list[str]] = {}
     threads: Count | None = None
+    brought: list[tuple[str, list[int]]] | None = None
 
 
 def tensors(learner: Learner) -> dict[str, Tensor]:
@@ -43,6 +44,7 @@ def facts(learner: Learner) -> dict[str, Any]:
     model = learner.model
     return {
         "known": [[c, e] for c, e in model.known.items()],
+        "brought": [[e, list(classes)] for e, classes in model.brought.items()],
         "adapters": list(model.adapters),
         "stack": list(model.adapters.stack),
         "origins": {name: origin.to_json(o) for name, o in model.adapters.origins.items()},
@@ -84,6 +86,9 @@ def restore(
     learner.model.head.origin = origin.from_json(known.head_origin)
     learner.model.outlived = known.outlived  # older runs do not tell
     learner.model.known = dict(known.known)
+    learner.model.brought = {}
+    for experience, classes in known.brought or [(e, [c]) for c, e in known.known]:  # all that older runs tell
+        learner.model.know(experience, classes)
     learner.model.passes = Counter(known.passes)
     learner.steps = known.steps
     learner.requires_grad_(False)

@@ -115,7 +115,7 @@ class Strategy(nn.Module, ABC):
         if self.unfounded(event):
             return bool(event.remaining)
         if self.isolates == "class":
-            return bool(set(event.data.labels.tolist()) - set(event.classes))
+            return bool(event.thinned)
         return self.isolates == "experience" and not {e.name for e in event.remaining}.isdisjoint(event.experiences)
 
     def subtract(self, model: Model, gone: Samples) -> None:

@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from cl_framework import sample_list
+from cl_framework import origin, sample_list
 from cl_framework.errors import UserError
+from cl_framework.origin import Cell
 from cl_framework.samples import Batch as Batch
 from cl_framework.samples import Inputs as Inputs
 from cl_framework.samples import Joined as Joined
@@ -51,9 +52,11 @@ class Experience:
         """What its seeds are derived from, so that history leaves no mark on them."""
         return self.seed_name or self.name
 
-    def without(self, classes: Iterable[int] = (), ids: Tensor | None = None) -> Experience | None:
-        """Return what is left of the experience once classes and samples are gone; None if nothing is."""
-        gone = set(classes)
+    def without(
+        self, classes: Iterable[int] = (), ids: Tensor | None = None, cells: Iterable[Cell] = ()
+    ) -> Experience | None:
+        """Return what is left of the experience once classes, samples and cells are gone; None if nothing is."""
+        gone = {*classes, *(c for name, c in cells if name == self.name)}
         keep = tuple(c for c in self.classes if c not in gone)
         data, reference = self.data.of(keep), self.reference.of(keep)
         if ids is not None:
@@ -73,7 +76,7 @@ class ForgetRequest:
 
     Attributes:
         name: Unique in its stream.
-        classes: Classes that vanish altogether.
+        classes: Classes that vanish altogether: no experience keeps samples of them.
         experiences: Experiences that lose something, in the order they were learned.
         data: The training samples that must go, with the training transform.
         reference: The same samples with the test transform.
@@ -81,6 +84,7 @@ class ForgetRequest:
         missing: Samples that cannot be had any more: those to ``forget``, or those to ``retain``.
         inherited: Whether the backbone's own pre-training met some of what must go.
         first: Name of the oldest experience that was alive when it was asked for.
+        cells: What experiences lose altogether: an experience and one of its classes, which other experiences may keep.
     """
 
     name: str
@@ -92,6 +96,7 @@ class ForgetRequest:
     missing: frozenset[Need] = frozenset()
     inherited: bool = False
     first: str = ""
+    cells: frozenset[Cell] = frozenset()
 
     @property
     def dice(self) -> str:
@@ -100,8 +105,28 @@ class ForgetRequest:
 
     @property
     def single(self) -> bool:
-        """Whether only single samples go and every class stays."""
+        """Whether only samples go and every class stays: single ones, or all that one of its experiences brought."""
         return not self.classes
+
+    @property
+    def taken(self) -> dict[Cell, frozenset[int]]:
+        """The ids of the samples that go, by what they belong to."""
+        found = {}
+        for experience, part in zip(self.experiences, self.data.sources, strict=True):
+            for c in part.classes():
+                found[experience, c] = frozenset(part.ids[part.labels == c].tolist())
+        return found
+
+    @property
+    def thinned(self) -> frozenset[Cell]:
+        """What loses some of its samples and keeps others."""
+        return frozenset(self.taken) - self.cells
+
+    @property
+    def stays(self) -> dict[int, tuple[str, ...]]:
+        """Classes that lose samples and live on, and the experiences that keep samples of them."""
+        lose = {c for _, c in self.taken} - set(self.classes)
+        return {c: tuple(e.name for e in self.remaining if c in e.classes) for c in sorted(lose)}
 
 
 Event: TypeAlias = Experience | ForgetRequest
@@ -114,8 +139,11 @@ def forget(
     experiences: Iterable[str] = (),
     samples: Iterable[int] = (),
     missing: Iterable[Need] = (),
+    cells: Iterable[Cell] = (),
 ) -> ForgetRequest:
-    """Resolve a request by class, experience and sample id against what was learned so far.
+    """Resolve a request by class, experience, sample id and cell against what was learned so far.
+
+    An experience goes with what it brought and no more: a class that another experience brings too stays alive.
 
     Args:
         name: Unique in its stream.
@@ -124,37 +152,41 @@ def forget(
         experiences: Experiences to forget, by name.
         samples: Samples to forget, by id.
         missing: Samples that cannot be had any more.
+        cells: Experiences, each with one of its classes: what it brought of that class is forgotten.
 
     Raises:
         UserError: If a class, experience or sample was never learned or is already gone, or nothing is asked for.
     """
     wanted, named, ids = set(classes), set(experiences), torch.tensor(sorted(set(samples)), dtype=torch.int64)
-    if not (wanted or named or len(ids)):
+    parts, alive = set(cells), set(origin.cells({e.name: e.classes for e in past}))
+    if not (wanted or named or parts or len(ids)):
         raise UserError(f"The forget request {name!r} names nothing; give it classes, experiences or samples.")
-    live = {c for e in past for c in e.classes}
+    live = {c for _, c in alive}
     known = {e.name for e in past}
     present = torch.cat([e.data.ids for e in past]) if past else ids.new_empty(0)
     for what, asked, there in (
         ("class", wanted, live),
         ("experience", named, known),
+        ("class of experience", {f"{c} of {e}" for e, c in parts}, {f"{c} of {e}" for e, c in alive}),
         ("sample", set(ids.tolist()), set(present.tolist()) if len(ids) else set()),
     ):
         if absent := sorted(asked - there, key=str):
             shown = ", ".join(map(str, absent[:10]))
             options = f" Alive now: {', '.join(map(str, sorted(there, key=str)))}." if what != "sample" else ""
             raise UserError(f"Cannot forget {what} {shown}: never learned, or already gone.{options}")
-    wanted |= {c for e in past if e.name in named for c in e.classes}
-    left = [e.without(wanted, ids) for e in past]
-    survivors = {c for e in left if e is not None for c in e.classes}
-    wanted |= live - survivors  # a class whose last sample goes, goes with it
+    parts |= {(e, c) for e, c in alive if c in wanted or e in named}
+    left = [e.without(ids=ids, cells=parts) for e in past]
+    stays = set(origin.cells({e.name: e.classes for e in left if e is not None}))
+    gone = alive - stays  # a class whose last sample goes, goes with it
     hit = [
-        torch.isin(e.data.labels, torch.tensor(sorted(wanted), dtype=torch.int64)) | torch.isin(e.data.ids, ids)
+        torch.isin(e.data.labels, torch.tensor([c for c in e.classes if (e.name, c) in gone], dtype=torch.int64))
+        | torch.isin(e.data.ids, ids)
         for e in past
     ]
     touched = [i for i, h in enumerate(hit) if bool(h.any())]
     return ForgetRequest(
         name,
-        tuple(sorted(wanted)),
+        tuple(sorted(live - {c for _, c in stays})),
         tuple(past[i].name for i in touched),
         Joined([past[i].data.where(hit[i]) for i in touched]),
         Joined([past[i].reference.where(hit[i]) for i in touched]),
@@ -162,6 +194,7 @@ def forget(
         frozenset(missing),
         any(past[i].inherited for i in touched),
         past[0].name,
+        frozenset(gone),
     )
 
 

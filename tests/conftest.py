@@ -108,6 +108,19 @@ def experience(t: int, n: int = 10) -> Experience:
     return Experience(f"task-{t}", CLASSES[t], data, reference)
 
 
+def domain(t: int, classes: Sequence[int], n: int = 10) -> Experience:
+    """More of ``classes``: the same colours turned ``t`` times; sample ids begin at 10,000 ``t``."""
+    plain = noise(classes, n, "train")
+    turned = plain.x.rot90(t, (-2, -1)) + 0.1 * torch.randn(plain.x.shape, generator=torch.Generator().manual_seed(t))
+    reference = Rows(turned, plain.labels, plain.ids + 10_000 * t, f"domain-{t}/train")
+    return Experience(f"domain-{t}", tuple(classes), Rows(turned * 1.25, reference.labels, reference.ids), reference)
+
+
+def domains() -> list[Experience]:
+    """Four experiences whose classes come again: in another order, without some, with new ones."""
+    return [domain(t, classes) for t, classes in enumerate(((5, 2, 7), (7, 5, 0), (2, 7, 5, 0), (5, 0, 1)))]
+
+
 class Listed(Scenario):
     """A scenario that is a list of events."""
 
@@ -166,6 +179,7 @@ class World:
 
     TinyBackbone, TinyTransformer, Listed, Listener, BUILD = TinyBackbone, TinyTransformer, Listed, Listener, BUILD
     noise, experience, clone = staticmethod(noise), staticmethod(experience), staticmethod(clone)
+    domain, domains = staticmethod(domain), staticmethod(domains)
     forked = staticmethod(forked)
     make_trainer: MakeTrainer = staticmethod(fresh_trainers(BUILD, None))
 
@@ -208,7 +222,8 @@ class World:
         found = [*sorted(one.keys() ^ two.keys()), *sorted(k for k in both if not same(one[k], two[k]))]
         if list(a.model.known.items()) != list(b.model.known.items()):
             return [*found, "known"]
-        if any(state.facts(a)[k] != state.facts(b)[k] for k in ("adapters", "stack", "origins", "head_origin")):
+        told = ("adapters", "stack", "origins", "head_origin", "brought")
+        if any(state.facts(a)[k] != state.facts(b)[k] for k in told):
             return [*found, "lineage"]
         test = noise(range(8), 4, "test")
         agree = not a.model.classes or same(cls.scores(a, test), cls.scores(b, test))

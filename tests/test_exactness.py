@@ -117,6 +117,47 @@ def test_the_order_of_two_requests_does_not_matter(
     assert ends[0] == ends[1]
 
 
+AGAIN = [s for s in STRATEGIES if s().repeats]
+PARTS = {
+    "the oldest domain": {"experiences": ["domain-0"]},
+    "a later domain": {"experiences": ["domain-1"]},
+    "the newest domain": {"experiences": ["domain-2"]},
+    "a class of one domain": {"cells": [("domain-0", 5)]},
+    "a class": {"classes": [5]},
+    "samples of two domains": {"samples": [5003, 17004]},
+    "all samples of a class of one domain": {"samples": list(range(5000, 5010))},
+    "several at once": {"cells": [("domain-2", 7)], "experiences": ["domain-1"], "samples": [5003, 25004, 22001]},
+}
+
+
+DOMAINS = [
+    pytest.param(s, u, r, id=f"{s.__name__}-{u.__name__}-{n}")
+    for (s, u), (n, r) in itertools.product(itertools.product(AGAIN, UNLEARNERS), PARTS.items())
+    if (worth(s, u) if u is not Retrain or s is Finetune else n == "several at once")
+]
+
+
+@pytest.mark.parametrize(("strategy", "unlearner", "asked"), DOMAINS)
+def test_of_classes_that_came_again_goes_what_was_asked_for(strategy, unlearner, asked, world, never_met, accepted):
+    """Whatever other experiences brought of the same classes stays, and nothing that one brought."""
+    past, newer = world.domains()[:3], world.domains()[3]
+    request, whole = forget("f", past, **asked), never_met(strategy, past)
+    if not accepted(strategy, unlearner, request):
+        return
+    learner = world.learner(strategy(), unlearner())
+    state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
+    world.learn(learner, [request], past)
+    assert world.differences(learner, never_met(strategy, list(request.remaining)), unlearner.tolerance) == []
+    world.learn(learner, [newer], request.remaining)
+    assert world.differences(learner, never_met(strategy, [*request.remaining, newer]), unlearner.tolerance) == []
+
+
+@pytest.mark.parametrize("strategy", AGAIN, ids=lambda s: s.__name__)
+def test_some_unlearner_forgets_exactly_what_one_domain_brought(strategy, world, accepted):
+    request = forget("f", world.domains()[:3], experiences=["domain-1"])
+    assert any(accepted(strategy, unlearner, request) for unlearner in UNLEARNERS)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"use_init_ptm": True}, {"complement": "all_later_as_released"}, {"alpha": 1.0}, {"route": "nearest:1"}],

@@ -215,8 +215,8 @@ def test_held_out_samples_are_a_share_of_every_class_and_none_is_lost(stream):
 
 def test_what_is_held_out_counts_as_read(world, stream, monkeypatch):
     """A loss that may stop training leaves its mark on what was trained."""
-    read, partly = [], engine._partly
-    monkeypatch.setattr(engine, "_partly", lambda *a: read.append(a[-1]) or partly(*a))
+    read, met = [], engine._met
+    monkeypatch.setattr(engine, "_met", lambda *a: read.append(a[-1]) or met(*a))
     learner = world.learner(Finetune())
     engine.carry_out(learner, stream[0], world.make_trainer, 8, 0.3)
     assert {i for _, i in read[0]} == set(stream[0].data.ids.tolist())

@@ -40,11 +40,12 @@ class DropAdapter(Unlearner):
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Delete, then fill in what survives and is missing."""
-        hit = frozenset(event.classes) | frozenset(event.data.labels.tolist())
+        filed_once = frozenset[int]() if strategy.repeats else frozenset(event.data.labels.tolist())
         apart = strategy.isolates == "experience" or strategy.unfounded(event)
         shared = frozenset(event.experiences) if apart else frozenset()
-        what = Erasure(hit, shared, frozenset(event.data.ids.tolist()))
+        ids = frozenset(event.data.ids.tolist())
+        what = Erasure(frozenset(event.classes) | filed_once, shared, ids, cells=frozenset(event.taken))
         erase(what, model.adapters, model.head, strategy)
-        model.erase(Erasure(frozenset(event.classes)))  # classes that stay keep their place in the order of arrival
+        model.retain(event.remaining)
         for experience in event.remaining:
             yield from lesson(model, strategy, experience)

@@ -55,6 +55,7 @@ class Subtract(Unlearner):
         """Subtract, let classes without samples go, and fill in what is no sum; ask for no training."""
         strategy.subtract(model, event.reference)
         part(model, strategy, event)
+        model.retain(event.remaining)
         for experience in event.remaining if strategy.rereads(event) else ():
             yield from lesson(model, strategy, experience)
         self.drift = drift(strategy, rebuilt(model, strategy, event)) if self.check else None
