@@ -277,7 +277,7 @@ def check_repeated(strategy: Strategy, event: Experience, known: Collection[int]
         UserError: If the experience brings one of them again and the strategy files each class where it first came.
     """
     if not strategy.repeats and (again := sorted(set(event.classes) & set(known))):
-        able = [c.__name__ for c in plugins.installed("strategies") if c.repeats]
+        able = [c.__name__ for c in plugins.installed("strategies") if getattr(c, "repeats", False)]
         raise UserError(
             f"{event.name!r} brings class {again[0]} again, and {type(strategy).__name__} learns a class once; use one "
             f"that learns more of it: {', '.join(able)}."
