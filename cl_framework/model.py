@@ -20,6 +20,7 @@ from cl_framework.finite import check_features
 from cl_framework.head import Head
 from cl_framework.origin import Origin
 from cl_framework.reading import Read, Reading
+from cl_framework.samples import inputs as inputs
 from cl_framework.stream import Experience, Inputs, Samples
 
 ADAPTERS = "model.adapters.rewrites."
@@ -325,9 +326,3 @@ class Model(nn.Module):
 def _padded(x: Tensor, size: int) -> Tensor:
     """Return ``x`` with rows of zeros added up to a number of rows."""
     return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
-
-
-def inputs(samples: Samples, batch: int) -> list[Inputs]:
-    """Cut samples into inputs of at most ``batch`` that are read only if somebody looks at them."""
-    rows = torch.split(torch.arange(len(samples)), batch) if len(samples) else ()
-    return [Inputs(lambda r=r: samples[r.tolist()].x, samples.ids[r], samples.key) for r in rows]  # type: ignore[misc]

@@ -304,3 +304,9 @@ class Inputs:
     def __getitem__(self, rows: Tensor) -> Inputs:
         """Return the inputs at ``rows`` ``(k,)``, as unread as they were."""
         return Inputs(lambda: self.tensor[rows.to(self.tensor.device)], self.ids[rows.to(self.ids.device)], self.key)
+
+
+def inputs(samples: Samples, batch: int) -> list[Inputs]:
+    """Cut samples into inputs of at most ``batch`` that are read only if somebody looks at them."""
+    rows = torch.split(torch.arange(len(samples)), batch) if len(samples) else ()
+    return [Inputs(lambda r=r: samples[r.tolist()].x, samples.ids[r], samples.key) for r in rows]  # type: ignore[misc]
