@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import final
 
 from cl_framework.printable import printable
 
@@ -12,6 +13,7 @@ class UserError(Exception):
     """A mistake the user can mend. The command line prints the sentence and exits with code 2."""
 
 
+@final
 class Absent(UserError):
     """A sample that is to be read is not there any more."""
 
