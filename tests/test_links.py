@@ -219,3 +219,48 @@ def test_nothing_waits_to_be_synced_when_an_event_or_a_receipt_takes_its_name(tm
     seen = dict(disk.seen)
     assert {"001-forget-f", receipts.FILE, "state.json", "state.safetensors"} <= seen.keys()
     assert seen["001-forget-f"] == seen[receipts.FILE] == final == set()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Two pictures and the folder that keeps them decoded, under a cache that a test may change."""
+    from PIL import Image
+
+    from scenarios.data.kept import kept
+    from scenarios.data.source import Pictures
+    from scenarios.transform import Plain
+
+    monkeypatch.setenv("CLF_CACHE", str(tmp_path / "cache"))
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for i, file in enumerate(files):
+        Image.new("RGB", (8, 8), (40 * i, 90, 200)).save(file)
+
+    def pictures():
+        return kept(Pictures("train", files, [0, 1]), Plain(8).fixed(training=False), 10**9)
+
+    pictures().read(torch.arange(2))
+    (folder,) = (tmp_path / "cache").iterdir()
+    return pictures, folder
+
+
+@pytest.mark.parametrize("what", ["rows.npy", "pixels.npy", "folder"])
+def test_nothing_is_written_or_erased_through_a_link_in_the_cache_of_pictures(cache, what, tmp_path):
+    """Rows of forgotten pictures are overwritten with zeros: through a link that would be somebody's file."""
+    pictures, folder = cache
+    place = folder if what == "folder" else folder / what
+    place.rename(target := tmp_path / "target")
+    place.symlink_to(target)
+    before = {p: p.read_bytes() for p in [target, *target.glob("*")] if p.is_file()}
+    assert any(any(content[200:]) for content in before.values())
+    for act in (lambda: pictures().release(torch.arange(2)), lambda: pictures().read(torch.arange(2))):
+        with pytest.raises(UserError, match=r"is a symbolic link to .*; put the real file or folder there"):
+            act()
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_the_cache_of_pictures_itself_may_be_a_link(cache, tmp_path):
+    pictures, folder = cache
+    (tmp_path / "cache").rename(tmp_path / "disk")
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    pictures().release(torch.arange(2))
+    assert not any((tmp_path / "disk" / folder.name / "rows.npy").read_bytes()[200:])
