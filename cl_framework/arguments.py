@@ -21,12 +21,20 @@ FORGET = """examples:
 What is forgotten already is named with the line of its receipt, and the rest is carried out; asking again for all of
 it changes nothing. Killed at any moment, the run is as before or has forgotten; give the same command again."""
 
+RESUME = """examples:
+  clf resume runs/quickstart
+  clf resume runs/quickstart --model.optimizer.lr 0.01
+
+Settings under --model.optimizer and --model.schedule may be given anew; what the run goes on with is recorded with each
+event and holds for all that comes later. All others stay as they were."""
+
 LEARN = """examples:
   clf learn runs/quickstart --data.scenario ClassIncremental --data.scenario.dataset glyphs:classes=10
   clf learn runs/quickstart --data.scenario ClassIncremental --data.scenario.dataset imagefolder:PATH \\
     --data.scenario.increment 2
 
-`clf list scenarios` and `clf list datasets` name what can stand there. The method stays the run's own."""
+`clf list scenarios` and `clf list datasets` name what can stand there. The method stays the run's own;
+--model.optimizer.lr and its like may be given anew, and hold from then on."""
 
 AUDIT = """Audit what a run has forgotten, beside models to compare it with:
 
@@ -44,8 +52,14 @@ row; docs/audit.md explains the rows and what an audit cannot show. Nothing in t
   clf audit runs/quickstart --request forget-0 --fast
   clf audit runs/quickstart --shadows 16"""
 
-MORE = ("learn", "forget", "plan-forget")
-"""Verbs whose options may be followed by settings of a config."""
+OPTIMISER = ("--model.optimizer", "--model.schedule")
+MORE = {
+    "resume": OPTIMISER,
+    "learn": ("--data.scenario", *OPTIMISER),
+    "forget": ("--model.unlearner",),
+    "plan-forget": ("--model.unlearner",),
+}
+"""Verbs whose options may be followed by settings of a config, and how those begin."""
 
 
 def parse(verb: str, argv: Sequence[str]) -> Namespace:
@@ -56,12 +70,12 @@ def parse(verb: str, argv: Sequence[str]) -> Namespace:
     """
     parser = PARSERS[verb](verb)
     args, rest = parser.parse_known_args(list(argv))
-    wanted = "--data.scenario" if verb == "learn" else "--model.unlearner"
+    wanted = MORE.get(verb, ())
     options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    for word in rest if verb in MORE else rest[:1]:
+    for word in rest if wanted else rest[:1]:
         name = word.partition("=")[0]
-        if name.startswith("-") and not (verb in MORE and name.startswith(wanted)):
-            known = [*options, *([wanted] if verb in MORE else [])]
+        if name.startswith("-") and not (wanted and name.startswith(wanted)):
+            known = [*options, *wanted]
             raise UserError(f"`clf {verb}` has no option {name}. {did_you_mean(name, known)}")
     if rest and not rest[0].startswith("-"):
         raise UserError(f"There is {rest[0]!r} too much; `clf {verb} --help` shows what it takes.")
@@ -82,7 +96,8 @@ def _parser(verb: str, what: str, epilog: str | None = None) -> ArgumentParser:
 
 
 def _resume(verb: str) -> ArgumentParser:
-    return _parser(verb, "Continue a run after a kill, a crash or Ctrl-C.", "example:\n  clf resume runs/quickstart")
+    what = "Continue a run after a kill, a crash or Ctrl-C, or with another learning rate where training diverged."
+    return _parser(verb, what, RESUME)
 
 
 def _learn(verb: str) -> ArgumentParser:

@@ -41,7 +41,8 @@ def audit(argv: Sequence[str]) -> int:
     about = subject(list(timeline.steps())[: len(events)], args.request)
     if args.shadows:
         _check_method(directory, experiment.learner, about)
-    run, config = experiment.learner, ["--config", str(directory.path / "config.yaml"), *quietly]
+    run = experiment.learner
+    config = ["--config", str(directory.path / "config.yaml"), *experiment.changes, *quietly]
 
     def say(what: str) -> None:
         what = printable(what)

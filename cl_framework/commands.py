@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cl_framework import arguments, grid, receipts, sharing, shipped, survey, upkeep
+from cl_framework import arguments, grid, optimiser, receipts, sharing, shipped, survey, upkeep
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
@@ -48,7 +48,7 @@ def resume(argv: Sequence[str]) -> int:
     directory = Run.open(args.dir)
     with directory.lock():
         directory.sweep()
-        experiment, timeline = reopen(directory)
+        experiment, timeline = reopen(directory, changes=args.rest)
         whole = len(list(timeline.steps()))
         CONSOLE.print(f"{whole - len(directory.events())} of {whole} requests left -> {directory.path}", soft_wrap=True)
         go_on(directory, experiment, timeline)
@@ -61,10 +61,10 @@ def learn(argv: Sequence[str]) -> int:
     directory = Run.open(args.dir)
     with directory.lock():
         directory.sweep()
-        experiment, timeline = reopen(directory)
+        changes, described = optimiser.apart(args.rest)
+        experiment, timeline = reopen(directory, changes=changes)
         check_finished(directory, timeline)
-        rest = [*args.rest, *([SKIP] if args.skip_unreadable else [])]
-        stream, described = scenario_of(rest)
+        stream, described = scenario_of([*described, *([SKIP] if args.skip_unreadable else [])])
         _look(stream, args.skip_unreadable)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         told += [SKIP] if args.skip_unreadable else []
@@ -178,6 +178,8 @@ def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
     sharing.shelf_of(experiment)
     _try(experiment, steps)
     experiment.learner.foresee(step.event for step in steps)
+    if warning := optimiser.kept(argv, experiment.config):
+        _warn(warning)
     return experiment, steps
 
 
@@ -196,13 +198,17 @@ def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
     """Let the backbone look at one input of each experience: it refuses what it cannot read at once; tell doubts."""
     learner = experiment.learner
     for sentence in doubts(learner.strategy, (s.event for s in steps), learner.model.known):
-        CONSOLE.print(f"warning  {printable(sentence)}", style="yellow", markup=False, soft_wrap=True)
+        _warn(sentence)
     backbone = learner.model.backbone
     for event in (s.event for s in steps):
         if isinstance(event, Experience) and len(event.reference):
             x = event.reference.unkept()[[0]].x
             backbone.check(x)
             backbone.check_values(x)
+
+
+def _warn(sentence: str) -> None:
+    CONSOLE.print(f"warning  {printable(sentence)}", style="yellow", soft_wrap=True)
 
 
 def _title(argv: Sequence[str]) -> str:

@@ -31,7 +31,10 @@ from cl_framework.strategy import seed_for
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
 
-DIVERGED = "training diverged, or statistics overflowed; lower model.optimizer.lr, or the lr of the unlearner"
+DIVERGED = (
+    "training diverged, or statistics overflowed; lower the learning rate, --model.optimizer.lr "
+    "(which `clf resume DIR` and `clf learn DIR` take as well) or that of the unlearner"
+)
 
 
 @dataclass(slots=True)

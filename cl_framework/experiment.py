@@ -107,6 +107,7 @@ class Experiment:
         validation: Share of each plan's samples to hold out.
         trial: Why what comes out is no result; None if it is one.
         skip_unreadable: Whether to go on without samples that cannot be read.
+        changes: Options that change the optimiser from now on, beside the config.
     """
 
     learner: Learner
@@ -123,6 +124,7 @@ class Experiment:
     validation: float = 0.0
     trial: str | None = None
     skip_unreadable: bool = False
+    changes: tuple[str, ...] = ()
 
 
 class _CLI(LightningCLI):

@@ -272,12 +272,17 @@ class Learner(LightningModule):
         what = (
             f"samples {batch.ids[bad].tolist()} hold NaN or infinity"
             if bool(bad.any())
-            else f"the inputs are finite, so the learning rate is probably too high (now {rate:g}); lower it"
+            else f"the inputs are finite, so the learning rate is probably too high (now {rate:g}); {self._lower(rate)}"
         )
         raise UserError(
             f"The loss is {loss} in training {self.request!r}, on the batch of samples {batch.ids.tolist()[:16]}: "
             f"{what}. Nothing of it was kept; the run is as it was before this request."
         )
+
+    def _lower(self, rate: float) -> str:
+        if self._plan().optimizer is None:
+            return f"lower it, also of a run that began: `clf resume DIR --model.optimizer.lr {rate / 10:g}`"
+        return "lower that of the strategy or unlearner, which sets its own"
 
 
 def parameters(plan: Plan) -> list[torch.nn.Parameter]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from cl_framework import engine, receipts, sample_list, sharing, state, survey
+from cl_framework import engine, optimiser, receipts, sample_list, sharing, state, survey
 from cl_framework.console import CONSOLE
 from cl_framework.diary import Diary, Testimony
 from cl_framework.errors import UserError
@@ -85,16 +85,24 @@ def _requests(directory: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
     return [found[i] for i in sorted(found)]
 
 
-def reopen(directory: Run, overrides: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
+def reopen(directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
     """Build a run's experiment again and put its learner into the state of the last event.
 
     The stream is rebuilt from the run's list of samples. Data without one are compared as a whole.
+
+    Args:
+        directory: The run.
+        overrides: Options that hold for this time only.
+        changes: Settings of the optimiser that hold from now on, beside those with which the run went on last.
 
     Raises:
         UserError: If a file, the backbone's weights, or data without a list are not what they were.
     """
     _ = directory.config
-    experiment = build(["--config", str(directory.path / "config.yaml"), *overrides], CONSOLE)
+    before = optimiser.changed(directory.events(), directory.path)
+    changes = before if before[len(before) - len(changes) :] == [*changes] else [*before, *changes]
+    experiment = build(["--config", str(directory.path / "config.yaml"), *changes, *overrides], CONSOLE)
+    experiment = dataclasses.replace(experiment, changes=tuple(changes))
     told = typed(directory.manifest, Origin, directory.path / MANIFEST)
     if told.backbone.sha256 != experiment.learner.model.backbone.digest():
         raise UserError(
@@ -158,7 +166,8 @@ def diary_of(
     samples: SampleRecord | None = None,
 ) -> Diary:
     """Return the run's diary, open where it ends."""
-    notes = [{} if i < 0 else {"later": [i, timeline.later[i]]} for i, _ in timeline.marked()]
+    lasting = {optimiser.NOTE: list(experiment.changes)} if experiment.changes else {}
+    notes = [lasting if i < 0 else {"later": [i, timeline.later[i]], **lasting} for i, _ in timeline.marked()]
     told = testimony or Testimony()
     data = [directory.manifest["data"], *(s["data"] for s in timeline.later if "data" in s)]
     told = dataclasses.replace(told, facts={"data": data, "versions": versions()})
