@@ -61,10 +61,10 @@ def learn(argv: Sequence[str]) -> int:
     directory = Run.open(args.dir)
     with directory.lock():
         directory.sweep()
-        changes, described = optimiser.apart(args.rest)
+        changes, rest = optimiser.apart(args.rest)
         experiment, timeline = reopen(directory, changes=changes)
         check_finished(directory, timeline)
-        stream, described = scenario_of([*described, *([SKIP] if args.skip_unreadable else [])])
+        stream, described = scenario_of([*rest, *([SKIP] if args.skip_unreadable else [])])
         _look(stream, args.skip_unreadable)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         told += [SKIP] if args.skip_unreadable else []

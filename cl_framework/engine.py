@@ -20,7 +20,7 @@ from cl_framework import lineage, origin, state
 from cl_framework.census import Contents, cells, pooled
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
-from cl_framework.finite import check_tensors
+from cl_framework.finite import LOWER, check_tensors
 from cl_framework.holdout import held_out
 from cl_framework.learner import Learner, parameters
 from cl_framework.lowrank import overlaps
@@ -31,10 +31,7 @@ from cl_framework.strategy import seed_for
 from cl_framework.stream import Batch, Event, Experience, ForgetRequest, Samples, Scenario, Step, surviving
 from cl_framework.training import MakeTrainer, peak_memory, quiet
 
-DIVERGED = (
-    "training diverged, or statistics overflowed; lower the learning rate, --model.optimizer.lr "
-    "(which `clf resume DIR` and `clf learn DIR` take as well) or that of the unlearner"
-)
+DIVERGED = f"training diverged, or statistics overflowed; {LOWER}, or the lr of the unlearner"
 
 
 @dataclass(slots=True)

@@ -10,6 +10,9 @@ from torch import Tensor
 from cl_framework.errors import UserError
 from cl_framework.samples import Inputs
 
+LOWER = "lower --model.optimizer.lr, which `clf resume DIR` and `clf learn DIR` take as well"
+"""What to do where training diverged at the configured rate."""
+
 
 def check_tensors(tensors: Mapping[str, Tensor], event: str, cause: str) -> None:
     """Make sure that every number of a state is finite.
@@ -46,7 +49,7 @@ def check_features(features: Tensor, ids: Sequence[int], inputs: Inputs, names: 
         return
     bad = (~torch.isfinite(features).flatten(1).all(1)).nonzero()[:, 0].tolist()
     cause = (
-        f"the adapters in use ({', '.join(names)}) have diverged; lower model.optimizer.lr"
+        f"the adapters in use ({', '.join(names)}) have diverged; {LOWER}"
         if names
         else "the backbone overflows; set trainer.precision to 32-true, or give other weights"
     )

@@ -20,6 +20,7 @@ from cl_framework.backbone import Backbone
 from cl_framework.compatibility import instead, objection
 from cl_framework.compute import AS_EVER, Compute
 from cl_framework.errors import UserError
+from cl_framework.finite import LOWER
 from cl_framework.model import Model, inputs
 from cl_framework.sizes import check_size
 from cl_framework.strategy import (
@@ -269,20 +270,16 @@ class Learner(LightningModule):
 
     def _explain(self, batch: Batch, loss: float) -> None:
         bad, rate = ~torch.isfinite(batch.x.flatten(1)).all(1), self.trainer.optimizers[0].param_groups[0]["lr"]
+        advice = "lower that of the strategy or unlearner, which sets its own" if self._plan().optimizer else LOWER
         what = (
             f"samples {batch.ids[bad].tolist()} hold NaN or infinity"
             if bool(bad.any())
-            else f"the inputs are finite, so the learning rate is probably too high (now {rate:g}); {self._lower(rate)}"
+            else f"the inputs are finite, so the learning rate is probably too high (now {rate:g}); {advice}"
         )
         raise UserError(
             f"The loss is {loss} in training {self.request!r}, on the batch of samples {batch.ids.tolist()[:16]}: "
             f"{what}. Nothing of it was kept; the run is as it was before this request."
         )
-
-    def _lower(self, rate: float) -> str:
-        if self._plan().optimizer is None:
-            return f"lower it, also of a run that began: `clf resume DIR --model.optimizer.lr {rate / 10:g}`"
-        return "lower that of the strategy or unlearner, which sets its own"
 
 
 def parameters(plan: Plan) -> list[torch.nn.Parameter]:

@@ -1,4 +1,4 @@
-"""The optimiser's settings: given anew where a run goes on, and kept in silence by no other class than they were for."""
+"""The optimiser's settings: given anew where a run goes on, and not kept in silence by another class."""
 
 from __future__ import annotations
 
