@@ -1,0 +1,103 @@
+"""A file that names samples to forget, also those that several people asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from cl_framework.errors import UserError
+
+HEAD = re.compile(r"requester\s*(?P<mark>[,;\t])\s*samples?", re.IGNORECASE)
+"""The first line of a file whose lines begin with who asked."""
+IDS = re.compile(r"(?:id:)?\d+(?:[\s,;]+(?:id:)?\d+)*[\s,;]*")
+KEYS = ("requester", "samples", "where")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One line of a file of requests.
+
+    Attributes:
+        words: Ids, places, paths, names, folders or patterns of samples.
+        where: Conditions ``COLUMN=VALUE`` that narrow them down, or stand alone.
+        requester: Who asked; nothing if the line does not say.
+        place: File and line, for messages.
+    """
+
+    words: list[str]
+    where: list[str] = field(default_factory=list)
+    requester: str = ""
+    place: str = ""
+
+
+def read(file: Path, lists: str) -> list[Asked]:
+    """Read a file of requests.
+
+    A line holds ids, or one path, name, folder or pattern, which may contain spaces; ``#`` begins a line of comment.
+    Who asked stands before a tab, or before the first comma in a file that begins with the line ``requester,sample``.
+    Or a line is a JSON object such as ``{"requester": "alice", "samples": ["a.png", 17], "where": {"user": "alice"}}``.
+
+    Args:
+        file: The file.
+        lists: What tells all samples, as the end of a message.
+
+    Raises:
+        UserError: If it is no such file, or names nothing.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no sample that the run learned, and no text that names some; {lists}.") from error
+    found, mark = list[Asked](), ""
+    for number, line in enumerate(lines, 1):
+        text, place = line.strip(), f"{file}, line {number}"
+        if not text or text.startswith("#"):
+            continue
+        if not found and (head := HEAD.fullmatch(text)):
+            mark = head["mark"]
+            continue
+        found.append(_record(text, place) if text.startswith("{") else _line(text, mark, place))
+    if not found:
+        raise UserError(f"{file} names no sample; write ids or paths into it, one a line.")
+    return found
+
+
+def _line(text: str, mark: str, place: str) -> Asked:
+    who, between = "", mark or "\t"
+    if mark or not IDS.fullmatch(text):
+        first, there, rest = text.partition(between)
+        if mark and not there:
+            raise UserError(f"{place}: {text!r} has no {mark!r}; write who asked, the mark, and the sample.")
+        who, text = (first.strip(), rest.strip()) if there else ("", text)
+    if not text:
+        raise UserError(f"{place}: {who!r} names no sample; write it after the name.")
+    return Asked(re.split(r"[\s,;]+", text.strip(" ,;\t")) if IDS.fullmatch(text) else [text], [], who, place)
+
+
+def _record(text: str, place: str) -> Asked:
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is no valid JSON ({error}); mend it.") from error
+    if strange := [k for k in told if k not in KEYS]:
+        raise UserError(f"{place} has a key {strange[0]!r}; an object has {', '.join(map(repr, KEYS))}.")
+    samples, where, who = told.get("samples", []), told.get("where", {}), told.get("requester", "")
+    words = samples if isinstance(samples, list) else [samples]
+    if not all(_plain(w) for w in words) or not _plain(who) or not isinstance(where, Mapping):
+        raise UserError(f"{place}: samples are ids and paths, where is an object, and the requester a name; mend it.")
+    if not (words or where):
+        raise UserError(f"{place} names no sample; give 'samples' or 'where'.")
+    return Asked([str(w) for w in words], [f"{k}={_text(v)}" for k, v in where.items()], str(who), place)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
