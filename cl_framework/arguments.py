@@ -15,7 +15,9 @@ FORGET = """examples:
   clf plan-forget runs/quickstart --classes 3 --json     the same for a program or an archive
   clf forget runs/quickstart --classes 3 7               classes, by id or name
   clf forget runs/quickstart --experiences task-1        everything an experience brought
-  clf forget runs/quickstart --samples ids.txt --sign key.pem
+  clf forget runs/pets --samples cat/7.png 'dog/2019-*'   samples, by path, name, folder, pattern or id
+  clf forget runs/pets --samples requests.txt --sign key.pem   a file of such words, one a line
+  clf forget runs/said --where user=alice                all rows of a table with this value
   clf forget runs/finetune --classes 3 --unlearner NegGradPlus --model.unlearner.epochs 2
 
 What is forgotten already is named with the line of its receipt, and the rest is carried out; asking again for all of
@@ -125,7 +127,16 @@ def _requesting(verb: str, what: str) -> ArgumentParser:
     parser = _parser(verb, what, FORGET)
     parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="class ids or names")
     parser.add_argument("--experiences", "--experience", nargs="+", default=[], metavar="NAME", help="experience names")
-    parser.add_argument("--samples", metavar="FILE", help="file of sample ids, separated by spaces, commas or lines")
+    parser.add_argument(
+        "--samples",
+        nargs="+",
+        default=[],
+        metavar="SAMPLE",
+        help="ids, paths, folders or patterns of samples, or files of them; `clf list samples DIR` lists all",
+    )
+    parser.add_argument(
+        "--where", nargs="+", default=[], metavar="COLUMN=VALUE", help="samples whose rows hold this in a table"
+    )
     parser.add_argument("--unlearner", help="another than the config's; its settings follow as --model.unlearner.NAME")
     parser.add_argument(
         "--without",

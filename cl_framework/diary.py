@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework import outputs, report, state, upkeep
+from cl_framework import outputs, receipts, report, state, upkeep
 from cl_framework.account import account
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
@@ -40,12 +40,14 @@ class Testimony:
         sign: Signs the receipt.
         whole: Whether the event stores the whole state, so that earlier events keep none of theirs.
         facts: Hashes of the data and of what runs now.
+        people: Person -> ids of the samples that the person asked for, where one request serves several.
     """
 
     requester: str | None = None
     sign: Sign | None = None
     whole: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    people: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @final
@@ -171,5 +173,9 @@ class Diary:
         before, who = self.records[-1].marks if self.records else None, self.testimony.requester
         facts = {"data": self.run.manifest.get("data"), "config": self.run.manifest["config"]["sha256"]}
         facts |= self.testimony.facts
+        if self.testimony.people:
+            gone = set(step.event.data.ids.tolist())
+            people = {name: gone.intersection(ids) for name, ids in self.testimony.people.items()}
+            facts["requesters"] = receipts.requesters(self.run.path, people)
         foreign = len(upkeep.foreign(self.run.path, self.run.events()))
         return account(self.run.path, self.learner, step.event, marks, cost, before, facts, who, foreign)

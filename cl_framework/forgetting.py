@@ -14,8 +14,9 @@ from cl_framework import arguments, receipts, upkeep
 from cl_framework.console import CONSOLE, make_console
 from cl_framework.diary import Testimony
 from cl_framework.errors import UserError
-from cl_framework.naming import class_ids, hide, sample_ids
+from cl_framework.naming import class_ids, hide
 from cl_framework.opening import check_finished, go_on, reopen
+from cl_framework.picking import Known, Picked, pick
 from cl_framework.printable import printable, say
 from cl_framework.run import Run
 from cl_framework.signing import signer
@@ -39,8 +40,10 @@ def forget(argv: Sequence[str]) -> int:
         directory.sweep()
         experiment, timeline = reopen(directory, _overrides(args))
         check_finished(directory, timeline)
-        later = _request(directory, timeline, args)
-        go_on(directory, experiment, later or timeline, Testimony(args.requester, sign, args.history == "drop"))
+        picked = pick(Known.of(directory), args.samples, args.where)
+        later = _request(directory, timeline, args, picked)
+        testimony = Testimony(args.requester, sign, args.history == "drop", people=picked.who)
+        go_on(directory, experiment, later or timeline, testimony)
         if strange := upkeep.foreign(directory.path, directory.events()):
             names = ", ".join(strange[:5]) + (f", ... ({len(strange)})" if len(strange) > 5 else "")
             CONSOLE.print(f"The run did not write these files, and left them as they are: {names}", soft_wrap=True)
@@ -60,7 +63,8 @@ def _show(args: argparse.Namespace) -> int:
     directory = Run.open(args.dir)
     experiment, timeline = reopen(directory, _overrides(args))
     check_finished(directory, timeline)
-    later = _request(directory, timeline, args, make_console(stderr=True) if args.json else CONSOLE)
+    picked = pick(Known.of(directory), args.samples, args.where)
+    later = _request(directory, timeline, args, picked, make_console(stderr=True) if args.json else CONSOLE)
     steps = [] if later is None else list(later.steps())
     if args.json:
         told = foretelling.as_json(directory, experiment.learner, steps, args.ids) if steps else None
@@ -94,9 +98,16 @@ class _Past:
 
 
 def _request(
-    directory: Run, timeline: Timeline, args: argparse.Namespace, console: Console = CONSOLE
+    directory: Run, timeline: Timeline, args: argparse.Namespace, picked: Picked, console: Console = CONSOLE
 ) -> Timeline | None:
     """Return the timeline with the request at its end; None if all it asks for is forgotten already.
+
+    Args:
+        directory: The run.
+        timeline: What it met so far.
+        args: What was typed.
+        picked: The samples that this names.
+        console: Where to say what is forgotten already.
 
     Raises:
         UserError: If it asks for nothing, or for what was never learned.
@@ -105,7 +116,7 @@ def _request(
     ever = _Past.of(s.event for s in steps if isinstance(s.event, Experience))
     left = _Past.of(surviving(steps))
     classes = class_ids(args.classes, timeline.class_names, sorted(left.classes))
-    samples = sample_ids(args.samples) if args.samples else []
+    samples = picked.ids
     kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes, console)
     experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences, console)
     kept_samples = _not_yet(directory, "sample", samples, ever.samples - left.samples, console)

@@ -32,14 +32,20 @@ OVERLAP = {"overlap in": ("overlap", "mean_input"), "overlap out": ("overlap", "
 
 
 def catalogue(argv: Sequence[str]) -> int:
-    """``clf list``: print the classes of a kind, one line each."""
+    """``clf list``: print the classes of a kind, one line each; of ``samples``, those of a run."""
+    if argv and argv[0] == "samples":
+        from cl_framework import sample_listing
+
+        return sample_listing.samples(argv[1:])
     parser = ArgumentParser(
         "clf list",
         description="Show what a config may name, the data sources and the metrics, with a line about each.",
-        epilog="examples:\n  clf list strategies\n  clf list datasets\n  clf list metrics --json",
+        epilog="examples:\n  clf list strategies\n  clf list datasets\n  clf list metrics --json\n"
+        "  clf list samples runs/quickstart",
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", nargs="?", help=f"one of {', '.join(listing.KINDS)}; all of them if left out")
+    kinds = ", ".join(listing.KINDS)
+    parser.add_argument("kind", nargs="?", help=f"one of {kinds}; all of them if left out; or: samples RUN")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(argv)
     found = {kind: listing.entries(kind) for kind in ([args.kind] if args.kind else listing.KINDS)}

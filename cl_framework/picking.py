@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, final
 
 from cl_framework import request_file, sample_list
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.receipts import run_key
+from cl_framework.receipts import KEY, run_key
 from cl_framework.sample_list import Listed, Source, hidden
 from cl_framework.settings import LARGEST
 
@@ -66,10 +66,11 @@ class Known:
         """Read the list of a run.
 
         Raises:
-            UserError: If it was edited, or the run's key is gone.
+            UserError: If it was edited, or the run's key is damaged.
         """
-        raw = run.samples()
-        return cls([] if raw is None else sample_list.decode(raw), run_key(run.path), str(run.path))
+        raw, there = run.samples(), (run.path / KEY).exists()  # deleting the key is a way to forget
+        sources = [] if raw is None else sample_list.decode(raw)
+        return cls(sources, run_key(run.path) if there else None, str(run.path))
 
     def where(self, conditions: Iterable[str]) -> list[Listed]:
         """Return the samples whose columns hold what all ``conditions`` say.
@@ -208,7 +209,7 @@ class Known:
         ]
 
 
-def picked(known: Known, words: Sequence[str], conditions: Sequence[str] = ()) -> Picked:
+def pick(known: Known, words: Sequence[str], conditions: Sequence[str] = ()) -> Picked:
     """Return the samples that words and conditions name; where both are given, those that both name.
 
     Args:

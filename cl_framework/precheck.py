@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework import arguments, explain, plugins, shipped, signatures, spelling
 from cl_framework.errors import UserError
+from cl_framework.picking import Known, pick
 from cl_framework.run import Run
 
 MADE_OF = {
@@ -68,7 +69,9 @@ def of_run(verb: str, argv: Sequence[str]) -> list[str]:
         UserError: If something in them is certainly wrong.
     """
     args = arguments.parse(verb, argv)
-    Run.open(args.dir)
+    run = Run.open(args.dir)
+    if getattr(args, "samples", None) or getattr(args, "where", None):
+        pick(Known.of(run), args.samples, args.where)
     named = [("model.unlearner", args.unlearner)] if getattr(args, "unlearner", None) else []
     checked = _Config(classes={})
     for name, value in [*named, *options(args.rest)]:

@@ -114,6 +114,24 @@ def keyed(key: bytes, kind: str, ids: Collection[object]) -> list[str]:
     return sorted(digest(key, kind, i) for i in ids)
 
 
+def requesters(run: Path, people: Mapping[str, Collection[int]]) -> list[dict[str, Any]]:
+    """Return who asked for which samples, all as keyed hashes, for a request that serves several people.
+
+    Args:
+        run: The run directory, which holds the key.
+        people: Person -> ids of the samples that went for that person.
+    """
+    key = run_key(run)
+    told = [
+        {
+            "requester": digest(key, "requester", name),
+            "samples": {"count": len(ids), "keyed": keyed(key, "sample", ids)},
+        }
+        for name, ids in people.items()
+    ]
+    return sorted(told, key=lambda one: str(one["requester"]))
+
+
 def covering(run: Path, kind: str, names: Collection[object]) -> dict[object, int]:
     """Return the line of the receipt, counted from 1, that covers each of the ``names`` of a ``kind``, where one does.
 

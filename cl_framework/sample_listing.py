@@ -38,7 +38,7 @@ def samples(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--experiences", nargs="+", default=[], metavar="NAME", help="that these experiences brought only"
     )
-    parser.add_argument("--where", nargs="+", default=[], metavar="COLUMN=VALUE", help="rows of a table with this value")
+    parser.add_argument("--where", nargs="+", default=[], metavar="COLUMN=VALUE", help="rows with this value")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table, with hashes of contents")
     args = parser.parse_args(argv)
     run = Run.open(args.dir)

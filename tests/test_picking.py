@@ -7,7 +7,7 @@ import pytest
 
 from cl_framework import request_file
 from cl_framework.errors import UserError
-from cl_framework.picking import Known, picked, translated
+from cl_framework.picking import Known, pick, translated
 from cl_framework.sample_list import Rows, Source, forget
 
 KEY = b"k" * 32
@@ -110,7 +110,7 @@ def test_a_path_is_taken_as_it_is_seen_from_here(known, root, monkeypatch):
 )
 def test_a_word_that_names_none_or_several_is_refused(word, message, known):
     with pytest.raises(UserError, match=re.escape(message)):
-        picked(known, [word])
+        pick(known, [word])
 
 
 def test_the_same_place_below_two_roots_is_told_apart_by_its_whole_path(root, tmp_path):
@@ -141,8 +141,8 @@ def test_without_a_list_only_ids_are_known():
 
 
 def test_columns_name_rows_and_narrow_down(known):
-    assert picked(known, [], ["user=alice"]).ids == [100, 102]
-    assert picked(known, ["said.csv:2", "said.csv:3"], ["user=alice", "age=7"]).ids == [100]
+    assert pick(known, [], ["user=alice"]).ids == [100, 102]
+    assert pick(known, ["said.csv:2", "said.csv:3"], ["user=alice", "age=7"]).ids == [100]
     for conditions, message in (
         (["user"], "takes COLUMN=VALUE, such as user=alice; found 'user'"),
         (["usr=alice"], "has a column 'usr'. Did you mean 'user'?"),
@@ -150,24 +150,24 @@ def test_columns_name_rows_and_narrow_down(known):
         (["user=alice", "age=8"], "has age=8"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
-            picked(known, [], conditions)
+            pick(known, [], conditions)
     with pytest.raises(UserError, match="--samples names has user=bob; give one of the two"):
-        picked(known, ["said.csv:2"], ["user=bob"])
+        pick(known, ["said.csv:2"], ["user=bob"])
 
 
 def test_a_file_of_requests_holds_ids_paths_patterns_and_who_asked(known, tmp_path):
     file = tmp_path / "asked.txt"
     file.write_text("# by mail\n3, 2 id:0\n\ntrain/cat/2 (copy).png\nsaid.csv:*\n".replace(":*", ", line *"))
-    assert picked(known, [str(file)]).ids == [3, 2, 0, 1, 100, 101, 102]
+    assert pick(known, [str(file)]).ids == [3, 2, 0, 1, 100, 101, 102]
     file.write_text("ann\ttrain/cat/1.png\nben\tsaid.csv:3\nann\t2\n17\n")
-    assert picked(known, [str(file), "3"]).ids == [0, 101, 2, 17, 3]
-    assert picked(known, [str(file)]).who == {"ann": [0, 2], "ben": [101]}
+    assert pick(known, [str(file), "3"]).ids == [0, 101, 2, 17, 3]
+    assert pick(known, [str(file)]).who == {"ann": [0, 2], "ben": [101]}
     file.write_text("\ufeffRequester, Samples\n1001, 3\n1002,train/cat/2 (copy).png\n")
-    assert picked(known, [str(file)]).who == {"1001": [3], "1002": [1]}
+    assert pick(known, [str(file)]).who == {"1001": [3], "1002": [1]}
     told = [{"requester": "ann", "where": {"user": "alice"}}, {"requester": 8, "samples": ["1.*", 3]}, {"samples": 2}]
     file.write_text("\n".join(map(json.dumps, told)))
-    assert picked(known, [str(file)]).who == {"ann": [100, 102], "8": [0, 2, 3]}
-    assert picked(known, [str(file)], ["user=alice"]).who == {"ann": [100, 102], "8": []}
+    assert pick(known, [str(file)]).who == {"ann": [100, 102], "8": [0, 2, 3]}
+    assert pick(known, [str(file)], ["user=alice"]).who == {"ann": [100, 102], "8": []}
 
 
 @pytest.mark.parametrize(
@@ -191,14 +191,14 @@ def test_a_file_that_is_no_request_is_refused_by_line(text, message, known, tmp_
     file = tmp_path / "asked.txt"
     file.write_bytes(text.encode("latin-1", "surrogateescape") if "\udcff" in text else text.encode())
     with pytest.raises(UserError, match=re.escape(message)):
-        picked(known, [str(file)])
+        pick(known, [str(file)])
 
 
 def test_many_words_are_looked_up_in_little_time(root, tmp_path):
     places = [f"train/{i % 100}/{i}.png" for i in range(20_000)]
     known, file = Known([source(root, rows(places))], KEY), tmp_path / "asked.txt"
     file.write_text("\n".join(places[:5_000]) + "\n" + "\n".join(f"{i}.png" for i in range(15_000, 16_000)))
-    assert len(picked(known, [str(file)]).ids) == 6_000
+    assert len(pick(known, [str(file)]).ids) == 6_000
 
 
 def test_stars_stay_in_a_folder():
