@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from cl_framework import grid
+from cl_framework import copies, grid
 from cl_framework.census import Contents, ids_of, pooled
 from cl_framework.learner import Learner
 from cl_framework.outline import outline
@@ -43,6 +43,8 @@ def show(run: Run, learner: Learner, steps: Sequence[Step], console: Console, ea
     found = _all(case)
     policy = "exact" if case.unlearner.exact else "approximate"
     head = f"{case.event.name} with {type(case.unlearner).__name__} ({policy}): what would be done; nothing is done yet"
+    for sentence in copies.of_request(run, case.step).told:
+        console.print(Text(printable(sentence), "yellow"), soft_wrap=True)
     rows: list[grid.Row] = [((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found)]
     grid.show(console, (), rows, texts=2, title=printable(head))
     if each:
@@ -84,6 +86,7 @@ def as_json(run: Run, learner: Learner, steps: Sequence[Step], ids: bool = False
         "classes": list(case.event.classes),
         "samples": len(ids_of(case.taken)),
         "test_samples": len(ids_of(case.tested)),
+        **copies.of_request(run, case.step).as_json(),
         "artifacts": [_told(f, case, ids) for f in _all(case)],
     }
 

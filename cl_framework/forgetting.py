@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rich.console import Console
+from rich.text import Text
 
-from cl_framework import arguments, receipts, upkeep
+from cl_framework import arguments, copies, receipts, upkeep
 from cl_framework.console import CONSOLE, make_console
 from cl_framework.diary import Testimony
 from cl_framework.errors import UserError
@@ -42,6 +43,8 @@ def forget(argv: Sequence[str]) -> int:
         check_finished(directory, timeline)
         picked = pick(Known.of(directory), args.samples, args.where)
         later = _request(directory, timeline, args, picked)
+        for sentence in copies.of_request(directory, list(later.steps())[-1]).told if later else ():
+            CONSOLE.print(Text(printable(sentence), "yellow"), soft_wrap=True)
         testimony = Testimony(args.requester, sign, args.history == "drop", people=picked.who)
         go_on(directory, experiment, later or timeline, testimony)
         if strange := upkeep.foreign(directory.path, directory.events()):
