@@ -30,10 +30,13 @@ RESUME = """examples:
 Settings under --model.optimizer and --model.schedule may be given anew; what the run goes on with is recorded with each
 event and holds for all that comes later. All others stay as they were."""
 
-LEARN = """examples:
+LEARN = """A class is its name: what comes of a class that is alive is more of that class, which not all methods learn.
+
+examples:
   clf learn runs/quickstart --data.scenario ClassIncremental --data.scenario.dataset glyphs:classes=10
   clf learn runs/quickstart --data.scenario ClassIncremental --data.scenario.dataset imagefolder:PATH \\
     --data.scenario.increment 2
+  clf learn runs/quickstart --as_new lab- --data.scenario ClassIncremental --data.scenario.dataset digits
 
 `clf list scenarios` and `clf list datasets` name what can stand there. The method stays the run's own;
 --model.optimizer.lr and its like may be given anew, and hold from then on."""
@@ -103,7 +106,12 @@ def _resume(verb: str) -> ArgumentParser:
 
 
 def _learn(verb: str) -> ArgumentParser:
-    parser = _parser(verb, "Learn more classes on a finished run, from any data.", LEARN)
+    parser = _parser(verb, "Learn more classes on a finished run, or more of those it knows, from any data.", LEARN)
+    parser.add_argument(
+        "--as_new",
+        metavar="PREFIX",
+        help="put this before the names of the classes, so that they are classes of their own",
+    )
     parser.add_argument(
         "--skip_unreadable", action="store_true", help="go on without files and rows that cannot be read"
     )

@@ -68,11 +68,13 @@ def learn(argv: Sequence[str]) -> int:
         _look(stream, args.skip_unreadable)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         told += [SKIP] if args.skip_unreadable else []
-        later = [*timeline.later, {"learn": told, "data": stream.fingerprint(), "rules": RULES}]
+        asked = {"learn": told, "data": stream.fingerprint(), "rules": RULES}
+        later = [*timeline.later, {**asked, "as_new": args.as_new} if args.as_new else asked]
         longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key)
         coming = list(longer.steps())[len(directory.events()) :]
         _try(experiment, coming)
-        experiment.learner.foresee(s.event for s in coming)
+        otherwise = "give --as_new PREFIX to learn it as a class of its own"
+        experiment.learner.foresee((s.event for s in coming), longer.class_names, otherwise)
         go_on(directory, experiment, longer)
     return 0
 
@@ -174,10 +176,10 @@ def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
     if experiment.run_dir:
         Run.check_free(experiment.run_dir)
     _look(experiment.scenario, experiment.skip_unreadable)
-    steps = list(experiment.scenario.steps())
+    steps = list(Timeline(experiment.scenario).steps())
     sharing.shelf_of(experiment)
     _try(experiment, steps)
-    experiment.learner.foresee(step.event for step in steps)
+    experiment.learner.foresee((step.event for step in steps), experiment.scenario.class_names)
     if warning := optimiser.kept(argv, experiment.config):
         _warn(warning)
     return experiment, steps

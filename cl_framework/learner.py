@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -110,8 +110,13 @@ class Learner(LightningModule):
         torch.manual_seed(seed_for(event.name, self.model.seed))
         return unlearner.forget(self.model, self.strategy, event)
 
-    def foresee(self, events: Iterable[Event]) -> None:
+    def foresee(self, events: Iterable[Event], names: Sequence[str] = (), otherwise: str = "") -> None:
         """Make sure that the events to come can be carried out, as soon as they are known.
+
+        Args:
+            events: The events.
+            names: What each class id is called, for the message.
+            otherwise: What else a person can do where a class comes again.
 
         Raises:
             UserError: If one cannot, and why.
@@ -124,7 +129,7 @@ class Learner(LightningModule):
                 continue
             if event.inherited:
                 check_inherited(self.model, self.strategy, event)
-            check_repeated(self.strategy, event, known)
+            check_repeated(self.strategy, event, known, names, otherwise)
             known |= set(event.classes)
 
     def able(self, event: ForgetRequest, nth: int = 1) -> Unlearner:

@@ -20,6 +20,7 @@ from cl_framework.backbone import Backbone
 from cl_framework.errors import UserError
 from cl_framework.memory import Memory
 from cl_framework.model import Model
+from cl_framework.printable import printable
 from cl_framework.stream import Batch, Experience, ForgetRequest, Inputs, Need, Samples
 
 Loss: TypeAlias = Callable[[Model, Batch], Tensor]
@@ -270,15 +271,30 @@ def check_inherited(model: Model, strategy: Strategy, event: Experience) -> Mapp
     return rows
 
 
-def check_repeated(strategy: Strategy, event: Experience, known: Collection[int]) -> None:
+def check_repeated(
+    strategy: Strategy, event: Experience, known: Collection[int], names: Sequence[str] = (), otherwise: str = ""
+) -> None:
     """Make sure that a strategy can learn an experience beside the classes that are ``known`` before it.
 
+    Args:
+        strategy: What is to learn it.
+        event: What is to be learned.
+        known: Ids of the classes that are alive.
+        names: What each class id is called, for the message.
+        otherwise: What else a person can do, for the message.
+
     Raises:
-        UserError: If the experience brings one of them again and the strategy files each class where it first came.
+        UserError: If the experience brings one of them again and the strategy files each class where it first came, or
+            if it would put rows of a pre-trained classifier in the place of what was learned.
     """
-    if not strategy.repeats and (again := sorted(set(event.classes) & set(known))):
-        able = [c.__name__ for c in plugins.installed("strategies") if getattr(c, "repeats", False)]
-        raise UserError(
-            f"{event.name!r} brings class {again[0]} again, and {type(strategy).__name__} learns a class once; use one "
-            f"that learns more of it: {', '.join(able)}."
-        )
+    if not (again := sorted(set(event.classes) & set(known))) or (strategy.repeats and not event.inherited):
+        return
+    called = f"{printable(names[again[0]])} (id:{again[0]})" if names else str(again[0])
+    brings, or_else = f"{event.name!r} brings class {called} again", f", or {otherwise}" if otherwise else ""
+    if event.inherited:
+        raise UserError(f"{brings}, as the pre-trained classifier knows it; leave it out of the stream{or_else}.")
+    able = [c.__name__ for c in plugins.installed("strategies") if getattr(c, "repeats", False)]
+    raise UserError(
+        f"{brings}, and {type(strategy).__name__} learns a class once; use one that learns more of it: "
+        f"{', '.join(able)}{or_else}."
+    )

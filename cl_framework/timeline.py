@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, final
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, final
 
 import msgspec
 
+from cl_framework.identity import Register
 from cl_framework.naming import sample_ids
 from cl_framework.stream import (
     Event,
@@ -23,7 +26,8 @@ from cl_framework.stream import (
 )
 
 RULES = 2
-"""By these, later experiences draw the dice that they would draw had what is forgotten never been met."""
+"""By these, a live class of the same name is the same class, and later experiences draw the dice that they would draw
+had what is forgotten never been met."""
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,12 +47,14 @@ class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         learn: Arguments that describe a scenario.
         data: The fingerprint of its data.
         rules: How names are given to what it brings; `RULES` now, 1 in runs of earlier versions.
+        as_new: What stands before the names of the classes that it brings, so that none is one that is known.
     """
 
     forget: Asked | None = None
     learn: list[str] | None = None
     data: str | None = None
     rules: Literal[1, 2] = 1
+    as_new: str | None = None
 
 
 @final
@@ -58,7 +64,8 @@ class Timeline(Scenario):
     Args:
         first: What the config says.
         later: Later requests in order, each ``{"forget": {"classes": ..., "experiences": ..., "samples": ...}}``
-            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint, "rules": RULES}``.
+            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint, "rules": RULES, "as_new": what
+            stands before the names of its classes, if anything}``.
         streams: The scenarios that the learn requests describe, in order.
         key: What keyed hashes of sample ids were made with; the first scenario and the streams are given it too.
     """
@@ -70,29 +77,49 @@ class Timeline(Scenario):
         streams: Sequence[Scenario] = (),
         key: bytes | None = None,
     ) -> None:
-        """Keep the parts; new classes are numbered after all earlier ones."""
+        """Keep the parts."""
         self.first, self.later, self.streams, self.key = first, list(later), list(streams), key
         for stream in (first, *self.streams) if key else ():
             stream.unlock(key or b"")
         self.offsets = {-1: 0}  # by later request, what is added to its sample ids; known once its steps were met
-        self.class_names = [n for s in (first, *self.streams) for n in s.class_names]
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:  # type: ignore[override]  # of later streams, found while they are walked
+        """What each class id is called that was ever given."""
+        register = Register(self.first.class_names)
+        if self.streams:
+            deque(self._walk(register), maxlen=0)
+        return register.names
 
     def steps(self) -> Iterator[Step]:
         """Yield the first scenario's steps, then those of each later request."""
         return (step for _, step in self.marked())
 
     def marked(self) -> Iterator[tuple[int, Step]]:
-        """Yield each step with the position of the later request it belongs to; -1 for the first scenario."""
+        """Yield each step with the position of the later request it belongs to; -1 for the first scenario.
+
+        Raises:
+            UserError: If two live classes would bear one name, or a request cannot be resolved.
+        """
+        return self._walk(Register(self.first.class_names))
+
+    def _walk(self, register: Register) -> Iterator[tuple[int, Step]]:
+        """Yield the same, and have ``register`` know what each class is called and which are alive."""
         seen: list[Step] = []
-        for origin, step in self._parts(seen):
+        for origin, step in self._parts(seen, register):
+            event = step.event
+            if isinstance(event, Experience):
+                known = origin < 0 or self.later[origin].get("rules", 1) > 1
+                register.learned(event.classes, event.name, unique=known)
+            else:
+                register.forgotten(event.classes)
             seen.append(step)
             yield origin, step
 
-    def _parts(self, seen: list[Step]) -> Iterator[tuple[int, Step]]:
+    def _parts(self, seen: list[Step], register: Register) -> Iterator[tuple[int, Step]]:
         """Yield the same; later requests look back at what the caller has ``seen``."""
         yield from ((-1, step) for step in self.first.steps())
-        classes, streams = len(self.first.class_names), iter(self.streams)
-        brought: list[set[str]] = []  # names of experiences, learn request by learn request
+        streams, brought = iter(self.streams), list[set[str]]()  # names of experiences, learn request by learn request
         for i, spec in enumerate(self.later):
             learned = [s for s in seen if isinstance(s.event, Experience)]
             if "forget" in spec:
@@ -106,12 +133,12 @@ class Timeline(Scenario):
             alive, kept = {e.name for e in surviving(seen)}, spec.get("rules", 1) > 1
             nth, draws = (len(brought), sum(not alive.isdisjoint(names) for names in brought)) if kept else (i, i)
             brought.append(set())
+            classes = _Numbers(register, stream, spec.get("as_new") or "") if kept else _numbered_anew(register, stream)
             for step in stream.steps():
                 told = step.event.name
-                moved = _shifted(step, f"more-{nth}-{told}", classes, ids, surviving(seen), f"more-{draws}-{told}")
+                moved = _moved(step, f"more-{nth}-{told}", classes, ids, surviving(seen), f"more-{draws}-{told}")
                 brought[-1].add(moved.event.name)
-                yield i, dataclasses.replace(moved, event=self._recognised(moved.event, seen))
-            classes += len(stream.class_names)
+                yield i, dataclasses.replace(moved, event=_recognised(moved.event, register))
 
     def _request(self, name: str, past: Sequence[Experience], spec: Mapping[str, Any]) -> ForgetRequest:
         asked = dict(spec)
@@ -119,38 +146,60 @@ class Timeline(Scenario):
             asked["samples"] = sample_ids(asked["samples"], [i for e in past for i in e.data.ids.tolist()], self.key)
         return forget(name, past, **asked)
 
-    def _recognised(self, event: Event, seen: Sequence[Step]) -> Event:
-        """Mark the classes of an experience that have the name of one forgotten earlier, unless another bears it."""
-        if not isinstance(event, Experience):
-            return event
-        ever = [c for s in seen if isinstance(s.event, Experience) for c in s.event.classes]
-        alive = {c for e in surviving(seen) for c in e.classes}
-        taken = {self.class_names[c] for c in alive}
-        before = {self.class_names[c]: c for c in ever if c not in alive}
-        names = {c: self.class_names[c] for c in event.classes}
-        again = {c: before[n] for c, n in names.items() if n in before and n not in taken}
-        return dataclasses.replace(event, relearned={**event.relearned, **again})
-
     def fingerprint(self) -> str:
         """Return the hash of the first scenario's data."""
         return self.first.fingerprint()
 
 
-def _shifted(step: Step, name: str, classes: int, ids: int, past: Sequence[Experience], dice: str) -> Step:
+Numbers: TypeAlias = Callable[[Event, str], Mapping[int, int]]
+"""Returns the id in the whole stream of each class of a later stream's event, whose name there is given too."""
+
+
+@final
+class _Numbers:
+    """Gives classes of a later stream, by name, the ids of the whole stream."""
+
+    def __init__(self, register: Register, stream: Scenario, prefix: str) -> None:
+        self.register, self.stream, self.prefix = register, stream, prefix
+        self._known: dict[int, int] = {}
+
+    def __call__(self, event: Event, name: str) -> Mapping[int, int]:
+        if isinstance(event, Experience):
+            names = [self.prefix + self.stream.class_names[c] for c in event.classes]
+            self._known |= zip(event.classes, self.register.ids_for(names, name), strict=True)
+        return dict(self._known)
+
+
+def _numbered_anew(register: Register, stream: Scenario) -> Numbers:
+    """Give classes of a later stream ids after all others, whatever they are called, as earlier versions did."""
+    moved = {c: c + len(register.names) for c in range(len(stream.class_names))}
+    register.names.extend(stream.class_names)
+    return lambda event, name: moved
+
+
+def _recognised(event: Event, register: Register) -> Event:
+    """Mark the classes of an experience that have the name of one forgotten earlier, unless another bears it."""
+    if not isinstance(event, Experience):
+        return event
+    return dataclasses.replace(event, relearned={**event.relearned, **register.before(event.classes)})
+
+
+def _moved(step: Step, name: str, numbers: Numbers, ids: int, past: Sequence[Experience], dice: str) -> Step:
     """Give a later stream's classes, samples and events names of their own."""
     event = step.event
+    classes = numbers(event, name)
     if isinstance(event, Experience):
         moved = dataclasses.replace(
             event,
             name=name,
-            classes=tuple(c + classes for c in event.classes),
+            classes=tuple(classes[c] for c in event.classes),
             data=Relabelled(event.data, classes, ids),
             reference=Relabelled(event.reference, classes, ids),
-            inherited={c + classes: row for c, row in event.inherited.items()},
-            relearned={new + classes: old + classes for new, old in event.relearned.items()},
+            inherited={classes[c]: row for c, row in event.inherited.items()},
+            relearned={classes[new]: classes[old] for new, old in event.relearned.items()},
             seed_name=dice,
         )
         return Step(moved, Relabelled(step.exam, classes, ids))
-    gone, samples = [c + classes for c in event.classes], (event.data.ids + ids).tolist()
+    gone, samples = [classes[c] for c in event.classes], (event.data.ids + ids).tolist()
     again = forget(name, past, gone, (), samples, event.missing)
     return Step(again, again.reference if again.single else Relabelled(step.exam, classes, ids))

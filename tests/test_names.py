@@ -1,0 +1,92 @@
+"""A class is its name, on the command line too: learned again it is more of the same, and forgotten it is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from cl_framework import receipts
+from cl_framework.cli import main
+from cl_framework.run import Run
+
+DATA = "glyphs:classes=4,train=5,test=3"
+OTHER = f"{DATA},seed=1"
+CI = ["--data.scenario", "ClassIncremental", "--data.scenario.order_seed", "null", "--data.scenario.dataset"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Finished runs by strategy, each of two experiences of two classes."""
+    root = tmp_path_factory.mktemp("runs")
+    for strategy, unlearner in (("SimpleCIL", "DropAdapter"), ("Finetune", "Retrain")):
+        args = ["--model.strategy", strategy, "--model.unlearner", unlearner, "--run_dir", str(root / strategy)]
+        assert main(["run", *CI, DATA, "--trainer.max_epochs", "1", *args]) == 0
+    return root
+
+
+@pytest.fixture
+def simple(made, tmp_path):
+    """A copy of the run whose method learns a class once."""
+    return shutil.copytree(made / "SimpleCIL", tmp_path / "simple")
+
+
+@pytest.fixture
+def shared(made, tmp_path):
+    """A copy of the run whose method learns more of a class."""
+    return shutil.copytree(made / "Finetune", tmp_path / "shared")
+
+
+def results(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def said(capsys):
+    out, err = capsys.readouterr()
+    return " ".join((out + err).split())
+
+
+def test_more_of_a_live_class_is_refused_where_a_method_learns_a_class_once(simple, capsys):
+    before = {p: p.read_bytes() for p in simple.rglob("*") if p.is_file() and p.name != ".lock"}
+    name = results(simple)["class_names"]["0"]
+    assert main(["learn", str(simple), *CI, OTHER]) == 2
+    told = said(capsys)
+    assert f"brings class {name} (id:0) again, and SimpleCIL learns a class once" in told
+    assert "one that learns more of it: DERPlusPlus" in told
+    assert "or give --as_new PREFIX to learn it as a class of its own" in told
+    assert before == {p: p.read_bytes() for p in simple.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(simple, capsys, monkeypatch):
+    names = results(simple)["class_names"]
+    commit = Run.commit
+
+    def stop_at_the_fourth(run, *args, **options):
+        if len(run.events()) == 3:
+            raise KeyboardInterrupt
+        return commit(run, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "commit", stop_at_the_fourth)
+        assert main(["learn", str(simple), *CI, OTHER, "--as_new", "lab-"]) == 130
+    assert main(["resume", str(simple)]) == 0
+    new = {str(int(c) + 4): f"lab-{name}" for c, name in names.items()}
+    assert results(simple)["class_names"] == {**names, **new}
+    assert main(["forget", str(simple), "--classes", new["4"]]) == 0
+    assert results(simple)["events"][-1]["classes"] == [4]
+
+
+def test_more_of_a_live_class_is_the_same_class_and_its_name_takes_all_of_it(shared, capsys):
+    names = results(shared)["class_names"]
+    assert main(["learn", str(shared), *CI, OTHER]) == 0
+    after = results(shared)
+    assert after["class_names"] == names
+    assert [e["classes"] for e in after["events"][-2:]] == [[0, 1], [2, 3]]
+    assert main(["forget", str(shared), "--classes", names["0"]]) == 0
+    (receipt,) = receipts.read(shared)
+    assert receipt["classes"]["count"] == 1
+    assert receipt["samples"]["count"] == 10, "of both experiences that brought it"
+    assert names["0"] not in results(shared)["class_names"].values()
+    assert main(["forget", str(shared), "--classes", names["0"]]) == 0
+    assert "Already forgotten" in said(capsys)
