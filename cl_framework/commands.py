@@ -70,7 +70,7 @@ def learn(argv: Sequence[str]) -> int:
         told += [SKIP] if args.skip_unreadable else []
         asked = {"learn": told, "data": stream.fingerprint(), "rules": RULES}
         later = [*timeline.later, {**asked, "as_new": args.as_new} if args.as_new else asked]
-        longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key)
+        longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key).settled()
         coming = list(longer.steps())[len(directory.events()) :]
         _try(experiment, coming)
         otherwise = "give --as_new PREFIX to learn it as a class of its own"

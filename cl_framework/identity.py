@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import final
 
 from cl_framework.errors import UserError
+from cl_framework.naming import KEYED, digest
 
 
 @final
@@ -22,15 +23,16 @@ class Register:
 
     Args:
         names: What the ids are called that a scenario gives by itself.
+        hide: What stands for a name once its class is forgotten, as far as that can be told.
 
     Attributes:
         names: What each id is called.
         alive: Ids of the classes that live now, oldest first.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], hide: Callable[[str], Iterable[str]] = lambda name: ()) -> None:
         """Start with classes of which none was learned yet."""
-        self.names, self.alive = list(names), list[int]()
+        self.names, self.alive, self._hide = list(names), list[int](), hide
         self._ever = set[int]()
 
     def ids_for(self, names: Iterable[str], experience: str) -> list[int]:
@@ -57,12 +59,28 @@ class Register:
             unused = [len(self.names) - 1]
         return (same or unused)[0]
 
+    def given(self, ids: Sequence[int], names: Sequence[str], experience: str) -> list[int]:
+        """Take up ids that an experience's classes were given when it was asked for, whatever they are called now.
+
+        Raises:
+            UserError: If there cannot be such ids.
+        """
+        for c, name in zip(ids, names, strict=False):
+            self.names += [name] if c == len(self.names) else []
+        if len(ids) != len(names) or not all(0 <= c < len(self.names) for c in ids):
+            raise UserError(f"The run's record of {experience!r} gives ids that no class has; restore it from a copy.")
+        return list(ids)
+
     def before(self, classes: Collection[int]) -> dict[int, int]:
         """Return those of the new ``classes`` whose name a forgotten class bore, and the id that it had last."""
-        old = {self.names[c]: c for c in sorted(self._ever.difference(self.alive))}
-        borne = {self.names[c] for c in self.alive}
-        names = {c: self.names[c] for c in classes if c not in self._ever}
-        return {c: old[name] for c, name in names.items() if name in old and name not in borne}
+        old = {self.names[c]: c for c in sorted(self._ever.difference(self.alive)) if self.names[c]}
+        borne, found = {self.names[c] for c in self.alive}, {}
+        for c in classes:
+            name = self.names[c]
+            same = [old[n] for n in (name, *self._hide(name)) if n in old]
+            if same and c not in self._ever and name not in borne:
+                found[c] = max(same)
+        return found
 
     def learned(self, classes: Iterable[int], experience: str, unique: bool = True) -> None:
         """Note that an experience brought classes.
@@ -74,7 +92,7 @@ class Register:
         self._ever.update(self.alive)
         by: dict[str, int] = {}
         for c in self.alive if unique else ():
-            if (other := by.setdefault(self.names[c], c)) != c:
+            if self.names[c] and (other := by.setdefault(self.names[c], c)) != c:
                 raise UserError(
                     f"After {experience!r} {spoken([other, c])} would both be called {self.names[c]!r}, and a class is "
                     "its name: give one of them another name in the data."
@@ -83,6 +101,23 @@ class Register:
     def forgotten(self, classes: Collection[int]) -> None:
         """Note that a request took classes."""
         self.alive = [c for c in self.alive if c not in classes]
+
+
+def hidden_as(name: str, key: bytes | None, prefixes: Iterable[str] = ()) -> list[str]:
+    """Return what stands for a class's name where a run has forgotten the class, under its key.
+
+    >>> [len(spelling) for spelling in hidden_as("lab-cat", b"k", ["lab-", "x"])]
+    [38, 42]
+
+    Args:
+        name: The name.
+        key: The run's key; without it nothing can be told.
+        prefixes: What stands before names of classes that were learned as new ones.
+    """
+    if key is None:
+        return []
+    own = [p for p in ("", *prefixes) if name.startswith(p)]
+    return [prefix + KEYED + digest(key, "class", name.removeprefix(prefix)) for prefix in own]
 
 
 def spoken(ids: Iterable[int]) -> str:

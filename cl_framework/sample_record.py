@@ -25,11 +25,13 @@ class SampleRecord:
     def __init__(self, sources: Sequence[Source | None], stored: bool = False, key: bytes | None = None) -> None:
         """Take the list up."""
         self.sources, self.key, self._stored = list(sources), key, stored
+        self._prefixes: list[str] = [""] * len(self.sources)
 
     def place(self, timeline: Timeline) -> None:
         """Note which experience brings each sample, and under which ids the stream knows it."""
         streams = [-1, *(i for i, spec in enumerate(timeline.later) if "learn" in spec)]
         whose = dict(zip(streams, self.sources, strict=False))
+        self._prefixes = [timeline.later[i].get("as_new") or "" if i >= 0 else "" for i in streams]
         steps = [(whose.get(origin), origin, step) for origin, step in timeline.marked()]
         for each in filter(None, self.sources):
             each.experiences = []
@@ -59,8 +61,10 @@ class SampleRecord:
             return None
         if not isinstance(step.event, Experience):
             gone, vanished = set(step.event.data.ids.tolist()), {names[c] for c in step.event.classes}
-            for source in filter(None, self.sources):
-                self._stored &= not sample_list.forget(source, gone, vanished, self.key)
+            for source, prefix in zip(self.sources, self._prefixes, strict=False):
+                here = {name.removeprefix(prefix) for name in vanished if name.startswith(prefix)}
+                if source is not None:
+                    self._stored &= not sample_list.forget(source, gone, here, self.key)
         if self._stored:
             return None
         self._stored = True

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, final
 
 import msgspec
 
-from cl_framework.identity import Register
+from cl_framework.identity import Register, hidden_as
 from cl_framework.naming import sample_ids
 from cl_framework.stream import (
     Event,
@@ -48,6 +48,8 @@ class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         data: The fingerprint of its data.
         rules: How names are given to what it brings; `RULES` now, 1 in runs of earlier versions.
         as_new: What stands before the names of the classes that it brings, so that none is one that is known.
+        ids: Class ids of each experience that it brings. What was forgotten has no name any more to find them by.
+        again: New ids of classes that had been forgotten, each with the id before.
     """
 
     forget: Asked | None = None
@@ -55,6 +57,8 @@ class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str | None = None
     rules: Literal[1, 2] = 1
     as_new: str | None = None
+    ids: list[list[int]] | None = None
+    again: list[tuple[int, int]] = []
 
 
 @final
@@ -81,12 +85,13 @@ class Timeline(Scenario):
         self.first, self.later, self.streams, self.key = first, list(later), list(streams), key
         for stream in (first, *self.streams) if key else ():
             stream.unlock(key or b"")
+        self.numbers: dict[int, tuple[list[list[int]], list[tuple[int, int]]]] = {}  # as `Later` tells ids and again
         self.offsets = {-1: 0}  # by later request, what is added to its sample ids; known once its steps were met
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # of later streams, found while they are walked
         """What each class id is called that was ever given."""
-        register = Register(self.first.class_names)
+        register = self._register()
         if self.streams:
             deque(self._walk(register), maxlen=0)
         return register.names
@@ -101,7 +106,14 @@ class Timeline(Scenario):
         Raises:
             UserError: If two live classes would bear one name, or a request cannot be resolved.
         """
-        return self._walk(Register(self.first.class_names))
+        return self._walk(self._register())
+
+    def _register(self) -> Register:
+        return Register(self.first.class_names, self.hidden)
+
+    def hidden(self, name: str) -> list[str]:
+        """Return what may stand for a class's name in `class_names` once the class is forgotten."""
+        return hidden_as(name, self.key, [p for spec in self.later if (p := spec.get("as_new"))])
 
     def _walk(self, register: Register) -> Iterator[tuple[int, Step]]:
         """Yield the same, and have ``register`` know what each class is called and which are alive."""
@@ -109,7 +121,7 @@ class Timeline(Scenario):
         for origin, step in self._parts(seen, register):
             event = step.event
             if isinstance(event, Experience):
-                known = origin < 0 or self.later[origin].get("rules", 1) > 1
+                known = origin < 0 or (self.later[origin].get("rules", 1) > 1 and "ids" not in self.later[origin])
                 register.learned(event.classes, event.name, unique=known)
             else:
                 register.forgotten(event.classes)
@@ -133,18 +145,35 @@ class Timeline(Scenario):
             alive, kept = {e.name for e in surviving(seen)}, spec.get("rules", 1) > 1
             nth, draws = (len(brought), sum(not alive.isdisjoint(names) for names in brought)) if kept else (i, i)
             brought.append(set())
-            classes = _Numbers(register, stream, spec.get("as_new") or "") if kept else _numbered_anew(register, stream)
+            classes = _Numbers(register, stream, spec) if kept else _numbered_anew(register, stream)
+            self.numbers[i] = [], []
             for step in stream.steps():
                 told = step.event.name
                 moved = _moved(step, f"more-{nth}-{told}", classes, ids, surviving(seen), f"more-{draws}-{told}")
                 brought[-1].add(moved.event.name)
-                yield i, dataclasses.replace(moved, event=_recognised(moved.event, register))
+                if isinstance(moved.event, Experience):
+                    known = _recognised(moved.event, register, spec)
+                    self.numbers[i][0].append(list(known.classes))
+                    self.numbers[i][1].extend(known.relearned.items())
+                    moved = Step(known, moved.exam)
+                yield i, moved
 
     def _request(self, name: str, past: Sequence[Experience], spec: Mapping[str, Any]) -> ForgetRequest:
         asked = dict(spec)
         if "samples" in asked:
             asked["samples"] = sample_ids(asked["samples"], [i for e in past for i in e.data.ids.tolist()], self.key)
         return forget(name, past, **asked)
+
+    def settled(self) -> Timeline:
+        """Return the same whose last learn request tells which ids it gives, so that no name is asked again.
+
+        Raises:
+            UserError: If two live classes would bear one name, or a request cannot be resolved.
+        """
+        deque(self.steps(), maxlen=0)
+        ids, again = self.numbers[len(self.later) - 1]
+        last = {**self.later[-1], "ids": ids, **({"again": [list(pair) for pair in again]} if again else {})}
+        return Timeline(self.first, [*self.later[:-1], last], self.streams, self.key)
 
     def fingerprint(self) -> str:
         """Return the hash of the first scenario's data."""
@@ -159,14 +188,19 @@ Numbers: TypeAlias = Callable[[Event, str], Mapping[int, int]]
 class _Numbers:
     """Gives classes of a later stream, by name, the ids of the whole stream."""
 
-    def __init__(self, register: Register, stream: Scenario, prefix: str) -> None:
-        self.register, self.stream, self.prefix = register, stream, prefix
+    def __init__(self, register: Register, stream: Scenario, spec: Mapping[str, Any]) -> None:
+        self.register, self.stream, self.prefix = register, stream, spec.get("as_new") or ""
         self._known: dict[int, int] = {}
+        self._given = None if spec.get("ids") is None else iter(spec["ids"])
 
     def __call__(self, event: Event, name: str) -> Mapping[int, int]:
         if isinstance(event, Experience):
             names = [self.prefix + self.stream.class_names[c] for c in event.classes]
-            self._known |= zip(event.classes, self.register.ids_for(names, name), strict=True)
+            if self._given is None:
+                ids = self.register.ids_for(names, name)
+            else:
+                ids = self.register.given(next(self._given, []), names, name)
+            self._known |= zip(event.classes, ids, strict=True)
         return dict(self._known)
 
 
@@ -177,11 +211,11 @@ def _numbered_anew(register: Register, stream: Scenario) -> Numbers:
     return lambda event, name: moved
 
 
-def _recognised(event: Event, register: Register) -> Event:
+def _recognised(event: Experience, register: Register, spec: Mapping[str, Any]) -> Experience:
     """Mark the classes of an experience that have the name of one forgotten earlier, unless another bears it."""
-    if not isinstance(event, Experience):
-        return event
-    return dataclasses.replace(event, relearned={**event.relearned, **register.before(event.classes)})
+    told = {c: old for c, old in spec.get("again", ()) if c in event.classes}
+    again = told if spec.get("ids") is not None else register.before(event.classes)
+    return dataclasses.replace(event, relearned={**event.relearned, **again})
 
 
 def _moved(step: Step, name: str, numbers: Numbers, ids: int, past: Sequence[Experience], dice: str) -> Step:

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from cl_framework import receipts
+from cl_framework import receipts, sample_list
 from cl_framework.cli import main
 from cl_framework.run import Run
 
@@ -75,6 +75,11 @@ def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(simple, c
     assert results(simple)["class_names"] == {**names, **new}
     assert main(["forget", str(simple), "--classes", new["4"]]) == 0
     assert results(simple)["events"][-1]["classes"] == [4]
+    assert new["4"].removeprefix("lab-") in {s.class_name for s in sample_list.read(Run.open(simple))}
+    assert main(["forget", str(simple), "--classes", names["0"]]) == 0
+    assert results(simple)["events"][-1]["classes"] == [0]
+    assert not {s.class_name for s in sample_list.read(Run.open(simple))} & {names["0"]}
+    assert main(["evaluate", str(simple)]) == 0
 
 
 def test_more_of_a_live_class_is_the_same_class_and_its_name_takes_all_of_it(shared, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cl_framework.errors import UserError
+from cl_framework.identity import hidden_as
 from cl_framework.stream import Experience, ForgetRequest, Rows, Scenario, Step, forget, surviving
 from cl_framework.timeline import RULES, Timeline
 
@@ -39,11 +40,12 @@ class Named(Scenario):
 
     def __init__(self, *experiences):
         self.experiences = experiences
-        self.class_names = list(dict.fromkeys(name for names in experiences for name in names))
+        self.own = list(dict.fromkeys(name for names in experiences for name in names))
+        self.class_names = list(self.own)
 
     def steps(self):
         for t, names in enumerate(self.experiences):
-            classes = tuple(self.class_names.index(name) for name in names)
+            classes = tuple(self.own.index(name) for name in names)
             labels = torch.tensor(classes).repeat(2)
             data = Rows(torch.rand(len(labels), 1), labels, 100 * t + torch.arange(len(labels)), f"named/{t}")
             yield Step(Experience(f"task-{t}", classes, data, data), data)
@@ -157,3 +159,32 @@ def test_no_two_live_classes_share_a_name_whatever_is_asked(seed):
     ids = [i for e in steps if isinstance(e, Experience) for i in e.data.ids.tolist()]
     assert len(ids) == len(set(ids)), "an id of a sample is given once"
     assert len({e.name for e in steps}) == len(steps), "and so is a name of an event"
+
+
+def test_ids_stay_what_they_were_where_names_of_forgotten_classes_are_gone():
+    streams = [Named(["fox", "dog"]), Named(["dog", "fox"])]
+    timeline = Timeline(Named(["cat", "dog"]), [LEARN], streams[:1]).settled()
+    assert timeline.later[0]["ids"] == [[2, 1]]
+    longer = [*timeline.later, {"forget": {"classes": [1]}}, LEARN]
+    timeline = Timeline(timeline.first, longer, streams).settled()
+    assert (timeline.later[2]["ids"], timeline.later[2]["again"]) == ([[3, 2]], [[3, 1]])
+    told = [(s.event.classes, getattr(s.event, "relearned", None)) for s in timeline.steps()]
+    for hidden in ("", "keyed:0"):
+        timeline.first.class_names[1] = hidden
+        streams[0].class_names[1] = hidden
+        bare = Timeline(timeline.first, timeline.later, streams)
+        assert [(s.event.classes, getattr(s.event, "relearned", None)) for s in bare.steps()] == told
+        assert bare.class_names == ["cat", hidden, "fox", "dog"]
+    spoiled = [{**timeline.later[0], "ids": [[7, 1]]}, *timeline.later[1:]]
+    with pytest.raises(UserError, match=r"'more-0-task-0' gives ids that no class has"):
+        list(Timeline(timeline.first, spoiled, streams).steps())
+
+
+def test_a_name_is_recognised_by_its_keyed_hash():
+    key = b"k" * 32
+    (hidden,) = hidden_as("dog", key)
+    first = Named(["cat", "dog"])
+    first.class_names[1] = hidden
+    timeline = Timeline(first, [{"forget": {"classes": [1]}}, LEARN], [Named(["dog"])], key)
+    *_, back = (s.event for s in timeline.steps())
+    assert back.relearned == {2: 1}
