@@ -165,8 +165,8 @@ def test_a_stream_learned_later_is_told_without_the_names_it_forgets(pictures, t
     assert start(path, pictures, "SimpleCIL", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
     stream = json.dumps({"class_path": FAR, "init_args": {"dataset": f"imagefolder:{pictures}"}})
     args = ["ForgetThenRelearn", "--data.scenario.stream", stream, "--data.scenario.classes", f"[{NAMES[0]}]"]
-    assert main(["learn", str(path), "--data.scenario", *args]) == 0
-    assert main(["forget", str(path), "--classes", NAMES[0]]) == 0
+    assert main(["learn", str(path), "--as_new", "again-", "--data.scenario", *args]) == 0
+    assert main(["forget", str(path), "--classes", f"again-{NAMES[0]}"]) == 0
     assert_silent(path, [0], [])
     assert main(["evaluate", str(path)]) == 0
 
