@@ -48,7 +48,7 @@ def resume(argv: Sequence[str]) -> int:
     directory = Run.open(args.dir)
     with directory.lock():
         directory.sweep()
-        experiment, timeline = reopen(directory, changes=args.rest)
+        experiment, timeline = reopen(directory, changes=args.rest, renew=True)
         whole = len(list(timeline.steps()))
         CONSOLE.print(f"{whole - len(directory.events())} of {whole} requests left -> {directory.path}", soft_wrap=True)
         go_on(directory, experiment, timeline)

@@ -237,7 +237,16 @@ def taken(event: ForgetRequest, exam: Samples) -> list[tuple[str | None, Tensor]
 
 
 def remember(learner: Learner, past: Sequence[Experience]) -> None:
-    """Give memories access to the data of past experiences, which they keep by id."""
-    for part in learner.strategy.modules():
-        if isinstance(part, Memory):
-            part.attach(past)
+    """Give memories access to the data of past experiences, which they keep by id, as far as they are there."""
+    memories = [part for part in learner.strategy.modules() if isinstance(part, Memory)]
+    there = [_there(e) for e in past] if memories else []
+    for part in memories:
+        part.attach(there)
+
+
+def _there(past: Experience) -> Experience:
+    """Return an experience without samples that are gone: what is trained anew goes on without them."""
+    mask = past.data.present(range(len(past.data)))
+    if bool(mask.all()):
+        return past
+    return replace(past, data=past.data.where(mask), reference=past.reference.where(mask))

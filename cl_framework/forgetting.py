@@ -14,7 +14,8 @@ from rich.text import Text
 from cl_framework import arguments, copies, receipts, upkeep
 from cl_framework.console import CONSOLE, make_console
 from cl_framework.diary import Testimony
-from cl_framework.errors import UserError
+from cl_framework.errors import Absent, UserError
+from cl_framework.experiment import Experiment
 from cl_framework.naming import class_ids, hide
 from cl_framework.opening import check_finished, go_on, reopen
 from cl_framework.picking import Known, Picked, pick
@@ -24,6 +25,8 @@ from cl_framework.signing import signer
 from cl_framework.stream import Experience, Need, surviving
 from cl_framework.timeline import Timeline
 
+SHOWN = 20
+"""Samples that are named; more are counted."""
 _T = TypeVar("_T", int, str)
 
 
@@ -46,11 +49,26 @@ def forget(argv: Sequence[str]) -> int:
         for sentence in copies.of_request(directory, list(later.steps())[-1]).told if later else ():
             CONSOLE.print(Text(printable(sentence), "yellow"), soft_wrap=True)
         testimony = Testimony(args.requester, sign, args.history == "drop", people=picked.who)
-        go_on(directory, experiment, later or timeline, testimony)
+        try:
+            go_on(directory, experiment, later or timeline, testimony)
+        except Absent as error:
+            raise _needed(experiment, later or timeline) or error from error
         if strange := upkeep.foreign(directory.path, directory.events()):
             names = ", ".join(strange[:5]) + (f", ... ({len(strange)})" if len(strange) > 5 else "")
             CONSOLE.print(f"The run did not write these files, and left them as they are: {names}", soft_wrap=True)
     return 0
+
+
+def _needed(experiment: Experiment, timeline: Timeline) -> UserError | None:
+    """Name all that stays and is gone, where a way of forgetting had to read some of it."""
+    gone = [g for e in surviving(list(timeline.steps())) for g in e.data.absent()]
+    if not gone:
+        return None
+    name, more = type(experiment.learner.unlearner).__name__, f", ... ({len(gone)})" if len(gone) > SHOWN else ""
+    return UserError(
+        f"{name} reads samples that stay and are gone: {', '.join(gone[:SHOWN])}{more}; bring them back, forget them "
+        "too (--samples FILE --without forget), or take an --unlearner that reads none."
+    )
 
 
 def plan_forget(argv: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from cl_framework.evaluator import Evaluator
 from cl_framework.events import Event
 from cl_framework.experiment import Experiment, build, scenario_of
 from cl_framework.manifest import MANIFEST, SCHEMA
+from cl_framework.printable import printable
 from cl_framework.records import Count, typed
 from cl_framework.run import Run
 from cl_framework.sample_record import SampleRecord, listed
@@ -85,7 +86,9 @@ def _requests(directory: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
     return [found[i] for i in sorted(found)]
 
 
-def reopen(directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = ()) -> tuple[Experiment, Timeline]:
+def reopen(
+    directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = (), renew: bool = False
+) -> tuple[Experiment, Timeline]:
     """Build a run's experiment again and put its learner into the state of the last event.
 
     The stream is rebuilt from the run's list of samples. Data without one are compared as a whole.
@@ -94,6 +97,7 @@ def reopen(directory: Run, overrides: Sequence[str] = (), changes: Sequence[str]
         directory: The run.
         overrides: Options that hold for this time only.
         changes: Settings of the optimiser that hold from now on, beside those with which the run went on last.
+        renew: Whether to look what is there of the samples: those that were never met are taken as they are now.
 
     Raises:
         UserError: If a file, the backbone's weights, or data without a list are not what they were.
@@ -119,6 +123,8 @@ def reopen(directory: Run, overrides: Sequence[str] = (), changes: Sequence[str]
     for scenario, was, source in zip_longest([experiment.scenario, *streams], data, sources):
         if source is not None:
             scenario.relist(source, key)
+            for line in scenario.renew({e.name for e in events}).lines() if renew else ():
+                CONSOLE.print(printable(line), soft_wrap=True, markup=False, highlight=False)
         elif events and was != scenario.fingerprint():
             raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
     timeline = Timeline(experiment.scenario, specs, streams, key)
@@ -146,14 +152,13 @@ def check_finished(directory: Run, timeline: Timeline) -> None:
 def samples_of(directory: Run, timeline: Timeline) -> SampleRecord:
     """Return the run's list of samples; what it does not tell of yet is listed now, and files are read for that."""
     raw = directory.samples()
+    if raw is None and (directory.manifest["schema"] < SCHEMA or directory.events()):
+        return SampleRecord(())
     kept = sample_list.decode(raw, directory.path / sample_list.FOLDER) if raw is not None else []
-    old = not kept and (directory.manifest["schema"] < SCHEMA or bool(directory.events()))
-    streams = [timeline.first, *timeline.streams][len(kept) :]
-    if old or not streams:
-        record = SampleRecord(kept, stored=True, key=timeline.key)
-    else:
-        with survey.Bar(CONSOLE) as bar:
-            record = SampleRecord([*kept, *(listed(s, bar) for s in streams)], key=timeline.key)
+    streams = [timeline.first, *timeline.streams]
+    with survey.Bar(CONSOLE) as bar:
+        sources = [s.listing(bar) if told is not None else None for s, told in zip(streams, kept, strict=False)]
+        record = SampleRecord([*sources, *(listed(s, bar) for s in streams[len(kept) :])], raw, timeline.key)
     record.place(timeline)
     return record
 

@@ -18,11 +18,11 @@ class SampleRecord:
 
     Args:
         sources: The samples of the config's scenario and of each stream learned later; None where one cannot tell.
-        stored: Whether the run has written them down as they are.
+        stored: What the run has written down last.
         key: The run's key; None if somebody deleted it.
     """
 
-    def __init__(self, sources: Sequence[Source | None], stored: bool = False, key: bytes | None = None) -> None:
+    def __init__(self, sources: Sequence[Source | None], stored: bytes | None = None, key: bytes | None = None) -> None:
         """Take the list up."""
         self.sources, self.key, self._stored = list(sources), key, stored
         self._prefixes: list[str] = [""] * len(self.sources)
@@ -64,11 +64,12 @@ class SampleRecord:
             for source, prefix in zip(self.sources, self._prefixes, strict=False):
                 here = {name.removeprefix(prefix) for name in vanished if name.startswith(prefix)}
                 if source is not None:
-                    self._stored &= not sample_list.forget(source, gone, here, self.key)
-        if self._stored:
+                    sample_list.forget(source, gone, here, self.key)
+        now = sample_list.encode(self.sources)
+        if now == self._stored:
             return None
-        self._stored = True
-        return sample_list.encode(self.sources)
+        self._stored = now
+        return now
 
 
 def listed(scenario: Scenario, watch: Watch = unwatched) -> Source | None:

@@ -80,6 +80,15 @@ class Samples(Dataset[Batch], ABC):
         """
         return None
 
+    def absent(self) -> list[str]:
+        """Name the samples that are not there."""
+        rows = (~self.present(range(len(self)))).nonzero()[:, 0].tolist()
+        return self.describe(rows) if rows else []
+
+    def describe(self, rows: Sequence[int]) -> list[str]:
+        """Name the samples at ``rows``, for a message: by path where they are files, else by id."""
+        return [f"sample {i}" for i in self.ids[list(rows)].tolist()]
+
     def classes(self) -> list[int]:
         """Return the ids of all classes that reading may bring."""
         return sorted(set(self.labels.tolist()))
@@ -144,6 +153,10 @@ class Subset(Samples):
     def present(self, rows: Sequence[int]) -> Tensor:
         """Ask the original."""
         return self.whole.present(self.rows[torch.as_tensor(rows, dtype=torch.int64)].tolist())
+
+    def describe(self, rows: Sequence[int]) -> list[str]:
+        """Ask the original."""
+        return self.whole.describe(self.rows[torch.as_tensor(rows, dtype=torch.int64)].tolist())
 
     def release(self, rows: Sequence[int]) -> None:
         """Release those of the original."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cl_framework import origin, sample_list
 from cl_framework.errors import UserError
+from cl_framework.inventory import Inventory
 from cl_framework.origin import Cell
 from cl_framework.samples import Batch as Batch
 from cl_framework.samples import Inputs as Inputs
@@ -275,6 +276,14 @@ class Scenario(ABC):
             key: The run's key, by which what was forgotten is found while it is there.
         """
         raise UserError(f"{type(self).__name__} kept no list of its samples.")
+
+    def renew(self, met: Collection[str]) -> Inventory:
+        """Compare the list with what is there, and change it for samples that were never met: they are taken as now.
+
+        Args:
+            met: Names of the experiences that the run has met.
+        """
+        return Inventory()
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read input files as the test transform would, for predictions: ``(n, ...)``.

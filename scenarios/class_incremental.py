@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cl_framework import sample_list
 from cl_framework.errors import UserError
+from cl_framework.inventory import Inventory
 from cl_framework.stream import Experience, Scenario, Step
 from cl_framework.survey import Survey, Watch, refusal, unwatched
 from scenarios.data.decode import decode, sentence
@@ -22,6 +23,7 @@ from scenarios.data.grouping import read_groups
 from scenarios.data.kept import kept
 from scenarios.data.open import open_source
 from scenarios.data.relisted import Parts, listing, relisted
+from scenarios.data.renewed import renewed
 from scenarios.data.source import Labelled, Sentences, Source, View
 from scenarios.transform import Plain, Transform, Utf8
 
@@ -125,9 +127,7 @@ class ClassIncremental(Scenario):
     def parts(self) -> Parts:
         """What the stream is made of: the data as they are, or as a run's list tells them."""
         if self.listed is not None:
-            opened = self.whole if "_opened" in self.__dict__ else None
-            found, self.listed = relisted(self.listed, self.key, opened)
-            return found
+            return relisted(self.listed, self.key, self.whole if "_opened" in self.__dict__ else None)
         source = self.source
         for part in (source.train, source.test):
             if isinstance(part, Sentences):
@@ -136,16 +136,21 @@ class ClassIncremental(Scenario):
 
     def listing(self, watch: Watch) -> sample_list.Source:
         """Return every sample of the classes in the stream."""
-        if self.listed is None:
-            return listing(self.source, self.dataset, self.groups(), watch)
-        _ = self.parts  # finds what was forgotten, where it still is
-        return self.listed
+        return self.listed or listing(self.source, self.dataset, self.groups(), watch)
 
     def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
         """Take samples, names and groups from a list."""
         self.listed, self.key = listed, key
         for made in ("parts", "class_names", "how", "_views"):
             self.__dict__.pop(made, None)
+
+    def renew(self, met: Collection[str]) -> Inventory:
+        """Compare the list with what is there."""
+        if self.listed is None:
+            return Inventory()
+        listed, found = renewed(self.listed, self.key, met)
+        self.relist(listed, self.key)
+        return found
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # read from the data, on first use
@@ -195,6 +200,8 @@ class ClassIncremental(Scenario):
         """Yield one experience after another, with the test samples of its classes as its exam."""
         data, reference, exam = self._views
         for i, classes in enumerate(self.groups()):
+            if not classes:  # all of its samples were gone before they were met
+                continue
             yield Step(Experience(f"task-{i}", classes, data.of(classes), reference.of(classes)), exam.of(classes))
 
     @cached_property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from torch import Tensor
 
 from cl_framework import sample_list
 from cl_framework.errors import UserError
+from cl_framework.inventory import Inventory
 from cl_framework.stream import Experience, Scenario, Step
 from cl_framework.survey import Survey, Watch
 
@@ -54,10 +55,19 @@ class Derived(Scenario, ABC):
 
     def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
         """Let the stream take its samples from a list."""
+        self._work_out_again()
+        self.stream.relist(listed, key)
+
+    def renew(self, met: Collection[str]) -> Inventory:
+        """Let the stream compare its list with what is there."""
+        self._work_out_again()
+        return self.stream.renew(met)
+
+    def _work_out_again(self) -> None:
+        """Let go of what was worked out from other samples."""
         for kind in type(self).__mro__:
             for made in [name for name, value in vars(kind).items() if isinstance(value, cached_property)]:
-                self.__dict__.pop(made, None)  # worked out from what was there before
-        self.stream.relist(listed, key)
+                self.__dict__.pop(made, None)
 
     def lessons(self) -> list[Step]:
         """Return the steps of the stream.

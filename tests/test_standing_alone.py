@@ -190,3 +190,69 @@ def test_a_list_that_was_edited_is_refused(run):
         sample_list.decode(json.dumps(told).encode())
     file.write_bytes(json.dumps(told).encode())
     assert any("samples" in problem for problem in Run.open(run).verify())
+
+
+def cut_short(where: Path, dataset: str, monkeypatch, **more: str) -> None:
+    """Begin a run that is stopped while its second event is recorded."""
+    commit = Run.commit
+
+    def stopped(run, name, *args, **options):
+        if name == "task-1":
+            raise KeyboardInterrupt
+        return commit(run, name, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "commit", stopped)
+        assert begun(where, dataset, **more) != 0
+    assert [e.name for e in Run.open(where).events()] == ["task-0"]
+
+
+def test_resume_goes_on_with_what_is_there_and_says_what_is_not(pets, glyphs, tmp_path, monkeypatch, capsys):
+    cut_short(tmp_path / "run", f"imagefolder:{pets}", monkeypatch)
+    (pets / "train" / NAMES[0] / "unmistakable-1.png").unlink()  # was met
+    (pets / "train" / NAMES[1] / "unmistakable-1.png").unlink()  # was not
+    mended = pets / "train" / NAMES[1] / "unmistakable-2.png"
+    save(glyphs.train.images[glyphs.train.labels == 1][-1], mended)
+    save(glyphs.train.images[0], pets / "train" / NAMES[1] / "added.png")
+    for split in ("train", "test"):
+        shutil.rmtree(pets / split / NAMES[2])
+    capsys.readouterr()
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "1 sample is new and left out, for a run keeps to its list" in said
+    assert f"(`clf learn` takes more in): train/{NAMES[1]}/added.png" in said
+    assert f"7 samples are gone and never met: left out: train/{NAMES[1]}/unmistakable-1.png" in said
+    assert f"1 sample is changed and never met: taken as now: train/{NAMES[1]}/unmistakable-2.png" in said
+    assert f"1 sample is gone, and met before: not read again: train/{NAMES[0]}/unmistakable-1.png" in said
+    found = [s for s in sample_list.read(Run.open(tmp_path / "run")) if s.split == "train"]
+    assert [s.id for s in found] == [0, 1, 2, 3, TRAIN, TRAIN + 2, TRAIN + 3]
+    assert next(s for s in found if s.id == TRAIN + 2).digest == file_hash(mended)
+    assert [e.name for e in Run.open(tmp_path / "run").events()] == ["task-0", "task-1"]
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main(["verify", str(tmp_path / "run")]) == 0
+
+
+def test_what_is_trained_anew_goes_on_without_pictures_that_are_gone(pets, glyphs, tmp_path):
+    assert begun(tmp_path / "run", f"imagefolder:{pets}", strategy="Joint", unlearner="Retrain") == 0
+    gone = pets / "train" / NAMES[0] / "unmistakable-1.png"
+    gone.unlink()
+    for j, picture in enumerate(glyphs.train.images[-TRAIN:]):
+        save(picture, tmp_path / "more" / ("train" if j else "test") / "dog" / f"{j}.png")
+    more = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", f"imagefolder:{tmp_path / 'more'}"]
+    assert main(["learn", str(tmp_path / "run"), *more, "--data.scenario.increment", "1"]) == 0
+    last = sample_list.read(Run.open(tmp_path / "run"))[-1]
+    assert (last.source, last.id, last.class_name) == (1, 3 * TRAIN, "dog")
+
+
+def test_retrain_names_what_it_needs_and_is_missing(pets, tmp_path, capsys):
+    assert begun(tmp_path / "run", f"imagefolder:{pets}", strategy="Joint", unlearner="Retrain") == 0
+    gone = [pets / "train" / NAMES[0] / f"unmistakable-{j}.png" for j in (1, 2)]
+    for picture in gone:
+        picture.unlink()
+    assert main(["forget", str(tmp_path / "run"), "--classes", NAMES[1]]) == 2
+    said = capsys.readouterr().err
+    assert all(str(picture) in said for picture in gone)
+    assert "Retrain" in said
+    (tmp_path / "ids.txt").write_text("1 2")
+    args = ["--classes", NAMES[1], "--samples", str(tmp_path / "ids.txt"), "--without", "forget"]
+    assert main(["forget", str(tmp_path / "run"), *args]) == 0

@@ -67,7 +67,7 @@ def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: W
     for part in parts:
         digests: list[str] = []
         for start in range(0, len(part), AT_ONCE):
-            digests += _digests(part, range(start, min(start + AT_ONCE, len(part))))
+            digests += digests_of(part, range(start, min(start + AT_ONCE, len(part))))
             watch(min(done := done + AT_ONCE, total), total)
         made.append(_rows(part, digests, root, tables, {c for group in groups for c in group}))
     return sample_list.Source(
@@ -84,18 +84,16 @@ def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: W
     )
 
 
-def relisted(
-    listed: sample_list.Source, key: bytes | None = None, opened: Source | None = None
-) -> tuple[Parts, sample_list.Source]:
-    """Return the samples that a list tells of, and the list with what was forgotten where it is still to be found.
+def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Source | None = None) -> Parts:
+    """Return the samples that a list tells of. What was forgotten is found where the data still hold it.
 
     Args:
         listed: The list; its ``root`` says where the data are now.
         key: The run's key, by which forgotten samples are found.
         opened: The source, if it is open already.
     """
-    data = _Data(listed, opened)
-    found = data.resolved(listed, key) if key and _forgets(listed) else listed
+    data = Located(listed, opened)
+    found = data.resolved(listed, key) if key and forgets(listed) else listed
     kind: Literal["pictures", "sentences"] = "pictures" if listed.kind == "pictures" else "sentences"
 
     def part(rows: Rows) -> Labelled:
@@ -106,14 +104,20 @@ def relisted(
         made.__dict__["content"] = rows.content
         return made
 
-    return Parts(listed.name, kind, part(found.train), part(found.test), tuple(found.class_names)), found
+    return Parts(listed.name, kind, part(found.train), part(found.test), tuple(found.class_names))
 
 
 @final
-class _Data:
-    """A source as it is now, opened when it is first needed."""
+class Located:
+    """A source as it is now, opened when it is first needed.
 
-    def __init__(self, listed: sample_list.Source, opened: Source | None) -> None:
+    Args:
+        listed: What the list tells of it.
+        opened: The source, if it is open already.
+    """
+
+    def __init__(self, listed: sample_list.Source, opened: Source | None = None) -> None:
+        """Open nothing yet."""
         self.listed = listed
         if opened is not None:
             self.__dict__["source"] = opened
@@ -144,7 +148,7 @@ class _Data:
         found.class_names = [names.get(name, name) for name in listed.class_names]
         if listed.files:
             every = (self.source.train, self.source.test)
-            here = [_place(Path(f), listed.root) for p in every for f in p.images]  # type: ignore[union-attr]
+            here = [place_of(Path(f), listed.root) for p in every for f in p.images]  # type: ignore[union-attr]
             places = {hidden(key, "place", place): place for place in here}
             for rows in (found.train, found.test):
                 rows.places = [places.get(p, p) if i in rows.gone else p for i, p in enumerate(rows.places)]
@@ -162,7 +166,7 @@ class Reread(Labelled):
         key: The run's key.
     """
 
-    def __init__(self, kind: Literal["pictures", "sentences"], rows: Rows, data: _Data, key: bytes | None) -> None:
+    def __init__(self, kind: Literal["pictures", "sentences"], rows: Rows, data: Located, key: bytes | None) -> None:
         """Open nothing yet."""
         self.kind, self.split, self.rows, self.data, self.key = kind, rows.split, rows, data, key
         self.labels = torch.tensor(rows.labels, dtype=torch.int64)
@@ -185,7 +189,7 @@ class Reread(Labelled):
             lost = int(rows[int((at[rows] < 0).nonzero()[0])])
             raise absent(self.rows.places[lost] or f"A sample of {self.data.listed.spec}", int(self.ids[lost]))
         new = rows[~self._checked[rows]]
-        for row, digest in zip(new.tolist(), _digests(part, at[new].tolist()), strict=True):
+        for row, digest in zip(new.tolist(), digests_of(part, at[new].tolist()), strict=True):
             if self.rows.digests[row] not in ("", digest):
                 raise UserError(
                     f"Sample {int(self.ids[row])} of {self.data.listed.spec} is another than the run met; bring the "
@@ -198,6 +202,12 @@ class Reread(Labelled):
         """Return a mask of the samples at ``rows`` that are still there."""
         return self._found[1][rows] >= 0
 
+    @property
+    def others(self) -> list[int]:
+        """Rows of the source, as it is now, that the list does not know."""
+        part, at = self._found
+        return sorted(set(range(len(part or ()))) - set(at.tolist()))
+
     @cached_property
     def _found(self) -> tuple[Part | None, Tensor]:
         """The samples of the source, and where each row is among them; -1 for those that are gone."""
@@ -208,7 +218,7 @@ class Reread(Labelled):
             place = {own: i for i, own in enumerate(part.ids.tolist())}
             return part, torch.tensor([place.get(own, -1) for own in self.rows.ids])
         waiting, names = defaultdict[object, list[int]](list), self.data.source.class_names if self.data.source else ()
-        told = _digests(part, range(len(part)))
+        told = digests_of(part, range(len(part)))
         for i in reversed(range(len(part))):  # the first of equal ones is taken first
             waiting[told[i], names[int(part.labels[i])]].append(i)
             if self.key:
@@ -223,11 +233,12 @@ class Reread(Labelled):
         return there.pop() if there else -1
 
 
-def _forgets(listed: sample_list.Source) -> bool:
+def forgets(listed: sample_list.Source) -> bool:
+    """Tell whether some of a list was forgotten."""
     return bool(listed.train.gone or listed.test.gone or any(n.startswith(KEYED) for n in listed.class_names))
 
 
-def _digests(part: Part, rows: Sequence[int]) -> list[str]:
+def digests_of(part: Part, rows: Sequence[int]) -> list[str]:
     """Return the SHA-256 of the bytes of each sample at ``rows``."""
     if isinstance(part, Sentences):
         return [sha256(part.sentences[i].encode()).hexdigest() for i in rows]
@@ -239,7 +250,7 @@ def _digests(part: Part, rows: Sequence[int]) -> list[str]:
 def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], wanted: set[int]) -> Rows:
     """Return what is to be told of a split's samples of the classes ``wanted``."""
     if isinstance(part, Pictures) and not isinstance(part.images, Tensor):
-        places = [_place(Path(f), root) for f in part.images]
+        places = [place_of(Path(f), root) for f in part.images]
         content = Pictures(part.split, part.images, part.labels, part.ids, digests).content
     else:
         told = part.places if isinstance(part, Sentences) else ()
@@ -269,7 +280,7 @@ def _line(where: str, tables: Sequence[str]) -> str:
     return next((Path(t).name + where[len(t) :] for t in tables if where.startswith(f"{t}, ")), where)
 
 
-def _place(file: Path, root: str) -> str:
+def place_of(file: Path, root: str) -> str:
     """Return a path below ``root``, or the whole path of what lies elsewhere."""
     whole = file.absolute()
     return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)

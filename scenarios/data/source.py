@@ -387,6 +387,11 @@ class View(Samples):
         """Ask the samples."""
         return self.samples.present(torch.as_tensor(rows, dtype=torch.int64))
 
+    def describe(self, rows: Sequence[int]) -> list[str]:
+        """Name the files at ``rows``; what is none goes by its id."""
+        files = getattr(self.samples, "files", None) or getattr(self.samples, "images", None)
+        return [str(files[i]) for i in rows] if isinstance(files, tuple) else super().describe(rows)
+
     def _placed(self, device: torch.device) -> Samples:
         if device.type != "cuda":  # other accelerators know no double precision
             return super()._placed(device)

@@ -1,0 +1,50 @@
+"""What is there of the samples in a run's list: what is new, gone or another than it was. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+SHOWN = 5
+"""Samples that are named; more are counted."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a look at a run's data found beside the samples that are as they were.
+
+    Attributes:
+        new: Places of samples that the list does not know.
+        lost: Places of samples that were met and are gone.
+        left_out: Places of samples that are gone and were never met.
+        renewed: Places of samples that are others now and were never met.
+    """
+
+    new: Sequence[str] = ()
+    lost: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+    renewed: Sequence[str] = ()
+
+    def lines(self) -> list[str]:
+        """Return a sentence about each kind that there is.
+
+        >>> Inventory(new=["cat/9.png"]).lines()
+        ['1 sample is new and left out, for a run keeps to its list (`clf learn` takes more in): cat/9.png']
+        """
+        told = (
+            (self.new, "new and left out, for a run keeps to its list (`clf learn` takes more in)"),
+            (self.left_out, "gone and never met: left out"),
+            (self.renewed, "changed and never met: taken as now"),
+            (self.lost, "gone, and met before: not read again"),
+        )
+        return [f"{_count(places)} {what}: {_shown(places)}" for places, what in told if places]
+
+
+def _count(places: Sequence[str]) -> str:
+    return "1 sample is" if len(places) == 1 else f"{len(places):,} samples are"
+
+
+def _shown(places: Sequence[str]) -> str:
+    return ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")
