@@ -97,6 +97,13 @@ def _parser(verb: str, what: str, epilog: str | None = None) -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("dir", metavar="DIR", help="the run directory")
+    parser.add_argument(
+        "--relocate",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="data or weights that lay below OLD lie below NEW now; the run remembers it",
+    )
     return parser
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.text import Text
 
-from cl_framework import arguments, grid, outputs, receipts, sealed, settings, verdict
+from cl_framework import arguments, grid, outputs, receipts, relocation, sealed, settings, verdict
 from cl_framework.auditing import Subject, subject
 from cl_framework.comparison import References, conduct, references
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.experiment import build
 from cl_framework.learner import Learner
-from cl_framework.opening import reopen
+from cl_framework.opening import opened, reopen
 from cl_framework.printable import printable
 from cl_framework.references import Workshop, u_lira
 from cl_framework.report import recorded, results
@@ -34,24 +34,25 @@ RECORD = (
 def audit(argv: Sequence[str]) -> int:
     """Carry out ``clf audit``."""
     args = arguments.parse("audit", argv)
-    directory = Run.open(args.dir)
+    directory = opened(args)
     quietly = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
     experiment, timeline = reopen(directory, quietly)
     events = directory.events()
     about = subject(list(timeline.steps())[: len(events)], args.request)
     if args.shadows:
         _check_method(directory, experiment.learner, about)
-    run = experiment.learner
-    config = ["--config", str(directory.path / "config.yaml"), *experiment.changes, *quietly]
+    run, moves = experiment.learner, relocation.read(directory.path)
 
     def say(what: str) -> None:
         what = printable(what)
         experiment.bar.label = f"    {what}"
         CONSOLE.print(Text(what, "dim"))
 
-    workshop = Workshop(
-        lambda: build(config, CONSOLE).learner, experiment.make_trainer, experiment.batch_size, say, run.model.store
-    )
+    def anew() -> Learner:
+        with relocation.config_of(directory.path, moves) as config:
+            return build(["--config", config, *experiment.changes, *quietly], CONSOLE).learner
+
+    workshop = Workshop(anew, experiment.make_trainer, experiment.batch_size, say, run.model.store)
     run.to(experiment.make_trainer(None).strategy.root_device)
     made = references(workshop, about, run.model.seed, 0 if args.fast else max(args.seeds, 1))
     if args.original:

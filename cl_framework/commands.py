@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from cl_framework import arguments, grid, optimiser, receipts, sharing, shipped, survey, upkeep
+from cl_framework import arguments, grid, optimiser, receipts, relocation, sharing, shipped, survey, upkeep
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.experiment import SKIP, Experiment, build, scenario_of
 from cl_framework.features import FeatureStore
 from cl_framework.naming import concealed
-from cl_framework.opening import check_finished, diary_of, go_on, manifest, reopen
+from cl_framework.opening import check_finished, diary_of, go_on, manifest, opened, reopen
 from cl_framework.printable import printable
 from cl_framework.rivals import doubts
 from cl_framework.run import Run
@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     experiment, steps = prepared(argv)
     path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
     key = receipts.new_key()
-    config = concealed(experiment.config, experiment.scenario.class_names, key)
+    config = concealed(relocation.absolute(experiment.config), experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)
     CONSOLE.print(f"{len(steps)} requests -> {path}", soft_wrap=True)
     _say(experiment.learner.model.backbone.notes)
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 def resume(argv: Sequence[str]) -> int:
     """Go on where a run was stopped."""
     args = arguments.parse("resume", argv)
-    directory = Run.open(args.dir)
+    directory = opened(args)
     with directory.lock():
         directory.sweep()
         experiment, timeline = reopen(directory, changes=args.rest, renew=True)
@@ -58,7 +58,7 @@ def resume(argv: Sequence[str]) -> int:
 def learn(argv: Sequence[str]) -> int:
     """Learn more on a finished run."""
     args = arguments.parse("learn", argv)
-    directory = Run.open(args.dir)
+    directory = opened(args)
     with directory.lock():
         directory.sweep()
         changes, rest = optimiser.apart(args.rest)
@@ -82,7 +82,7 @@ def learn(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Open every exam again and say whether the results still hold."""
     args = arguments.parse("evaluate", argv)
-    directory = Run.open(args.dir)
+    directory = opened(args)
     experiment, timeline = reopen(directory)
     diary = diary_of(directory, experiment, timeline)
     if not diary.records:
@@ -114,7 +114,7 @@ def evaluate(argv: Sequence[str]) -> int:
 def predict(argv: Sequence[str]) -> int:
     """Name what is in files."""
     args = arguments.parse("predict", argv)
-    directory = Run.open(args.dir)
+    directory = opened(args)
     experiment, timeline = reopen(directory)
     learner, x = experiment.learner, timeline.first.read(args.files)
     if not learner.model.classes:

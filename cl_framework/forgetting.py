@@ -17,7 +17,7 @@ from cl_framework.diary import Testimony
 from cl_framework.errors import Absent, UserError
 from cl_framework.experiment import Experiment
 from cl_framework.naming import class_ids, hide
-from cl_framework.opening import check_finished, go_on, reopen
+from cl_framework.opening import check_finished, go_on, opened, reopen
 from cl_framework.picking import Known, Picked, pick
 from cl_framework.printable import printable, say
 from cl_framework.run import Run
@@ -39,7 +39,7 @@ def forget(argv: Sequence[str]) -> int:
         raise UserError(
             "--json, --ids and --all show what would be done; give --dry-run too, or ask `clf plan-forget`."
         )
-    directory, sign = Run.open(args.dir), signer(args.sign) if args.sign else None
+    directory, sign = opened(args), signer(args.sign) if args.sign else None
     with directory.lock():
         directory.sweep()
         experiment, timeline = reopen(directory, _overrides(args))
@@ -81,7 +81,7 @@ def _show(args: argparse.Namespace) -> int:
 
     if args.ids and not args.json:
         raise UserError("--ids names the samples in JSON; give --json with it.")
-    directory = Run.open(args.dir)
+    directory = opened(args)
     experiment, timeline = reopen(directory, _overrides(args))
     check_finished(directory, timeline)
     picked = pick(Known.of(directory), args.samples, args.where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 import torch
 
-from cl_framework import engine, optimiser, receipts, sample_list, sharing, state, survey
+from cl_framework import engine, optimiser, receipts, relocation, sample_list, sharing, state, survey
 from cl_framework.console import CONSOLE
 from cl_framework.diary import Diary, Testimony
 from cl_framework.errors import UserError
@@ -105,7 +106,9 @@ def reopen(
     _ = directory.config
     before = optimiser.changed(directory.events(), directory.path)
     changes = before if before[len(before) - len(changes) :] == [*changes] else [*before, *changes]
-    experiment = build(["--config", str(directory.path / "config.yaml"), *changes, *overrides], CONSOLE)
+    moves = relocation.read(directory.path)
+    with relocation.config_of(directory.path, moves) as config:
+        experiment = build(["--config", config, *changes, *overrides], CONSOLE)
     experiment = dataclasses.replace(experiment, changes=tuple(changes))
     told = typed(directory.manifest, Origin, directory.path / MANIFEST)
     if told.backbone.sha256 != experiment.learner.model.backbone.digest():
@@ -114,7 +117,7 @@ def reopen(
         )
     events = directory.events()
     specs = _requests(directory, events)
-    streams = [scenario_of(s["learn"])[0] for s in specs if "learn" in s]
+    streams = [scenario_of(relocation.rewritten(s["learn"], moves))[0] for s in specs if "learn" in s]
     # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     raw = directory.samples()
@@ -122,7 +125,7 @@ def reopen(
     data = [told.data, *(s["data"] for s in specs if "learn" in s)]
     for scenario, was, source in zip_longest([experiment.scenario, *streams], data, sources):
         if source is not None:
-            scenario.relist(source, key)
+            scenario.relist(relocation.located(source, directory.path, moves), key)
             for line in scenario.renew({e.name for e in events}).lines() if renew else ():
                 CONSOLE.print(printable(line), soft_wrap=True, markup=False, highlight=False)
         elif events and was != scenario.fingerprint():
@@ -149,6 +152,19 @@ def check_finished(directory: Run, timeline: Timeline) -> None:
         raise UserError(f"{directory.path} is not finished; `clf resume {directory.path}` first.")
 
 
+def opened(args: Namespace) -> Run:
+    """Open the run that a command line names, after noting what it says of things that were moved.
+
+    Raises:
+        UserError: If there is none, or what was moved is not there.
+    """
+    directory = Run.open(args.dir)
+    if args.relocate:
+        with directory.lock():
+            relocation.keep(directory.path, args.relocate)
+    return directory
+
+
 def samples_of(directory: Run, timeline: Timeline) -> SampleRecord:
     """Return the run's list of samples; what it does not tell of yet is listed now, and files are read for that."""
     raw = directory.samples()
@@ -160,6 +176,8 @@ def samples_of(directory: Run, timeline: Timeline) -> SampleRecord:
         sources = [s.listing(bar) if told is not None else None for s, told in zip(streams, kept, strict=False)]
         record = SampleRecord([*sources, *(listed(s, bar) for s in streams[len(kept) :])], raw, timeline.key)
     record.place(timeline)
+    for source in filter(None, record.sources):
+        relocation.beside(source, directory.path)
     return record
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from msgspec.structs import replace
 
-from cl_framework import archive, locking, outputs, receipts, sealed, upkeep
+from cl_framework import archive, locking, outputs, receipts, relocation, sealed, upkeep
 from cl_framework import events as journal
 from cl_framework import manifest as origin
 from cl_framework.errors import UserError
@@ -298,7 +298,7 @@ class Run:
     def verify(self) -> list[str]:
         """Return every problem, each naming a file or a receipt's line; nothing when all hashes match."""
         try:
-            _ = self.config
+            _ = self.config, relocation.read(self.path)
         except UserError as error:
             return [str(error)]  # without its origin nothing else can be judged
         found = upkeep.problems(self.path, self.manifest["sha256"])

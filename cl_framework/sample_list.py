@@ -65,6 +65,7 @@ class Source(msgspec.Struct, kw_only=True):
         spec: What opens it, with absolute paths.
         root: The folder that all places lie below; nothing where none is read.
         beside: The same, seen from the run's directory.
+        former: Where that was before it was moved.
         kind: What samples are: ``pictures`` or ``sentences``.
         files: Whether every sample is a file of its own.
         class_names: What each class is called; of forgotten classes a keyed hash.
@@ -87,6 +88,7 @@ class Source(msgspec.Struct, kw_only=True):
     train: Rows
     test: Rows
     beside: str = ""
+    former: list[str] = []
     experiences: list[str] = []
     offset: int = 0
 

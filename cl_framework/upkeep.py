@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from cl_framework import archive, outputs, receipts, sealed
+from cl_framework import archive, outputs, receipts, relocation, sealed
 from cl_framework.errors import UserError
 from cl_framework.events import (
     EVENTS,
@@ -30,7 +30,7 @@ from cl_framework.events import (
 from cl_framework.records import RESTORE
 from cl_framework.sealed import TEMPORARY, find_listed, read_listed, sibling
 
-START = ("manifest.json", "config.yaml", receipts.KEY, ".lock")
+START = ("manifest.json", "config.yaml", receipts.KEY, ".lock", relocation.PLACE)
 """Files of a run in which nothing has happened yet."""
 
 
@@ -70,6 +70,7 @@ def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
 
 
 OWN = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, outputs.INDEX, *outputs.MAY}
+OWN |= {relocation.PLACE}
 """Files that a run writes and replaces beside its events."""
 
 

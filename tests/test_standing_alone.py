@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_framework import sample_list
+from cl_framework import relocation, sample_list
 from cl_framework.cli import main
 from cl_framework.errors import UserError
 from cl_framework.run import Run
 from cl_framework.sealed import file_hash
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.glyphs import load
+from scenarios.data.kept import _Held, _sets, _whose, folder
 
 NAMES = ("ant-unmistakable", "bee-unmistakable", "cow-unmistakable")
 TRAIN, TEST = 4, 2
@@ -256,3 +257,62 @@ def test_retrain_names_what_it_needs_and_is_missing(pets, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("1 2")
     args = ["--classes", NAMES[1], "--samples", str(tmp_path / "ids.txt"), "--without", "forget"]
     assert main(["forget", str(tmp_path / "run"), *args]) == 0
+
+
+def test_a_run_that_moved_together_with_its_data_finds_them(pets, tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    pets.rename(tmp_path / "old" / "pets")
+    assert begun(tmp_path / "old" / "run", f"imagefolder:{tmp_path / 'old' / 'pets'}") == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir("/")
+    assert main(["evaluate", str(tmp_path / "new" / "run")]) == 0
+    assert main(["forget", str(tmp_path / "new" / "run"), "--classes", NAMES[0]]) == 0
+    assert main(["verify", str(tmp_path / "new" / "run")]) == 0
+
+
+def test_relocate_says_where_data_and_weights_are_now_and_is_remembered(run, pets, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    pets.rename(tmp_path / "elsewhere" / "pets")
+    assert "test samples are gone" in _evaluated(run, capsys)
+    move = f"{tmp_path / 'pets'}={tmp_path / 'elsewhere' / 'pets'}"
+    assert main(["evaluate", str(run), "--relocate", move]) == 0
+    assert "agrees" in capsys.readouterr().out
+    assert "agrees" in _evaluated(run, capsys)
+    assert main(["forget", str(run), "--classes", NAMES[0]]) == 0
+    assert main(["verify", str(run)]) == 0
+    raw = (run / "relocated.json").read_bytes()
+    (run / "relocated.json").write_bytes(raw.replace(b"elsewhere", b"somewhere"))
+    assert main(["verify", str(run)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("move", "said"), [("here", "OLD=NEW"), ("/old=", "OLD=NEW"), ("/old=/no/where", "There is no /no/where")]
+)
+def test_a_move_that_makes_no_sense_is_refused(run, move, said, capsys):
+    assert main(["evaluate", str(run), "--relocate", move]) == 2
+    assert said in capsys.readouterr().err
+    assert not (run / "relocated.json").exists()
+
+
+def test_paths_of_a_config_are_rewritten_where_they_begin_alike_and_nowhere_else():
+    told = {
+        "weights": "/old/w.pth",
+        "rest": ["csv:/old/a.csv:exam=/old/b.csv", '{"dataset": "imagefolder:/old"}', "/older"],
+    }
+    now = {"weights": "/n/w.pth", "rest": ["csv:/n/a.csv:exam=/n/b.csv", '{"dataset": "imagefolder:/n"}', "/older"]}
+    assert relocation.rewritten(told, [("/old", "/n")]) == now
+
+
+def test_what_the_cache_kept_under_an_old_path_is_erased_too(run, pets, tmp_path):
+    pets.rename(tmp_path / "moved")
+    assert main(["forget", str(run), "--classes", NAMES[0], "--relocate", f"{pets}={tmp_path / 'moved'}"]) == 0
+    held = {int(w) for each in _sets(folder()) for w in _Held(each).rows["whose"]}
+    kept, gone = (_whose(pets / "train" / name / "unmistakable-0.png") for name in (NAMES[1], NAMES[0]))
+    assert kept in held
+    assert gone not in held
+
+
+def test_no_absolute_path_is_in_a_file_of_features(run, pets):
+    files = [*(run / "features").iterdir()]
+    assert files
+    assert not [f for f in files if str(pets).encode() in f.read_bytes()]

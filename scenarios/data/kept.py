@@ -107,7 +107,10 @@ class Kept(Labelled):
 
     def release(self, rows: Tensor) -> None:
         """Erase what the folder has of these files, whatever it was made for, and write zeros over it."""
-        gone = np.array([_whose(self.files[i]) for i in rows.tolist()], np.uint64)
+        files = [self.files[i] for i in rows.tolist()]
+        for root, before in self._pictures.former:  # what was kept then goes by the path that it had
+            files += [before / f.relative_to(root) for f in files if f.is_relative_to(root)]
+        gone = np.array([_whose(file) for file in files], np.uint64)
         for each in _sets(folder()):
             try:
                 _Held(each).erase(gone)

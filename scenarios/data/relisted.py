@@ -102,6 +102,7 @@ def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Sourc
         paths = [Path(listed.root) / p if p and not p.startswith(KEYED) else NOWHERE for p in rows.places]
         made = Pictures(rows.split, paths, rows.labels, torch.tensor(rows.ids, dtype=torch.int64), rows.digests)
         made.__dict__["content"] = rows.content
+        made.former = tuple((listed.root, before) for before in listed.former)
         return made
 
     return Parts(listed.name, kind, part(found.train), part(found.test), tuple(found.class_names))

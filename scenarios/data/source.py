@@ -94,6 +94,7 @@ class Pictures(Labelled):
         self.images = upright(f"{split} images", images) if held else tuple(images)  # type: ignore[arg-type]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.ids = torch.arange(len(self.labels)) if ids is None else ids
+        self.former: tuple[tuple[str, str], ...] = ()  # folder of the files, and where that was before it was moved
         self._resident: dict[torch.device, Tensor] = {}
         if len(self.images) != len(self.labels):
             raise UserError(f"{len(self.images)} {split} images have {len(self.labels)} labels; give one for each.")
