@@ -105,6 +105,8 @@ class Known:
         if number.isdecimal():
             if int(number) >= LARGEST:
                 raise UserError(f"{word!r} is too large for a sample's id; {self.lists}.")
+            if self._ever and int(number) not in self._ever:
+                raise UserError(f"The run learned from no sample {number}; {self.lists}.")
             return [int(number)]
         for way in (self._placed, self._gone, self._matching, self._named):
             if found := way(word):
@@ -133,6 +135,8 @@ class Known:
                 return self._only(word, found)
             if found := self._folders.get(spelling.rstrip("/")):
                 return [s.id for s in found]
+            if spelling in self._roots:  # a dot is typed too easily
+                raise UserError(f"All data lie below {word!r}; to name every sample write {spelling + '/**'!r}.")
         return []
 
     def _gone(self, word: str) -> list[int]:
@@ -188,16 +192,26 @@ class Known:
 
     @cached_property
     def _folders(self) -> Mapping[str, list[Listed]]:
-        """All folders of places, with and without the root above them, and the roots."""
+        """All folders of places, with and without the root above them."""
         roots = [source.root if source else "" for source in self.sources]
         parents = {s.place.rpartition("/")[0] for s in self.samples} - {""}
         above = {p: [p, *map(str, PurePosixPath(p).parents)][:-1] for p in parents} | {"": []}
 
         def folders(s: Listed) -> list[str]:
             own, root = above[s.place.rpartition("/")[0]], roots[s.source] if s.place else ""
-            return [*own, *([root, *(f"{root}/{folder}" for folder in own)] if root else [])]
+            return [*own, *(f"{root}/{folder}" for folder in own if root)]
 
         return _by(self.samples, folders)
+
+    @cached_property
+    def _roots(self) -> set[str]:
+        return {source.root for source in self.sources if source and source.root and source.train.ids}
+
+    @cached_property
+    def _ever(self) -> set[int]:
+        """All ids that the run ever learned from; none where some stream has no list."""
+        sources = [s for s in self.sources if s is not None]
+        return {i + s.offset for s in sources for i in s.train.ids} if len(sources) == len(self.sources) else set()
 
     @cached_property
     def _forgotten(self) -> list[tuple[Source, dict[str, int]]]:

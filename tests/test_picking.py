@@ -55,7 +55,7 @@ def known(root, tmp_path):
     [
         ("2", [2]),
         ("id:102", [102]),
-        ("7777", [7777]),  # whether it was ever learned is asked of the stream
+        ("7777", [7777]),  # one stream has no list: whether it was ever learned is asked of the stream
         ("train/cat/1.png", [0]),
         ("./train/cat/1.png", [0]),
         ("ROOT/train/dog/1.png", [2]),
@@ -65,7 +65,6 @@ def known(root, tmp_path):
         ("train/dog/[3].png", [3]),  # a place is taken before a pattern
         ("train/dog", [2, 3]),
         ("ROOT/train/cat/", [0, 1]),
-        ("ROOT", [0, 1, 2, 3]),
         ("train/*/1.png", [0, 2]),
         ("train/*.png", None),
         ("**/1.png", [0, 2]),
@@ -106,10 +105,12 @@ def test_a_path_is_taken_as_it_is_seen_from_here(known, root, monkeypatch):
         ("x*.png", "The pattern 'x*.png' fits no sample that is not forgotten; `clf list samples RUN` lists them"),
         ("test/cat/9.png", "The run is examined on 'test/cat/9.png' and learned nothing from it"),
         ("99999999999999999999", "too large for a sample's id"),
+        (".", "All data lie below '.'; to name every sample write 'ROOT/**'"),
     ],
 )
-def test_a_word_that_names_none_or_several_is_refused(word, message, known):
-    with pytest.raises(UserError, match=re.escape(message)):
+def test_a_word_that_names_none_or_several_is_refused(word, message, known, root, monkeypatch):
+    monkeypatch.chdir(root)
+    with pytest.raises(UserError, match=re.escape(message.replace("ROOT", str(root)))):
         pick(known, [word])
 
 
@@ -130,6 +131,9 @@ def test_a_forgotten_file_is_found_by_its_path_as_long_as_the_key_is_there(root)
         assert Known([pictures], KEY).ids(word) == [2]
     with pytest.raises(UserError, match="is no file, id, name"):
         Known([pictures]).ids(PLACES[2])
+    assert Known([pictures], KEY).ids("2") == [2]
+    with pytest.raises(UserError, match=r"The run learned from no sample 4; `clf list samples RUN` lists them"):
+        Known([pictures], KEY).ids("4")
     assert Known([pictures], KEY).ids("train/dog") == [3]
 
 
