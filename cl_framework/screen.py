@@ -93,7 +93,8 @@ def headline(results: Mapping[str, Any]) -> Table:
         grid.add_row("subspace_overlap", f"{read} % of inputs, {written} % of outputs")
     for f in results["forget"][-3:]:
         grid.add_row(printable(f["event"]), _told(f))
-        lost = [f"{what} {round(100 * f[what], 1) + 0.0:+.1f}" for what in ("erosion", "spillover", "relapse") if f[what] is not None]
+        told = {what: f[what] for what in ("erosion", "spillover", "relapse") if f[what] is not None}
+        lost = [f"{what} {round(100 * value, 1) + 0.0:+.1f}" for what, value in told.items()]  # no minus before zero
         if lost:
             grid.add_row("", f"{', '.join(lost)} points")
     cost = results["cost"]
