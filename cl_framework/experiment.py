@@ -53,6 +53,10 @@ CORES = torch.get_num_threads()
 """Threads that torch chooses by itself: one for each core."""
 LOST = "Unable to serialize instance"
 """What stands in a written config for an object that has no text."""
+CHECKPOINTS = (
+    "Lightning's checkpoints would keep what a forget request must remove, and a run stores each event itself; "
+    "set trainer.enable_checkpointing to false and leave out ModelCheckpoint."
+)
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -63,10 +67,7 @@ def _check_trainer(trainer: Trainer) -> None:
     if trainer.num_devices * trainer.num_nodes > 1:
         raise UserError("A run is carried out by one process on one device; set trainer.devices to 1.")
     if trainer.checkpoint_callbacks:
-        raise UserError(
-            "Lightning's checkpoints would keep what a forget request must remove, and a run stores each event itself; "
-            "set trainer.enable_checkpointing to false and leave out ModelCheckpoint."
-        )
+        raise UserError(CHECKPOINTS)
 
 
 def _sections() -> dict[str, list[str]]:
@@ -269,7 +270,7 @@ def _parsed(kind: type[_CLI], args: Sequence[str]) -> _CLI:
         if "Union subtypes" in str(error):
             raise UserError(explain(str(error), _sections())) from error
         if said := faults.mendable(error):
-            raise UserError(said) from error
+            raise UserError(CHECKPOINTS if "ModelCheckpoint" in said else said) from error
         raise
 
 

@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 
+from cl_framework.declared import classes, known_to_timm
 from cl_framework.errors import did_you_mean
 from cl_framework.plugins import KINDS, catalogue
 from cl_framework.spelling import SHORT
@@ -43,7 +44,7 @@ ELSEWHERE = {
 }
 """Settings whose classes come from a library, and the package that has them."""
 NUMBER = re.compile(r"Not of type (?P<type>\w+): (?:invalid value, )?(?:could not [^:]+: )?(?P<found>\S+)")
-NUMBERS = {"PositiveInt": "a whole number of at least 1", "PositiveFloat": "a number above 0"}
+NUMBERS = {"PositiveInt": "a whole number of at least 1", "PositiveFloat": "above 0"}
 ROLES = {**{base.lower(): kind for kind, base in KINDS.items()}, "stream": "scenarios"}
 
 
@@ -78,7 +79,9 @@ def _mistake(message: str, sections: Mapping[str, Sequence[str]]) -> str:
     if m := NO_KEY.search(message):
         return no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)
     if m := MISSING.search(message):
-        return f"{where}: {name} needs {m['found']}; set it."
+        options = " ".join(f"--{where}.{need} ..." for need in m["found"].split(", "))
+        who = where if name == where else f"{where}: {name}"
+        return f"{who} needs {m['found']}; set it, as in {options}"
     return _no_config(message) or _no_value(where, name, message) or " ".join(message.split())
 
 
@@ -154,10 +157,12 @@ def no_class(where: str, found: str) -> str:
         names = [entry.name for entry in catalogue(ROLES[role])]
         if role == "backbone" and ":" in found:
             names = [f"{short}:{found.partition(':')[2]}" for short in SHORT]
+        if role == "backbone" and ":" not in found and found and known_to_timm(found):
+            return f"There is no backbone {found!r}. For a model of timm's, write timm:{found}."
         return f"There is no {role} {found!r}. {did_you_mean(found, names)}"
     if found.lstrip("+-").lower() in {"nan", "inf", "infinity"}:
         return f"{where} must be a finite number; found {found}."
-    names = [n for n, v in _members(ELSEWHERE.get(role.partition("[")[0])).items() if inspect.isclass(v)]
+    names = list(classes(ELSEWHERE.get(role.partition("[")[0], "")))
     hint = did_you_mean(found, names) if names else ""
     close = hint if hint.startswith("Did") else "Give its import path, such as torch.optim.SGD."
     return f"{where}: there is no class {found!r}. {close}"
@@ -169,10 +174,6 @@ def no_key(key: str, sections: Mapping[str, Sequence[str]]) -> str:
     known += [*sections, "run_dir", "threads", "config", "seed_everything", "print_config"]
     hint = did_you_mean(key, known)
     return f"There is no setting {key!r}. " + (hint if hint.startswith("Did") else "`clf run --help` lists them.")
-
-
-def _members(module: str | None) -> Mapping[str, object]:
-    return vars(importlib.import_module(module)) if module else {}
 
 
 def _settings(path: str) -> list[str]:

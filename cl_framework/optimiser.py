@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-from cl_framework import precheck, shipped, spelling
+from cl_framework import flags, precheck, shipped, spelling
 from cl_framework.arguments import OPTIMISER
 from cl_framework.errors import UserError
 from cl_framework.events import Event
@@ -77,7 +77,7 @@ def kept(argv: Sequence[str], config: str) -> str | None:
 def _given(argv: Sequence[str]) -> list[tuple[str, Any]]:
     """Return settings of the optimiser in the order they are given, each class before its settings."""
     found: list[tuple[str, Any]] = []
-    for name, text in precheck.options(shipped.with_paths(argv)):
+    for name, text in flags.options(shipped.with_paths(argv)):
         if name == "config" and text and Path(text).expanduser().is_file():
             section = precheck.yaml_of(text)
             section = section.get("model") if isinstance(section, Mapping) else None

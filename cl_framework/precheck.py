@@ -7,7 +7,7 @@ cannot be told from source files is left to the full parser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,8 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework import arguments, explain, plugins, shipped, signatures, spelling
 from cl_framework.errors import UserError
+from cl_framework.flags import left_over, options
+from cl_framework.given import Given, check_type
 from cl_framework.picking import Known, pick
 from cl_framework.run import Run
 
@@ -39,6 +41,8 @@ OPTIONS = (
     "print_config",
 )  # fmt: skip
 """Settings outside the sections, as `experiment` adds them and Lightning does."""
+ALONE = ("print_config", "skip_unreadable")
+"""Settings that may stand without a value."""
 
 
 def of_config(argv: Sequence[str], data: bool = True) -> list[str]:
@@ -52,9 +56,12 @@ def of_config(argv: Sequence[str], data: bool = True) -> list[str]:
         UserError: If something in them is certainly wrong.
     """
     words = shipped.with_paths(argv)
+    if stray := left_over(words):
+        raise UserError(f"There is {stray!r} too much; a value follows the name of its setting, as in --threads 2.")
     checked = _Config()
     for name, value in options(words):
         checked.take(name, value)
+    checked.given.check()
     if checked.run_dir is not None:
         Run.check_free(checked.run_dir)
     if checked.dataset is not None and data:
@@ -76,22 +83,10 @@ def of_run(verb: str, argv: Sequence[str]) -> list[str]:
     checked = _Config(classes={})
     for name, value in [*named, *options(args.rest)]:
         checked.take(name, value)
+    checked.given.check()
     if checked.dataset is not None:
         plugins.data_sources().asked(checked.dataset)
     return list(argv)
-
-
-def options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield dotted names and texts of options.
-
-    >>> list(options(["--config", "a.yaml", "--model.strategy=EASE", "--print_config"]))
-    [('config', 'a.yaml'), ('model.strategy', 'EASE'), ('print_config', None)]
-    """
-    for i, word in enumerate(words):
-        if word in shipped.FLAGS or word.startswith("--"):
-            flag, equals, value = word.partition("=")
-            after = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else None
-            yield ("config" if flag == "-c" else flag[2:].rstrip("+")), value if equals else after
 
 
 @dataclass(slots=True)
@@ -101,12 +96,15 @@ class _Config:
     classes: dict[str, str] = field(default_factory=lambda: dict(DEFAULTS))
     run_dir: str | None = None
     dataset: str | None = None
+    given: Given = field(default_factory=Given)
     listed: dict[str, dict[str, plugins.Entry]] = field(default_factory=dict)
 
     def take(self, name: str, text: str | None) -> None:
         """Take up an option of the command line."""
         if name.endswith(".help") or name in ("help", "help-all"):
             return
+        if text is None and name not in ALONE:
+            raise UserError(f"--{name} needs a value.")
         if name == "config":
             self._file(text or "")
             return
@@ -129,6 +127,9 @@ class _Config:
         section, _, rest = name.partition(".")
         key, _, deeper = rest.partition(".")
         _check_key(section, key)
+        self.given.take(name, spelling.spelled_out(value) if name == "model.backbone" else value)
+        if section in MADE_OF and not deeper:
+            check_type(name, value, _annotated(section).get(key))
         if section == "run_dir" and isinstance(value, str):
             self.run_dir = value
         role = f"{section}.{key}"
@@ -203,6 +204,13 @@ def _sections() -> dict[str, list[str]]:
         file = signatures.source(module)
         found[section] = list((file and signatures.parameters(file, name)) or {})
     return found
+
+
+@cache
+def _annotated(section: str) -> dict[str, str]:
+    module, name = MADE_OF[section]
+    file = signatures.source(module)
+    return signatures.annotated(file, name) if file else {}
 
 
 def _check_key(section: str, key: str) -> None:

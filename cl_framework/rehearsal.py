@@ -58,6 +58,7 @@ def rehearse(make_trainer: MakeTrainer, configure: Callable[[Any, int], Any], va
 
 def _hinted(said: str) -> str:
     """Add what to do where the message of a library does not know it."""
+    said = said if said.endswith((".", "!", "?")) else f"{said}."
     if "val_loss" in said:
         return f"{said} A plan has a validation loss where data.validation is above 0, such as 0.1."
     if "logger" in said.lower():

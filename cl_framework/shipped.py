@@ -27,6 +27,11 @@ def located(given: str) -> str:
     """
     if _is_text(given) or Path(given).expanduser().is_file():
         return given
+    if Path(given).expanduser().is_dir():
+        raise UserError(
+            f"{given} is a folder; give a config, such as quickstart, and a folder of pictures with "
+            f"`--data.scenario ClassIncremental --data.scenario.dataset imagefolder:{given}`."
+        )
     name = given.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     found = [p for p in _shipped() if name in (p.stem, str(p.relative_to(folder()).with_suffix("")))]
     exact = [p for p in found if p == folder() / f"{name}.yaml"]

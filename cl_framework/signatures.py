@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -26,6 +27,29 @@ def parameters(file: Path, name: str) -> Parameters | None:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return _of_class(node)
     return None
+
+
+def annotated(file: Path, name: str) -> dict[str, str]:
+    """Return how the parameters of a class's ``__init__`` are annotated, as written; none if it has none of its own."""
+    for node in tree(file).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            made = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
+            every = [*made.args.args, *made.args.kwonlyargs] if made else []
+            return {a.arg: ast.unparse(a.annotation) for a in every if a.annotation}
+    return {}
+
+
+def alternatives(annotation: str) -> dict[str, None]:
+    """Return the types that an annotation names, in order.
+
+    >>> [list(alternatives(a)) for a in ("Optional[Union[int, float]]", "int | None", "list[int]")]
+    [['int', 'float', 'None'], ['int', 'None'], ['list[int]']]
+    """
+    if inside := re.fullmatch(r"(?:typing\.)?Optional\[(.*)\]", annotation):
+        return {**alternatives(inside[1]), "None": None}
+    if inside := re.fullmatch(r"(?:typing\.)?Union\[([^\[\]]*)\]", annotation):
+        return dict.fromkeys(part.strip() for part in inside[1].split(","))
+    return dict.fromkeys(part.strip() for part in annotation.split("|") if part.strip())
 
 
 def source(module: str) -> Path | None:

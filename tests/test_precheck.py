@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cl_framework import arguments, cli, precheck, shipped, signatures
+from cl_framework import arguments, cli, declared, precheck, shipped, signatures, trust
 from cl_framework.errors import UserError
 from cl_framework.experiment import build
 from cl_framework.run import Run
@@ -35,6 +35,21 @@ MISTAKES = {
     "quickstart --data.scenario.stream.dataset digitz": "There is no data source 'digitz'. Did you mean 'digits'?",
     "quickstart --data.scenario.stream.dataset glyphs:clases=3": "Did you mean 'classes'?",
     "quickstart --data.scenario.stream.dataset imagefolder:/nope": "There is no folder /nope; give the one that holds",
+    "quickstart --trainer.max_epochs three": "trainer.max_epochs must be int or nothing; found 'three'.",
+    "quickstart --trainer.logger CSVLoger": "trainer.logger: there is no class 'CSVLoger'. Did you mean 'CSVLogger'?",
+    "quickstart --trainer.callbacks EarlyStoping": "Did you mean 'EarlyStopping'?",
+    "quickstart --model.optimizer Sgd": "model.optimizer: there is no class 'Sgd'. Did you mean 'SGD'?",
+    "quickstart --model.schedule StepLr": "model.schedule: there is no class 'StepLr'. Did you mean 'StepLR'?",
+    "quickstart --model.backbone timm:resnet1": "timm has no model 'resnet1'. Did you mean 'resnet18'?",
+    "quickstart --model.backbone resnet18": "no backbone 'resnet18'. For a model of timm's, write timm:resnet18.",
+    "quickstart --model.backbone timm:resnet18 --model.backbone.weights no.pth": "There is no weight file no.pth; give",
+    "quickstart --model.backbone huggingface:./no": "There is no folder ./no; give the one that `save",
+    "quickstart --model.adapter.width=0": "model.adapter.width must be at least 1; found 0.",
+    "quickstart --data.batch_size 0 --trainer.max_epochs 0": "2 settings cannot be: ",
+    "quickstart --model.optimizer.lr": "--model.optimizer.lr needs a value.",
+    "quickstart --threads --seed_everything 1": "--threads needs a value.",
+    "quickstart --model.strategy EASE Joint": "There is 'Joint' too much; a value follows the name of its setting",
+    "PARENT": "is a folder; give a config, such as quickstart, and a folder of pictures with",
     "quickstart --run_dir TAKEN": "already holds a run; `clf resume",
 }  # fmt: skip
 
@@ -56,7 +71,8 @@ def typed(tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     Run.create(tmp_path / "taken", "seed: 0\n", {}).commit("task-0", "learn", {}, {}, {})  # it cannot begin anew
-    places = {name: str(tmp_path / f"{name}.yaml") for name in files} | {"TAKEN": str(tmp_path / "taken")}
+    places = {name: str(tmp_path / f"{name}.yaml") for name in files}
+    places |= {"TAKEN": str(tmp_path / "taken"), "PARENT": str(tmp_path)}
     return lambda line: [places.get(word, word) for word in line.split()]
 
 
@@ -67,7 +83,19 @@ def test_a_mistake_is_named_by_the_precheck(line, typed):
     assert MISTAKES[line] in str(caught.value)
 
 
-@pytest.mark.parametrize("line", [x for x in MISTAKES if x.startswith("quickstart --model")])
+ALIKE = (
+    "quickstart --model",
+    "quickstart --trainer.max_epochs",
+    "quickstart --trainer.l",
+    "quickstart --data.batch_size",
+)
+EARLY = ("needs a value", "too much")
+"""What the full parser says less clearly."""
+
+
+@pytest.mark.parametrize(
+    "line", [x for x in MISTAKES if x.startswith(ALIKE) and not any(word in MISTAKES[x] for word in EARLY)]
+)
 def test_the_full_parser_says_the_same(line, typed):
     said = []
     for check in (precheck.of_config, built):
@@ -106,6 +134,36 @@ def test_what_is_right_passes():
     words = precheck.of_config(["quickstart", "--model.adapter", "peft.HRAConfig", "--model.adapter.r", "8"])
     assert words[:2] == ["--config", QUICK]
     assert "HRAConfig" in built(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.optimizer.lr", "-1", "--model.optimizer.lr", "0.1"],
+        ["--model.optimizer.momentum", "7", "--model.optimizer", "torch.optim.Adam"],
+        ["--model.backbone", "timm:vit_base_patch16_224_in21k"],
+        ["--model.backbone", "timm:vit_base_patch16_224.augreg_in21k", "--trainer.max_epochs", "1_0"],
+        ["--model.optimizer", "NAdamW", "--trust", "timm"],
+        ["--trainer.callbacks", "null", "--trainer.logger", "false", "--trainer.devices", "auto", "--print_config"],
+        ["--trainer.limit_train_batches", "0.5", "--trainer.accelerator", "cpu", "--model.optimizer.lr", "1e-3"],
+    ],
+)
+def test_what_may_be_right_is_left_to_the_full_parser(words):
+    with trust.given(words) as rest:
+        assert precheck.of_config(["quickstart", *rest]) is not None
+
+
+def test_library_names_are_read_from_sources_as_importing_gives_them():
+    import timm
+    from timm.models import get_deprecated_models
+    from torch import optim
+
+    models, former = declared.timm_models()
+    assert models == set(timm.list_models())
+    assert former >= {n for n in get_deprecated_models() if not n.startswith("tv_")}
+    assert set(declared.classes("torch.optim")) == {n for n in optim.__all__ if n[0].isupper()}
+    assert {"EarlyStopping", "ModelCheckpoint"} < set(declared.classes("pytorch_lightning.callbacks"))
+    assert {"CSVLogger", "WandbLogger"} < set(declared.classes("pytorch_lightning.loggers"))
 
 
 def test_every_shipped_config_passes():

@@ -160,8 +160,11 @@ def test_early_stopping_ends_a_plan_on_its_validation_loss(tmp_path):
 CANNOT = {
     "EarlyStopping": (
         ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val_loss"],
-        "data.validation is above 0",
+        "`loss`. A plan has a validation loss where data.validation is above 0",
     ),
+    "ModelCheckpoint": (["--trainer.callbacks", "ModelCheckpoint"], "would keep what a forget request must remove"),
+    "CSVLogger": (["--trainer.logger", "CSVLogger"], "needs save_dir; set it, as in --trainer.logger.save_dir ..."),
+    "T_max": (["--model.schedule", "CosineAnnealingLR"], "clf: model.schedule needs T_max; set it, as in --model.sch"),
     "LearningRateMonitor": (["--trainer.callbacks", "LearningRateMonitor"], "Set trainer.logger to one"),
     "DeviceStatsMonitor": (["--trainer.callbacks", "DeviceStatsMonitor"], "Set trainer.logger to one"),
     "BatchSizeFinder": (["--trainer.callbacks", "BatchSizeFinder"], "cannot be used with dataloaders"),
@@ -180,7 +183,7 @@ CANNOT = {
     "EarlyStoping": (["--trainer.callbacks", "EarlyStoping"], "Did you mean 'EarlyStopping'?"),
     "ReduceLROnPlateau": (["--model.schedule", "ReduceLROnPlateau"], "give the full path"),
     "17": (["--trainer.precision", "17"], "trainer.precision cannot be '17'"),
-    "features_limit": (["--features_limit", "-1"], "features_limit must be a number above 0; found -1"),
+    "features_limit": (["--features_limit", "-1"], "features_limit must be above 0; found -1"),
     "threads": (["--threads", "0"], "threads must be a whole number of at least 1; found 0"),
     "alpha": (["--model.strategy.alpha", "x"], "alpha must be float; found"),
 }  # fmt: skip

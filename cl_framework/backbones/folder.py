@@ -16,6 +16,7 @@ from cl_framework.backbones.hub import network
 from cl_framework.backbones.modules import encoder_folder, read_json
 from cl_framework.backbones.towers import Reads, Tower, parts, tower
 from cl_framework.backbones.weight_file import listed, refuse_unusable, refuse_whole, tensors_in
+from cl_framework.declared import check_folder
 from cl_framework.errors import UserError
 from cl_framework.pointers import unfetched
 
@@ -34,6 +35,7 @@ def located(name: str, download: bool = False) -> Path:
     """
     if (folder := Path(name).expanduser()).is_dir():
         return _checked(folder)
+    check_folder(name)
     package = name.replace("-", "_")
     if package.isidentifier() and (spec := find_spec(package)) is not None:
         places = [Path(p) for p in spec.submodule_search_locations or ()]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import timm
 from timm.models import get_deprecated_models
 
-from cl_framework.errors import UserError, did_you_mean
+from cl_framework.declared import no_model
+from cl_framework.errors import UserError
 
 
 def current(name: str) -> str:
@@ -37,9 +38,7 @@ def check(name: str, needs_tag: bool) -> None:
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise UserError(
-            f"timm has no model {architecture!r}. {did_you_mean(architecture, timm.list_models('*vit*'))[:200]}"
-        )
+        raise no_model(architecture)
     tags = timm.list_pretrained(f"{architecture}.*")
     if needs_tag and name not in tags:
         what = (

@@ -16,12 +16,11 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from cl_framework.declared import KINDS, PICKLED, check_weights
 from cl_framework.errors import UserError
 from cl_framework.pointers import unfetched
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, SafetensorError)
-KINDS = f".safetensors, {', '.join(PICKLED)}, or .npz"
 
 
 def tensors_in(path: Path) -> dict[str, Tensor]:
@@ -37,8 +36,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         held = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in (*PICKLED, ".safetensors", ".npz"))
         inside = f"the file in it: {listed(held)}" if held else f"a file ({KINDS})"
         raise UserError(f"{path} is a folder; give {inside}.")
-    if not path.is_file():
-        raise UserError(f"There is no weight file {path}; give the path of a checkpoint ({KINDS}).")
+    check_weights(path)
     if not path.stat().st_size:
         raise UserError(f"{path} is empty; copy it again.")
     if said := unfetched(path):
