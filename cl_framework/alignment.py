@@ -19,12 +19,14 @@ from cl_framework.statistics import class_moments
 from cl_framework.strategy import Params, Plan
 from cl_framework.stream import Batch, Samples
 
-MEAN, COVARIANCE = "mean", "covariance"
+MEAN, COVARIANCE, COUNT = "mean", "covariance", "count"
 
 
 @final
 class Gaussians(nn.Module):
     """Mean and covariance of the features of each class, filed by class and by the adapter they were measured with.
+
+    Or by the experience that brought them, where a class may come again: it has then those of all its samples.
 
     >>> found, z = Gaussians(), torch.tensor([[0.0, 0.0], [2.0, 4.0]])
     >>> found.measure(z, torch.tensor([7, 7]), [7], "shared")
@@ -40,46 +42,77 @@ class Gaussians(nn.Module):
         """Start with no class."""
         super().__init__()
         self.diagonal, self.filed = diagonal, Ledger()
+        self._version = -1
+        self._found: dict[int | None, list[Entry]] = {}
+        self._pooled: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __contains__(self, cls: object) -> bool:
         """Tell whether a class was measured."""
         return any(e.cls == cls for e in self.filed)
 
-    def measure(self, z: Tensor, y: Tensor, classes: Iterable[int], space: str) -> None:
+    def missing(self, classes: Iterable[int], experience: str) -> list[int]:
+        """Return the classes of which nothing is filed under an experience."""
+        return [c for c in classes if Entry(c, experience, MEAN) not in self.filed]
+
+    def measure(self, z: Tensor, y: Tensor, classes: Iterable[int], space: str, more: bool = False) -> None:
         """File classes anew.
 
         Args:
             z: ``(n, width)`` features.
             y: ``(n,)`` class ids.
             classes: Which to measure; each must occur in ``y``.
-            space: The adapter that the features passed through.
+            space: The adapter that the features passed through; or the experience that brought them.
+            more: Whether other experiences may bring other features of a class: `of` then pools what is filed of it.
         """
         for c, moments in class_moments(z, y, classes).items():
-            for entry in [e for e in self.filed if e.cls == c]:
+            for entry in [e for e in self.filed if e.cls == c and not more]:
                 del self.filed[entry]
+            if more:
+                self.filed[Entry(c, space, COUNT)] = torch.tensor(moments.count)
             spread = moments.covariance()
             self.filed[Entry(c, space, MEAN)] = moments.mean().to(z.dtype)
             self.filed[Entry(c, space, COVARIANCE)] = (spread.diagonal() if self.diagonal else spread).to(z.dtype)
 
     def of(self, cls: int) -> tuple[Tensor, Tensor]:
         """Return mean ``(width,)`` and covariance ``(width, width)``, or variances ``(width,)``, of a class."""
-        return self.filed[self._entry(cls, MEAN)], self.filed[self._entry(cls, COVARIANCE)]
+        parts = self._parts(cls)
+        if len(parts) > 1:
+            if cls not in self._pooled:
+                self._pooled[cls] = self._pool(parts)
+            return self._pooled[cls]
+        return self.filed[parts[0]], self.filed[parts[0]._replace(name=COVARIANCE)]
 
     def means(self, classes: Sequence[int]) -> Tensor:
         """Return the means ``(classes, width)``."""
-        return torch.stack([self.filed[self._entry(c, MEAN)] for c in classes])
+        return torch.stack([self.of(c)[0] for c in classes])
 
     def move(self, classes: Sequence[int], by: Tensor) -> None:
         """Add ``by`` ``(classes, width)`` to the means; covariances stay."""
         for c, step in zip(classes, by, strict=True):
-            entry = self._entry(c, MEAN)
+            (entry,) = self._parts(c)
             self.filed[entry] = self.filed[entry] + step.to(self.filed[entry])
 
-    def _entry(self, cls: int, name: str) -> Entry:
-        for entry in self.filed:
-            if entry.cls == cls and entry.name == name:
-                return entry
-        raise KeyError(f"Class {cls} has not been measured.")
+    def _parts(self, cls: int) -> list[Entry]:
+        """Return where means of a class are filed, in an order that no history changes."""
+        if self._version != self.filed.version:
+            self._version, self._found, self._pooled = self.filed.version, {}, {}
+            for entry in sorted((e for e in self.filed if e.name == MEAN), key=lambda e: e.experience or ""):
+                self._found.setdefault(entry.cls, []).append(entry)
+        if cls not in self._found:
+            raise KeyError(f"Class {cls} has not been measured.")
+        return self._found[cls]
+
+    def _pool(self, parts: Sequence[Entry]) -> tuple[Tensor, Tensor]:
+        """Return mean and covariance of all samples: ``C = (sum (n-1) C_e + sum n (m_e-m)(m_e-m)^T) / (N-1)``."""
+        n = torch.stack([self.filed[e._replace(name=COUNT)] for e in parts]).double()
+        means = torch.stack([self.filed[e] for e in parts]).double()
+        spread = torch.stack([self.filed[e._replace(name=COVARIANCE)] for e in parts]).double()
+        mean = (n[:, None] * means).sum(0) / n.sum()
+        off = means - mean
+        between = (n[:, None] * off.square()).sum(0) if self.diagonal else (n * off.T) @ off
+        within = ((n - 1).view(-1, *[1] * (spread.ndim - 1)) * spread).sum(0)
+        like = self.filed[parts[0]]
+        return mean.to(like), ((within + between) / (n.sum() - 1)).to(like)
 
 
 @final

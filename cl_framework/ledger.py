@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from cl_framework.erasure import Erasure
 
+PRISTINE = "pristine"
+"""Name of an entry that was measured on the backbone without adapters."""
+
 
 class Entry(NamedTuple):
     """Where a tensor is filed: the class and the experience it came from, and a name among its like."""

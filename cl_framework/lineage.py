@@ -17,7 +17,7 @@ from cl_framework import origin, state
 from cl_framework.answers import Answers
 from cl_framework.census import Cell, Census, Contents, census, ids_of
 from cl_framework.learner import Learner
-from cl_framework.ledger import Entry, Ledger, entry_of
+from cl_framework.ledger import PRISTINE, Entry, Ledger, entry_of
 from cl_framework.memory import Memory
 from cl_framework.model import ADAPTERS
 from cl_framework.origin import Ingredient, Origin
@@ -127,7 +127,7 @@ class Told:
             return (self._ingredient(origin.of(self.brought), tensor),)
         entry = entry_of(tensor)
         own = self._ingredient(origin.of(self._filed(entry)), tensor)
-        if entry.experience is None:
+        if entry.experience is None or entry.name == PRISTINE:
             return (own,)
         return (own, self._adapter(entry.experience)) if entry.experience in self.origins else (own, *self.trained())
 
@@ -220,8 +220,11 @@ def _holds(a: Artifact, taken: Contents) -> bool:
 def _treated(
     a: Artifact, event: ForgetRequest, unlearner: Unlearner, touched: Origin, ids: frozenset[int], left: set[str]
 ) -> tuple[Action, str]:
-    if a.cls in event.classes and not (a.kind in ("head row", "lineage") and getattr(unlearner, "keep_rows", False)):
+    kept_rows = getattr(unlearner, "keep_rows", False)
+    if a.cls in event.classes and not (a.kind in ("head row", "lineage") and kept_rows):
         return "delete", "belongs to a class that goes"
+    if a.cls is not None and a.made and event.cells.issuperset(origin.cells(a.made[0].origin)) and not kept_rows:
+        return "delete", "holds nothing but what an experience brought that goes"
     if unlearner.acts == "retrain" and a.kind == "edit":
         return "delete", "what it edited is learned again without it"
     if unlearner.acts == "retrain":
@@ -234,7 +237,7 @@ def _treated(
     if not any(a.origin.get(e, frozenset()) & classes for e, classes in touched.items()):
         together = unlearner.acts == "edit" and a.kind == "adapter"
         return ("edit", TOGETHER) if together else ("keep", NEVER)
-    if unlearner.acts in ("drop", "subtract") and a.space is not None:
+    if unlearner.acts in ("drop", "subtract") and a.space is not None and a.kind != "sums":
         whole = a.space not in left
         return ("delete", "belongs to an experience that goes as a whole") if whole else ("retrain", WHY["drop"])
     if unlearner.acts == "edit" and a.kind != "adapter":

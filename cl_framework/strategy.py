@@ -119,8 +119,13 @@ class Strategy(nn.Module, ABC):
             return bool(event.thinned)
         return self.isolates == "experience" and not {e.name for e in event.remaining}.isdisjoint(event.experiences)
 
-    def subtract(self, model: Model, gone: Samples) -> None:
+    def subtract(self, model: Model, gone: Samples, experience: str) -> None:
         """Take samples out of sums they were added to; only strategies whose whole state is such sums can.
+
+        Args:
+            model: What the sums were made with.
+            gone: The samples, with the test transform.
+            experience: What brought them.
 
         Raises:
             NotImplementedError: If this strategy is not one of them; `subtracts` tells beforehand.

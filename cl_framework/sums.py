@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -28,7 +28,7 @@ class Sums(nn.Module):
     tensor([[0.0000, 0.5000]], dtype=torch.float64)
 
     Attributes:
-        filed: ``q_c`` ``(width,)`` and ``n_c``, filed by class.
+        filed: ``q_c`` ``(width,)`` and ``n_c``, filed by class and by the experience that brought the samples.
     """
 
     def __init__(self) -> None:
@@ -38,40 +38,49 @@ class Sums(nn.Module):
         self.filed = Ledger()
         self.register_load_state_dict_pre_hook(self._resize)  # type: ignore[no-untyped-call]
 
-    def __contains__(self, cls: object) -> bool:
-        """Tell whether samples of a class were added."""
-        return isinstance(cls, int) and Entry(cls) in self.filed
+    def missing(self, classes: Iterable[int], experience: str | None = None) -> list[int]:
+        """Return the classes of an experience of which no sample was added."""
+        return [c for c in classes if self._place(c, experience) not in self.filed]
 
     @property
     def version(self) -> int:
         """Rises with every change."""
         return self.filed.version
 
-    def add(self, h: Tensor, y: Tensor) -> None:
-        """Add samples ``(n, width)`` of classes ``(n,)``."""
-        self._move(h.double(), y, 1)
+    def add(self, h: Tensor, y: Tensor, experience: str | None = None) -> None:
+        """Add samples ``(n, width)`` of classes ``(n,)`` that an experience brought."""
+        self._move(h.double(), y, experience, 1)
 
-    def subtract(self, h: Tensor, y: Tensor) -> None:
+    def subtract(self, h: Tensor, y: Tensor, experience: str | None = None) -> None:
         """Take samples out again; they must have been added."""
-        self._move(h.double(), y, -1)
+        self._move(h.double(), y, experience, -1)
 
     def of(self, classes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``G`` ``(width, width)``, and of each class ``q`` ``(width, classes)`` and ``n`` ``(classes,)``."""
-        q = torch.stack([self.filed[Entry(c)] for c in classes], 1)
-        return self.get_buffer("gram"), q, torch.stack([self.filed[Entry(c, name=COUNT)] for c in classes])
+        found: dict[tuple[int | None, str], Tensor] = {}
+        for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # an order that no history changes
+            key = entry.cls, entry.name
+            found[key] = found[key] + self.filed[entry] if key in found else self.filed[entry]
+        q, n = ([found[c, name] for c in classes] for name in ("", COUNT))
+        return self.get_buffer("gram"), torch.stack(q, 1), torch.stack(n)
 
     def erase(self, what: Erasure) -> None:
         """Return to the first state if no class is left; samples of a class are taken out with `subtract` before."""
         if all(what.hits(e.cls, e.experience) for e in self.filed):
             self.register_buffer("gram", self.get_buffer("gram").new_empty(0, 0))
 
-    def _move(self, h: Tensor, y: Tensor, sign: int) -> None:
+    def _place(self, cls: int, experience: str | None) -> Entry:
+        old = Entry(cls)  # older runs filed by class alone
+        return old if old in self.filed else Entry(cls, experience)
+
+    def _move(self, h: Tensor, y: Tensor, experience: str | None, sign: int) -> None:
         outer = sign * h.T @ h
         self.register_buffer("gram", self.get_buffer("gram") + outer if len(self.filed) else outer)
         for c in sorted(set(y.tolist())):
-            new = c not in self
-            for entry, value in ((Entry(c), h[y == c].sum(0)), (Entry(c, name=COUNT), (y == c).sum().to(h))):
-                self.filed[entry] = sign * value + (0 if new else self.filed[entry])
+            place = self._place(c, experience)
+            for entry, value in ((place, h[y == c].sum(0)), (place._replace(name=COUNT), (y == c).sum().to(h))):
+                before = self.filed[entry] if entry in self.filed else 0  # noqa: SIM401  # a ledger has no get
+                self.filed[entry] = sign * value + before
 
     def _resize(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
         """Before sums arrive, be as wide as they are."""

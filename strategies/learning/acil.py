@@ -34,7 +34,7 @@ class ACIL(Strategy):
         seed: Of the random projection, which belongs to the method and is never stored.
     """
 
-    competes = None
+    competes, repeats = None, True
     derived = ("weights of the ridge regression",)
 
     def __init__(self, expansion: int = 1024, ridge: float = 1.0, seed: int = 0) -> None:
@@ -45,13 +45,13 @@ class ACIL(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Add the classes that are not summed up yet."""
-        if missing := [c for c in event.classes if c not in self.sums]:
-            self.sums.add(*self._expanded(model, event.reference.of(missing)))
+        if missing := self.sums.missing(event.classes, event.name):
+            self.sums.add(*self._expanded(model, event.reference.of(missing)), event.name)
         return ()
 
-    def subtract(self, model: Model, gone: Samples) -> None:
+    def subtract(self, model: Model, gone: Samples, experience: str) -> None:
         """Take samples out of the sums."""
-        self.sums.subtract(*self._expanded(model, gone))
+        self.sums.subtract(*self._expanded(model, gone), experience)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the regression that the sums stand for."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.model import Model
+from cl_framework.erasure import Erasure, erase
+from cl_framework.means import Means
+from cl_framework.model import Model, Using
 from cl_framework.proxy import tune, tuned
-from cl_framework.statistics import class_means
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 
@@ -35,26 +35,27 @@ class APER(Strategy):
     adapted means of all classes, anew.
     """
 
-    isolates, founded, competes = "class", True, "new"
+    isolates, founded, competes, repeats = "class", True, "new", True
 
     def __init__(self) -> None:
         """Start with no prototypes."""
         super().__init__()
-        self.prototypes = Ledger()
+        self.prototypes, self.adapted = Means(pristine=True), Means()
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Tune if nothing is tuned yet, then write down the means that are missing."""
         if tuned(model) is None:
+            erase(Erasure(everything=True), self.adapted)  # measured with an adapter that had to go
             yield tune(model, event)
-        for space in (None, tuned(model)):
-            if missing := [c for c in event.classes if Entry(c, space) not in self.prototypes]:
-                z, y = model.embed(event.reference.of(missing), using=space or ())
-                for c, mean in class_means(z, y, missing).items():
-                    self.prototypes[Entry(c, space)] = mean
+        for means, using in self._spaces(model):
+            if missing := means.missing(event.name, event.classes):
+                means.measure(event.name, *model.embed(event.reference.of(missing), using), missing)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Return the cosine of both features together to the means of both."""
-        spaces = (None, tuned(model))
-        means = [self.prototypes.stacked(model.classes, space) for space in spaces]
-        z = [model.features(x, using=space or ()) for space in spaces]
+        spaces = self._spaces(model)
+        means, z = ([m.of(model.classes) for m, _ in spaces], [model.features(x, using) for _, using in spaces])
         return normalize(torch.cat(z, 1), dim=-1) @ normalize(torch.cat(means, 1), dim=-1).T
+
+    def _spaces(self, model: Model) -> list[tuple[Means, Using]]:
+        return [(self.prototypes, ()), (self.adapted, tuned(model) or ())]

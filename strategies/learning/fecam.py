@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cl_framework.alignment import Gaussians
-from cl_framework.erasure import Erasure
+from cl_framework.erasure import Erasure, erase
 from cl_framework.model import Model
 from cl_framework.proxy import tune, tuned
 from cl_framework.statistics import mahalanobis
@@ -34,8 +34,8 @@ class FeCAM(Strategy):
     identity, hence this a nearest class mean. (It then takes correlations of that matrix's rows, which are not
     reproduced here.)
 
-    A class forgets exactly by its mean and covariance alone. A request that touches the first experience, where it was
-    tuned on, makes the adapter and all of them anew.
+    A class that comes again has the mean and covariance of all its samples, and forgets exactly by them alone. A
+    request that touches the first experience, where it was tuned on, makes the adapter and all of them anew.
 
     Args:
         tune: Train an adapter on the first experience, as PILOT does; without, the backbone stays pristine.
@@ -45,7 +45,7 @@ class FeCAM(Strategy):
         tukey: Power that features are raised to, keeping their sign; 1 leaves them as they are.
     """
 
-    isolates = "class"
+    isolates, repeats = "class", True
     derived = ("inverse of each class's correlations",)
 
     def __init__(
@@ -61,11 +61,11 @@ class FeCAM(Strategy):
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Tune if that is still to be done, then measure the classes that are not measured yet."""
         if self.founded and tuned(model) is None:
+            erase(Erasure(everything=True), self.gaussians)  # measured with an adapter that had to go
             yield tune(model, event)
-        if missing := [c for c in event.classes if c not in self.gaussians]:
-            space = self._space(model)
-            z, y = model.embed(event.reference.of(missing), space or ())
-            self.gaussians.measure(self._powered(z), y, missing, space)
+        if missing := self.gaussians.missing(event.classes, event.name):
+            z, y = model.embed(event.reference.of(missing), self._space(model) or ())
+            self.gaussians.measure(self._powered(z), y, missing, event.name, more=True)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Return the negative squared distance to every mean."""
@@ -75,7 +75,8 @@ class FeCAM(Strategy):
 
     def erase(self, what: Erasure) -> None:
         """Let go of inverses too: one tells of its class, and nobody asks for that of a class that is gone."""
-        self._inverses = {c: pair for c, pair in self._inverses.items() if not what.hits(c)}
+        changed = {c for _, c in what.cells}
+        self._inverses = {c: p for c, p in self._inverses.items() if not (what.hits(c) or c in changed)}
 
     def _inverse(self, cls: int) -> Tensor:
         """Return the inverse of a class's correlations, worked out once for as long as it stays the same class."""

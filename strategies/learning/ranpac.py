@@ -48,6 +48,7 @@ class RanPAC(Strategy):
         seed: Of the random projection, which belongs to the method and is never stored.
     """
 
+    repeats = True
     derived = ("weights of the ridge regression",)
 
     def __init__(
@@ -70,8 +71,8 @@ class RanPAC(Strategy):
         """Tune if that is still to be done, add the classes that are not summed up yet, choose the penalty."""
         if self.founded and tuned(model) is None:
             yield tune(model, event)
-        if missing := [c for c in event.classes if c not in self.sums]:
-            self.sums.add(*self._expanded(model, event.reference.of(missing)))
+        if missing := self.sums.missing(event.classes, event.name):
+            self.sums.add(*self._expanded(model, event.reference.of(missing)), event.name)
         if self.ridge == "published" and (own := Entry(experience=event.name)) not in self.ridges:
             h, y = self._expanded(model, event.reference)
             self.ridges[own] = holdout_ridge(h, y, RIDGES, seed_for(event.dice, model.seed))
@@ -81,12 +82,11 @@ class RanPAC(Strategy):
         left = {e.name for e in event.remaining} & set(event.experiences)
         return super().rereads(event) or (self.ridge == "published" and bool(left))
 
-    def subtract(self, model: Model, gone: Samples) -> None:
-        """Take samples out of the sums, and forget the penalties that they took part in choosing."""
-        self.sums.subtract(*self._expanded(model, gone))
-        for entry in {Entry(experience=model.known[c]) for c in gone.classes()}:
-            if entry in self.ridges:
-                del self.ridges[entry]
+    def subtract(self, model: Model, gone: Samples, experience: str) -> None:
+        """Take samples out of the sums, and forget the penalty that they took part in choosing."""
+        self.sums.subtract(*self._expanded(model, gone), experience)
+        if (chosen := Entry(experience=experience)) in self.ridges:
+            del self.ridges[chosen]
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the regression that the sums stand for."""

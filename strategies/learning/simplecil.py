@@ -11,9 +11,8 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.ledger import Entry, Ledger
+from cl_framework.means import Means
 from cl_framework.model import Model
-from cl_framework.statistics import class_means
 from cl_framework.strategy import Plan, Strategy
 from cl_framework.stream import Experience, Inputs
 
@@ -22,25 +21,23 @@ from cl_framework.stream import Experience, Inputs
 class SimpleCIL(Strategy):
     """Compares with the mean of frozen features, without training; choose it first, as a baseline to beat.
 
-    Nearest class mean by cosine on the pristine backbone. Each class owns one prototype.
+    Nearest class mean by cosine on the pristine backbone. A class that comes again is the mean of all its samples.
     """
 
-    isolates, competes = "class", None
+    isolates, competes, repeats = "class", None, True
 
     def __init__(self) -> None:
         """Start with no prototypes."""
         super().__init__()
-        self.prototypes = Ledger()
+        self.prototypes = Means(pristine=True)
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Write down the mean of each class that has none; ask for no training."""
-        if missing := [c for c in event.classes if Entry(c) not in self.prototypes]:
-            z, y = model.embed(event.reference.of(missing), using=())
-            for c, mean in class_means(z, y, missing).items():
-                self.prototypes[Entry(c)] = mean
+        if missing := self.prototypes.missing(event.name, event.classes):
+            self.prototypes.measure(event.name, *model.embed(event.reference.of(missing), using=()), missing)
         return ()
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Return the cosine to every mean."""
-        means = self.prototypes.stacked(model.classes)
+        means = self.prototypes.of(model.classes)
         return normalize(model.features(x, using=()), dim=-1) @ normalize(means, dim=-1).T

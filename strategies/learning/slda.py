@@ -30,7 +30,7 @@ class SLDA(Strategy):
         shrinkage: Share of the identity in the covariance (1e-4 in the paper).
     """
 
-    competes = None
+    competes, repeats = None, True
     derived = ("inverse of the shared covariance",)
 
     def __init__(self, shrinkage: float = 1e-4) -> None:
@@ -41,13 +41,13 @@ class SLDA(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Add the classes that are not summed up yet."""
-        if missing := [c for c in event.classes if c not in self.sums]:
-            self.sums.add(*model.embed(event.reference.of(missing), using=()))
+        if missing := self.sums.missing(event.classes, event.name):
+            self.sums.add(*model.embed(event.reference.of(missing), using=()), event.name)
         return ()
 
-    def subtract(self, model: Model, gone: Samples) -> None:
+    def subtract(self, model: Model, gone: Samples, experience: str) -> None:
         """Take samples out of the sums."""
-        self.sums.subtract(*model.embed(gone, using=()))
+        self.sums.subtract(*model.embed(gone, using=()), experience)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Return the discriminant of every class."""

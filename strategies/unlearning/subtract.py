@@ -53,11 +53,12 @@ class Subtract(Unlearner):
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Subtract, let classes without samples go, and fill in what is no sum; ask for no training."""
-        strategy.subtract(model, event.reference)
+        for experience, gone in zip(event.experiences, event.reference.sources, strict=True):
+            strategy.subtract(model, gone, experience)
         part(model, strategy, event)
         model.retain(event.remaining)
-        for experience in event.remaining if strategy.rereads(event) else ():
-            yield from lesson(model, strategy, experience)
+        for left in event.remaining if strategy.rereads(event) else ():
+            yield from lesson(model, strategy, left)
         self.drift = drift(strategy, rebuilt(model, strategy, event)) if self.check else None
         if self.drift is not None and self.drift > self.tolerance:
             raise UserError(f"The sums have drifted by {self.drift:.1e}; forget with Retrain, which sums up anew.")
