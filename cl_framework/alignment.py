@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from cl_framework.erasure import Erasure
 from cl_framework.ledger import Entry, Ledger
 from cl_framework.model import Model
 from cl_framework.statistics import class_moments
@@ -91,6 +92,10 @@ class Gaussians(nn.Module):
         for c, step in zip(classes, by, strict=True):
             (entry,) = self._parts(c)
             self.filed[entry] = self.filed[entry] + step.to(self.filed[entry])
+
+    def erase(self, what: Erasure) -> None:
+        """Let go of what was put together; what is filed the ledger erases by itself."""
+        self._version, self._found, self._pooled = -1, {}, {}
 
     def _parts(self, cls: int) -> list[Entry]:
         """Return where means of a class are filed, in an order that no history changes."""

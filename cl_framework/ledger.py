@@ -97,7 +97,7 @@ class Ledger(nn.Module):
         self._stacked.clear()  # what leaves the ledger leaves memory
 
     def _apply(self, fn: Any, recurse: bool = True) -> Ledger:
-        self._stacked.clear()  # another device
+        self._changed()  # another device
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 

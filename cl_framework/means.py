@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from cl_framework.erasure import Erasure
 from cl_framework.ledger import PRISTINE, Entry, Ledger
 from cl_framework.statistics import class_means
 
@@ -54,6 +55,10 @@ class Means(nn.Module):
                     parts.setdefault(entry.cls, []).append(entry)
             self._pooled = key, torch.stack([self._mean(parts[c]) for c in classes])
         return self._pooled[1]
+
+    def erase(self, what: Erasure) -> None:
+        """Let go of what was put together; what is filed the ledger erases by itself."""
+        self._pooled = None
 
     def _mean(self, parts: Sequence[Entry]) -> Tensor:
         means = [self.filed[entry] for entry in parts]
