@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cl_framework import receipts, sources
+from cl_framework import receipts, sources, staying
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
@@ -110,7 +110,8 @@ def levels(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list
 
 def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> str:
     """Say what of the request's target stays, in words."""
-    always = (
+    always = f"Of classes {staying.sentence(event.stays)}. " if event.stays else ""
+    always += (
         "Ids of classes, names of experiences, how many samples went, and accuracies stay on record; so do choices "
         "that were made with the target at hand, such as hyperparameters and the order of classes."
     )

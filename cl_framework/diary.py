@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework import outputs, receipts, report, state, upkeep
+from cl_framework import outputs, receipts, report, state, staying, upkeep
 from cl_framework.account import account
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
@@ -98,6 +98,9 @@ class Diary:
             " ..." if len(event.classes) > 6 else ""
         )
         what = names or f"{len(event.data)} samples"
+        if isinstance(event, ForgetRequest) and event.stays:
+            live = staying.sentence(event.stays, lambda c: self.class_names[c])
+            what = f"{f'{names}; ' if names else ''}{len(event.data)} samples in all, and of classes {live}"
         if isinstance(event, Experience) and event.relearned:
             what += "; forgotten before: " + ", ".join(f"{new} was {old}" for new, old in event.relearned.items())
         name = printable(event.name)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TypeAlias, final
+from typing import TypeAlias, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -16,13 +16,15 @@ from cl_framework.marks import Forgotten, Marks
 from cl_framework.metrics.continual import Hits, micro_accuracy
 from cl_framework.metrics.ranked import top_k_hits, within_experience_hits
 from cl_framework.origin import Cell
-from cl_framework.stream import Experience, ForgetRequest, Joined, Samples, Step, Subset
+from cl_framework.stream import Event, Experience, ForgetRequest, Joined, Samples, Step, Subset
 
 Answer: TypeAlias = Callable[[Samples], Tensor]
 """Predicts the class id ``(n,)`` of each sample among the classes alive now, or ranks all of them ``(n, classes)``."""
 
 Outcomes: TypeAlias = Counter[tuple[int, int]]
 """How often each ``(true class, predicted class)`` occurred."""
+
+_K = TypeVar("_K")
 
 Sheet: TypeAlias = tuple[dict[str, int], Tensor, Tensor]
 """How many samples each exam has of those asked about at once; their labels ``(n,)``; what was answered."""
@@ -68,13 +70,14 @@ class Evaluator:
         Raises:
             RuntimeError: If ``step`` forgets and `before` was not called for it.
         """
-        old = dict(self._forgotten)
+        old, event = dict(self._forgotten), step.event
+        aside = self._unmet(event)
         self._admit(step, live)
         sheets = _sheets(self._exams, answer)
         outcomes = _by_exam(sheets)
-        hits = _hits(_pooled(outcomes.values()))
+        hits = {(name, c): h for name, found in outcomes.items() for c, h in _hits(found).items()}
+        hits |= {(name, c): h for name, exam in aside.items() for c, h in _hits(_outcomes(exam, answer)).items()}
         selected = _selected(outcomes.values(), owner)
-        event = step.event
         learns = isinstance(event, Experience)
         again = {name: _asked(exam, answer, live) for name, exam in self._forgotten.items() if name in old}
         return Marks(
@@ -115,23 +118,33 @@ class Evaluator:
         exams = {n: _only(exam, {c for c in stay if (n, c) not in lost}) for n, exam in self._exams.items()}
         self._exams = {name: exam for name, exam in exams.items() if len(exam)}
 
-    def _forget(self, step: Step, after: Hits, old: Mapping[str, Hits], live: Mapping[int, Hits]) -> Forgotten:
+    def _unmet(self, event: Event) -> dict[str, Samples]:
+        """Return the exams of what experiences lose altogether while its classes stay: they are not asked any more."""
+        lost = event.cells if isinstance(event, ForgetRequest) and event.single else frozenset[Cell]()
+        names = {name for name, _ in lost} & self._exams.keys()
+        return {n: self._exams[n].of([c for name, c in sorted(lost) if name == n]) for n in sorted(names)}
+
+    def _forget(self, step: Step, after: Hits, old: Mapping[str, Hits], live: Mapping[Cell, Hits]) -> Forgotten:
         name, event = step.event.name, step.event
         if self._before is None or self._before[0] != name:
             raise RuntimeError(f"Nothing was measured before {name!r}: call before(step, answer) first.")
         (_, accuracy_before), self._before = self._before, None
         measured = Forgotten(accuracy_before, micro_accuracy([after]), micro_accuracy(old.values()))
-        if not (isinstance(event, ForgetRequest) and event.single):
+        if not isinstance(event, ForgetRequest):
             return measured
-        return replace(measured, samples=len(step.exam), unseen=expected(Counter(step.exam.labels.tolist()), live))
+        measured = replace(measured, went=len(event.data), stays=event.stays)
+        if not event.single:
+            return measured
+        went = {cell: len(ids) for cell, ids in event.taken.items()}
+        return replace(measured, samples=len(step.exam), unseen=expected(went, live))
 
 
-def expected(went: Mapping[int, int], live: Mapping[int, Hits]) -> float | None:
-    """Return the accuracy to be expected of samples that were never met: that on test samples of the same classes.
+def expected(went: Mapping[_K, int], live: Mapping[_K, Hits]) -> float | None:
+    """Return the accuracy to be expected of samples that were never met: that on test samples like them.
 
     Args:
-        went: Class -> how many of its samples went; the class counts as often.
-        live: Class -> ``(right, total)`` over its test samples.
+        went: Class, or experience and class -> how many of its samples went; it counts as often.
+        live: The same -> ``(right, total)`` over its test samples.
 
     >>> expected({1: 3, 2: 1, 7: 5}, {1: (8, 10), 2: (2, 5)})
     0.7

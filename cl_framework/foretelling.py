@@ -85,6 +85,7 @@ def as_json(run: Run, learner: Learner, steps: Sequence[Step], ids: bool = False
         "policy": "exact" if case.unlearner.exact else "approximate",
         "classes": list(case.event.classes),
         "samples": len(ids_of(case.taken)),
+        "stays": {str(c): list(experiences) for c, experiences in case.event.stays.items()},
         "test_samples": len(ids_of(case.tested)),
         **copies.of_request(run, case.step).as_json(),
         "artifacts": [_told(f, case, ids) for f in _all(case)],

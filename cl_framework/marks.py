@@ -24,6 +24,8 @@ class Forgotten:
         samples: How many samples went, where every class stays; None where a class went.
         unseen: Where every class stays: accuracy after it on test samples of the classes of the forgotten ones, each
             class with the weight of how many of its samples went; what is to be expected of samples never met.
+        went: How many training samples went in all; older records do not tell.
+        stays: Classes that lost all that an experience brought of them and live on: the experiences that keep some.
     """
 
     accuracy_before: float | None
@@ -32,6 +34,8 @@ class Forgotten:
     notes: dict[str, float] = field(default_factory=dict)
     samples: int | None = None
     unseen: float | None = None
+    went: int | None = None
+    stays: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @final
@@ -75,6 +79,11 @@ class Marks:
             right.update({c: r for c, (r, _) in exam.items()})
             total.update({c: t for c, (_, t) in exam.items()})
         return {c: (right[c], total[c]) for c in sorted(total)}
+
+    @property
+    def cells(self) -> dict[tuple[str, int], Hits]:
+        """Exam and class -> ``(right, total)`` over its test samples."""
+        return {(name, c): hits for name, exam in self.exams.items() for c, hits in exam.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; class ids become strings, as JSON's keys are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cl_framework import staying
 from cl_framework.census import ids_of, pooled
 from cl_framework.traces import Case, Foretold
 
@@ -21,6 +22,8 @@ def outline(case: Case, found: Sequence[Foretold]) -> list[tuple[str, str]]:
     classes = number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
     tested = f", {number(len(ids_of(case.tested)), 'test sample')}" if case.tested else ""
     lines = [("goes", f"{classes}, {number(len(ids_of(case.taken)), 'training sample')}{tested}")]
+    if case.event.stays:
+        lines.append(("stays", f"of classes {staying.sentence(case.event.stays)}"))
     for action in ORDER:
         kinds: dict[str, int] = {}
         some = [f.treatment.artifact for f in found if f.treatment.action == action]

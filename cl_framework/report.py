@@ -208,6 +208,8 @@ def _forget(i: int, days: Sequence[Marks], retain: float | None, seconds: float)
     return {
         "event": name,
         "samples": forgotten.samples,
+        "went": forgotten.went,
+        "stays": {str(c): list(experiences) for c, experiences in forgotten.stays.items()},
         "accuracy_forget": after,
         "accuracy_forget_before": before,
         "accuracy_forget_before_any": pristine,
@@ -218,7 +220,7 @@ def _forget(i: int, days: Sequence[Marks], retain: float | None, seconds: float)
         "h_mean_pre": h(pristine),
         "relapse": relapse,
         "relapse_event": None if relapse is None else max(later, key=lambda e: later[e]),
-        "erosion": erosion_staying(before_it.hits, days[i].hits) if before_it else None,
+        "erosion": erosion_staying(before_it.cells, days[i].cells) if before_it else None,
         "spillover": fmean(spilled.values()) if spilled else None,
         "spillover_exams": spilled,
         "seconds": seconds,

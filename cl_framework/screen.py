@@ -9,6 +9,7 @@ from rich.cells import cell_len, chop_cells
 from rich.table import Table
 from rich.text import Text
 
+from cl_framework import staying
 from cl_framework.printable import printable
 
 HEAD = 8
@@ -92,7 +93,7 @@ def headline(results: Mapping[str, Any]) -> Table:
         read, written = percent(met["mean_input"]), percent(met["mean_output"])
         grid.add_row("subspace_overlap", f"{read} % of inputs, {written} % of outputs")
     for f in results["forget"][-3:]:
-        grid.add_row(printable(f["event"]), _told(f))
+        grid.add_row(printable(f["event"]), _told(f, results["class_names"]))
         told = {what: f[what] for what in ("erosion", "spillover", "relapse") if f[what] is not None}
         lost = [f"{what} {round(100 * value, 1) + 0.0:+.1f}" for what, value in told.items()]  # no minus before zero
         if lost:
@@ -107,16 +108,18 @@ def headline(results: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _told(forget: Mapping[str, Any]) -> str:
+def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Say in a sentence what became of what had to go; of samples whose classes stay, what there is to compare with."""
     drop = f"{percent(forget['accuracy_forget_before'])} → {percent(forget['accuracy_forget'])} %"
     retained = f"retained {percent(forget['accuracy_retain'])} %"
+    stays = {int(c): experiences for c, experiences in forget.get("stays", {}).items()}
+    through = f"of classes {staying.sentence(stays, lambda c: names.get(str(c), str(c)))}" if stays else ""
     if (count := forget["samples"]) is None:
-        return f"forgotten {drop}, {retained}"
+        return f"forgotten {drop}, {retained}" + (f"; {through}" if through else "")
     unseen = percent(forget["accuracy_unseen"])
     return (
-        f"{count} samples of classes that stay: right {drop}, as are {unseen} % of test samples of these classes; "
-        f"{retained}; `clf audit` looks for traces"
+        f"{count} samples {through or 'of classes that stay'}: right {drop}, as are {unseen} % of test samples of these "
+        f"classes; {retained}; `clf audit` looks for traces"
     )
 
 

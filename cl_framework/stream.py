@@ -125,8 +125,8 @@ class ForgetRequest:
 
     @property
     def stays(self) -> dict[int, tuple[str, ...]]:
-        """Classes that lose samples and live on, and the experiences that keep samples of them."""
-        lose = {c for _, c in self.taken} - set(self.classes)
+        """Classes that lose all that an experience brought of them and live on; and the experiences that keep some."""
+        lose = {c for _, c in self.cells} - set(self.classes)
         return {c: tuple(e.name for e in self.remaining if c in e.classes) for c in sorted(lose)}
 
 

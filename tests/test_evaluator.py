@@ -30,9 +30,9 @@ def learn(name: str, *classes: int, start: int = 0) -> Step:
     return Step(Experience(name, classes, data, data), rows(*classes, start=start))
 
 
-def forget(name: str, *classes: int, exam: Samples | None = None) -> Step:
+def forget(name: str, *classes: int, exam: Samples | None = None, of: str = "a") -> Step:
     samples = exam if exam is not None else rows(*classes, start=900)
-    return Step(ForgetRequest(name, classes, (), samples, samples, ()), samples)
+    return Step(ForgetRequest(name, classes, (of,), samples, samples, ()), samples)
 
 
 def guess(live: list[int]) -> Callable[[Samples], Tensor]:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import TypeVar
 
 from cl_framework.metrics.continual import Hits, micro_accuracy
+
+_K = TypeVar("_K")
 
 
 def h_mean(retain: float, forget_before: float, forget_after: float) -> float:
@@ -60,14 +63,14 @@ def relapse_max_later(after: float | None, later: Sequence[float | None]) -> flo
     return max(values) - after if values and after is not None else None
 
 
-def erosion_staying(before: Mapping[int, Hits], after: Mapping[int, Hits]) -> float | None:
+def erosion_staying(before: Mapping[_K, Hits], after: Mapping[_K, Hits]) -> float | None:
     """Accuracy that a request cost the classes that stay: before minus after, over the classes of ``after``.
 
     Accuracies are pooled over samples. Positive: knowledge was lost. Negative: rivals are gone.
 
     Args:
-        before: Class -> ``(right, total)`` just before the request.
-        after: The same just after it; classes that went are not in it.
+        before: Class, or exam and class -> ``(right, total)`` just before the request.
+        after: The same just after it; what went is not in it.
 
     >>> erosion_staying({1: (9, 10), 2: (10, 10), 3: (0, 10)}, {1: (8, 10), 2: (6, 10)})
     0.25
