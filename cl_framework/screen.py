@@ -118,8 +118,8 @@ def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
         return f"forgotten {drop}, {retained}" + (f"; {through}" if through else "")
     unseen = percent(forget["accuracy_unseen"])
     return (
-        f"{count} samples {through or 'of classes that stay'}: right {drop}, as are {unseen} % of test samples of these "
-        f"classes; {retained}; `clf audit` looks for traces"
+        f"{count} samples {through or 'of classes that stay'}: right {drop}, as are {unseen} % of test samples of "
+        f"these classes; {retained}; `clf audit` looks for traces"
     )
 
 

@@ -37,6 +37,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     experiences: list[str] = []
     samples: list[int | str] = []
     missing: list[Need] = []
+    cells: list[tuple[str, int]] = []
 
 
 class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,7 +163,7 @@ class Timeline(Scenario):
         asked = dict(spec)
         if "samples" in asked:
             asked["samples"] = sample_ids(asked["samples"], [i for e in past for i in e.data.ids.tolist()], self.key)
-        return forget(name, past, **asked)
+        return forget(name, past, **{**asked, "cells": [(e, c) for e, c in asked.get("cells", ())]})
 
     def settled(self) -> Timeline:
         """Return the same whose last learn request tells which ids it gives, so that no name is asked again.

@@ -18,7 +18,8 @@ class ForgetSequence(Derived, Scenario):
     The protocol of GS-LoRA (Zhao et al., CVPR 2024): request after request, from the end of the order.
 
     Of 100 classes, 4 x 20 forgets the last 20 of the order of arrival, then the 20 before them, and leaves 20. In the
-    paper a pre-trained model knows all classes from the start: make the stream `Pretrained`.
+    paper a pre-trained model knows all classes from the start: make the stream `Pretrained`. A class that comes again
+    has the place of its first arrival, and goes with all that was brought of it.
 
     Args:
         stream: A scenario of experiences only.
@@ -38,7 +39,7 @@ class ForgetSequence(Derived, Scenario):
     def steps(self) -> Iterator[Step]:
         """Yield the stream's steps, then the requests."""
         steps = self.lessons()
-        order = [c for s in steps for c in s.event.classes]
+        order = list(dict.fromkeys(c for s in steps for c in s.event.classes))  # a class may come again
         requests = [Request(len(steps), classes=[*gone]) for gone in from_the_end(order, self.times, self.classes)]
         return iter(with_requests(steps, requests, self.class_names))
 

@@ -32,7 +32,8 @@ class FromAvalanche(Scenario):
 
     Pictures come without the benchmark's own transforms and go through ours. Test experience ``i`` is the exam of
     training experience ``i``; a benchmark with one test experience for all is split by the classes of each. Where an
-    experience brings a class again (domain-incremental), only strategies that can learn more of a known class take it.
+    experience brings a class again (domain-incremental), only strategies that can learn more of a known class take it;
+    a request by experience takes what that experience brought of the class.
 
     Args:
         benchmark: A name from ``avalanche.benchmarks.classic`` such as ``SplitCIFAR100``, or ``module:function`` for

@@ -22,7 +22,8 @@ class RandomInsertion(Derived, Scenario):
     Args:
         stream: A scenario of experiences only.
         requests: How many requests.
-        what: Whether each takes a whole experience or one class.
+        what: Whether each takes a whole experience or one class of an experience. A class that other experiences bring
+            too stays alive.
         seed: Seed of what is forgotten, and when.
 
     Raises:
@@ -45,7 +46,8 @@ class RandomInsertion(Derived, Scenario):
         for owner, item, after in insertions(sizes, self.requests, self.seed):
             event = steps[owner].event
             whole = self.what == "experience"
-            requests.append(Request(after, [] if whole else [event.classes[item]], [event.name] if whole else []))
+            part = {"experiences": [event.name]} if whole else {"cells": [[event.name, event.classes[item]]]}
+            requests.append(Request(after, **part))
         return iter(with_requests(steps, requests, self.class_names))
 
 

@@ -21,6 +21,7 @@ class Request:
         classes: Class ids or names.
         experiences: Names of experiences, or their places in the stream, the first being 0.
         samples: Ids of training samples, or the path of a text file of ids; in the config of a run, keyed hashes.
+        cells: Experiences (by name or place), each with one of its classes: what it brought of that class and no more.
         missing: Samples that cannot be had any more when the request comes: those to ``forget``, those to ``retain``.
     """
 
@@ -28,6 +29,7 @@ class Request:
     classes: list[str | int] = field(default_factory=list)
     experiences: list[str | int] = field(default_factory=list)
     samples: list[int | str] | str = field(default_factory=list)
+    cells: list[list[str | int]] = field(default_factory=list)
     missing: list[Need] = field(default_factory=list)
 
 
@@ -72,9 +74,12 @@ def _resolved(
 ) -> ForgetRequest:
     classes = class_ids(request.classes, class_names)
     experiences = [names[position(e, names)] for e in request.experiences]
+    if wrong := [c for c in request.cells if len(c) != 2]:
+        raise UserError(f"A forget request takes cells as [experience, class]; found {wrong[0]}.")
+    cells = [(names[position(e, names)], class_ids([c], class_names)[0]) for e, c in request.cells]
     there = [i for e in past for i in e.data.ids.tolist()] if key else []
     samples = sample_ids(request.samples, there, key)
-    return forget(name, past, classes, experiences, samples, request.missing)
+    return forget(name, past, classes, experiences, samples, request.missing, cells)
 
 
 def place(after: int | str, names: Sequence[str]) -> int:

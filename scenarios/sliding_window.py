@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import TypeVar, final
 
 from cl_framework.errors import UserError
 from cl_framework.stream import Scenario, Step
 from scenarios.derived import Derived
 from scenarios.requests import Request, with_requests
+
+_T = TypeVar("_T")
 
 
 @final
@@ -18,7 +20,8 @@ class SlidingWindow(Derived, Scenario):
     Forgets the oldest classes as new ones come, so that no more than a window of them stays.
 
     The stream of BID-LoRA (arXiv 2604.12686: 50 classes, then +10 and -10, five times), but what was forgotten is not
-    asked for again with later requests: nobody may need data that were to be deleted.
+    asked for again with later requests: nobody may need data that were to be deleted. Where classes come again, each
+    counts once for every experience that brings it, and what the oldest experience brought of it leaves first.
 
     Args:
         stream: A scenario of experiences only, such as a base of 50 classes and increments of 10.
@@ -36,13 +39,13 @@ class SlidingWindow(Derived, Scenario):
     def steps(self) -> Iterator[Step]:
         """Yield the stream's steps, and a request wherever the window would be exceeded."""
         steps = self.lessons()
-        gone = leaving([s.event.classes for s in steps], self.window)
-        requests = [Request(i + 1 - self.forget_first, classes=[*c]) for i, c in enumerate(gone) if c]
+        gone = leaving([[(s.event.name, c) for c in s.event.classes] for s in steps], self.window)
+        requests = [Request(i + 1 - self.forget_first, cells=[[*c] for c in old]) for i, old in enumerate(gone) if old]
         return iter(with_requests(steps, requests, self.class_names))
 
 
-def leaving(arriving: Sequence[Sequence[int]], window: int | None = None) -> list[list[int]]:
-    """Return the classes that leave with each experience: the oldest that are too many.
+def leaving(arriving: Sequence[Sequence[_T]], window: int | None = None) -> list[list[_T]]:
+    """Return what leaves with each experience: the oldest classes that are too many.
 
     >>> leaving([(0, 1, 2), (3, 4), (5,)])
     [[], [0, 1], [2]]
@@ -51,7 +54,7 @@ def leaving(arriving: Sequence[Sequence[int]], window: int | None = None) -> lis
         UserError: If an experience brings more than the window holds.
     """
     size = len(arriving[0]) if window is None else window
-    alive: list[int] = []
+    alive: list[_T] = []
     gone = []
     for new in arriving:
         if len(new) > size:
