@@ -223,8 +223,8 @@ def _treated(
     kept_rows = getattr(unlearner, "keep_rows", False)
     if a.cls in event.classes and not (a.kind in ("head row", "lineage") and kept_rows):
         return "delete", "belongs to a class that goes"
-    if a.cls is not None and a.made and event.cells.issuperset(origin.cells(a.made[0].origin)) and not kept_rows:
-        return "delete", "holds nothing but what an experience brought that goes"
+    if (a.space, a.cls) in event.cells and not kept_rows:
+        return "delete", "belongs to what an experience brought, and that goes"
     if unlearner.acts == "retrain" and a.kind == "edit":
         return "delete", "what it edited is learned again without it"
     if unlearner.acts == "retrain":
