@@ -62,7 +62,8 @@ class ForgetThenRelearn(Derived, Scenario):
         leave, back = (place(len(steps) if p is None else p, names) for p in (self.forget_after, self.relearn_after))
         if back < leave:
             raise UserError(f"Classes that leave after {leave} experiences cannot be back after {back}.")
-        if later := [(s.event.name, c) for s in steps[leave:] for c in self.old if c in s.event.classes]:
+        known = {c for s in steps[:leave] for c in s.event.classes}
+        if later := [(s.event.name, c) for s in steps[leave:] for c in self.old if c in known & {*s.event.classes}]:
             name, c = later[0]
             raise UserError(
                 f"{name!r} brings class {c} again after it is forgotten, so it cannot come back under a new id, too; "

@@ -173,7 +173,9 @@ def test_a_forgotten_class_is_measured_before_and_after_and_stays_remembered() -
     assert (single.samples, single.unseen) == (3, right / total)  # what samples of 4 never met would get
     both = marks["h"].forget
     assert both is not None
-    assert both == Forgotten(both.accuracy_before, 0.0, 0.0)  # f gives 0 of 7; that 4 is known says nothing of g
+    assert both == Forgotten(
+        both.accuracy_before, 0.0, 0.0, went=14
+    )  # f gives 0 of 7; that 4 is known says nothing of g
     last = marks["i"].forget
     assert last is not None
     # 9 was learned again, so that of h only the seven samples of 7 are still forgotten: 7 + 7, none right
@@ -331,7 +333,7 @@ def test_a_forget_request_without_test_samples_has_no_accuracy() -> None:
     evaluator.examine(*everything(STREAM[0]))
     request = forget("f", 2, exam=rows(2, per_class=0))
     evaluator.before(request, guess([4, 2]))
-    assert evaluator.examine(request, guess([4]), [4], {4: "a"}).forget == Forgotten(None, None, None)
+    assert evaluator.examine(request, guess([4]), [4], {4: "a"}).forget == Forgotten(None, None, None, went=0)
 
 
 def test_forgetting_unmeasured_before_is_an_error() -> None:

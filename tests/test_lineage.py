@@ -231,7 +231,7 @@ def test_samples_of_sums_are_those_that_were_not_subtracted(world, two_requests)
     found = by_name(learner, two_requests)
     assert found.pop(("sums", "sums.gram")) == ids(5, 2, 7, without=[2001, 7003])
     assert {name: s for (_, name), s in found.items() if s} == {
-        "5": ids(5), "2": ids(2, without=[2001]), "7": ids(7, without=[7003])
+        "5 in task-0": ids(5), "2 in task-0": ids(2, without=[2001]), "7 in task-1": ids(7, without=[7003])
     }  # fmt: skip
 
 
