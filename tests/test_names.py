@@ -20,16 +20,16 @@ CI = ["--data.scenario", "ClassIncremental", "--data.scenario.order_seed", "null
 def made(tmp_path_factory):
     """Finished runs by strategy, each of two experiences of two classes."""
     root = tmp_path_factory.mktemp("runs")
-    for strategy, unlearner in (("SimpleCIL", "DropAdapter"), ("Finetune", "Retrain")):
+    for strategy, unlearner in (("EASE", "DropAdapter"), ("SimpleCIL", "DropAdapter"), ("Finetune", "Retrain")):
         args = ["--model.strategy", strategy, "--model.unlearner", unlearner, "--run_dir", str(root / strategy)]
         assert main(["run", *CI, DATA, "--trainer.max_epochs", "1", *args]) == 0
     return root
 
 
 @pytest.fixture
-def simple(made, tmp_path):
+def once(made, tmp_path):
     """A copy of the run whose method learns a class once."""
-    return shutil.copytree(made / "SimpleCIL", tmp_path / "simple")
+    return shutil.copytree(made / "EASE", tmp_path / "once")
 
 
 @pytest.fixture
@@ -47,19 +47,19 @@ def said(capsys):
     return " ".join((out + err).split())
 
 
-def test_more_of_a_live_class_is_refused_where_a_method_learns_a_class_once(simple, capsys):
-    before = {p: p.read_bytes() for p in simple.rglob("*") if p.is_file() and p.name != ".lock"}
-    name = results(simple)["class_names"]["0"]
-    assert main(["learn", str(simple), *CI, OTHER]) == 2
+def test_more_of_a_live_class_is_refused_where_a_method_learns_a_class_once(once, capsys):
+    before = {p: p.read_bytes() for p in once.rglob("*") if p.is_file() and p.name != ".lock"}
+    name = results(once)["class_names"]["0"]
+    assert main(["learn", str(once), *CI, OTHER]) == 2
     told = said(capsys)
-    assert f"brings class {name} (id:0) again, and SimpleCIL learns a class once" in told
-    assert "one that learns more of it: DERPlusPlus" in told
+    assert f"brings class {name} (id:0) again, and EASE learns a class once" in told
+    assert "one that learns more of it: ACIL, APER, DERPlusPlus" in told
     assert "or give --as_new PREFIX to learn it as a class of its own" in told
-    assert before == {p: p.read_bytes() for p in simple.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert before == {p: p.read_bytes() for p in once.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
-def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(simple, capsys, monkeypatch):
-    names = results(simple)["class_names"]
+def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(once, capsys, monkeypatch):
+    names = results(once)["class_names"]
     commit = Run.commit
 
     def stop_at_the_fourth(run, *args, **options):
@@ -69,17 +69,17 @@ def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(simple, c
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "commit", stop_at_the_fourth)
-        assert main(["learn", str(simple), *CI, OTHER, "--as_new", "lab-"]) == 130
-    assert main(["resume", str(simple)]) == 0
+        assert main(["learn", str(once), *CI, OTHER, "--as_new", "lab-"]) == 130
+    assert main(["resume", str(once)]) == 0
     new = {str(int(c) + 4): f"lab-{name}" for c, name in names.items()}
-    assert results(simple)["class_names"] == {**names, **new}
-    assert main(["forget", str(simple), "--classes", new["4"]]) == 0
-    assert results(simple)["events"][-1]["classes"] == [4]
-    assert new["4"].removeprefix("lab-") in {s.class_name for s in sample_list.read(Run.open(simple))}
-    assert main(["forget", str(simple), "--classes", names["0"]]) == 0
-    assert results(simple)["events"][-1]["classes"] == [0]
-    assert not {s.class_name for s in sample_list.read(Run.open(simple))} & {names["0"]}
-    assert main(["evaluate", str(simple)]) == 0
+    assert results(once)["class_names"] == {**names, **new}
+    assert main(["forget", str(once), "--classes", new["4"]]) == 0
+    assert results(once)["events"][-1]["classes"] == [4]
+    assert new["4"].removeprefix("lab-") in {s.class_name for s in sample_list.read(Run.open(once))}
+    assert main(["forget", str(once), "--classes", names["0"]]) == 0
+    assert results(once)["events"][-1]["classes"] == [0]
+    assert not {s.class_name for s in sample_list.read(Run.open(once))} & {names["0"]}
+    assert main(["evaluate", str(once)]) == 0
 
 
 def test_more_of_a_live_class_is_the_same_class_and_its_name_takes_all_of_it(shared, capsys):
@@ -94,4 +94,29 @@ def test_more_of_a_live_class_is_the_same_class_and_its_name_takes_all_of_it(sha
     assert receipt["samples"]["count"] == 10, "of both experiences that brought it"
     assert names["0"] not in results(shared)["class_names"].values()
     assert main(["forget", str(shared), "--classes", names["0"]]) == 0
+    assert "Already forgotten" in said(capsys)
+
+
+@pytest.mark.parametrize("strategy", ["SimpleCIL", "Finetune"])
+def test_what_one_experience_brought_of_a_live_class_goes_alone(strategy, made, tmp_path, capsys):
+    """Forgotten by the experience's name, more of the same is gone, and the class as it was before answers."""
+    run = shutil.copytree(made / strategy, tmp_path / "run")
+    before = results(run)
+    assert main(["learn", str(run), *CI, OTHER]) == 0
+    newest = results(run)["events"][-1]["name"]
+    said(capsys)
+    assert main(["plan-forget", str(run), "--experiences", newest]) == 0
+    told = said(capsys)
+    assert "no class as a whole, 10 training samples" in told
+    assert "stays of classes 2, 3 stay through task-1" in told
+    assert main(["forget", str(run), "--experiences", newest]) == 0
+    assert "stay through task-1" in said(capsys)
+    after, (receipt,) = results(run), receipts.read(run)
+    (forgotten,) = after["forget"]
+    assert (forgotten["went"], forgotten["stays"]) == (10, {"2": ["task-1"], "3": ["task-1"]})
+    assert (receipt["classes"]["count"], receipt["samples"]["count"]) == (0, 10)
+    assert "Of classes 2, 3 stay through task-1." in receipt["residual"]
+    assert after["class_names"] == before["class_names"]
+    assert main(["verify", str(run)]) == 0
+    assert main(["forget", str(run), "--experiences", newest]) == 0
     assert "Already forgotten" in said(capsys)
