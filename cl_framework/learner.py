@@ -224,7 +224,8 @@ class Learner(LightningModule):
         if (act := self._plan().after_step) is not None:
             act(self.model)
         self.steps += 1
-        if self.trainer.loggers and self.steps % getattr(self.trainer, "log_every_n_steps", 50) == 0:
+        due = self.steps % getattr(self.trainer, "log_every_n_steps", 50) == 0  # few plans of small data are as long
+        if self.trainer.loggers and (due or self.trainer.is_last_batch):
             rates = {f"lr-{i}" if i else "lr": float(rate) for i, rate in enumerate(self._rates)}
             self._tell({"loss": float(outputs["loss"]), **rates})
 

@@ -65,6 +65,14 @@ def test_loss_rate_and_validation_loss_are_logged_on_one_axis_with_every_event(l
     assert asked["forget/accuracy_forget"] == 0
 
 
+def test_plans_shorter_than_the_interval_of_logging_log_the_last_step_of_each_epoch(tmp_path):
+    short = ["--trainer.log_every_n_steps", "50", "--run_dir", str(tmp_path / "r")]
+    assert main(["run", *TINY, *LOGGED, str(tmp_path), *short]) == 0
+    told = rows(tmp_path)
+    events = [i for i, row in enumerate(told) if "event" in row]
+    assert [("loss" in row, "lr" in row) for row in told[: events[0]]] == [(True, True)] * 2  # of two epochs
+
+
 def test_logs_hold_the_settings_and_no_name_of_a_class(logged):
     told = yaml.safe_load((logged / "lightning_logs" / "version_0" / "hparams.yaml").read_text())
     assert told["model.strategy"].endswith("EASE")
