@@ -15,7 +15,7 @@ PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 CHOSEN = (*PASSIVE, "GOMP_SPINCOUNT", "KMP_LIBRARY")
 """Variables with which a user has already decided how threads wait."""
 SMALL = 20_000_000
-"""Parameters below which a backbone gets one thread: handing out its small products costs what a second one gains."""
+"""Parameters below which a backbone gets one thread: handing out its small products costs processor seconds."""
 
 
 VARIABLES = ("CLF_THREADS", "OMP_NUM_THREADS")
