@@ -3,7 +3,7 @@
 A pass holds as many rows as ever; what it is filled with are pairs of an adapter and a sample. Rows of one adapter
 stand together in parts of a fixed size, and what adapters add is a product batched over parts, of the same shape
 whatever adapters there are. Hence a feature is the same, bit for bit, in whatever company it is computed, alone too,
-where the library of products rounds one shape in one way; some round a batched product by its neighbours (DECISIONS.md).
+where the library of products rounds one shape in one way; some round a batched product by its neighbours.
 
 Two things are saved: rows that would fill up the last chunk of every adapter, and all that comes before the first place
 an adapter rewrites, which is computed once for all of them (`Front`).
