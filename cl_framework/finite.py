@@ -57,3 +57,20 @@ def check_features(features: Tensor, ids: Sequence[int], inputs: Inputs, names: 
     if given.is_floating_point() and not bool(torch.isfinite(given).all()):
         cause = "the inputs themselves hold NaN or infinity; mend or remove them"
     raise UserError(f"The features of {len(bad)} samples, ids {[ids[i] for i in bad[:8]]}, are not finite: {cause}.")
+
+
+def check_scores(scores: Tensor, strategy: str) -> None:
+    """Make sure that scores are numbers; infinite ones say that a class is out of the question, and may be.
+
+    Args:
+        scores: ``(n, classes)``.
+        strategy: Whose they are.
+
+    Raises:
+        UserError: If one is NaN.
+    """
+    if bad := int(scores.isnan().any(1).sum()):
+        raise UserError(
+            f"The scores of {bad} samples are no numbers, though features and state are: {strategy} overflows with its "
+            "settings; lower model.optimizer.lr, or set other numbers under model.strategy."
+        )

@@ -20,7 +20,7 @@ from cl_framework.backbone import Backbone
 from cl_framework.compatibility import instead, objection
 from cl_framework.compute import AS_EVER, Compute
 from cl_framework.errors import UserError
-from cl_framework.finite import LOWER
+from cl_framework.finite import LOWER, check_scores
 from cl_framework.model import Model, inputs
 from cl_framework.sizes import check_size
 from cl_framework.strategy import (
@@ -148,8 +148,13 @@ class Learner(LightningModule):
         return self.unlearner
 
     def forward(self, x: Inputs) -> Tensor:
-        """Answer as the strategy would: scores over the classes alive now."""
+        """Answer as the strategy would: scores over the classes alive now.
+
+        Raises:
+            UserError: If one is NaN.
+        """
         scores: Tensor = self.strategy.predict(self.model, x)
+        check_scores(scores, type(self.strategy).__name__)
         return scores
 
     @torch.no_grad()

@@ -16,6 +16,9 @@ FLOOR = 1e-10
 SHARES = tuple(10.0 ** (k / 2) for k in range(-20, 1))
 """Penalties that `gcv_ridge` chooses from, as shares of the trace of ``G``."""
 
+TIE = 1.001
+"""Errors that differ by less than this factor count as equal."""
+
 
 def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
     """Return the ridge regression of one-hot labels on ``h``: ``W = (G + ridge I)^-1 Q``, ``(width, classes)``.
@@ -36,9 +39,10 @@ def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
 
 
 def gcv_ridge(gram: Tensor, q: Tensor, n: Tensor) -> float:
-    """Return the penalty with the least `gcv_errors` among `SHARES` of the trace of ``G``.
+    """Return the largest penalty that is all but best by `gcv_errors` among `SHARES` of the trace of ``G``.
 
     It follows from the sums alone: no sample is read, and neither the order of experiences nor a random split counts.
+    Small penalties often do equally well, and rounding would choose among them.
 
     Args:
         gram: ``G = sum h h^T`` ``(width, width)``.
@@ -46,16 +50,18 @@ def gcv_ridge(gram: Tensor, q: Tensor, n: Tensor) -> float:
         n: Samples of each class ``(classes,)``.
     """
     ridges: list[float] = [share * float(gram.trace()) for share in SHARES]
-    best = int(gcv_errors(gram, q, n, ridges).argmin())
-    return ridges[best]
+    errors = gcv_errors(gram, q, n, ridges)
+    return ridges[int((errors <= TIE * errors.min()).nonzero()[-1])]
 
 
 def gcv_errors(gram: Tensor, q: Tensor, n: Tensor, ridges: Sequence[float]) -> Tensor:
     """Return the generalised cross-validation error of `ridge_weights` for many penalties ``(ridges,)``.
 
     ``(RSS / N) / (1 - df / N)^2`` with ``G = V diag(s) V^T``, ``p = V^T Q``, ``N = sum n``, which is also the sum of
-    squares of one-hot labels: ``RSS = N - 2 sum p^2 / (s + l) + sum s p^2 / (s + l)^2``, ``df = sum s / (s + l)``.
-    Infinite where ``df`` is ``N`` or more: nothing is left to judge by.
+    squares of one-hot labels, ``df = sum s / (s + l)``: with ``p^2 / s`` the part of the labels along a direction and
+    ``u`` what no direction explains, ``RSS = u + sum p^2 / s (l / (s + l))^2`` and ``N - df`` is ``N`` less the rank
+    plus ``sum l / (s + l)``. As differences from ``N`` both would be rounding alone where samples are fewer than
+    features. Infinite where ``df`` is ``N``: nothing is left to judge by.
 
     Args:
         gram: ``G = sum h h^T`` ``(width, width)``.
@@ -64,11 +70,15 @@ def gcv_errors(gram: Tensor, q: Tensor, n: Tensor, ridges: Sequence[float]) -> T
         ridges: Penalties ``l``.
     """
     values, vectors = torch.linalg.eigh(gram)
-    s, p2, total = values.clamp_min(0), (vectors.T @ q).square().sum(1), n.sum()
+    there = values > len(gram) * torch.finfo(gram.dtype).eps * values.max()
+    s, total = values[there], n.sum()
+    parts = (vectors.T @ q).square().sum(1)[there] / s
+    spare = (total - len(s)).clamp_min(0)  # with as many directions as samples they explain every label
+    unexplained = (total - parts.sum()).clamp_min(0) if spare > 0 else spare
     errors = []
     for ridge in ridges:
-        squares = (total - 2 * (p2 / (s + ridge)).sum() + (s * p2 / (s + ridge).square()).sum()).clamp_min(0)
-        left = 1 - (s / (s + ridge)).sum() / total
+        shrunk = ridge / (s + ridge)
+        squares, left = unexplained + (parts * shrunk.square()).sum(), (spare + shrunk.sum()) / total
         errors.append(squares / total / left.square() if left > 0 else left.new_tensor(float("inf")))
     return torch.stack(errors)
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
+from cl_framework.threads import MOST
+
 from cl_framework.errors import UserError
 
 
@@ -46,6 +48,7 @@ class Range:
 COUNT = Range("at least 1", 1)
 NONE_OR_MORE = Range("at least 0")
 ABOVE = Range("above 0", above=True)
+SEED = Range("from 0 to 4294967295", high=2**32 - 1)
 SHARE = Range("from 0 to 1", high=1)
 LIMIT = Range("a share above 0 and up to 1, or a whole number of batches", above=True)
 WORDS = {
@@ -53,14 +56,16 @@ WORDS = {
     "times window image_size max_tokens devices num_nodes accumulate_grad_batches log_every_n_steps",
     NONE_OR_MORE: "r epochs align_epochs later_epochs warmup noise_steps impair repair ascents refinements per_class "
     "lr align_lr weight_decay align_decay weight weight_l2 strength gradient_clip_val cache toward contrast pull "
-    "push preserve diversify shrinkage identity patience",
-    ABOVE: "temperature ridge eps top tukey lora_alpha features_limit",
+    "push preserve diversify shrinkage identity patience alpha beta gamma gamma1 gamma2 slow balance",
+    ABOVE: "temperature ridge eps top tukey lora_alpha features_limit largest",
     SHARE: "share dropout lora_dropout shrink threshold threshold_end label_smoothing",
     Range("at least 0 and below 1", high=1, below=True): "momentum validation",
+    SEED: "order_seed",
+    Range(f"from 1 to {MOST}", 1, MOST): "threads",
 }
 BY_WORD = {word: what for what, words in WORDS.items() for word in words.split()}
 BY_PLACE = {
-    "seed_everything": Range("from 0 to 4294967295", high=2**32 - 1),
+    "seed_everything": SEED,
     "trainer.max_epochs": COUNT,
     "trainer.max_steps": Range("at least 1, or -1 for no limit", 1, also=(-1,)),
     "trainer.limit_train_batches": LIMIT,

@@ -11,9 +11,9 @@ from cl_framework.compatibility import objection
 from cl_framework.errors import UserError
 from cl_framework.ledger import Entry
 from cl_framework.proxy import tuned
-from cl_framework.ridge import FLOOR, gcv_errors, gcv_ridge, holdout_errors, holdout_ridge, ridge_weights
+from cl_framework.ridge import FLOOR, SHARES, gcv_errors, gcv_ridge, holdout_errors, holdout_ridge, ridge_weights
 from cl_framework.stream import forget
-from cl_framework.sums import RandomFeatures
+from cl_framework.sums import RandomFeatures, Sums
 from strategies.learning.acil import ACIL
 from strategies.learning.aper import APER
 from strategies.learning.fecam import FeCAM, correlations
@@ -76,6 +76,36 @@ def test_generalised_cross_validation_from_sums_is_the_literal_formula(n, width,
         hat = h @ torch.linalg.solve(h.T @ h + ridge * torch.eye(width, dtype=torch.float64), h.T)
         literal = ((targets - hat @ targets) ** 2).sum() / n / (1 - hat.trace() / n) ** 2
         torch.testing.assert_close(error, literal, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["all differ", "one twice"])
+def test_generalised_cross_validation_is_no_rounding_where_samples_are_few_and_penalties_small(twice, random_rows):
+    """The formula's differences are then differences of nearly equal numbers: 0, infinite, and anything between."""
+    h, y = random_rows(30, 200, 2)
+    h, y = (torch.cat([h, h[:1]]), torch.cat([y, 1 - y[:1]])) if twice else (h, y)
+    targets = one_hot(y, 2).double()
+    gram, ridges = h.T @ h, [share * float((h.T @ h).trace()) for share in SHARES]
+    kernel, eye = h @ h.T, torch.eye(len(h), dtype=torch.float64)
+    literal = []
+    for ridge in ridges:  # the same in terms of samples, where what is left is no difference
+        left = torch.linalg.inv(kernel / ridge + eye)
+        literal.append((left @ targets).square().mean() * 2 / left.diagonal().mean() ** 2)
+    errors = gcv_errors(gram, h.T @ targets, targets.sum(0), ridges)
+    torch.testing.assert_close(errors, torch.stack(literal), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_was_subtracted_does_not_change_the_penalty_that_is_chosen(seed):
+    dice = torch.Generator().manual_seed(seed)
+    means, y = torch.randn(2, 20, generator=dice), torch.arange(30) % 2
+    h = RandomFeatures(300)(means[y] + torch.randn(30, 20, generator=dice))
+    sums, fresh, gone = Sums(), Sums(), torch.arange(30) % 5 == 4
+    sums.add(h, y)
+    sums.subtract(h[gone], y[gone])
+    fresh.add(h[~gone], y[~gone])
+    chosen = [gcv_ridge(*s.of((0, 1))) / float(s.of((0, 1))[0].trace()) for s in (sums, fresh)]
+    assert chosen[0] == pytest.approx(chosen[1], rel=1e-9)
+    assert chosen[0] > 1e-7  # a smaller one would do no better here, and amplify what subtraction left
 
 
 def test_the_penalty_chosen_from_sums_does_not_collapse_where_samples_about_equal_features(random_rows):

@@ -54,6 +54,9 @@ OUT_OF_RANGE = {
     "model.adapter.width 1000000000": "lower its width, rank or number of tokens under model.adapter",
     "model.adapter.dropout 5": "model.adapter.dropout must be from 0 to 1",
     "model.strategy.alpha .nan": "model.strategy.alpha must be a finite number",
+    "model.strategy.beta -1": "model.strategy.beta must be at least 0; found -1",
+    "data.scenario.order_seed -1": "data.scenario.order_seed must be from 0 to 4294967295; found -1",
+    "threads 1000000000": "threads must be from 1 to 1024; found 1000000000",
     "data.scenario.cache .nan": "data.scenario.cache must be a finite number",
     "data.batch_size 0": "data.batch_size must be at least 1; found 0",
 }
@@ -158,6 +161,15 @@ def test_a_closed_form_state_that_is_not_finite_is_refused(world, stream):
     learner.register_buffer("mean", torch.tensor([math.nan]))
     with pytest.raises(UserError, match=r"not finite in 1 of \d+ tensors \(first in mean\)"):
         engine.carry_out(learner, stream[0], world.make_trainer, 8)
+
+
+def test_scores_that_overflow_though_all_before_them_is_finite_are_no_answer(world, stream):
+    learner = world.learn(world.learner(Finetune()), stream[:1])
+    weight = learner.model.head.weight
+    weight.data = 3e38 * torch.ones_like(weight) * torch.tensor([1.0, -1.0]).repeat(weight.shape[1] // 2)
+    assert torch.isfinite(weight).all()
+    with pytest.raises(UserError, match=r"The scores of \d+ samples are no numbers.*Finetune overflows"):
+        learner.answer(stream[0].reference)
 
 
 def test_a_run_goes_on_after_an_event_that_diverged(tmp_path, capsys):

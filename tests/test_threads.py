@@ -66,7 +66,7 @@ def test_a_small_backbone_gets_one_thread_and_a_large_one_the_cores(monkeypatch)
     assert threads.wanted(2_200_000, 8) == 3
     assert threads.wanted(2_200_000, 8, 2) == 2
     monkeypatch.setenv("CLF_THREADS", "many")
-    with pytest.raises(UserError, match="CLF_THREADS must be a whole number of at least 1; found 'many'"):
+    with pytest.raises(UserError, match="CLF_THREADS must be a whole number from 1 to 1024; found 'many'"):
         threads.wanted(2_200_000, 8)
 
 
