@@ -117,9 +117,12 @@ def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
     if (count := forget["samples"]) is None:
         return f"forgotten {drop}, {retained}" + (f"; {through}" if through else "")
     unseen = percent(forget["accuracy_unseen"])
+    what, stay, them = (
+        ("sample", "a class that stays", "it") if count == 1 else ("samples", "classes that stay", "these")
+    )
     return (
-        f"{count} samples {through or 'of classes that stay'}: right {drop}, as are {unseen} % of test samples of "
-        f"these classes; {retained}; `clf audit` looks for traces"
+        f"{count} {what} {through or f'of {stay}'}: right {drop}, as are {unseen} % of test samples of {them}; "
+        f"{retained}; `clf audit` looks for traces"
     )
 
 

@@ -171,6 +171,8 @@ def test_of_samples_whose_class_stays_only_what_means_something_is_reported(tmp_
     assert "10 samples of classes that stay: right 100.0 → 90.0 %, as are 87.0 % of test samples of these" in shown
     assert "relapse" not in shown
     assert "-0.0" not in shown
+    told["samples"] = 1
+    assert "1 sample of a class that stays: right 100.0" in " ".join(text(headline(found), 200).split())
     row = next(line for line in text(table(found)).splitlines() if line.startswith("- f"))
     assert row.split()[-3:] == ["100.0→90.0", "-", "-"]
     write(found, tmp_path)
