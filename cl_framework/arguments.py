@@ -41,6 +41,13 @@ examples:
 `clf list scenarios` and `clf list datasets` name what can stand there. The method stays the run's own;
 --model.optimizer.lr and its like may be given anew, and hold from then on."""
 
+EVALUATE = """examples:
+  clf evaluate runs/quickstart
+  clf evaluate runs/quickstart --data imagefolder:PATH
+
+Of other data the test split is taken if they have one, and all samples otherwise. Nothing of what the run learned
+from is read, and nothing is compared with its record."""
+
 AUDIT = """Audit what a run has forgotten, beside models to compare it with:
 
   run        the model as it is now
@@ -126,8 +133,10 @@ def _learn(verb: str) -> ArgumentParser:
 
 
 def _evaluate(verb: str) -> ArgumentParser:
-    what = "Examine a run again from its files, and compare with what it recorded."
-    return _parser(verb, what, "example:\n  clf evaluate runs/quickstart")
+    what = "Examine a run again from its files and compare with what it recorded; or on other data."
+    parser = _parser(verb, what, EVALUATE)
+    parser.add_argument("--data", metavar="DATA", help="examine on these data instead; classes are matched by name")
+    return parser
 
 
 def _predict(verb: str) -> ArgumentParser:

@@ -11,7 +11,7 @@ import torch
 from cl_framework import arguments, grid, optimiser, receipts, relocation, sharing, shipped, survey, upkeep
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
+from cl_framework.evaluator import Evaluator, hits_of
 from cl_framework.experiment import SKIP, Experiment, build, scenario_of
 from cl_framework.features import FeatureStore
 from cl_framework.naming import concealed
@@ -84,6 +84,8 @@ def evaluate(argv: Sequence[str]) -> int:
     args = arguments.parse("evaluate", argv)
     directory = opened(args)
     experiment, timeline = reopen(directory)
+    if args.data:
+        return _examined(directory, experiment, timeline, args.data)
     diary = diary_of(directory, experiment, timeline)
     if not diary.records:
         raise UserError(f"{directory.path} has no event yet; `clf resume {directory.path}` begins.")
@@ -109,6 +111,29 @@ def evaluate(argv: Sequence[str]) -> int:
         + ("agrees with the recorded results" if same else "DIFFERS from the record")
     )
     return 0 if same else 1
+
+
+def _examined(directory: Run, experiment: Experiment, timeline: Timeline, data: str) -> int:
+    """Examine a run on other data, and say which samples of theirs it cannot be asked about."""
+    learner = experiment.learner
+    learner.to(experiment.make_trainer(None).strategy.root_device)
+    exam, others = timeline.first.exam(data, {timeline.class_names[c]: c for c in learner.model.classes})
+    if not len(exam):
+        known = ", ".join(timeline.class_names[c] for c in learner.model.classes[:5])
+        raise UserError(f"{data} holds no sample of a class that {directory.path} knows, such as {known}.")
+    hits = hits_of(exam, learner.answer)
+    rows = [
+        (printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
+        for c, (right, total) in hits.items()
+    ]
+    grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=printable(f"{directory.path} on {data}"))
+    right, total = (sum(pair[i] for pair in hits.values()) for i in (0, 1))
+    CONSOLE.print(f"accuracy {right / total:.3f}: {right} of {total} samples")
+    if others:
+        shown = ", ".join(map(printable, sorted(others)[:5])) + (", ..." if len(others) > 5 else "")
+        told = f"left out {sum(others.values())} samples of classes that the run does not know: {shown}"
+        CONSOLE.print(told, soft_wrap=True, markup=False, highlight=False)
+    return 0
 
 
 def predict(argv: Sequence[str]) -> int:

@@ -156,6 +156,11 @@ def expected(went: Mapping[_K, int], live: Mapping[_K, Hits]) -> float | None:
     return whole / sum(known.values()) if known else None
 
 
+def hits_of(exam: Samples, answer: Answer) -> dict[int, Hits]:
+    """Return right answers and samples of every class in an exam."""
+    return _hits(_outcomes(exam, answer))
+
+
 def _only(exam: Samples, classes: set[int]) -> Samples:
     """Return the samples of ``classes``: the very same object when that is all of them."""
     return exam if set(exam.labels.tolist()) <= classes else exam.of(classes)

@@ -136,7 +136,7 @@ def _request(
     steps = list(timeline.steps())
     ever = _Past.of(s.event for s in steps if isinstance(s.event, Experience))
     left = _Past.of(surviving(steps))
-    classes = class_ids(args.classes, timeline.class_names, sorted(left.classes))
+    classes = class_ids(timeline.told(args.classes), timeline.class_names, sorted(left.classes))
     samples = picked.ids
     kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes, console)
     experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences, console)

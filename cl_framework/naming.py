@@ -40,7 +40,7 @@ def class_ids(asked: Iterable[int | str], names: Sequence[str], alive: Iterable[
         elif str(a).isdecimal() and int(a) < len(names):
             found.append(int(a))
         else:
-            raise UserError(f"There is no class {a!r}. {did_you_mean(str(a), names)}")
+            raise UserError(f"There is no class {a!r}. {did_you_mean(str(a), [n for n in names if KEYED not in n])}")
     return found
 
 

@@ -285,6 +285,21 @@ class Scenario(ABC):
         """
         return Inventory()
 
+    def exam(self, data: str, names: Mapping[str, int]) -> tuple[Samples, dict[str, int]]:
+        """Take other data as an exam, read as the stream's exams are.
+
+        Args:
+            data: What names them.
+            names: The id of each class that is known, by its name.
+
+        Returns:
+            The samples of those classes; and how many others there are, by the name of their class.
+
+        Raises:
+            UserError: If they cannot be read, or the scenario takes none.
+        """
+        raise UserError(f"{type(self).__name__} has no way to be examined on other data; leave out --data.")
+
     def read(self, files: Sequence[str]) -> Tensor:
         """Read input files as the test transform would, for predictions: ``(n, ...)``.
 

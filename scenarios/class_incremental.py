@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from cl_framework import sample_list
 from cl_framework.errors import UserError
 from cl_framework.inventory import Inventory
-from cl_framework.stream import Experience, Scenario, Step
+from cl_framework.stream import Experience, Joined, Relabelled, Samples, Scenario, Step
 from cl_framework.survey import Survey, Watch, refusal, unwatched
 from scenarios.data.decode import decode, sentence
 from scenarios.data.doubles import doubts
@@ -218,6 +219,16 @@ class ClassIncremental(Scenario):
             return View(samples, how.train() if training else how.test(), key)
 
         return view(parts.train, True), view(parts.train, False), view(parts.test, False)
+
+    def exam(self, data: str, names: Mapping[str, int]) -> tuple[Samples, dict[str, int]]:
+        """Take other data as an exam: their test split if they have one of their own, all of them otherwise."""
+        source = open_source(data, exam=False)
+        if source.train.kind != self.parts.kind:
+            raise UserError(f"{data} holds {source.train.kind}, and the run knows {self.parts.kind}; give such data.")
+        ids = {c: names[name] for c, name in enumerate(source.class_names) if name in names}
+        parts = [View(p, self.how.test()) for p in ([source.test] if source.said else [source.train, source.test])]
+        others = Counter(source.class_names[c] for p in parts for c in p.labels.tolist() if c not in ids)
+        return Joined([Relabelled(p.of(ids), ids) for p in parts]), dict(others)
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read files as the exams are read: an image each ``(n, 3, side, side)``, or a sentence each ``(n, bytes)``."""

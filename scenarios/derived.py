@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from cl_framework import sample_list
 from cl_framework.errors import UserError
 from cl_framework.inventory import Inventory
-from cl_framework.stream import Experience, Scenario, Step
+from cl_framework.stream import Experience, Samples, Scenario, Step
 from cl_framework.survey import Survey, Watch
 
 
@@ -36,6 +36,10 @@ class Derived(Scenario, ABC):
     def read(self, files: Sequence[str]) -> Tensor:
         """Read input files as the stream would."""
         return self.stream.read(files)
+
+    def exam(self, data: str, names: Mapping[str, int]) -> tuple[Samples, dict[str, int]]:
+        """Take other data as the stream would."""
+        return self.stream.exam(data, names)
 
     def unlock(self, key: bytes) -> None:
         """Hand on the key under which sample ids are hidden."""

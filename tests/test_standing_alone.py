@@ -316,3 +316,45 @@ def test_no_absolute_path_is_in_a_file_of_features(run, pets):
     files = [*(run / "features").iterdir()]
     assert files
     assert not [f for f in files if str(pets).encode() in f.read_bytes()]
+
+
+def test_other_data_are_examined_by_name_without_the_data_of_the_run(run, pets, glyphs, tmp_path, capsys):
+    other = tmp_path / "other"
+    for name, c in ((NAMES[2], 2), (NAMES[0], 0), ("dog", 3)):
+        for j, picture in enumerate(glyphs.train.images[glyphs.train.labels == c]):
+            save(picture, other / name / f"{j}.png")
+    shutil.rmtree(pets)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", f"imagefolder:{other}"]) == 0
+    said = capsys.readouterr().out
+    assert f"of {2 * TRAIN + 2} samples" in said
+    assert float(said.split("accuracy ")[-1][:5]) > 0.6
+    assert f"left out {TRAIN + 1} samples of classes that the run does not know: dog" in said
+    assert main(["forget", str(run), "--classes", NAMES[2]]) == 0
+    assert main(["evaluate", str(run), "--data", f"imagefolder:{other}"]) == 0
+    assert NAMES[2] in capsys.readouterr().out.split("does not know: ")[1]
+
+
+def test_of_other_data_with_a_test_split_only_that_is_an_exam(run, pets, tmp_path, capsys):
+    pets.rename(tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "test" / NAMES[1])
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", f"imagefolder:{tmp_path / 'other'}"]) == 0
+    assert f"of {2 * TEST} samples" in capsys.readouterr().out
+
+
+def test_other_data_that_fit_nothing_are_refused(run, glyphs, tmp_path, capsys):
+    save(glyphs.train.images[0], tmp_path / "other" / "dog" / "0.png")
+    assert main(["evaluate", str(run), "--data", f"imagefolder:{tmp_path / 'other'}"]) == 2
+    assert "holds no sample of a class" in capsys.readouterr().err
+    (tmp_path / "said.csv").write_text(f"text,label\nhello,{NAMES[0]}\nyes,{NAMES[0]}")
+    assert main(["evaluate", str(run), "--data", f"csv:{tmp_path / 'said.csv'}"]) == 2
+    assert "holds sentences, and the run knows pictures" in capsys.readouterr().err
+
+
+def test_what_is_forgotten_is_known_by_name_after_its_pictures_are_deleted(run, pets, capsys):
+    assert main(["forget", str(run), "--classes", NAMES[1]]) == 0
+    shutil.rmtree(pets)
+    capsys.readouterr()
+    assert main(["forget", str(run), "--classes", NAMES[1]]) == 0
+    assert "Already forgotten" in capsys.readouterr().out

@@ -62,7 +62,7 @@ def load(path: str, test: float | None = None, seed: int = 0) -> Source:
         files, labels = listed(found, list(found))
         kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), test, seed))
         train, exam = (([files[i] for i in rows], [labels[i] for i in rows]) for rows in (kept, held))
-        return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
+        return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found), said=False)
     first, second = splits["train"], splits.get("test") or splits["validation"]
     check_share(name, True, test)
     found, other = classes(first), classes(second, empty=True)

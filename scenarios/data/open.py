@@ -28,7 +28,7 @@ LOADERS = {
 FORM = re.compile(r"(?P<subject>.*?)(?:(?:^|:)(?P<options>\w+=[^,]*(?:,\w+=[^,]*)*))?", re.DOTALL)
 
 
-def open_source(spec: str, faults: list[str] | None = None) -> Source:
+def open_source(spec: str, faults: list[str] | None = None, exam: bool = True) -> Source:
     """Open the data that ``spec`` names.
 
     Args:
@@ -36,6 +36,7 @@ def open_source(spec: str, faults: list[str] | None = None) -> Source:
             ``glyphs:classes=50,train=40``, ``torchvision:CIFAR100:download=true``, ``imagefolder:PATH:test=0.3`` or
             ``csv:FILE``, ``json:FILE``; the options of a name are the arguments of its ``load``.
         faults: Where to note what is wrong with single samples, which are then left out; otherwise they are refused.
+        exam: Whether there must be something to be examined on where a share of the data is held out for that.
 
     Raises:
         UserError: If the name or an option is unknown, the subject is missing, or the data cannot be read.
@@ -44,7 +45,10 @@ def open_source(spec: str, faults: list[str] | None = None) -> Source:
     load = import_module(f"scenarios.data.{LOADERS[kind]}").load
     takes = signature(load).parameters
     chosen = {key: parsed(f"{kind}:{key}", text, takes[key].default) for key, text in written.items()}
-    return replace(_loaded(load, subject, chosen, faults), name=spec)
+    found = replace(_loaded(load, subject, chosen, faults), name=spec)
+    if exam:
+        found.check_exam()
+    return found
 
 
 def anchored(spec: str) -> tuple[str, str, str]:

@@ -250,4 +250,4 @@ def source(name: str, found: Sequence[Record], test: float | None, seed: int) ->
         every = torch.tensor([place[r.label] for r in found])
         parts = stratified(every, test, seed)
         learned, exam = ([found[i] for i in at.tolist()] for at in parts)
-    return Source(name, part("train", learned), part("test", exam), tuple(names))
+    return Source(name, part("train", learned), part("test", exam), tuple(names), said)

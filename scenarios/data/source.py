@@ -257,12 +257,14 @@ class Source:
         train: Samples to learn from.
         test: Samples that only the evaluator sees.
         class_names: What each label is called.
+        said: Whether the data say themselves what is to be examined on.
     """
 
     name: str
     train: Pictures | Sentences
     test: Pictures | Sentences
     class_names: tuple[str, ...]
+    said: bool = True
 
     def __post_init__(self) -> None:
         """Check every label.
@@ -282,6 +284,15 @@ class Source:
         if bare := [c for c, n in zip(self.class_names, self.counts(self.train), strict=True) if not n]:
             names = ", ".join(map(repr, bare[:5])) + (", ..." if len(bare) > 5 else "")
             raise UserError(f"Class {names} of {self.name} has no train {self.train.noun}; add some or remove it.")
+        if self.said:
+            self.check_exam()
+
+    def check_exam(self) -> None:
+        """Make sure that there is something to be examined on.
+
+        Raises:
+            UserError: If there is nothing.
+        """
         if not len(self.test):
             raise UserError(f"{self.name} has no test {self.test.noun} of any class; add some to be examined on.")
 

@@ -80,7 +80,7 @@ def load(
     else:
         parts = stratified(torch.tensor([place[r.label] for r in found]), test, seed)
         train, held = ([found[i] for i in at.tolist()] for at in parts)
-    return Source(name, part("train", train), part("test", held), tuple(names))
+    return Source(name, part("train", train), part("test", held), tuple(names), said_split)
 
 
 def lines(path: str, said: dict[Role, str], faults: list[str]) -> tuple[Role, list[Record]]:
