@@ -30,6 +30,7 @@ def renewed(
     known = {i for i, name in enumerate(listed.experiences) if name in met}
     lost, left_out, changed = list[str](), list[str](), list[str]()
     for rows in (found.train, found.test):
+        rows.experiences = rows.experiences or [-1] * len(rows.ids)
         now = _digests(listed, rows, data, key, known)
         gone = {i for i, digest in now.items() if not digest}
         here = [i for i in range(len(rows.ids)) if i not in gone or rows.experiences[i] in known]
