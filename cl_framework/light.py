@@ -99,7 +99,8 @@ def verify(argv: Sequence[str]) -> int:
     trial = f"; a trial with {run.manifest['trial']}, no result" if run.manifest.get("trial") else ""
     events, told = run.events(), receipts.read(run.path)
     signed = _signed(events, bool(told)) if args.public else ""
-    say(f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}, all hashes match{signed}{trial}")
+    counted = f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}"
+    say(grid.folded(f"{counted}, all hashes match{signed}{trial}", grid.columns()))
     return 0
 
 

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from cl_framework import audit, cli, commands, forgetting, grid, opening, reproducing
 from cl_framework.console import make_console
 from cl_framework.printable import printable
+from cl_framework.screen import headline
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["a class with a name of forty characters..", "[/b] [bold]dog[/b]", "日本語の名前" * 4, "\N{PARTY POPPER}" * 15]
@@ -117,6 +118,20 @@ def test_plan_and_lists_fit(config, terminal, capsys, width):
 
 
 @at_widths
+def test_headline_and_verification_fit(run, terminal, width):
+    results = json.loads((run / "results.json").read_text())
+    cost = results["cost"] | {f"passes_{what}": 12_345_678 for what in ("train", "statistics", "evaluate")}
+    out = io.StringIO()
+    console = make_console(width=width, file=out, force_terminal=True, color_system=None)
+    console.print(headline(results | {"cost": cost}))
+    assert out.getvalue().count("12,345,678") == 3
+    assert max(map(cell_len, out.getvalue().splitlines())) <= width
+    shown = terminal(width, "verify", run)
+    assert {"3", "1"} <= set(NUMBER.findall(shown))
+    assert max(map(len, shown.splitlines())) <= width
+
+
+@at_widths
 def test_a_verdict_fits(terminal, monkeypatch, capsys, width):
     published = reproducing.Published(
         source="a table", average_incremental_accuracy=12.34, final_accuracy=87.6, tolerance=0.15
@@ -137,7 +152,7 @@ def test_summaries_come_first(run, terminal, tmp_path):
     assert "nothing is learned again" in shown
     again = terminal(80, "plan-forget", run, "--classes", "2", "--unlearner", "Retrain")
     assert "2 experiences learned again, from 6 samples" in again
-    assert "prototypes (2)" in again.partition("retrain")[2].splitlines()[0]
+    assert re.search(r"^retrain +prototypes \(\d\): [\d,]+ bytes$", again, re.MULTILINE)
     assert "artifact by artifact" in terminal(80, "plan-forget", run, "--classes", "2", "--all")
 
 
