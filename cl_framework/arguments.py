@@ -152,6 +152,13 @@ def _requesting(verb: str, what: str) -> ArgumentParser:
     parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="class ids or names")
     parser.add_argument("--experiences", "--experience", nargs="+", default=[], metavar="NAME", help="experience names")
     parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=[],
+        metavar="EXPERIENCE:CLASS",
+        help="what an experience brought of a class, which stays where other experiences brought more of it",
+    )
+    parser.add_argument(
         "--samples",
         nargs="+",
         default=[],

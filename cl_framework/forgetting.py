@@ -141,17 +141,29 @@ def _request(
     kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes, console)
     experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences, console)
     kept_samples = _not_yet(directory, "sample", samples, ever.samples - left.samples, console)
-    if (classes or args.experiences or samples) and not (kept_classes or experiences or kept_samples):
+    cells = [_cell(word, ever.experiences, timeline, left) for word in args.cells]
+    if (classes or args.experiences or samples) and not cells and not (kept_classes or experiences or kept_samples):
         console.print("Nothing is left to forget; the run stays as it is.")
         return None
     missing: list[Need] = args.without
     spec = {"classes": kept_classes, "experiences": experiences, "samples": kept_samples, "missing": missing}
+    spec |= {"cells": cells}
     spec = {k: v for k, v in spec.items() if v}
     asked = Timeline(timeline.first, [*timeline.later, {"forget": spec}], timeline.streams, timeline.key)
     _ = list(asked.steps())  # what was never learned shows while samples still have their ids
     if kept_samples and timeline.key:
         asked.later[-1] = {"forget": {**spec, "samples": hide(kept_samples, timeline.key)}}
     return asked
+
+
+def _cell(word: str, experiences: Collection[str], timeline: Timeline, left: _Past) -> list[str | int]:
+    """Return the experience and the class that a word such as ``task-1:cat`` names."""
+    found = [e for e in experiences if word.startswith(f"{e}:")]
+    if not found:
+        hint = "write an experience and one of its classes, as in task-1:cat"
+        raise UserError(f"{printable(word)!r} begins with no experience of this run; {hint}.")
+    experience = max(found, key=len)
+    return [experience, *class_ids([word.removeprefix(f"{experience}:")], timeline.class_names, sorted(left.classes))]
 
 
 def _not_yet(directory: Run, kind: str, asked: Sequence[_T], gone: Collection[_T], console: Console) -> list[_T]:

@@ -120,3 +120,20 @@ def test_what_one_experience_brought_of_a_live_class_goes_alone(strategy, made, 
     assert main(["verify", str(run)]) == 0
     assert main(["forget", str(run), "--experiences", newest]) == 0
     assert "Already forgotten" in said(capsys)
+
+
+def test_what_one_experience_brought_of_one_class_is_asked_for_by_both_names(made, tmp_path, capsys):
+    run = shutil.copytree(made / "SimpleCIL", tmp_path / "run")
+    assert main(["learn", str(run), *CI, OTHER]) == 0
+    newest, name = results(run)["events"][-1]["name"], results(run)["class_names"]["3"]
+    said(capsys)
+    assert main(["forget", str(run), "--cells", f"nowhere:{name}"]) == 2
+    assert "begins with no experience of this run; write an experience and one of its classes" in said(capsys)
+    assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 0
+    (forgotten,) = results(run)["forget"]
+    assert (forgotten["went"], forgotten["stays"]) == (5, {"3": ["task-1"]})
+    listed = [s for s in sample_list.read(Run.open(run)) if s.class_name == name and s.split == "train"]
+    assert [s.experience for s in listed] == ["task-1"] * 5
+    assert main(["verify", str(run)]) == 0
+    assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 2
+    assert f"class of experience 3 of {newest}: never learned, or already gone" in said(capsys)
