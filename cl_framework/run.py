@@ -111,7 +111,10 @@ class Run:
             UserError: If it or the manifest was edited.
         """
         manifest = sealed.unseal(self.path / MANIFEST, Manifest)
-        return read_listed(self.path / CONFIG, manifest.config).decode()
+        try:
+            return read_listed(self.path / CONFIG, manifest.config).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path / CONFIG} is damaged: it is no text in UTF-8; {RESTORE}.") from error
 
     def events(self) -> list[Event]:
         """Return the committed events in order; what a killed write left behind is not among them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import sys
@@ -189,3 +190,12 @@ def test_a_glance_finds_truncated_files_and_lets_whole_ones_pass(tmp_path: Path,
         file.write_bytes(broken)
         with pytest.raises(UserError, match="Cannot read the image"):
             glance(file)
+
+
+@pytest.mark.parametrize("look", [decode, glance])
+def test_a_pipe_or_a_device_among_pictures_keeps_nobody_waiting(look, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "endless.png"):
+        with pytest.raises(UserError, match=rf"Cannot read the image .*{name} \(it is no file, but a folder, a pipe"):
+            look(tmp_path / name)

@@ -132,6 +132,16 @@ def test_file_and_field_are_named(made, tmp_path, capsys, name, at, wrong, verb,
     assert re.search(told, said)
 
 
+def test_a_config_that_is_no_text_is_refused_in_a_sentence(made, tmp_path, capsys):
+    run = shutil.copytree(made, tmp_path / "run")
+    (run / "config.yaml").write_bytes(raw := b"seed: \xff")
+    told = json.loads((run / "manifest.json").read_text())
+    reseal(run, "manifest.json", {**told, "config": {"sha256": sha256(raw), "bytes": len(raw)}})
+    code, said = attempt(capsys, "verify", run)
+    assert code == 1
+    assert "config.yaml is damaged: it is no text in UTF-8" in said
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"[" * 100_000, b'{"bytes": NaN}', b"\xff", b'{"sha256": "x", "bytes": 1}'])
 def test_what_is_no_record_at_all_is_refused_in_a_sentence(raw):
     with pytest.raises(UserError, match=r"outputs\.json .*; restore it from a copy\."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -49,6 +50,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         UserError: If the file is missing, or is or turns out to be unreadable.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")  # whose end may never come
         _know_heic(path)
         with Image.open(path) as image:
             pixels.bound(image)
