@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     key = receipts.new_key()
     config = concealed(relocation.absolute(experiment.config), experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)
-    CONSOLE.print(f"{len(steps)} requests -> {path}", soft_wrap=True)
+    CONSOLE.print(f"{len(steps)} request{'s'[: len(steps) != 1]} -> {path}", soft_wrap=True)
     _say(experiment.learner.model.backbone.notes)
     with directory.lock():
         try:

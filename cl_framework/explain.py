@@ -79,8 +79,8 @@ def _mistake(message: str, sections: Mapping[str, Sequence[str]]) -> str:
     if m := NO_KEY.search(message):
         return no_key(m["flag"] or f"{m['group']}.{m['key']}", sections)
     if m := MISSING.search(message):
-        options = " ".join(f"--{where}.{need} ..." for need in m["found"].split(", "))
-        who = where if name == where else f"{where}: {name}"
+        options = " ".join(f"--{f'{where}.{need}'.lstrip('.')} ..." for need in m["found"].split(", "))
+        who = (where if name == where else f"{where}: {name}") or "A config"
         return f"{who} needs {m['found']}; set it, as in {options}"
     return _no_config(message) or _no_value(where, name, message) or " ".join(message.split())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -57,6 +57,34 @@ class Given:
         told = sorted(self.values, key=lambda k: [k.startswith(f"{s}.") for s in reversed(SECTIONS)])
         settings.check({k: self.values[k] for k in told if not k.startswith("published")})
         _check_backbone(self.values)
+
+    def check_scenario(self, who: str) -> None:
+        """Refuse to go on without a scenario.
+
+        Args:
+            who: What needs one, for the message.
+
+        Raises:
+            UserError: If none is named.
+        """
+        if not {"data", "data.scenario"} & self.values.keys():
+            raise UserError(
+                f"{who} needs a scenario, such as --data.scenario ClassIncremental --data.scenario.dataset "
+                "imagefolder:PATH; `clf list scenarios` names them."
+            )
+
+
+def check_inputs(files: Sequence[str]) -> None:
+    """Refuse what is no file where files are to be read.
+
+    Raises:
+        UserError: If one is missing or a folder.
+    """
+    for file in map(Path, files):
+        if file.is_dir():
+            raise UserError(f"{file} is a folder; give the files in it, as in {file}/*.")
+        if not file.exists():
+            raise UserError(f"There is no file {file}; give files that are there.")
 
 
 def check_type(name: str, value: Any, annotation: str | None) -> None:

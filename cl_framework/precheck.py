@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 from cl_framework import arguments, explain, plugins, shipped, signatures, spelling
 from cl_framework.errors import UserError
 from cl_framework.flags import left_over, options
-from cl_framework.given import Given, check_type
+from cl_framework.given import Given, check_inputs, check_type
 from cl_framework.picking import Known, pick
 from cl_framework.run import Run
 
@@ -62,6 +62,8 @@ def of_config(argv: Sequence[str], data: bool = True) -> list[str]:
     for name, value in options(words):
         checked.take(name, value)
     checked.given.check()
+    if data and not checked.unseen and "--print_config" not in words:
+        checked.given.check_scenario("A config")
     if checked.run_dir is not None:
         Run.check_free(checked.run_dir)
     if checked.dataset is not None and data:
@@ -84,6 +86,10 @@ def of_run(verb: str, argv: Sequence[str]) -> list[str]:
     for name, value in [*named, *options(args.rest)]:
         checked.take(name, value)
     checked.given.check()
+    if verb == "learn":
+        checked.given.check_scenario("`clf learn`")
+    if verb == "predict":
+        check_inputs(args.files)
     if checked.dataset is not None:
         plugins.data_sources().asked(checked.dataset)
     return list(argv)
@@ -96,6 +102,7 @@ class _Config:
     classes: dict[str, str] = field(default_factory=lambda: dict(DEFAULTS))
     run_dir: str | None = None
     dataset: str | None = None
+    unseen: bool = False
     given: Given = field(default_factory=Given)
     listed: dict[str, dict[str, plugins.Entry]] = field(default_factory=dict)
 
@@ -113,6 +120,7 @@ class _Config:
 
     def _file(self, path: str) -> None:
         if not Path(path).expanduser().is_file():  # YAML itself, say
+            self.unseen = True
             return
         read = yaml_of(path)
         for section, value in (read if isinstance(read, Mapping) else {}).items():

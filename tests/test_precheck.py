@@ -49,6 +49,8 @@ MISTAKES = {
     "quickstart --model.optimizer.lr": "--model.optimizer.lr needs a value.",
     "quickstart --threads --seed_everything 1": "--threads needs a value.",
     "quickstart --model.strategy EASE Joint": "There is 'Joint' too much; a value follows the name of its setting",
+    "--model.strategy EASE": "A config needs a scenario, such as --data.scenario ClassIncremental --data",
+    "--data.scenario.dataset digits": "A config needs a scenario",
     "PARENT": "is a folder; give a config, such as quickstart, and a folder of pictures with",
     "quickstart --run_dir TAKEN": "already holds a run; `clf resume",
 }  # fmt: skip
@@ -110,7 +112,10 @@ def test_mistakes_and_help_need_no_torch(typed):
     lines += [["run"], ["help", "run"], ["run", "--help"], ["plan", "--help"], ["learn", "x", "--help"], ["resume"],
               *([verb, "nowhere", "--nonsens"] for verb in arguments.PARSERS), ["predict", "nowhere", "x.png"],
               ["forget", typed("TAKEN")[0], "--unlearner", "DropAdaptor"], ["list", "datasets"], ["list", "metrics"],
-              ["learn", typed("TAKEN")[0], "--data.scenario", "ClassIncrementa"], ["reproduce", "nothing"],
+              ["learn", typed("TAKEN")[0], "--data.scenario", "ClassIncrementa"], ["learn", typed("TAKEN")[0]],
+              ["learn", typed("TAKEN")[0], "--data.scenario.dataset", "digits"],
+              ["predict", typed("TAKEN")[0], "no.png"],
+              ["predict", typed("TAKEN")[0], str(ROOT)], ["reproduce", "nothing"],
               ["reproduce", "simplecil_cifar100_inc5", "--model.strategi", "X"]]  # fmt: skip
     program = (
         "import json, sys\nfrom cl_framework.cli import main\n"
