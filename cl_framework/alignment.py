@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cl_framework.erasure import Erasure
-from cl_framework.ledger import Entry, Ledger
+from cl_framework.ledger import COUNT, Entry, Ledger
 from cl_framework.model import Model
 from cl_framework.statistics import class_moments
 from cl_framework.strategy import Params, Plan
 from cl_framework.stream import Batch, Samples
 
-MEAN, COVARIANCE, COUNT = "mean", "covariance", "count"
+MEAN, COVARIANCE = "mean", "covariance"
 
 
 @final

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from cl_framework.erasure import Erasure
 
+COUNT = "count"
+"""Name of an entry that tells of how many samples the others are."""
+
 PRISTINE = "pristine"
 """Name of an entry that was measured on the backbone without adapters."""
 

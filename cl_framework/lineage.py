@@ -17,7 +17,7 @@ from cl_framework import origin, state
 from cl_framework.answers import Answers
 from cl_framework.census import Cell, Census, Contents, census, ids_of
 from cl_framework.learner import Learner
-from cl_framework.ledger import PRISTINE, Entry, Ledger, entry_of
+from cl_framework.ledger import COUNT, PRISTINE, Entry, Ledger, entry_of
 from cl_framework.memory import Memory
 from cl_framework.model import ADAPTERS
 from cl_framework.origin import Ingredient, Origin
@@ -286,6 +286,7 @@ def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
                 *(part.sides(entry) if isinstance(part, Answers) else (frozenset[int](), frozenset[int]())),
                 _size([value]),
                 tensor,
+                int(entry.name != COUNT),  # how many samples a mean has is a part of it
             )
 
 

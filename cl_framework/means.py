@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cl_framework.erasure import Erasure
-from cl_framework.ledger import PRISTINE, Entry, Ledger
+from cl_framework.ledger import COUNT, PRISTINE, Entry, Ledger
 from cl_framework.statistics import class_means
-
-COUNT = "count"
 
 
 @final

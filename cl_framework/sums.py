@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_framework.erasure import Erasure
-from cl_framework.ledger import Entry, Ledger
-
-COUNT = "count"
+from cl_framework.ledger import COUNT, Entry, Ledger
 
 
 @final

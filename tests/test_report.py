@@ -101,6 +101,8 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
         {
             "event": "forget-1",
             "samples": None,
+            "went": None,
+            "stays": {},
             "accuracy_forget": 0.1,
             "accuracy_forget_before": 0.8,
             "accuracy_forget_before_any": 0.8,
