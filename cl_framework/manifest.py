@@ -11,8 +11,6 @@ from cl_framework.errors import UserError
 from cl_framework.records import RESTORE, Digest, FileEntry, decode, typed
 
 SCHEMA = 4
-OLDEST = 3
-"""Runs of this layout are still read: they keep no list of their samples."""
 MANIFEST = "manifest.json"
 
 
@@ -49,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read as a manifest; {RESTORE}.") from error
     schema = typed(found, _Schema, file).schema
-    if schema < OLDEST:
+    if schema < SCHEMA:
         what = f"was made by an older version (schema {schema}, now {SCHEMA})"
         raise UserError(f"{path} {what}; run its config again.")
     if schema > SCHEMA:

@@ -20,7 +20,7 @@ from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator
 from cl_framework.events import Event
 from cl_framework.experiment import Experiment, build, scenario_of
-from cl_framework.manifest import MANIFEST, SCHEMA
+from cl_framework.manifest import MANIFEST
 from cl_framework.printable import printable
 from cl_framework.records import Count, typed
 from cl_framework.run import Run
@@ -168,7 +168,7 @@ def opened(args: Namespace) -> Run:
 def samples_of(directory: Run, timeline: Timeline) -> SampleRecord:
     """Return the run's list of samples; what it does not tell of yet is listed now, and files are read for that."""
     raw = directory.samples()
-    if raw is None and (directory.manifest["schema"] < SCHEMA or directory.events()):
+    if raw is None and directory.events():
         return SampleRecord(())
     kept = sample_list.decode(raw, directory.path / sample_list.FOLDER) if raw is not None else []
     streams = [timeline.first, *timeline.streams]

@@ -168,7 +168,7 @@ def decode(raw: bytes, place: Path | str = FOLDER) -> list[Source | None]:
 
 
 def read(run: Run) -> list[Listed]:
-    """Return every sample that a run knows and has not forgotten; nothing if it was made before runs kept a list.
+    """Return every sample that a run knows and has not forgotten; nothing if its stream can list none.
 
     Raises:
         UserError: If the list was edited.

@@ -99,8 +99,8 @@ def test_what_is_no_run_is_refused_with_a_reason(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json"):
         Run.open(tmp_path)
-    (tmp_path / "manifest.json").write_bytes(seal({"schema": 1}))
-    with pytest.raises(UserError, match=r"older version \(schema 1, now 4\); run its config again"):
+    (tmp_path / "manifest.json").write_bytes(seal({"schema": 3}))
+    with pytest.raises(UserError, match=r"older version \(schema 3, now 4\); run its config again"):
         Run.open(tmp_path)
     (tmp_path / "manifest.json").write_bytes(seal({"schema": 5}))
     with pytest.raises(UserError, match="upgrade"):
