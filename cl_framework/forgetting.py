@@ -18,7 +18,7 @@ from cl_framework.errors import Absent, UserError
 from cl_framework.experiment import Experiment
 from cl_framework.naming import class_ids, hide
 from cl_framework.opening import check_finished, go_on, opened, reopen
-from cl_framework.picking import Known, Picked, pick
+from cl_framework.picking import Picked, requested
 from cl_framework.printable import printable, say
 from cl_framework.run import Run
 from cl_framework.signing import signer
@@ -44,7 +44,7 @@ def forget(argv: Sequence[str]) -> int:
         directory.sweep()
         experiment, timeline = reopen(directory, _overrides(args))
         check_finished(directory, timeline)
-        picked = pick(Known.of(directory), args.samples, args.where)
+        picked = requested(directory, args.samples, args.where, [*args.classes, *args.experiences])
         later = _request(directory, timeline, args, picked)
         for sentence in copies.of_request(directory, list(later.steps())[-1]).told if later else ():
             CONSOLE.print(Text(printable(sentence), "yellow"), soft_wrap=True)
@@ -84,7 +84,7 @@ def _show(args: argparse.Namespace) -> int:
     directory = opened(args)
     experiment, timeline = reopen(directory, _overrides(args))
     check_finished(directory, timeline)
-    picked = pick(Known.of(directory), args.samples, args.where)
+    picked = requested(directory, args.samples, args.where, [*args.classes, *args.experiences])
     later = _request(directory, timeline, args, picked, make_console(stderr=True) if args.json else CONSOLE)
     steps = [] if later is None else list(later.steps())
     if args.json:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, final
 
-from cl_framework import request_file, sample_list
+from cl_framework import request_file, sample_list, sealed
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.receipts import KEY, run_key
 from cl_framework.sample_list import Listed, Source, hidden
@@ -108,7 +108,7 @@ class Known:
             if self._ever and int(number) not in self._ever:
                 raise UserError(f"The run learned from no sample {number}; {self.lists}.")
             return [int(number)]
-        for way in (self._placed, self._gone, self._matching, self._named):
+        for way in (self._placed, self._gone, self._matching, self._named, self._alike):
             if found := way(word):
                 return found
         if not any(self.sources):
@@ -117,7 +117,9 @@ class Known:
             raise UserError(f"The run is examined on {word!r} and learned nothing from it; name samples it learned.")
         if _is_pattern(word):
             raise UserError(f"The pattern {word!r} fits no sample that is not forgotten; {self.lists}.")
-        raise UserError(f"{word!r} is no file, id, name or pattern of a sample; {self.lists}.")
+        rows_went = any(s and not s.files and s.train.gone for s in self.sources)  # they are not found by their line
+        left = " that is not forgotten" if rows_went else ""
+        raise UserError(f"{word!r} is no file, id, name or pattern of a sample{left}; {self.lists}.")
 
     def examines(self, word: str) -> bool:
         """Tell whether a word is the place of a sample that the run is examined on."""
@@ -165,6 +167,18 @@ class Known:
         end = word.removeprefix("./")
         return self._only(word, [s for s in self._names.get(_name(end), []) if f"/{s.place}".endswith(f"/{end}")])
 
+    def _alike(self, word: str) -> list[int]:
+        """Find the picture that a file holds whose place is not listed: one that was renamed, moved or copied."""
+        file = Path(word).expanduser()
+        if not file.is_file() or not any(s and s.kind == "pictures" for s in self.sources):
+            return []
+        digest = sealed.file_hash(file)
+        return self._only(word, [s for s in self.samples if s.digest == digest and self._pictured(s)])
+
+    def _pictured(self, sample: Listed) -> bool:
+        source = self.sources[sample.source]
+        return source is not None and source.kind == "pictures"
+
     def _only(self, word: str, found: Sequence[Listed]) -> list[int]:
         """Return the one sample found, if there is one.
 
@@ -172,7 +186,7 @@ class Known:
             UserError: If there are several.
         """
         if len(found) > 1:
-            told = ", ".join(f"{self._whole(s)} (id {s.id})" for s in found[:SHOWN])
+            told = ", ".join(f"{self._whole(s) or 'a sample'} (id {s.id})" for s in found[:SHOWN])
             more = ", ..." if len(found) > SHOWN else ""
             raise UserError(f"{word!r} could be {told}{more}; give the whole path or the id.")
         return [s.id for s in found]
@@ -221,6 +235,21 @@ class Known:
             for s in self.sources
             if s is not None and s.files
         ]
+
+
+def requested(run: Run, words: Sequence[str], where: Sequence[str], whole: Sequence[str]) -> Picked:
+    """Return the samples of a run that a request names beside ``whole`` classes and experiences.
+
+    Raises:
+        UserError: If the conditions could be meant to narrow those down, too, or as `pick` says.
+    """
+    if where and whole:
+        raise UserError(
+            f"{' and '.join(where)} could narrow {whole[0]!r} down or be asked for as well: for both make two "
+            "requests, for their common samples give the ids that "
+            f"`clf list samples {run.path}` shows with these options."
+        )
+    return pick(Known.of(run), words, where)
 
 
 def pick(known: Known, words: Sequence[str], conditions: Sequence[str] = ()) -> Picked:

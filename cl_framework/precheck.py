@@ -19,7 +19,7 @@ from cl_framework import arguments, explain, plugins, shipped, signatures, spell
 from cl_framework.errors import UserError
 from cl_framework.flags import left_over, options
 from cl_framework.given import Given, check_inputs, check_type
-from cl_framework.picking import Known, pick
+from cl_framework.picking import requested
 from cl_framework.run import Run
 
 MADE_OF = {
@@ -80,7 +80,7 @@ def of_run(verb: str, argv: Sequence[str]) -> list[str]:
     args = arguments.parse(verb, argv)
     run = Run.open(args.dir)
     if getattr(args, "samples", None) or getattr(args, "where", None):
-        pick(Known.of(run), args.samples, args.where)
+        requested(run, args.samples, args.where, [*args.classes, *args.experiences])
     named = [("model.unlearner", args.unlearner)] if getattr(args, "unlearner", None) else []
     checked = _Config(classes={})
     for name, value in [*named, *options(args.rest)]:

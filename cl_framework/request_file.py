@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ def read(file: Path, lists: str) -> list[Asked]:
     """Read a file of requests.
 
     A line holds ids, or one path, name, folder or pattern, which may contain spaces; ``#`` begins a line of comment.
-    Who asked stands before a tab, or before the first comma in a file that begins with the line ``requester,sample``.
+    Who asked stands before a tab, or before the first comma in a file that begins with the line ``requester,sample``,
+    where quotes may stand around either.
     Or a line is a JSON object such as ``{"requester": "alice", "samples": ["a.png", 17], "where": {"user": "alice"}}``.
 
     Args:
@@ -68,15 +70,24 @@ def read(file: Path, lists: str) -> list[Asked]:
 
 
 def _line(text: str, mark: str, place: str) -> Asked:
-    who, between = "", mark or "\t"
+    who = ""
     if mark or not IDS.fullmatch(text):
-        first, there, rest = text.partition(between)
-        if mark and not there:
+        first, *rest = _cells(text, mark) if mark else text.split("\t", 1)
+        if mark and not rest:
             raise UserError(f"{place}: {text!r} has no {mark!r}; write who asked, the mark, and the sample.")
-        who, text = (first.strip(), rest.strip()) if there else ("", text)
+        who, text = (first.strip(), mark.join(rest).strip()) if rest else ("", text)
     if not text:
         raise UserError(f"{place}: {who!r} names no sample; write it after the name.")
     return Asked(re.split(r"[\s,;]+", text.strip(" ,;\t")) if IDS.fullmatch(text) else [text], [], who, place)
+
+
+def _cells(text: str, mark: str) -> list[str]:
+    """Split a line at its marks, but not within quotes, which table programs put around what holds a mark.
+
+    >>> _cells('bob, "said.csv, line 6"', ","), _cells("bob,said.csv, line 6", ",")
+    (['bob', 'said.csv, line 6'], ['bob', 'said.csv', ' line 6'])
+    """
+    return next(csv.reader([re.sub(f'{mark}\\s+"', f'{mark}"', text)], delimiter=mark))
 
 
 def _record(text: str, place: str) -> Asked:

@@ -72,6 +72,7 @@ class Source(msgspec.Struct, kw_only=True):
         groups: The classes of each experience.
         experiences: What each experience is called.
         offset: What is added to ids to make them unique in the whole stream.
+        as_new: What stands before the names of its classes in the whole stream.
         fingerprint: Hash of the data as a whole, when they were first used.
         train: Samples to learn from.
         test: Samples to be examined on.
@@ -91,6 +92,7 @@ class Source(msgspec.Struct, kw_only=True):
     former: list[str] = []
     experiences: list[str] = []
     offset: int = 0
+    as_new: str = ""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -194,7 +196,7 @@ def listed(sources: Sequence[Source | None]) -> list[Listed]:
                         split,
                         own + source.offset,
                         rows.places[i],
-                        source.class_names[label],
+                        source.as_new + source.class_names[label],
                         source.experiences[at] if at >= 0 else "",
                         rows.columns[i] if rows.columns else {},
                         rows.digests[i],

@@ -25,13 +25,11 @@ class SampleRecord:
     def __init__(self, sources: Sequence[Source | None], stored: bytes | None = None, key: bytes | None = None) -> None:
         """Take the list up."""
         self.sources, self.key, self._stored = list(sources), key, stored
-        self._prefixes: list[str] = [""] * len(self.sources)
 
     def place(self, timeline: Timeline) -> None:
         """Note which experience brings each sample, and under which ids the stream knows it."""
         streams = [-1, *(i for i, spec in enumerate(timeline.later) if "learn" in spec)]
         whose = dict(zip(streams, self.sources, strict=False))
-        self._prefixes = [timeline.later[i].get("as_new") or "" if i >= 0 else "" for i in streams]
         steps = [(whose.get(origin), origin, step) for origin, step in timeline.marked()]
         for each in filter(None, self.sources):
             each.experiences = []
@@ -42,6 +40,7 @@ class SampleRecord:
             if source is None or not isinstance(step.event, Experience):
                 continue
             source.offset = timeline.offsets[origin]
+            source.as_new = timeline.later[origin].get("as_new") or "" if origin >= 0 else ""
             number = len(source.experiences)
             source.experiences.append(step.event.name)
             brought = (source.train, step.event.data.ids), (source.test, step.exam.ids)
@@ -61,10 +60,9 @@ class SampleRecord:
             return None
         if not isinstance(step.event, Experience):
             gone, vanished = set(step.event.data.ids.tolist()), {names[c] for c in step.event.classes}
-            for source, prefix in zip(self.sources, self._prefixes, strict=False):
-                here = {name.removeprefix(prefix) for name in vanished if name.startswith(prefix)}
-                if source is not None:
-                    sample_list.forget(source, gone, here, self.key)
+            for source in filter(None, self.sources):
+                whose = {name.removeprefix(source.as_new) for name in vanished if name.startswith(source.as_new)}
+                sample_list.forget(source, gone, whose, self.key)
         now = sample_list.encode(self.sources)
         if now == self._stored:
             return None

@@ -2,6 +2,7 @@
 
 import json
 import re
+from hashlib import sha256
 
 import pytest
 
@@ -196,6 +197,38 @@ def test_a_file_that_is_no_request_is_refused_by_line(text, message, known, tmp_
     file.write_bytes(text.encode("latin-1", "surrogateescape") if "\udcff" in text else text.encode())
     with pytest.raises(UserError, match=re.escape(message)):
         pick(known, [str(file)])
+
+
+def test_a_quoted_place_in_a_file_of_requests_is_one(known, tmp_path):
+    file = tmp_path / "asked.csv"
+    file.write_text(
+        'requester,sample\nben,"said.csv, line 3"\n"smith, ann", "train/cat/2 (copy).png"\nben,said.csv, line 2\n'
+    )
+    assert pick(known, [str(file)]).who == {"ben": [101, 100], "smith, ann": [1]}
+
+
+def test_a_picture_under_another_name_is_found_by_its_content(root, tmp_path):
+    listed = rows(PLACES)
+    listed.digests[:] = [sha256(b"one").hexdigest(), sha256(b"two").hexdigest(), *[sha256(b"same").hexdigest()] * 2]
+    known = Known([source(root, listed)], KEY, "RUN")
+    renamed = tmp_path / "renamed.png"
+    renamed.write_bytes(b"two")
+    assert known.ids(str(renamed)) == [1]
+    renamed.write_bytes(b"same")
+    with pytest.raises(
+        UserError, match=r"renamed.png' could be .*dog/1.png \(id 2\), .*dog/\[3\].png \(id 3\); give the"
+    ):
+        known.ids(str(renamed))
+    renamed.write_bytes(b"other")
+    with pytest.raises(UserError, match="is no file, id, name"):
+        known.ids(str(renamed))
+
+
+def test_rows_that_were_forgotten_are_told_to_be_found_by_no_line(tmp_path):
+    table = source(tmp_path, rows(["said.csv, line 2", "said.csv, line 3"]), files=False)
+    forget(table, {1}, set(), KEY)
+    with pytest.raises(UserError, match=r"said.csv:3' is no file, .* of a sample that is not forgotten; `clf"):
+        Known([table], KEY).ids("said.csv:3")
 
 
 def test_many_words_are_looked_up_in_little_time(root, tmp_path):

@@ -93,6 +93,15 @@ sys.exit(", ".join(heavy) or str(codes).replace("[0, 2, 2, 0]", "") or 0)
     assert "has a column 'usr'. Did you mean 'user'?" in done.stderr
 
 
+@pytest.mark.parametrize("whole", [["--classes", "bee"], ["--experiences", "task-1"]])
+def test_a_condition_beside_whole_classes_or_experiences_is_refused(run, whole, capsys):
+    for verb in ("plan-forget", "forget"):
+        assert main([verb, run, *whole, "--where", f"user={USERS[0]}"]) == 2
+        message = f"could narrow {whole[1]!r} down or be asked for as well: for both make two requests"
+        assert message in capsys.readouterr().err
+    assert len(listed(run, capsys)) == len(NAMES) * TRAIN
+
+
 def test_samples_are_forgotten_by_path_name_and_pattern_once(run, made, capsys, monkeypatch, tmp_path):
     words = ["train/ant/odd-1.png", str(made / "train/bee/odd-0.png"), "cow/odd-[23].png"]
     words[2] = f"train/{words[2]}"
