@@ -13,7 +13,8 @@ FORGET = """examples:
   clf plan-forget runs/quickstart --classes 3 7          what would be deleted, retrained, edited, kept
   clf plan-forget runs/quickstart --classes 3 --all      the same, artifact by artifact, and why
   clf plan-forget runs/quickstart --classes 3 --json     the same for a program or an archive
-  clf forget runs/quickstart --classes 3 7               classes, by id or name
+  clf forget runs/quickstart --classes 3 7               classes, by name, or by id where no name is a number
+  clf forget runs/quickstart --classes id:3              a class by its id, whatever classes are called
   clf forget runs/quickstart --experiences task-1        everything an experience brought
   clf forget runs/pets --samples cat/7.png 'dog/2019-*'   samples, by path, name, folder, pattern or id
   clf forget runs/pets --samples requests.txt --sign key.pem   a file of such words, one a line
@@ -149,7 +150,7 @@ def _predict(verb: str) -> ArgumentParser:
 
 def _requesting(verb: str, what: str) -> ArgumentParser:
     parser = _parser(verb, what, FORGET)
-    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="class ids or names")
+    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="names of classes, or ids as id:3")
     parser.add_argument("--experiences", "--experience", nargs="+", default=[], metavar="NAME", help="experience names")
     parser.add_argument(
         "--cells",

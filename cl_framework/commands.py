@@ -14,7 +14,7 @@ from cl_framework.errors import UserError
 from cl_framework.evaluator import Evaluator, hits_of
 from cl_framework.experiment import SKIP, Experiment, build, scenario_of
 from cl_framework.features import FeatureStore
-from cl_framework.naming import concealed
+from cl_framework.naming import called, concealed
 from cl_framework.opening import check_finished, diary_of, go_on, manifest, opened, reopen
 from cl_framework.printable import printable
 from cl_framework.rivals import doubts
@@ -97,7 +97,7 @@ def evaluate(argv: Sequence[str]) -> int:
     model.store = FeatureStore()  # compute every feature again: stored ones would agree with themselves
     again = evaluator.hits(experiment.learner.answer)
     rows = [
-        (printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
+        (called(c, timeline.class_names), str(right), str(total), f"{right / total:.3f}")
         for c, (right, total) in again.items()
     ]
     title = printable(f"{directory.path} after {last.event}")

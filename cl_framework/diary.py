@@ -18,6 +18,7 @@ from cl_framework.account import account
 from cl_framework.engine import Cost
 from cl_framework.learner import Learner
 from cl_framework.marks import Marks
+from cl_framework.naming import called
 from cl_framework.printable import printable
 from cl_framework.report import EventRecord
 from cl_framework.run import Run
@@ -102,7 +103,9 @@ class Diary:
             live = staying.sentence(event.stays, lambda c: self.class_names[c])
             what = f"{f'{names}; ' if names else ''}{len(event.data)} samples in all, and of classes {live}"
         if isinstance(event, Experience) and event.relearned:
-            what += "; forgotten before: " + ", ".join(f"{new} was {old}" for new, old in event.relearned.items())
+            what += "; forgotten before: " + ", ".join(
+                f"{called(new, self.class_names)} was id:{old}" for new, old in event.relearned.items()
+            )
         name = printable(event.name)
         self.bar.label = f"    training {name}"
         told = Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({what})", "bold")

@@ -11,6 +11,8 @@ from rich.text import Text
 from cl_framework import copies, grid
 from cl_framework.census import Contents, ids_of, pooled
 from cl_framework.learner import Learner
+from cl_framework.lineage import Artifact
+from cl_framework.naming import called
 from cl_framework.outline import outline
 from cl_framework.printable import printable
 from cl_framework.run import Run
@@ -29,13 +31,16 @@ def plan(run: Run, learner: Learner, steps: Sequence[Step]) -> list[Foretold]:
     return _all(Case(run, learner, steps))
 
 
-def show(run: Run, learner: Learner, steps: Sequence[Step], console: Console, each: bool = False) -> None:
+def show(
+    run: Run, learner: Learner, steps: Sequence[Step], names: Sequence[str], console: Console, each: bool = False
+) -> None:
     """Print what would be done in a line for each action.
 
     Args:
         run: The run directory.
         learner: In the state before the request.
         steps: The stream; the last step is the request.
+        names: What each class id is called.
         console: Where to print.
         each: Also print artifacts of one kind and fate on a line each, with what went into them and why.
     """
@@ -45,16 +50,18 @@ def show(run: Run, learner: Learner, steps: Sequence[Step], console: Console, ea
     head = f"{case.event.name} with {type(case.unlearner).__name__} ({policy}): what would be done; nothing is done yet"
     for sentence in copies.of_request(run, case.step).told:
         console.print(Text(printable(sentence), "yellow"), soft_wrap=True)
-    rows: list[grid.Row] = [((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found)]
+    rows: list[grid.Row] = [
+        ((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found, _few(case.event.classes, names))
+    ]
     grid.show(console, (), rows, texts=2, title=printable(head))
     if each:
         heads = ("action", "artifact", "made from", "why", "that go", "bytes")
-        grid.show(console, heads, _rows(case, found), texts=4, title="artifact by artifact")
+        grid.show(console, heads, _rows(case, found, names), texts=4, title="artifact by artifact")
     else:
         console.print(Text("--all shows every artifact, what went into it, and why", "dim"), soft_wrap=True)
 
 
-def _rows(case: Case, found: Sequence[Foretold]) -> list[grid.Row]:
+def _rows(case: Case, found: Sequence[Foretold], names: Sequence[str]) -> list[grid.Row]:
     """Return artifacts of one kind and fate on one row."""
     alike: dict[tuple[str, str, str], list[Foretold]] = {}
     for f in found:
@@ -66,8 +73,10 @@ def _rows(case: Case, found: Sequence[Foretold]) -> list[grid.Row]:
         rows.append(
             (
                 (action, style),
-                _called(kind, [f.treatment.artifact.name for f in some]),
-                "\n".join([*_made_from(made, "samples", case), *_made_from(examined, "test samples", case)]),
+                _called(kind, [_artifact(f.treatment.artifact, names) for f in some]),
+                "\n".join(
+                    [*_made_from(made, "samples", case, names), *_made_from(examined, "test samples", case, names)]
+                ),
                 why,
                 _counted(len(_both(made, case.taken)), len(_both(examined, case.tested))),
                 f"{size:,}" if size else "",
@@ -76,7 +85,9 @@ def _rows(case: Case, found: Sequence[Foretold]) -> list[grid.Row]:
     return rows
 
 
-def as_json(run: Run, learner: Learner, steps: Sequence[Step], ids: bool = False) -> dict[str, Any]:
+def as_json(
+    run: Run, learner: Learner, steps: Sequence[Step], names: Sequence[str], ids: bool = False
+) -> dict[str, Any]:
     """Return the same for a program, artifact by artifact; samples are counted, and named only if ``ids``."""
     case = Case(run, learner, steps)
     return {
@@ -84,6 +95,7 @@ def as_json(run: Run, learner: Learner, steps: Sequence[Step], ids: bool = False
         "unlearner": type(case.unlearner).__name__,
         "policy": "exact" if case.unlearner.exact else "approximate",
         "classes": list(case.event.classes),
+        "class_names": {str(c): names[c] for c in learner.model.classes},
         "samples": len(ids_of(case.taken)),
         "stays": {str(c): list(experiences) for c, experiences in case.event.stays.items()},
         "test_samples": len(ids_of(case.tested)),
@@ -134,13 +146,18 @@ def _called(kind: str, names: Sequence[str]) -> str:
     return f"{kind} {', '.join(map(printable, names[:3]))}" + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
-def _made_from(contents: Contents, what: str, case: Case) -> list[str]:
+def _artifact(a: Artifact, names: Sequence[str]) -> str:
+    """Return what an artifact is called, its class by name."""
+    return a.name if a.cls is None else a.name.replace(str(a.cls), called(a.cls, names), 1)
+
+
+def _made_from(contents: Contents, what: str, case: Case, names: Sequence[str]) -> list[str]:
     """Return a line for each experience, four at most, and how many samples had been forgotten before."""
     by: dict[str, dict[int, frozenset[int]]] = {}
     for (experience, c), ids in contents.items():
         by.setdefault(experience, {})[c] = ids
     lines = [
-        f"{printable(e)}: {_few(sorted(classes))} ({sum(map(len, classes.values())):,} {what})"
+        f"{printable(e)}: {_few(sorted(classes), names)} ({sum(map(len, classes.values())):,} {what})"
         for e, classes in by.items()
     ]
     more = [f"... {len(lines)} experiences, {len(ids_of(contents)):,} {what}"] if len(lines) > 4 else []
@@ -148,5 +165,5 @@ def _made_from(contents: Contents, what: str, case: Case) -> list[str]:
     return lines[:4] + more + ([f"{old:,} of them forgotten before"] if old else [])
 
 
-def _few(classes: Sequence[int]) -> str:
-    return ", ".join(map(str, classes[:6])) + (" ..." if len(classes) > 6 else "")
+def _few(classes: Sequence[int], names: Sequence[str]) -> str:
+    return ", ".join(called(c, names) for c in classes[:6]) + (" ..." if len(classes) > 6 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from cl_framework.console import CONSOLE, make_console
 from cl_framework.diary import Testimony
 from cl_framework.errors import Absent, UserError
 from cl_framework.experiment import Experiment
-from cl_framework.naming import class_ids, hide
+from cl_framework.naming import called, class_ids, hide
 from cl_framework.opening import check_finished, go_on, opened, reopen
 from cl_framework.picking import Picked, requested
 from cl_framework.printable import printable, say
@@ -86,12 +86,12 @@ def _show(args: argparse.Namespace) -> int:
     check_finished(directory, timeline)
     picked = requested(directory, args.samples, args.where, [*args.classes, *args.experiences])
     later = _request(directory, timeline, args, picked, make_console(stderr=True) if args.json else CONSOLE)
-    steps = [] if later is None else list(later.steps())
+    steps, names = [] if later is None else list(later.steps()), timeline.class_names
     if args.json:
-        told = foretelling.as_json(directory, experiment.learner, steps, args.ids) if steps else None
+        told = foretelling.as_json(directory, experiment.learner, steps, names, args.ids) if steps else None
         say(json.dumps(told, indent=1))
     elif steps:
-        foretelling.show(directory, experiment.learner, steps, CONSOLE, args.all)
+        foretelling.show(directory, experiment.learner, steps, names, CONSOLE, args.all)
     return 0
 
 
@@ -136,9 +136,14 @@ def _request(
     steps = list(timeline.steps())
     ever = _Past.of(s.event for s in steps if isinstance(s.event, Experience))
     left = _Past.of(surviving(steps))
-    classes = class_ids(timeline.told(args.classes), timeline.class_names, sorted(left.classes))
+    names = timeline.class_names
+    classes = class_ids(args.classes, names, left.classes, timeline.hidden)
+    if strange := [c for c in classes if c not in ever.classes]:
+        alive = ", ".join(called(c, names) for c in sorted(left.classes))
+        raise UserError(f"Class {called(strange[0], names)} was never learned; alive now: {alive or 'none'}.")
     samples = picked.ids
-    kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes, console)
+    words = {c: _word(typed, c, names) for typed, c in zip(args.classes, classes, strict=True)}
+    kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes, console, words)
     experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences, console)
     kept_samples = _not_yet(directory, "sample", samples, ever.samples - left.samples, console)
     cells = [_cell(word, ever.experiences, timeline, left) for word in args.cells]
@@ -163,16 +168,29 @@ def _cell(word: str, experiences: Collection[str], timeline: Timeline, left: _Pa
         hint = "write an experience and one of its classes, as in task-1:cat"
         raise UserError(f"{printable(word)!r} begins with no experience of this run; {hint}.")
     experience = max(found, key=len)
-    return [experience, *class_ids([word.removeprefix(f"{experience}:")], timeline.class_names, sorted(left.classes))]
+    return [experience, *class_ids([word.removeprefix(f"{experience}:")], timeline.class_names, left.classes)]
 
 
-def _not_yet(directory: Run, kind: str, asked: Sequence[_T], gone: Collection[_T], console: Console) -> list[_T]:
-    """Return what of the request is not forgotten yet; say which receipt tells of the rest."""
+def _word(typed: str, cls: int, names: Sequence[str]) -> str:
+    """Return how to speak of a class, by the name that was typed where the run has none any more."""
+    told = called(cls, names)
+    return told if told != f"id:{cls}" or typed in (str(cls), told) else f"{printable(typed)} (id:{cls})"
+
+
+def _not_yet(
+    directory: Run,
+    kind: str,
+    asked: Sequence[_T],
+    gone: Collection[_T],
+    console: Console,
+    words: Mapping[_T, str] | None = None,
+) -> list[_T]:
+    """Return what of the request is not forgotten yet; say which receipt tells of the rest, in ``words`` if given."""
     past = [a for a in asked if a in gone]
     if past:
         lines = receipts.covering(directory.path, kind, past)
         several = {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
-        names = ", ".join(printable(a) for a in past[:10]) + (" ..." if len(past) > 10 else "")
+        names = ", ".join((words or {}).get(a, printable(a)) for a in past[:10]) + (" ..." if len(past) > 10 else "")
         where = ", ".join(str(n) for n in sorted(set(lines.values())))
         told = f"; {receipts.FILE} line {where}" if where else ""
         console.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{told}", soft_wrap=True)

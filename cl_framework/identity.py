@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import final
 
 from cl_framework.errors import UserError
-from cl_framework.naming import KEYED, digest
+from cl_framework.naming import KEYED, digest, spoken
 
 
 @final
@@ -118,12 +118,3 @@ def hidden_as(name: str, key: bytes | None, prefixes: Iterable[str] = ()) -> lis
         return []
     own = [p for p in ("", *prefixes) if name.startswith(p)]
     return [prefix + KEYED + digest(key, "class", name.removeprefix(prefix)) for prefix in own]
-
-
-def spoken(ids: Iterable[int]) -> str:
-    """Return class ids as a person types them.
-
-    >>> spoken([3, 9])
-    'id:3 and id:9'
-    """
-    return " and ".join(f"id:{c}" for c in ids)

@@ -7,41 +7,107 @@ sample again by hashing those there are.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.printable import printable
 from cl_framework.settings import LARGEST
 
 KEYED = "keyed:"
 
 
-def class_ids(asked: Iterable[int | str], names: Sequence[str], alive: Iterable[int] = ()) -> list[int]:
-    """Resolve class names, or ids as numbers or text; a name wins over the id it looks like.
+def class_ids(
+    asked: Iterable[int | str],
+    names: Sequence[str],
+    alive: Collection[int] = (),
+    hide: Callable[[str], Iterable[str]] = lambda name: (),
+) -> list[int]:
+    """Resolve classes: a number is an id, a word a name before anything else, ``id:2`` an id.
 
-    >>> class_ids(["cat", "1", 0], ["dog", "cat"])
-    [1, 1, 0]
+    A word of digits that is no name is an id, too, unless a class has such a word for its name.
+
+    >>> class_ids(["cat", "1", 0, "id:1"], ["dog", "cat"])
+    [1, 1, 0, 1]
+    >>> class_ids(["2", "id:2"], ["0", "1", "10", "2"])
+    [3, 2]
     >>> class_ids(["cat"], ["cat", "dog", "cat"], alive=[1, 2])
     [2]
 
     Args:
         asked: Names and ids.
         names: What each class id is called. A class learned again has the name of the forgotten one.
-        alive: Ids that a name stands for first.
+        alive: Ids that a name stands for first; without one that lives it stands for the newest, or the first if none
+            is given.
+        hide: What stands for a name where its class was forgotten.
 
     Raises:
-        UserError: If there is no such class.
+        UserError: If there is no such class, or a word may mean several.
     """
-    found, places = [], {names[i]: i for i in [*reversed(range(len(names))), *alive]}
-    for a in asked:
-        if isinstance(a, str) and a in places:
-            found.append(places[a])
-        elif str(a).isdecimal() and int(a) < len(names):
-            found.append(int(a))
-        else:
-            raise UserError(f"There is no class {a!r}. {did_you_mean(str(a), [n for n in names if KEYED not in n])}")
-    return found
+    by: dict[str, list[int]] = {}
+    for c, name in enumerate(names):
+        by.setdefault(name, []).append(c)
+    return [
+        a if isinstance(a, int) and 0 <= a < len(names) else _class_id(str(a), by, names, alive, hide) for a in asked
+    ]
+
+
+def _class_id(
+    word: str,
+    by: Mapping[str, Sequence[int]],
+    names: Sequence[str],
+    alive: Collection[int],
+    hide: Callable[[str], Iterable[str]],
+) -> int:
+    same = [c for name in dict.fromkeys((word, *hide(word))) for c in by.get(name, ())]
+    living = [c for c in same if c in alive]
+    if len(living) > 1:
+        raise UserError(
+            f"{word!r} is the name of {len(living)} classes: {spoken(living)}; write which of them is meant."
+        )
+    if same:
+        return living[0] if living else max(same) if alive else min(same)
+    told = word.removeprefix("id:")
+    if told.isdecimal() and int(told) < len(names):
+        if told == word and any(name.isdecimal() for name in names):
+            raise UserError(
+                f"No class is called {word!r}, and classes here have numbers for names; write id:{word} for "
+                f"{called(int(word), names)}, or the name of another class."
+            )
+        return int(told)
+    raise UserError(f"There is no class {word!r}. {did_you_mean(word, [n for n in names if n and KEYED not in n])}")
+
+
+def spoken(ids: Iterable[int]) -> str:
+    """Return class ids as a person types them.
+
+    >>> spoken([3, 9])
+    'id:3 and id:9'
+    """
+    return " and ".join(f"id:{c}" for c in ids)
+
+
+def called(cls: int, names: Sequence[str]) -> str:
+    """Return how a class is spoken of: its name, as far as it has one, and its id.
+
+    >>> called(1, ["dog", "cat"]), called(0, ["keyed:0f"]), called(5, [])
+    ('cat (id:1)', 'id:0', 'id:5')
+    """
+    name = names[cls] if cls < len(names) else ""
+    return f"{printable(name)} (id:{cls})" if name and KEYED not in name else f"id:{cls}"
+
+
+def as_typed(cls: int, names: Sequence[str], alive: Collection[int] = ()) -> str:
+    """Return the word that means a class on a command line: its name, quoted where a shell needs that, or its id.
+
+    >>> as_typed(3, ["0", "1", "10", "2"]), as_typed(0, ["guinea pig"]), as_typed(0, ["-x"])
+    ('2', "'guinea pig'", 'id:0')
+    """
+    name = names[cls] if cls < len(names) else ""
+    plain = name and name == printable(name) and KEYED not in name and not name.startswith("-")
+    return shlex.quote(name) if plain and [c for c in alive if names[c] == name] in ([], [cls]) else f"id:{cls}"
 
 
 def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), key: bytes | None = None) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +22,7 @@ from cl_framework.evaluator import Evaluator
 from cl_framework.events import Event
 from cl_framework.experiment import Experiment, build, scenario_of
 from cl_framework.manifest import MANIFEST
+from cl_framework.naming import as_typed
 from cl_framework.printable import printable
 from cl_framework.records import Count, typed
 from cl_framework.run import Run
@@ -221,8 +223,9 @@ def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony:
         )
     if experiment.trial:
         CONSOLE.print(f"note     {experiment.trial}: the code was tried, these numbers are no result", soft_wrap=True)
-    alive = experiment.learner.model.classes[:1]
-    verb = f"forget {directory.path} --classes {alive[0]}" if alive else f"verify {directory.path}"
+    alive, where = experiment.learner.model.classes, shlex.quote(str(directory.path))
+    word = as_typed(alive[0], timeline.class_names, alive) if alive else ""
+    verb = f"forget {where} --classes {word}" if alive else f"verify {where}"
     CONSOLE.print(f"next     clf {verb}", soft_wrap=True)
 
 

@@ -12,16 +12,18 @@ ORDER = ("delete", "retrain", "subtract", "edit", "rewrite", "redact", "keep")
 """Actions as they are told: what changes most comes first."""
 
 
-def outline(case: Case, found: Sequence[Foretold]) -> list[tuple[str, str]]:
+def outline(case: Case, found: Sequence[Foretold], asked: str = "") -> list[tuple[str, str]]:
     """Return words for a line each, with what stands beside them.
 
     Args:
         case: The request.
         found: What it does to every artifact.
+        asked: What its classes are called.
     """
     classes = number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
     tested = f", {number(len(ids_of(case.tested)), 'test sample')}" if case.tested else ""
-    lines = [("goes", f"{classes}, {number(len(ids_of(case.taken)), 'training sample')}{tested}")]
+    which = f": {asked}" if asked else ""
+    lines = [("goes", f"{classes}, {number(len(ids_of(case.taken)), 'training sample')}{tested}{which}")]
     if case.event.stays:
         lines.append(("stays", f"of classes {staying.sentence(case.event.stays)}"))
     for action in ORDER:

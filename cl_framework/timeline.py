@@ -112,11 +112,6 @@ class Timeline(Scenario):
     def _register(self) -> Register:
         return Register(self.first.class_names, self.hidden)
 
-    def told(self, words: Sequence[str]) -> list[str]:
-        """Return words as the stream knows them: names of forgotten classes, whose data are gone too, are hidden."""
-        known = set(self.class_names)
-        return [w if w in known else next((h for h in self.hidden(w) if h in known), w) for w in words]
-
     def hidden(self, name: str) -> list[str]:
         """Return what may stand for a class's name in `class_names` once the class is forgotten."""
         return hidden_as(name, self.key, [p for spec in self.later if (p := spec.get("as_new"))])

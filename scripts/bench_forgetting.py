@@ -40,8 +40,7 @@ def timed(plan: Plan, method: str, base: Path) -> dict[str, Any]:
         engine.carry_out = watch("work", carry_out)
         began = time.perf_counter()
         try:
-            classes = map(str, asked(plan, base, 0))
-            carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *classes)
+            carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *asked(plan, base, 0))
         finally:
             engine.carry_out = carry_out
         command = time.perf_counter() - began

@@ -100,15 +100,15 @@ def forgotten(plan: Plan, method: str, base: Path, runs: Path) -> Path:
         part.rename(path)
     done = sum(e.kind == "forget" for e in Run.open(path).events())
     for i in range(done, plan.times):
-        carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *map(str, asked(plan, base, i)))
+        carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *asked(plan, base, i))
     return path
 
 
-def asked(plan: Plan, base: Path, i: int) -> list[int]:
-    """Return the classes of request ``i``: those that came last, of what earlier requests left."""
+def asked(plan: Plan, base: Path, i: int) -> list[str]:
+    """Return the classes of request ``i``, as words: those that came last, of what earlier requests left."""
     order = [c for e in results_of(base)["exams"] for c in e["classes"]]
     last = len(order) - i * plan.classes
-    return order[last - plan.classes : last]
+    return [f"id:{c}" for c in order[last - plan.classes : last]]
 
 
 def settle(plan: Plan, method: str, seed: int, runs: Path) -> dict[str, Any]:

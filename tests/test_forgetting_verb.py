@@ -62,10 +62,13 @@ def test_removing_a_class_that_owns_its_state_reads_no_image(run):
 
 
 def test_asking_again_changes_nothing_and_names_the_receipt(run, capsys):
+    name = results(run)["class_names"]["3"]
     assert main(["forget", str(run), "--classes", "3"]) == 0
     whole = files(run)
     assert main(["forget", str(run), "--classes", "3"]) == 0
-    assert "Already forgotten: class 3; receipts.jsonl line 1" in capsys.readouterr().out
+    assert f"Already forgotten: class {name} (id:3); receipts.jsonl line 1" in capsys.readouterr().out
+    assert main(["forget", str(run), "--classes", name]) == 0
+    assert f"Already forgotten: class {name} (id:3); receipts.jsonl line 1" in capsys.readouterr().out
     assert files(run) == whole
 
 
@@ -184,7 +187,7 @@ def test_a_class_learned_again_is_recognised_by_its_name(run, capsys):
     assert main(["forget", str(run), "--classes", name]) == 0
     assert main(["learn", str(run), "--data.scenario", "ClassIncremental", "--data.scenario.dataset", DATA,
                  "--data.scenario.order", "[3]", "--data.scenario.increment", "1"]) == 0  # fmt: skip
-    assert "forgotten before: 6 was 3" in " ".join(capsys.readouterr().out.split())
+    assert f"forgotten before: {name} (id:6) was id:3" in " ".join(capsys.readouterr().out.split())
     told = Run.open(run)
     assert [told.metrics(e)["marks"]["relearned"] for e in told.events()][-1] == {"6": 3}
     assert results(run)["class_names"]["6"] == name

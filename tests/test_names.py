@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 
 import pytest
+import torch
+from PIL import Image
 
 from cl_framework import receipts, sample_list
 from cl_framework.cli import main
+from cl_framework.errors import UserError
+from cl_framework.naming import as_typed, class_ids
 from cl_framework.run import Run
 
 DATA = "glyphs:classes=4,train=5,test=3"
@@ -138,3 +143,63 @@ def test_what_one_experience_brought_of_one_class_is_asked_for_by_both_names(mad
     assert main(["verify", str(run)]) == 0
     assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 2
     assert f"class of experience 3 of {newest}: never learned, or already gone" in said(capsys)
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """A finished run of a folder whose classes have numbers for names, sorted as text."""
+    root, dice = tmp_path_factory.mktemp("numbered"), torch.Generator().manual_seed(0)
+    for split, n in (("train", 3), ("test", 1)):
+        for name in ("0", "1", "10", "2"):
+            (root / "data" / split / name).mkdir(parents=True)
+            for k in range(n):
+                pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=dice).numpy()
+                Image.fromarray(pixels).save(root / "data" / split / name / f"{k}.png")
+    args = [*CI, f"imagefolder:{root / 'data'}", "--model.strategy", "SimpleCIL", "--model.unlearner", "DropAdapter"]
+    assert main(["run", *args, "--run_dir", str(root / "run")]) == 0
+    return root / "run"
+
+
+def test_hints_and_words_mean_names_and_ids_are_told_apart(numbered, tmp_path, capsys):
+    run = shutil.copytree(numbered, tmp_path / "a run")
+    assert main(["forget", str(run), "--classes", "3"]) == 2
+    assert "No class is called '3', and classes here have numbers for names; write id:3 for 2 (id:3)" in said(capsys)
+    assert main(["forget", str(run), "--classes", "id:2"]) == 0
+    assert results(run)["events"][-1]["classes"] == [2], "which is called 10"
+    assert main(["forget", str(run), "--classes", "10"]) == 0
+    assert "Already forgotten: class 10 (id:2); receipts.jsonl line 1" in said(capsys)
+    assert main(["forget", str(run), "--classes", "2"]) == 0
+    assert results(run)["class_names"] == {"0": "0", "1": "1", "2": "(forgotten)", "3": "(forgotten)"}
+    assert main(["forget", str(run), "--classes", "0"]) == 0
+    (hint,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next ")][-1:]
+    assert shlex.split(hint)[1:] == ["clf", "forget", str(run), "--classes", "1"]
+    assert main(shlex.split(hint)[2:]) == 0
+    assert results(run)["events"][-1]["classes"] == [1]
+
+
+def test_a_forgotten_class_is_still_known_by_its_name_when_its_pictures_are_gone(numbered, tmp_path, capsys):
+    data = shutil.copytree(numbered.parent / "data", tmp_path / "data")
+    run = tmp_path / "run"
+    args = [*CI, f"imagefolder:{data}", "--model.strategy", "SimpleCIL", "--model.unlearner", "DropAdapter"]
+    assert main(["run", *args, "--run_dir", str(run)]) == 0
+    assert main(["forget", str(run), "--classes", "10"]) == 0
+    for split in ("train", "test"):
+        shutil.rmtree(data / split / "10")
+    assert main(["forget", str(run), "--classes", "10"]) == 0
+    assert "Already forgotten: class 10 (id:2); receipts.jsonl line 1" in said(capsys)
+
+
+def test_what_would_be_done_speaks_of_classes_by_name_and_id(shared, capsys):
+    names = results(shared)["class_names"]
+    assert main(["plan-forget", str(shared), "--classes", names["1"], "--all"]) == 0
+    assert f"{names['1']} (id:1)" in said(capsys)
+    assert main(["plan-forget", str(shared), "--classes", names["1"], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["classes"], told["class_names"]) == ([1], names)
+
+
+def test_a_name_of_several_live_classes_is_refused_with_their_ids():
+    with pytest.raises(UserError, match=r"'cat' is the name of 2 classes: id:1 and id:4; write which"):
+        class_ids(["cat"], ["dog", "cat", "fox", "elk", "cat"], alive=[0, 1, 4])
+    assert class_ids(["id:4"], ["dog", "cat", "fox", "elk", "cat"], alive=[0, 1, 4]) == [4]
+    assert as_typed(4, ["dog", "cat", "fox", "elk", "cat"], alive=[0, 1, 4]) == "id:4"
