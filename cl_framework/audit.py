@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from cl_framework import arguments, grid, outputs, receipts, relocation, sealed, settings, verdict
-from cl_framework.auditing import Subject, subject
+from cl_framework.auditing import Subject, reachable, subject
 from cl_framework.comparison import References, conduct, references
 from cl_framework.console import CONSOLE
 from cl_framework.errors import UserError
@@ -21,6 +22,7 @@ from cl_framework.printable import printable
 from cl_framework.references import Workshop, u_lira
 from cl_framework.report import recorded, results
 from cl_framework.run import Run
+from cl_framework.stream import Experience
 from cl_framework.timeline import Timeline
 
 SCHEMA = 1
@@ -39,8 +41,11 @@ def audit(argv: Sequence[str]) -> int:
     experiment, timeline = reopen(directory, quietly)
     events = directory.events()
     about = subject(list(timeline.steps())[: len(events)], args.request)
+    about, lost = reachable(about, _learning(args, about))
     if args.shadows:
         _check_method(directory, experiment.learner, about)
+    if lost:
+        CONSOLE.print(f"{lost} of the samples that the model would be asked about are gone: it goes without them.")
     run, moves = experiment.learner, relocation.read(directory.path)
 
     def say(what: str) -> None:
@@ -88,6 +93,13 @@ def audit(argv: Sequence[str]) -> int:
         CONSOLE.print(line, soft_wrap=not CONSOLE.is_terminal)
     CONSOLE.print(f"audit    {directory.path / PLACE}", soft_wrap=True)
     return 0
+
+
+def _learning(args: Namespace, about: Subject) -> list[Experience]:
+    """Return what models that are trained for the audit learn from."""
+    every, seeds = bool(args.shadows), 0 if args.fast else max(args.seeds, 1)
+    original, retrained = bool(seeds) and not args.original, seeds > 1 or (seeds == 1 and not args.retrained)
+    return [*(about.learned if every or original else ()), *(about.remaining if every or retrained else ())]
 
 
 def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str, Any]]:

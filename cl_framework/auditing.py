@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cl_framework import origin
-from cl_framework.errors import UserError, did_you_mean
+from cl_framework.errors import UserError, did_you_mean, some_of
 from cl_framework.learner import Learner
 from cl_framework.metrics import membership, recovery
 from cl_framework.metrics.membership import Floats
@@ -87,6 +87,31 @@ def subject(steps: Sequence[Step], only: str | None = None) -> Subject:
         few(joined(e.reference for e in past)),
         joined(exam.of({c for c in alive if (e.name, c) in stays}) for e, exam in lessons),
     )
+
+
+def reachable(about: Subject, learning: Iterable[Experience] = ()) -> tuple[Subject, int]:
+    """Return a subject without samples that are gone, and how many these are; pictures may be deleted once forgotten.
+
+    Args:
+        about: The subject.
+        learning: What models have to be trained on for the audit.
+
+    Raises:
+        UserError: If all that was forgotten is gone, or something is that has to be learned from.
+    """
+    if lost := list(dict.fromkeys(name for e in learning for name in e.reference.absent())):
+        raise UserError(
+            f"Models to compare with would learn from samples that are gone ({some_of(lost)}, {len(lost)} in all); "
+            "bring them back, say where they are (--relocate OLD=NEW), or audit without these models (--fast)."
+        )
+    if len(missing := about.gone.absent()) == len(about.gone):
+        raise UserError(
+            f"All that was forgotten is gone ({some_of(missing)}), and an audit asks the model about it; bring it "
+            "back for as long as the audit takes, or say where it is (--relocate OLD=NEW)."
+        )
+    asked = {name: getattr(about, name) for name in ("gone", "unseen", "retained", "exam")}
+    left = {name: samples.where(samples.present(range(len(samples)))) for name, samples in asked.items()}
+    return replace(about, **left), sum(len(asked[name]) - len(left[name]) for name in asked)
 
 
 def joined(parts: Iterable[Samples]) -> Samples:

@@ -7,10 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from rich.text import Text
 
 from cl_framework import arguments, grid, optimiser, receipts, relocation, sharing, shipped, survey, upkeep
 from cl_framework.console import CONSOLE
-from cl_framework.errors import UserError
+from cl_framework.errors import UserError, some_of
 from cl_framework.evaluator import Evaluator, hits_of
 from cl_framework.experiment import SKIP, Experiment, build, scenario_of
 from cl_framework.features import FeatureStore
@@ -96,15 +97,23 @@ def evaluate(argv: Sequence[str]) -> int:
     model, last = experiment.learner.model, diary.marks[-1]
     model.store = FeatureStore()  # compute every feature again: stored ones would agree with themselves
     again = evaluator.hits(experiment.learner.answer)
+    same, asked, told = again == last.hits, *(sum(n for _, n in hits.values()) for hits in (again, last.hits))
+    exams = [s.exam.of(model.classes) for s in steps if isinstance(s.event, Experience)] if asked < told else []
+    lost = [name for exam in exams for name in exam.absent()]
+    if told and not asked:
+        raise UserError(
+            f"None of the {told} test samples of {directory.path} is there any more ({some_of(lost)}); say where they "
+            "are (--relocate OLD=NEW), or examine it on others (--data DATA)."
+        )
     rows = [
         (called(c, timeline.class_names), str(right), str(total), f"{right / total:.3f}")
         for c, (right, total) in again.items()
     ]
     title = printable(f"{directory.path} after {last.event}")
     grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=title)
-    same, asked, told = again == last.hits, *(sum(n for _, n in hits.values()) for hits in (again, last.hits))
     if asked < told:
-        CONSOLE.print(f"{told - asked} of {told} test samples are gone: nothing is compared with the record.")
+        what = f"{told - asked} of {told} test samples are gone: nothing is compared with the record. Gone: "
+        CONSOLE.print(Text(printable(what + some_of(lost))), soft_wrap=True)
         return 0
     CONSOLE.print(
         f"{len(model.classes)} live classes; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import final
 
@@ -30,3 +30,12 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     folded = {o.lower(): o for o in known}
     close = get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     return f"Did you mean {folded[close[0]]!r}?" if close else f"Choose one of: {', '.join(map(printable, known))}."
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names for a sentence.
+
+    >>> some_of(["a.png", "b.png", "c.png", "d.png"])
+    'a.png, b.png, c.png, ...'
+    """
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

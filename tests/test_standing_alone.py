@@ -97,7 +97,29 @@ def test_without_any_data_a_run_predicts_verifies_and_forgets(run, pets, tmp_pat
     assert NAMES[2] not in predicted(run, tmp_path / "cow.png", capsys)
     assert main(["verify", str(run)]) == 0
     assert main(["plan-forget", str(run), "--classes", NAMES[0]]) == 0
-    assert "test samples are gone" in _evaluated(run, capsys)
+    assert main(["evaluate", str(run)]) == 2
+
+
+def test_examining_goes_on_without_some_test_pictures_and_names_them(run, pets, capsys):
+    gone = pets / "test" / NAMES[0] / "unmistakable-1.png"
+    gone.unlink()
+    told = _evaluated(run, capsys)
+    assert f"1 of {len(NAMES) * TEST} test samples are gone: nothing is compared with the record. Gone: {gone}" in told
+
+
+def test_an_audit_says_what_it_cannot_ask_about_any_more(run, pets, capsys):
+    forgotten = sorted((pets / "train" / NAMES[0]).iterdir())
+    assert main(["forget", str(run), "--classes", NAMES[0]]) == 0
+    forgotten[1].unlink()
+    assert main(["audit", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert "would learn from samples that are gone (sample 1, 1 in all)" in said
+    assert "--without" not in said, "which is no option of an audit"
+    assert main(["audit", str(run), "--fast", "--no-relearn"]) == 0
+    assert "1 of the samples that the model would be asked about are gone" in capsys.readouterr().out
+    shutil.rmtree(pets / "train" / NAMES[0])
+    assert main(["audit", str(run), "--fast"]) == 2
+    assert "All that was forgotten is gone (sample 0, sample 1, sample 2, ...)" in capsys.readouterr().err
 
 
 def _evaluated(run, capsys):
@@ -273,7 +295,11 @@ def test_a_run_that_moved_together_with_its_data_finds_them(pets, tmp_path, monk
 def test_relocate_says_where_data_and_weights_are_now_and_is_remembered(run, pets, tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
     pets.rename(tmp_path / "elsewhere" / "pets")
-    assert "test samples are gone" in _evaluated(run, capsys)
+    assert main(["evaluate", str(run)]) == 2, "nothing was examined"
+    told = f"None of the {len(NAMES) * TEST} test samples of {run} is there any more ({pets}/test/{NAMES[0]}/"
+    assert told in (said := capsys.readouterr().err)
+    assert "--relocate OLD=NEW" in said
+    assert "--data DATA" in said
     move = f"{tmp_path / 'pets'}={tmp_path / 'elsewhere' / 'pets'}"
     assert main(["evaluate", str(run), "--relocate", move]) == 0
     assert "agrees" in capsys.readouterr().out

@@ -27,12 +27,11 @@ from cl_framework.sealed import file_hash
 from cl_framework.survey import Watch
 from scenarios.data.decode import in_parallel
 from scenarios.data.open import anchored, open_source, paths_in
-from scenarios.data.source import Labelled, Pictures, Sentences, Source, absent
+from scenarios.data.source import NOWHERE, Labelled, Pictures, Sentences, Source, absent
 from scenarios.transform import CPU
 
 AT_ONCE = 512
 """Files hashed between two words to whoever watches."""
-NOWHERE = Path("(forgotten)")
 Part: TypeAlias = Pictures | Sentences
 
 

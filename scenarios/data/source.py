@@ -24,6 +24,8 @@ from scenarios.data.arrays import upright
 from scenarios.data.decode import decode, in_parallel
 from scenarios.transform import CPU, Pipeline
 
+NOWHERE = Path("(forgotten)")
+"""Stands for the place of a picture that a run has forgotten."""
 RESIDENT = 2**30
 """Most bytes of one split, held in memory as whole numbers, that are held on the device of training as well."""
 HELD = 0.2
@@ -400,9 +402,12 @@ class View(Samples):
         return self.samples.present(torch.as_tensor(rows, dtype=torch.int64))
 
     def describe(self, rows: Sequence[int]) -> list[str]:
-        """Name the files at ``rows``; what is none goes by its id."""
+        """Name the files at ``rows``; what is none, or was forgotten, goes by its id."""
         files = getattr(self.samples, "files", None) or getattr(self.samples, "images", None)
-        return [str(files[i]) for i in rows] if isinstance(files, tuple) else super().describe(rows)
+        told = super().describe(rows)
+        if not isinstance(files, tuple):
+            return told
+        return [name if files[i] == NOWHERE else str(files[i]) for i, name in zip(rows, told, strict=True)]
 
     def _placed(self, device: torch.device) -> Samples:
         if device.type != "cuda":  # other accelerators know no double precision
