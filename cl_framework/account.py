@@ -110,7 +110,8 @@ def levels(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list
 
 def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> str:
     """Say what of the request's target stays, in words."""
-    always = f"Of classes {staying.sentence(event.stays)}. " if event.stays else ""
+    stays = staying.sentence(event.stays, lambda c: f"id:{c}")
+    always = f"Of what was asked for, {stays}. " if stays else ""
     always += (
         "Ids of classes, names of experiences, how many samples went, and accuracies stay on record; so do choices "
         "that were made with the target at hand, such as hyperparameters and the order of classes."

@@ -98,10 +98,11 @@ class Diary:
         names = ", ".join(printable(self.class_names[c]) for c in event.classes[:6]) + (
             " ..." if len(event.classes) > 6 else ""
         )
-        what = names or f"{len(event.data)} samples"
+        count = f"{len(event.data):,} sample{'' if len(event.data) == 1 else 's'}"
+        what = names or count
         if isinstance(event, ForgetRequest) and event.stays:
             live = staying.sentence(event.stays, lambda c: self.class_names[c])
-            what = f"{f'{names}; ' if names else ''}{len(event.data)} samples in all, and of classes {live}"
+            what = f"{f'{names}; ' if names else ''}{count} in all; {live}"
         if isinstance(event, Experience) and event.relearned:
             what += "; forgotten before: " + ", ".join(
                 f"{called(new, self.class_names)} was id:{old}" for new, old in event.relearned.items()

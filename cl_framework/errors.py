@@ -15,7 +15,12 @@ class UserError(Exception):
 
 @final
 class Absent(UserError):
-    """A sample that is to be read is not there any more."""
+    """A sample that is to be read is not there any more, or it is ``changed``: another than it was."""
+
+    def __init__(self, told: str, changed: bool = False) -> None:
+        """Keep what to tell the user."""
+        super().__init__(told)
+        self.changed = changed
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -93,8 +93,12 @@ class Evaluator:
         )
 
     def hits(self, answer: Answer) -> dict[int, Hits]:
-        """Return right answers and samples of every live class, all exams together, as `Marks.hits` does."""
-        return _hits(_pooled(_by_exam(_sheets(self._exams, answer)).values()))
+        """Return right answers and samples of every live class, all exams together, as `Marks.hits` does.
+
+        Raises:
+            UserError: If a sample is another than it was; those that are gone are left out.
+        """
+        return _hits(_pooled(_by_exam(_sheets(self._exams, answer, strict=True)).values()))
 
     def restore(self, step: Step, marks: Marks) -> None:
         """Take ``step`` up as if it had just been examined with the result ``marks``."""
@@ -178,15 +182,21 @@ def _pairs(labels: Tensor, said: Tensor) -> list[tuple[int, int]]:
     return list(zip(labels.tolist(), best.tolist(), strict=True))
 
 
-def _answered(exam: Samples, answer: Answer) -> tuple[Samples, Tensor]:
-    """Return an exam and what was answered; samples that have to be read and are gone are left out of both."""
-    try:
-        return exam, answer(exam)
-    except Absent:
-        left = exam.where(exam.present(range(len(exam))))
-        if len(left) == len(exam):
-            raise
-    return (left, answer(left)) if len(left) else (left, left.labels)
+def _answered(exam: Samples, answer: Answer, strict: bool = False) -> tuple[Samples, Tensor]:
+    """Return an exam and what was answered, without samples that have to be read and are gone or others than before.
+
+    Of files it shows only when they are read whether they are what they were, so that it may take several tries.
+    """
+    while True:
+        try:
+            return exam, answer(exam) if len(exam) else exam.labels
+        except Absent as error:
+            if strict and error.changed:
+                raise
+            left = exam.where(exam.present(range(len(exam))))
+            if len(left) == len(exam):
+                raise
+            exam = left
 
 
 def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
@@ -196,13 +206,13 @@ def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
     return Counter(_pairs(asked.labels, said))
 
 
-def _sheets(exams: Mapping[str, Samples], answer: Answer) -> list[Sheet]:
+def _sheets(exams: Mapping[str, Samples], answer: Answer, strict: bool = False) -> list[Sheet]:
     """Ask about every exam; those of one source and transform are asked at once, so that passes fill."""
     found = []
     for key in dict.fromkeys(exam.key for exam in exams.values()):
         alike = {name: exam for name, exam in exams.items() if exam.key == key}
         whole = Joined(list(alike.values()))
-        asked, said = _answered(whole, answer)
+        asked, said = _answered(whole, answer, strict)
         if len(asked) < len(whole):
             alike = {name: exam.where(exam.present(range(len(exam)))) for name, exam in alike.items()}
         found.append(({name: len(exam) for name, exam in alike.items()}, asked.labels, said))

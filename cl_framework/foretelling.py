@@ -51,7 +51,7 @@ def show(
     for sentence in copies.of_request(run, case.step).told:
         console.print(Text(printable(sentence), "yellow"), soft_wrap=True)
     rows: list[grid.Row] = [
-        ((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found, _few(case.event.classes, names))
+        ((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found, lambda c: called(c, names))
     ]
     grid.show(console, (), rows, texts=2, title=printable(head))
     if each:

@@ -66,8 +66,8 @@ def _needed(experiment: Experiment, timeline: Timeline) -> UserError | None:
         return None
     name, more = type(experiment.learner.unlearner).__name__, f", ... ({len(gone)})" if len(gone) > SHOWN else ""
     return UserError(
-        f"{name} reads samples that stay and are gone: {', '.join(gone[:SHOWN])}{more}; bring them back, forget them "
-        "too (--samples FILE --without forget), or take an --unlearner that reads none."
+        f"{name} reads samples that stay and are gone or changed: {', '.join(gone[:SHOWN])}{more}; bring them "
+        "back, forget them too (--samples FILE --without forget), or take an --unlearner that reads none."
     )
 
 

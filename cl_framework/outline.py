@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cl_framework import staying
 from cl_framework.census import ids_of, pooled
@@ -10,22 +10,25 @@ from cl_framework.traces import Case, Foretold
 
 ORDER = ("delete", "retrain", "subtract", "edit", "rewrite", "redact", "keep")
 """Actions as they are told: what changes most comes first."""
+SHOWN = 6
+"""Classes that are named; more are counted."""
 
 
-def outline(case: Case, found: Sequence[Foretold], asked: str = "") -> list[tuple[str, str]]:
+def outline(case: Case, found: Sequence[Foretold], called: Callable[[int], str] = str) -> list[tuple[str, str]]:
     """Return words for a line each, with what stands beside them.
 
     Args:
         case: The request.
         found: What it does to every artifact.
-        asked: What its classes are called.
+        called: What to call a class.
     """
     classes = number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
     tested = f", {number(len(ids_of(case.tested)), 'test sample')}" if case.tested else ""
-    which = f": {asked}" if asked else ""
+    names = [called(c) for c in case.event.classes]
+    which = f": {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}" if names else ""
     lines = [("goes", f"{classes}, {number(len(ids_of(case.taken)), 'training sample')}{tested}{which}")]
     if case.event.stays:
-        lines.append(("stays", f"of classes {staying.sentence(case.event.stays)}"))
+        lines.append(("stays", staying.sentence(case.event.stays, called)))
     for action in ORDER:
         kinds: dict[str, int] = {}
         some = [f.treatment.artifact for f in found if f.treatment.action == action]

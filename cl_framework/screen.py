@@ -113,7 +113,7 @@ def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
     drop = f"{percent(forget['accuracy_forget_before'])} → {percent(forget['accuracy_forget'])} %"
     retained = f"retained {percent(forget['accuracy_retain'])} %"
     stays = {int(c): experiences for c, experiences in forget.get("stays", {}).items()}
-    through = f"of classes {staying.sentence(stays, lambda c: names.get(str(c), str(c)))}" if stays else ""
+    through = staying.sentence(stays, lambda c: names.get(str(c), str(c)))
     if (count := forget["samples"]) is None:
         return f"forgotten {drop}, {retained}" + (f"; {through}" if through else "")
     unseen = percent(forget["accuracy_unseen"])
@@ -121,8 +121,8 @@ def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
         ("sample", "a class that stays", "it") if count == 1 else ("samples", "classes that stay", "these")
     )
     return (
-        f"{count} {what} {through or f'of {stay}'}: right {drop}, as are {unseen} % of test samples of {them}; "
-        f"{retained}; `clf audit` looks for traces"
+        f"{count} {what}{f'; {through}' if through else f' of {stay}'}: right {drop}, as are {unseen} % of test "
+        f"samples of {them}; {retained}; `clf audit` looks for traces"
     )
 
 

@@ -15,7 +15,7 @@ def sentence(stays: Stays, called: Callable[[int], str] = str, most: int = 6) ->
     """Say which classes stay, and through which experiences; nothing where there is none.
 
     >>> sentence({5: ["domain-1"], 7: ["domain-1"], 2: ["domain-1", "domain-2"]})
-    '5, 7 stay through domain-1; 2 stays through domain-1, domain-2'
+    'classes 5, 7 stay through domain-1; class 2 stays through domain-1, domain-2'
 
     Args:
         stays: The classes.
@@ -26,8 +26,8 @@ def sentence(stays: Stays, called: Callable[[int], str] = str, most: int = 6) ->
     for c, experiences in stays.items():
         alike.setdefault(tuple(experiences), []).append(c)
     return "; ".join(
-        f"{_few([called(c) for c in classes], most)} {'stays' if len(classes) == 1 else 'stay'} through "
-        f"{_few(experiences, most)}"
+        f"class{'' if len(classes) == 1 else 'es'} {_few([called(c) for c in classes], most)} "
+        f"stay{'s' if len(classes) == 1 else ''} through {_few(experiences, most)}"
         for experiences, classes in alike.items()
     )
 

@@ -260,7 +260,7 @@ def test_an_exam_leaves_with_what_its_experience_brought(world):
     assert (told["went"], told["stays"]) == (30, {c: ["domain-1"] for c in "257"})
     assert told["h_mean"] is told["relapse"] is None
     last = "".join(str(cell) for column in headline(made).columns for cell in column.cells)
-    assert "30 samples of classes class 2, class 5, class 7 stay through domain-1" in last
+    assert "30 samples; classes class 2, class 5, class 7 stay through domain-1" in last
     assert records[-1] == EventRecord.from_dict(json.loads(json.dumps(records[-1].to_dict())))
 
 

@@ -114,14 +114,15 @@ def test_what_one_experience_brought_of_a_live_class_goes_alone(strategy, made, 
     assert main(["plan-forget", str(run), "--experiences", newest]) == 0
     told = said(capsys)
     assert "no class as a whole, 10 training samples" in told
-    assert "stays of classes 2, 3 stay through task-1" in told
+    two = [before["class_names"][c] for c in "23"]
+    assert f"stays classes {two[0]} (id:2), {two[1]} (id:3) stay through task-1" in told
     assert main(["forget", str(run), "--experiences", newest]) == 0
     assert "stay through task-1" in said(capsys)
     after, (receipt,) = results(run), receipts.read(run)
     (forgotten,) = after["forget"]
     assert (forgotten["went"], forgotten["stays"]) == (10, {"2": ["task-1"], "3": ["task-1"]})
     assert (receipt["classes"]["count"], receipt["samples"]["count"]) == (0, 10)
-    assert "Of classes 2, 3 stay through task-1." in receipt["residual"]
+    assert "Of what was asked for, classes id:2, id:3 stay through task-1." in receipt["residual"]
     assert after["class_names"] == before["class_names"]
     assert main(["verify", str(run)]) == 0
     assert main(["forget", str(run), "--experiences", newest]) == 0

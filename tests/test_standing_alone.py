@@ -174,7 +174,23 @@ def test_two_pictures_that_were_swapped_are_noticed_when_they_are_read(run, pets
     a.write_bytes(second)
     b.write_bytes(first)
     assert main(["evaluate", str(run)]) == 2
-    assert "another picture than the run met" in capsys.readouterr().err
+    assert "another picture than the run met; bring the old one back." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strategy", ["SimpleCIL", "EASE"])
+def test_a_picture_that_was_replaced_can_be_forgotten_and_is_named_where_it_stays(strategy, pets, tmp_path, capsys):
+    assert begun(tmp_path / "run", f"imagefolder:{pets}", strategy=strategy) == 0
+    a, b = (pets / "train" / name / "unmistakable-0.png" for name in NAMES[:2])
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+    if strategy == "EASE":  # which trains again what stays of an experience
+        assert main(["forget", str(tmp_path / "run"), "--samples", "1"]) == 2
+        assert f"reads samples that stay and are gone or changed: {a};" in " ".join(capsys.readouterr().err.split())
+    for picture in (a, b):
+        assert main(["forget", str(tmp_path / "run"), "--samples", str(picture), "--without", "forget"]) == 0
+    assert not {0, TRAIN} & {s.id for s in sample_list.read(Run.open(tmp_path / "run")) if s.split == "train"}
+    assert main(["verify", str(tmp_path / "run")]) == 0
 
 
 def test_rows_of_a_table_keep_their_ids_and_columns(tmp_path):

@@ -98,6 +98,7 @@ class Pictures(Labelled):
         self.ids = torch.arange(len(self.labels)) if ids is None else ids
         self.former: tuple[tuple[str, str], ...] = ()  # folder of the files, and where that was before it was moved
         self._resident: dict[torch.device, Tensor] = {}
+        self._changed: set[Path] = set()  # which are there, and others than the run met; known once they were read
         if len(self.images) != len(self.labels):
             raise UserError(f"{len(self.images)} {split} images have {len(self.labels)} labels; give one for each.")
         if isinstance(self.images, Tensor) and len(bad := not_finite(self.images)):
@@ -129,17 +130,19 @@ class Pictures(Labelled):
         if self.digests is not None and not file.is_file():
             raise absent(str(file), int(self.ids[row]))
         if told and file_hash(file) != told:
-            raise UserError(
-                f"{file} is another picture than the run met; bring the old one back, or let the run forget it "
-                f"(sample {int(self.ids[row])})."
-            )
+            self._changed.add(file)
+            forget = f", or let the run forget it (--samples id:{int(self.ids[row])} --without forget)"
+            or_else = "" if self.split == "test" else forget
+            what = f"{file} is another picture than the run met; bring the old one back{or_else}."
+            raise Absent(what, changed=True)
         return decode(file)
 
     def present(self, rows: Tensor) -> Tensor:
-        """Return a mask of the pictures at ``rows`` that are in memory or whose file is there."""
+        """Return a mask of the pictures at ``rows`` that are in memory or in files not known to have changed."""
         if isinstance(self.images, Tensor):
             return super().present(rows)
-        return torch.tensor([self.images[i].is_file() for i in rows.tolist()], dtype=torch.bool)
+        files = [self.images[i] for i in rows.tolist()]
+        return torch.tensor([f.is_file() and f not in self._changed for f in files], dtype=torch.bool)
 
     def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Tensor]:
         """Return pictures with three channels: one tensor on ``device`` from memory, a list on the CPU from files.
