@@ -21,7 +21,7 @@ from cl_framework.printable import printable
 from cl_framework.rivals import doubts
 from cl_framework.run import Run
 from cl_framework.stream import Experience, Inputs, Scenario, Step
-from cl_framework.timeline import RULES, Timeline
+from cl_framework.timeline import Timeline
 
 
 def run(argv: Sequence[str]) -> int:
@@ -69,7 +69,7 @@ def learn(argv: Sequence[str]) -> int:
         _look(stream, args.skip_unreadable)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         told += [SKIP] if args.skip_unreadable else []
-        asked = {"learn": told, "data": stream.fingerprint(), "rules": RULES}
+        asked = {"learn": told, "data": stream.fingerprint()}
         later = [*timeline.later, {**asked, "as_new": args.as_new} if args.as_new else asked]
         longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key).settled()
         coming = list(longer.steps())[len(directory.events()) :]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, final
 
 import msgspec
 
@@ -24,10 +24,6 @@ from cl_framework.stream import (
     forget,
     surviving,
 )
-
-RULES = 2
-"""By these, a live class of the same name is the same class, and later experiences draw the dice that they would draw
-had what is forgotten never been met."""
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +43,6 @@ class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         forget: What to forget.
         learn: Arguments that describe a scenario.
         data: The fingerprint of its data.
-        rules: How names are given to what it brings; `RULES` now, 1 in runs of earlier versions.
         as_new: What stands before the names of the classes that it brings, so that none is one that is known.
         ids: Class ids of each experience that it brings. What was forgotten has no name any more to find them by.
         again: New ids of classes that had been forgotten, each with the id before.
@@ -56,7 +51,6 @@ class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     forget: Asked | None = None
     learn: list[str] | None = None
     data: str | None = None
-    rules: Literal[1, 2] = 1
     as_new: str | None = None
     ids: list[list[int]] | None = None
     again: list[tuple[int, int]] = []
@@ -69,8 +63,8 @@ class Timeline(Scenario):
     Args:
         first: What the config says.
         later: Later requests in order, each ``{"forget": {"classes": ..., "experiences": ..., "samples": ...}}``
-            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint, "rules": RULES, "as_new": what
-            stands before the names of its classes, if anything}``.
+            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint, "as_new": what stands before
+            the names of its classes, if anything}``.
         streams: The scenarios that the learn requests describe, in order.
         key: What keyed hashes of sample ids were made with; the first scenario and the streams are given it too.
     """
@@ -122,7 +116,7 @@ class Timeline(Scenario):
         for origin, step in self._parts(seen, register):
             event = step.event
             if isinstance(event, Experience):
-                known = origin < 0 or (self.later[origin].get("rules", 1) > 1 and "ids" not in self.later[origin])
+                known = origin < 0 or "ids" not in self.later[origin]
                 register.learned(event.classes, event.name, unique=known)
             else:
                 register.forgotten(event.classes)
@@ -143,10 +137,10 @@ class Timeline(Scenario):
             # An id is never given twice, not even that of a forgotten sample: receipts speak of it.
             ids = 1 + max((int(s.event.data.ids.max()) for s in learned if len(s.event.data)), default=-1)
             self.offsets[i] = ids
-            alive, kept = {e.name for e in surviving(seen)}, spec.get("rules", 1) > 1
-            nth, draws = (len(brought), sum(not alive.isdisjoint(names) for names in brought)) if kept else (i, i)
+            alive = {e.name for e in surviving(seen)}
+            nth, draws = len(brought), sum(not alive.isdisjoint(names) for names in brought)
             brought.append(set())
-            classes = _Numbers(register, stream, spec) if kept else _numbered_anew(register, stream)
+            classes = _Numbers(register, stream, spec)
             self.numbers[i] = [], []
             for step in stream.steps():
                 told = step.event.name
@@ -181,10 +175,6 @@ class Timeline(Scenario):
         return self.first.fingerprint()
 
 
-Numbers: TypeAlias = Callable[[Event, str], Mapping[int, int]]
-"""Returns the id in the whole stream of each class of a later stream's event, whose name there is given too."""
-
-
 @final
 class _Numbers:
     """Gives classes of a later stream, by name, the ids of the whole stream."""
@@ -205,13 +195,6 @@ class _Numbers:
         return dict(self._known)
 
 
-def _numbered_anew(register: Register, stream: Scenario) -> Numbers:
-    """Give classes of a later stream ids after all others, whatever they are called, as earlier versions did."""
-    moved = {c: c + len(register.names) for c in range(len(stream.class_names))}
-    register.names.extend(stream.class_names)
-    return lambda event, name: moved
-
-
 def _recognised(event: Experience, register: Register, spec: Mapping[str, Any]) -> Experience:
     """Mark the classes of an experience that have the name of one forgotten earlier, unless another bears it."""
     told = {c: old for c, old in spec.get("again", ()) if c in event.classes}
@@ -219,7 +202,7 @@ def _recognised(event: Experience, register: Register, spec: Mapping[str, Any]) 
     return dataclasses.replace(event, relearned={**event.relearned, **again})
 
 
-def _moved(step: Step, name: str, numbers: Numbers, ids: int, past: Sequence[Experience], dice: str) -> Step:
+def _moved(step: Step, name: str, numbers: _Numbers, ids: int, past: Sequence[Experience], dice: str) -> Step:
     """Give a later stream's classes, samples and events names of their own."""
     event = step.event
     classes = numbers(event, name)

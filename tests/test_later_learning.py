@@ -9,14 +9,14 @@ import torch
 
 from cl_framework import plugins, state
 from cl_framework.stream import Samples, surviving
-from cl_framework.timeline import RULES, Timeline
+from cl_framework.timeline import Timeline
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.ranpac import RanPAC
 from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 
-LEARN = {"learn": [], "data": "", "rules": RULES}
+LEARN = {"learn": [], "data": ""}
 WAYS = [(EASE, DropAdapter), (Finetune, Retrain), (lambda: RanPAC(expansion=8, ridge="published"), Retrain)]
 
 
@@ -60,12 +60,6 @@ def test_so_it_is_where_a_whole_learn_request_was_forgotten_whose_name_stays_tak
     new = [t for k, t in there.items() if ".ids" not in k]
     assert len(old) == len(new)
     assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
-
-
-def test_a_run_of_an_earlier_version_keeps_the_names_of_what_it_learned(world, stream):
-    asked = [{"forget": {"classes": [5]}}, {"learn": [], "data": ""}]
-    *_, last = Timeline(world.Listed(stream[:1]), asked, [world.Listed([stream[1]])]).steps()
-    assert (last.event.name, last.event.dice) == ("more-1-task-1", "more-1-task-1")
 
 
 class Broken(Exception):
