@@ -343,7 +343,7 @@ def test_a_corrupt_image_is_named(folders: Path):
     [
         (b"", "it is empty"),
         (b"<html>", "no image of a kind that is read"),
-        (None, "Is a directory"),
+        (None, "it is no file, but a folder, a pipe or a device"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS .* `git lfs pull`"),
     ],
 )

@@ -75,7 +75,7 @@ def vit(request):
 
 
 def images(n=3):
-    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def stir(bank, name):

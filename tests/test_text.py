@@ -442,8 +442,13 @@ def test_a_package_that_carries_an_encoder_is_found_by_its_name(folders, tmp_pat
 def test_nothing_is_fetched_unasked(monkeypatch, tmp_path):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("went online without being asked to"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for name in ("sentence-transformers/all-MiniLM-L6-v2", "bert-base-uncased", "/no/such/folder"):
-        with pytest.raises(UserError, match=r"no folder, no installed package .*download: true"):
+    hub = r"no folder, no installed package .*download: true"
+    for name, says in (
+        ("sentence-transformers/all-MiniLM-L6-v2", hub),
+        ("bert-base-uncased", hub),
+        ("/no/such/folder", "There is no folder /no/such/folder"),
+    ):
+        with pytest.raises(UserError, match=says):
             HuggingFace(name)
 
 

@@ -192,7 +192,7 @@ CANNOT = {
     "ReduceLROnPlateau": (["--model.schedule", "ReduceLROnPlateau"], "give the full path"),
     "17": (["--trainer.precision", "17"], "trainer.precision cannot be '17'"),
     "features_limit": (["--features_limit", "-1"], "features_limit must be above 0; found -1"),
-    "threads": (["--threads", "0"], "threads must be a whole number of at least 1; found 0"),
+    "threads": (["--threads", "0"], "threads must be from 1 to 1024; found 0"),
     "alpha": (["--model.strategy.alpha", "x"], "alpha must be float; found"),
 }  # fmt: skip
 
