@@ -12,21 +12,31 @@ from typing import Literal, final
 import numpy as np
 from torch import Tensor
 
-from cl_framework import sample_list
 from cl_framework.errors import UserError
-from cl_framework.inventory import Inventory
-from cl_framework.stream import Experience, Joined, Relabelled, Samples, Scenario, Step
-from cl_framework.survey import Survey, Watch, refusal, unwatched
-from scenarios.data.decode import decode, sentence
+from cl_framework.streams import (
+    Experience,
+    Inventory,
+    Joined,
+    Relabelled,
+    Samples,
+    Scenario,
+    Step,
+    Survey,
+    Watch,
+    refusal,
+    sample_list,
+    unwatched,
+)
 from scenarios.data.doubles import doubts
 from scenarios.data.faults import readable
 from scenarios.data.grouping import read_groups
-from scenarios.data.kept import kept
 from scenarios.data.open import open_source
 from scenarios.data.relisted import Parts, listing, relisted
 from scenarios.data.renewed import renewed
 from scenarios.data.source import Labelled, Sentences, Source, View
-from scenarios.transform import Plain, Transform, Utf8
+from scenarios.pictures.decode import decode, sentence
+from scenarios.pictures.picture_cache import kept
+from scenarios.pictures.transforms import Plain, Transform, Utf8
 
 
 @final

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple, TypeAlias, final
 
 from cl_framework.errors import UserError
-from cl_framework.stream import Experience, Scenario, Step
+from cl_framework.streams import Experience, Scenario, Step
 from scenarios.derived import Derived
 from scenarios.requests import Request, position, with_requests
 

@@ -8,11 +8,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from cl_framework import sample_list
 from cl_framework.errors import UserError
-from cl_framework.inventory import Inventory
-from cl_framework.stream import Experience, Samples, Scenario, Step
-from cl_framework.survey import Survey, Watch
+from cl_framework.streams import Experience, Inventory, Samples, Scenario, Step, Survey, Watch, sample_list
 
 
 class Derived(Scenario, ABC):

@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import final
 
 from cl_framework.errors import UserError
-from cl_framework.naming import class_ids
-from cl_framework.stream import Experience, Joined, Relabelled, Scenario, Step
+from cl_framework.streams import Experience, Joined, Relabelled, Scenario, Step, class_ids
 from scenarios.derived import Derived
 from scenarios.requests import Request, place, with_requests
 

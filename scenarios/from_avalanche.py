@@ -15,13 +15,13 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cl_framework import extras, plugins, trust
-from cl_framework.errors import UserError, did_you_mean
-from cl_framework.stream import Batch, Experience, Samples, Scenario, Step
+from cl_framework.errors import UserError, did_you_mean, extras
+from cl_framework.settings import discovery, trust
+from cl_framework.streams import Batch, Experience, Samples, Scenario, Step
 from scenarios.data.arrays import upright
-from scenarios.data.decode import decode
-from scenarios.data.pixels import three_channels
-from scenarios.transform import Pipeline, Plain, Transform
+from scenarios.pictures.decode import decode
+from scenarios.pictures.pixels import three_channels
+from scenarios.pictures.transforms import Pipeline, Plain, Transform
 
 
 @final
@@ -186,12 +186,12 @@ def _tensor(picture: Any) -> Tensor:
 def _maker(name: str) -> Any:
     if ":" in name:
         module, _, function = name.partition(":")
-        trust.require(f"{module}.{function}", plugins.packages())
+        trust.require(f"{module}.{function}", discovery.packages())
         try:
             found = getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{name} leads to no function ({error}); write module:function.") from error
-        trust.require_home(found, f"{module}.{function}", plugins.packages())
+        trust.require_home(found, f"{module}.{function}", discovery.packages())
         return found
     classic = _avalanche("benchmarks.classic")
     known: Mapping[str, Any] = {n: v for n, v in vars(classic).items() if callable(v) and n[0].isupper()}

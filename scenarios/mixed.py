@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import final
 
-from cl_framework.stream import Scenario, Step
+from cl_framework.streams import Scenario, Step
 from scenarios.derived import Derived
-from scenarios.requests import Request as Request
-from scenarios.requests import with_requests
+from scenarios.requests import Request, with_requests
 
 
 @final

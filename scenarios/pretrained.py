@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import final
 
 from cl_framework.errors import UserError
-from cl_framework.stream import Experience, Scenario, Step
+from cl_framework.streams import Experience, Scenario, Step
 from scenarios.derived import Derived
 
 

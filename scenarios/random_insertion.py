@@ -8,7 +8,7 @@ from typing import Literal, final
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.stream import Scenario, Step
+from cl_framework.streams import Scenario, Step
 from scenarios.derived import Derived
 from scenarios.requests import Request, with_requests
 

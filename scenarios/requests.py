@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.naming import class_ids, sample_ids
-from cl_framework.stream import Experience, ForgetRequest, Need, Step, exam_of, forget
+from cl_framework.streams import Experience, ForgetRequest, Need, Step, class_ids, exam_of, forget, sample_ids
 
 
 @final

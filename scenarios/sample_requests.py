@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
-from cl_framework.strategy import seed_for
-from cl_framework.stream import Samples, Scenario, Step
+from cl_framework.streams import Samples, Scenario, Step, seed_for
 from scenarios.derived import Derived
 from scenarios.requests import Request, with_requests
 

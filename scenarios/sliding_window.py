@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar, final
 
 from cl_framework.errors import UserError
-from cl_framework.stream import Scenario, Step
+from cl_framework.streams import Scenario, Step
 from scenarios.derived import Derived
 from scenarios.requests import Request, with_requests
 

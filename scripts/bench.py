@@ -33,8 +33,8 @@ import cl_framework.threads  # noqa: F401  # before torch
 
 import torch
 
+from cl_framework.configuration.experiment import Experiment, build
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.experiment import Experiment, build
 from scripts.cells import CONSOLE, ROOT, device
 from scripts.flops import extraction
 from scripts.phases import DATA, PASSES, Stopwatch, measured

@@ -24,8 +24,9 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.experiment import MIXED, Experiment, build
-from cl_framework.stream import Experience, Inputs
+from cl_framework.configuration.experiment import MIXED, Experiment, build
+from cl_framework.streams.events import Experience
+from cl_framework.streams.samples import Inputs
 from scripts.cells import guarded
 from scripts.variants import VARIANTS
 

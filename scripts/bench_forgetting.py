@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_framework import engine
+from cl_framework.engine import loop
 from scripts.cells import ROOT, carried_out, device, guarded, images, results_of
 from scripts.forgetting import Plan, asked, learned, read
 from scripts.phases import Stopwatch
@@ -36,13 +36,13 @@ def timed(plan: Plan, method: str, base: Path) -> dict[str, Any]:
         path = Path(place) / base.name
         shutil.copytree(base, path)
         unlearner = json.dumps(plan.methods[method]["unlearner"])
-        watch, carry_out = Stopwatch(), engine.carry_out
-        engine.carry_out = watch("work", carry_out)
+        watch, carry_out = Stopwatch(), loop.carry_out
+        loop.carry_out = watch("work", carry_out)
         began = time.perf_counter()
         try:
             carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *asked(plan, base, 0))
         finally:
-            engine.carry_out = carry_out
+            loop.carry_out = carry_out
         command = time.perf_counter() - began
         results = results_of(path)
     return {

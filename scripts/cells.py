@@ -11,13 +11,17 @@ from typing import Any, TypeAlias
 
 import torch
 
-from cl_framework import cli, commands, opening, state
-from cl_framework.console import make_console
+from cl_framework.cli import main
+from cl_framework.cli import run as commands
+from cl_framework.configuration.experiment import Experiment, build
+from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.experiment import Experiment, build
-from cl_framework.printable import say
-from cl_framework.run import Run
-from cl_framework.stream import Experience, Joined, Subset
+from cl_framework.runs import open_run
+from cl_framework.runs.directory import Run
+from cl_framework.streams.events import Experience
+from cl_framework.streams.samples import Joined, Subset
+from cl_framework.terminal.console import make_console
+from cl_framework.terminal.safe_text import say
 from scripts.tables import AUDIT, Columns
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +38,7 @@ def device() -> str:
 def finished(runs: Path, method: str, seed: int, args: Sequence[str]) -> tuple[Path, Experiment]:
     """Bring one cell to its end, from wherever it is, and return its run directory."""
     experiment = build(args, CONSOLE)
-    manifest = opening.manifest(experiment)
+    manifest = open_run.manifest(experiment)
     decides = json.dumps([list(args), manifest["backbone"], manifest["data"]])
     path = runs / f"{method.lower()}-{seed}-{sha256(decides.encode()).hexdigest()[:8]}"
     if not (path / "results.json").exists():
@@ -75,7 +79,7 @@ def carried_out(*args: str) -> None:
     Raises:
         UserError: If it fails; what was wrong is on the screen.
     """
-    if code := cli.main(args):
+    if code := main.main(args):
         raise UserError(f"`clf {' '.join(args)}` ended with {code}; mend that, then run this line again.")
 
 
@@ -134,7 +138,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def passes_per_image(run: Run, experiment: Experiment, some: int = 100) -> float:
     """Return how many passes the finished learner makes to answer about one of ``some`` samples from all exams."""
     learner = experiment.learner
-    state.restore(learner, run.state(), run.events()[-1].state)
+    checkpoint.restore(learner, run.state(), run.events()[-1].state)
     exams = Joined([s.exam for s in experiment.scenario.steps() if isinstance(s.event, Experience)])
     rows = torch.linspace(0, len(exams) - 1, min(some, len(exams))).long()
     before = learner.model.passes["evaluate"]

@@ -23,7 +23,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, normalize
 
-from scenarios.data.atlas import charmap, rasterise, thin
+from scenarios.drawing.atlas import charmap, rasterise, thin
 
 ALIKE = 0.84
 FACES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")

@@ -24,7 +24,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.run import Run
+from cl_framework.runs.directory import Run
 from scripts.cells import CONSOLE, ROOT, audited, carried_out, guarded, images, results_of
 from scripts.cells import forgotten as of_requests
 from scripts.tables import AUDIT, EFFORT, REQUESTS, Columns, markdown, summary, write

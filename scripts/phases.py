@@ -15,15 +15,15 @@ from unittest.mock import patch
 import torch
 from pytorch_lightning import Trainer
 
-from cl_framework import engine
-from cl_framework.engine import Cost
-from cl_framework.evaluator import Evaluator
-from cl_framework.experiment import Experiment
-from cl_framework.learner import Learner
-from cl_framework.marks import Marks
+from cl_framework.configuration.experiment import Experiment
+from cl_framework.engine import loop
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.loop import Cost
+from cl_framework.engine.trainers import MakeTrainer, RequestBar, peak_memory
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.evaluation.measurements import Marks
 from cl_framework.metrics.continual import average_incremental_accuracy, final_accuracy, micro_accuracy
-from cl_framework.stream import Event, ForgetRequest, Step
-from cl_framework.training import MakeTrainer, RequestBar, peak_memory
+from cl_framework.streams.events import Event, ForgetRequest, Step
 from scenarios.data.source import View
 
 P = ParamSpec("P")
@@ -103,7 +103,7 @@ class _Notes:
 def measured(experiment: Experiment, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
     """Carry out ``experiment`` and return what each phase took, and what was learned."""
     watch, learner, read, forgot = Stopwatch(clock), experiment.learner, Counter[str](), Counter[str]()
-    carry_out, reading, passes = engine.carry_out, View.__getitem__, learner.model.passes
+    carry_out, reading, passes = loop.carry_out, View.__getitem__, learner.model.passes
 
     def make_trainer(epochs: int | None) -> Trainer:
         trainer = watch("other", experiment.make_trainer)(epochs)
@@ -124,10 +124,10 @@ def measured(experiment: Experiment, clock: Callable[[], float] = time.perf_coun
     device = str(experiment.make_trainer(None).strategy.root_device)
     evaluator, notes = Evaluator(learner.strategy.isolates == "experience"), _Notes(experiment.bar)
     with ExitStack() as patches:
-        patches.enter_context(patch.object(engine, "carry_out", carried_out))
+        patches.enter_context(patch.object(loop, "carry_out", carried_out))
         patches.enter_context(patch.object(learner, "answer", watch("evaluation", learner.answer)))
         patches.enter_context(patch.object(View, "__getitem__", watch(DATA, counted)))
-        everything = watch("other", engine.run)
+        everything = watch("other", loop.run)
         everything(learner, experiment.scenario, make_trainer, evaluator, notes, experiment.batch_size)
     images = {p: passes[name] - forgot[name] for p, name in PASSES.items()} | {"forget": forgot.total()} | read
     return {

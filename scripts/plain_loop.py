@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader
 
 from cl_framework.adapters.bottleneck import Bottleneck
+from cl_framework.configuration.experiment import Experiment
 from cl_framework.errors import UserError
-from cl_framework.experiment import Experiment
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.source import Pictures
 from scripts.phases import DATA, Stopwatch, report

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, functional
 
 from cl_framework.errors import UserError
 from scenarios.data.source import Pictures
-from scenarios.transform import Pilot, Plain, Transform
+from scenarios.pictures.transforms import Pilot, Plain, Transform
 
 OneByOne: TypeAlias = Callable[[Image.Image], Any]
 

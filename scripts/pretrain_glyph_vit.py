@@ -28,9 +28,9 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cl_framework.backbones.glyph import WIDTH, glyph_vit
-from scenarios.data.atlas import Atlas
-from scenarios.data.drawing import PLAIN, Style, draw
 from scenarios.data.glyphs import pretraining, turned
+from scenarios.drawing.atlas import Atlas
+from scenarios.drawing.drawing import PLAIN, Style, draw
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "cl_framework" / "backbones"

@@ -21,11 +21,11 @@ import cl_framework.threads  # noqa: F401  # before torch
 
 import torch
 
-from cl_framework import engine
+from cl_framework.configuration.experiment import build
+from cl_framework.engine import loop
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.experiment import build
-from cl_framework.learner import Learner
-from cl_framework.stream import Inputs, Joined, Samples
+from cl_framework.streams.samples import Inputs, Joined, Samples
 from scripts.cells import CONSOLE, device, guarded
 from scripts.tables import write
 from strategies.learning.ease import EASE
@@ -61,7 +61,7 @@ def learned(tasks: int, args: argparse.Namespace) -> tuple[Learner, Samples]:
     learner.to(experiment.make_trainer(None).strategy.root_device)
     exams = []
     for step in experiment.scenario.steps():
-        engine.carry_out(learner, step.event, experiment.make_trainer, experiment.batch_size)
+        loop.carry_out(learner, step.event, experiment.make_trainer, experiment.batch_size)
         exams.append(step.exam)
     return learner, Joined(exams)
 

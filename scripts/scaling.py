@@ -28,17 +28,18 @@ from pytorch_lightning import Trainer
 from rich.console import Console
 from torch import Tensor, nn
 
-from cl_framework import engine
 from cl_framework.adapters.bottleneck import Bottleneck
-from cl_framework.backbone import Backbone, Site
-from cl_framework.engine import Cost
-from cl_framework.evaluator import Evaluator
-from cl_framework.experiment import TRAINER_DEFAULTS, build
-from cl_framework.learner import Learner
-from cl_framework.marks import Marks
-from cl_framework.strategy import Strategy
-from cl_framework.stream import Experience, Rows, Scenario, Step
-from cl_framework.training import fresh_trainers
+from cl_framework.backbones.base import Backbone, Site
+from cl_framework.configuration.experiment import TRAINER_DEFAULTS, build
+from cl_framework.engine import loop as engine
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.loop import Cost
+from cl_framework.engine.trainers import fresh_trainers
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.evaluation.measurements import Marks
+from cl_framework.methods.base import Strategy
+from cl_framework.streams.events import Experience, Scenario, Step
+from cl_framework.streams.samples import Rows
 from scripts.cells import ROOT, device, guarded
 from scripts.phases import Stopwatch, forget_peak, peak_since
 from scripts.plain_loop import PlainEase

@@ -22,7 +22,7 @@ from scripts.cells import ROOT, guarded
 from scripts.tables import write
 
 IMPORTS = "import torchvision, pytorch_lightning"
-CLF = "import sys; from cl_framework import cli; sys.exit(cli.main({}))"
+CLF = "import sys; from cl_framework.cli import main; sys.exit(main.main({}))"
 FIRST_STEP = f"""
 import os
 from cl_framework.learner import Learner

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
-from cl_framework.experiment import Experiment
-from cl_framework.features import FeatureStore
+from cl_framework.configuration.experiment import Experiment
+from cl_framework.feature_cache.store import FeatureStore
 
 Change: TypeAlias = Callable[[Experiment], AbstractContextManager[object]]
 

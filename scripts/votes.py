@@ -19,10 +19,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from cl_framework import engine
-from cl_framework.experiment import build
-from cl_framework.learner import Learner
-from cl_framework.stream import Experience, Joined, Samples, Subset
+from cl_framework.configuration.experiment import build
+from cl_framework.engine import loop
+from cl_framework.engine.learner import Learner
+from cl_framework.streams.events import Experience
+from cl_framework.streams.samples import Joined, Samples, Subset
 
 SEEDS = (1993, 1994, 1995)
 STARTS = ("uniform", "class_position_as_released")
@@ -60,7 +61,7 @@ def measure(data: str, seed: int, start: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"16 by class": [], "64 as they come": [], "16 at random": []}
     for step in experiment.scenario.steps():
         assert isinstance(step.event, Experience)
-        engine.carry_out(learner, step.event, experiment.make_trainer, experiment.batch_size)
+        loop.carry_out(learner, step.event, experiment.make_trainer, experiment.batch_size)
         exams.append(step.exam)
         exam = Joined(exams)
         for who, share in zip(

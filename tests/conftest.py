@@ -18,22 +18,25 @@ from pytorch_lightning import Trainer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cl_framework import engine, plugins, state
-from cl_framework.adapter import Adapter
+from cl_framework.adapters.base import Adapter
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.adapters.prompt_pool import PromptPool, PromptPooling
-from cl_framework.backbone import Backbone, Site
+from cl_framework.backbones.base import Backbone, Site
 from cl_framework.backbones.timm_sites import transformer_sites
-from cl_framework.learner import Learner
-from cl_framework.marks import Marks
-from cl_framework.strategy import Strategy, Unlearner, suits
-from cl_framework.stream import Event, Experience, Inputs, Rows, Samples, Scenario, Step, exam_of
-from cl_framework.training import MakeTrainer, fresh_trainers
+from cl_framework.engine import checkpoint, loop
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.trainers import MakeTrainer, fresh_trainers
+from cl_framework.evaluation.measurements import Marks
+from cl_framework.methods.base import Strategy, Unlearner
+from cl_framework.methods.compatibility import suits
+from cl_framework.settings import discovery
+from cl_framework.streams.events import Event, Experience, Scenario, Step, exam_of
+from cl_framework.streams.samples import Inputs, Rows, Samples
 
 torch.set_num_threads(1)
 os.environ["CLF_THREADS"] = "1"
-plugins.discover()
+discovery.discover()
 
 CLASSES = ((5, 2), (7, 0), (1, 6), (4, 3))  # out of order, so that a class id taken for a column shows
 BUILD = functools.partial(
@@ -143,16 +146,16 @@ class Listener:
 
     learner: Learner
     marks: list[Marks] = field(default_factory=list)
-    costs: list[engine.Cost] = field(default_factory=list)
+    costs: list[loop.Cost] = field(default_factory=list)
     states: list[tuple[dict[str, Tensor], dict[str, Any]]] = field(default_factory=list)
 
     def starts(self, step: Step) -> None:
         pass
 
-    def ends(self, step: Step, marks: Marks, cost: engine.Cost) -> None:
+    def ends(self, step: Step, marks: Marks, cost: loop.Cost) -> None:
         self.marks.append(marks)
         self.costs.append(cost)
-        self.states.append((clone(state.tensors(self.learner)), state.facts(self.learner)))
+        self.states.append((clone(checkpoint.tensors(self.learner)), checkpoint.facts(self.learner)))
 
 
 def clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -197,8 +200,8 @@ class World:
         """Carry out events without exams, the way the engine does."""
         past = list(past)
         for event in events:
-            engine.remember(learner, past)
-            engine.carry_out(learner, event, cls.make_trainer, 8)
+            loop.remember(learner, past)
+            loop.carry_out(learner, event, cls.make_trainer, 8)
             past = [*past, event] if isinstance(event, Experience) else list(event.remaining)
         return learner
 
@@ -217,13 +220,13 @@ class World:
         def same(x: Tensor, y: Tensor) -> bool:
             return torch.equal(x, y) or (x.shape == y.shape and torch.allclose(x, y, rtol=tolerance, atol=tolerance))
 
-        one, two = state.tensors(a), state.tensors(b)
+        one, two = checkpoint.tensors(a), checkpoint.tensors(b)
         both = one.keys() & two.keys()
         found = [*sorted(one.keys() ^ two.keys()), *sorted(k for k in both if not same(one[k], two[k]))]
         if list(a.model.known.items()) != list(b.model.known.items()):
             return [*found, "known"]
         told = ("adapters", "stack", "origins", "head_origin", "brought")
-        if any(state.facts(a)[k] != state.facts(b)[k] for k in told):
+        if any(checkpoint.facts(a)[k] != checkpoint.facts(b)[k] for k in told):
             return [*found, "lineage"]
         test = noise(range(8), 4, "test")
         agree = not a.model.classes or same(cls.scores(a, test), cls.scores(b, test))

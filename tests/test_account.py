@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from cl_framework import engine
-from cl_framework.account import residual
 from cl_framework.adapters.lora import LoRA
+from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.settings import settings_of
-from cl_framework.stream import forget
+from cl_framework.runs.receipt_contents import residual
+from cl_framework.settings.ranges import settings_of
+from cl_framework.streams.events import forget
 from strategies.learning.acil import ACIL
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -39,7 +39,7 @@ def test_what_stays_includes_rows_of_the_head_and_sums(world, stream):
 def test_made_up_samples_are_not_counted_as_read(world, stream):
     learner = world.learn(world.learner(Finetune(), UNSIR(noises=2, noise_steps=1, copies=2), LoRA(2)), stream[:3])
     request = forget("f", stream[:3], classes=[5])
-    cost = engine.carry_out(learner, request, world.make_trainer, 8)
+    cost = loop.carry_out(learner, request, world.make_trainer, 8)
     assert cost.read == {"forget": 0, "retain": sum(len(e.data) for e in request.remaining)}
 
 

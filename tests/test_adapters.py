@@ -5,17 +5,17 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import layer_norm
 
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
 from cl_framework.backbones.timm import Timm
 from cl_framework.backbones.timm_sites import transformer_sites
-from cl_framework.erasure import Erasure
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.learner import Learner
-from cl_framework.strategy import Plan
+from cl_framework.memory.erasure import Erasure
+from cl_framework.methods.base import Plan
 from strategies.learning.ease import EASE
 
 KINDS = [

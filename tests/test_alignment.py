@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from cl_framework import engine
-from cl_framework.alignment import Draws, Gaussians, align, by_age, factor, normalised
-from cl_framework.erasure import Erasure
+from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.routing import Routed
-from cl_framework.stream import Inputs
+from cl_framework.memory.erasure import Erasure
+from cl_framework.methods.adapter_routing import Routed
+from cl_framework.methods.classifier_alignment import Draws, Gaussians, align, by_age, factor, normalised
+from cl_framework.streams.samples import Inputs
 from strategies.learning.finetune import Finetune
 from strategies.learning.mos import MOS
 from strategies.learning.slca import SLCA
@@ -99,7 +99,7 @@ def test_alignment_trains_the_head_alone_for_as_many_steps_as_classes_without_a_
     plan = align(model, found, **settings)
     before, passes = world.clone(learner.state_dict()), dict(model.passes)
     learner.plans = lambda event: [plan]
-    cost = engine.carry_out(learner, stream[0], world.make_trainer, 8)
+    cost = loop.carry_out(learner, stream[0], world.make_trainer, 8)
     assert (cost.steps, dict(model.passes)) == (6 * 4, passes)
     moved = {k for k, v in learner.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"model.head.weight", "model.head.bias"}
@@ -162,7 +162,7 @@ def test_an_alignment_factorises_each_class_once_however_long_it_trains(world, s
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda wide: calls.append(wide.dtype) or cholesky(wide))
     plan = align(model, found, epochs=6, lr=0.05, draws=32)
     learner.plans = lambda event: [plan]
-    engine.carry_out(learner, stream[0], world.make_trainer, 8)
+    loop.carry_out(learner, stream[0], world.make_trainer, 8)
     assert calls == [torch.float64] * 4
 
 

@@ -12,10 +12,10 @@ from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.huggingface import HuggingFace
 from cl_framework.backbones.timm import Timm
-from cl_framework.cli import main
+from cl_framework.cli.main import main
 from cl_framework.errors import UserError
-from cl_framework.model import Model
-from cl_framework.samples import Inputs, Rows
+from cl_framework.models.model import Model
+from cl_framework.streams.samples import Inputs, Rows
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.source import Pictures
 from scenarios.data.torchvision_sets import pictures

@@ -7,14 +7,17 @@ import shutil
 import pytest
 import torch
 
-from cl_framework import auditing, comparison, probing, state, verdict
-from cl_framework.cli import main
-from cl_framework.editing import part
+from cl_framework.auditing import audit, probes, subjects, verdict
+from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.shadow_models import halves, u_lira
+from cl_framework.cli.main import main
+from cl_framework.engine import checkpoint
+from cl_framework.engine.trainers import fresh_trainers
 from cl_framework.errors import UserError
-from cl_framework.references import Workshop, halves, u_lira
-from cl_framework.strategy import Unlearner
-from cl_framework.stream import Experience, Rows, Step, exam_of, forget
-from cl_framework.training import fresh_trainers
+from cl_framework.methods.base import Unlearner
+from cl_framework.methods.unlearning import part
+from cl_framework.streams.events import Experience, Step, exam_of, forget
+from cl_framework.streams.samples import Rows
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
@@ -48,15 +51,15 @@ def audited(world, stream):
         request = forget("forget-0", stream[:after], **asked)
         events = [*stream[:after], request, *stream[after:3]]
         make = lambda: world.learner(strategy(), unlearner())  # noqa: E731
-        about = auditing.subject(list(world.Listed(events).steps()))
+        about = subjects.subject(list(world.Listed(events).steps()))
         return world.learn(make(), events), about, Workshop(make, world.make_trainer, 8, lambda what: None)
 
     return get
 
 
 def conduct(run, about, workshop, seeds=1):
-    made = comparison.references(workshop, about, run.model.seed, seeds)
-    return comparison.conduct(run, about, workshop, made)
+    made = audit.references(workshop, about, run.model.seed, seeds)
+    return audit.conduct(run, about, workshop, made)
 
 
 EXACT = [
@@ -98,14 +101,14 @@ def veiled(world):
     options = {"optimizer": lambda params: torch.optim.Adam(params, lr=0.03), "schedule": "constant"}
     longer = fresh_trainers(functools.partial(world.BUILD, max_epochs=10), None)
     workshop = Workshop(lambda: world.learner(Joint(), _RowsOnly(), **options), longer, 8, lambda what: None)
-    return workshop.learned("run", [s.event for s in steps]), auditing.subject(steps), workshop
+    return workshop.learned("run", [s.event for s in steps]), subjects.subject(steps), workshop
 
 
 def test_deleting_rows_only_is_caught_behind_the_head(veiled):
     found = conduct(*veiled)
     assert found["accuracy_forget_test"]["run"] == found["accuracy_forget_test"]["retrained"] == 0
     assert found["accuracy_retain_test"]["run"] > 0.9
-    for probe in probing.PROBES:
+    for probe in probes.PROBES:
         assert found[probe]["run"] == found[probe]["original"]
     assert found["old_rows_accuracy"]["run"] == found["old_rows_accuracy"]["original"] > 0.9
     assert found["relearn_accuracy_10"]["run"] == found["relearn_accuracy_10"]["original"]
@@ -127,9 +130,9 @@ def test_doing_nothing_shows_in_the_answers_themselves(audited):
 
 def test_an_audit_changes_nothing_in_the_model(audited, world):
     run, about, workshop = audited(Finetune, _RowsOnly, classes=[5])
-    before = world.clone(state.tensors(run))
+    before = world.clone(checkpoint.tensors(run))
     conduct(run, about, workshop)
-    after = state.tensors(run)
+    after = checkpoint.tensors(run)
     assert before.keys() == after.keys()
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
@@ -149,7 +152,7 @@ def test_everything_may_be_forgotten(audited):
 
 def test_without_references_the_run_is_still_examined(audited):
     run, about, workshop = audited(EASE, DropAdapter, classes=[2])
-    found = comparison.conduct(run, about, workshop, comparison.References())
+    found = audit.conduct(run, about, workshop, audit.References())
     assert list(found["accuracy_forget_test"]) == ["run", "pristine"]
     assert found["relearn_accuracy_5"]["run"] is not None
     assert "gap_to_retrain" not in found
@@ -166,11 +169,11 @@ def test_conclusions_follow_from_what_was_measured(audited, veiled):
 
 def test_a_conclusion_whose_measurement_is_missing_is_not_drawn(audited):
     run, about, workshop = audited(EASE, DropAdapter, classes=[2])
-    alone = comparison.conduct(run, about, workshop, comparison.References())  # as with --fast
+    alone = audit.conduct(run, about, workshop, audit.References())  # as with --fast
     assert holds(alone) == ["not told"] * 3
     assert all("--fast" in c.why for c in verdict.conclusions(alone))
-    made = comparison.references(workshop, about, run.model.seed, 1)
-    without = comparison.conduct(run, about, workshop, made, relearning=False)  # as with --no-relearn
+    made = audit.references(workshop, about, run.model.seed, 1)
+    without = audit.conduct(run, about, workshop, made, relearning=False)  # as with --no-relearn
     assert holds(without) == ["yes", "yes", "not told"]
     assert "leave out --no-relearn" in verdict.conclusions(without)[2].why
 
@@ -222,16 +225,16 @@ def test_the_subject_is_what_stayed_forgotten(world, stream):
     again = forget("forget-1", past, **two)
     back = Experience("again", (2,), world.noise([2], 3, "train"), world.noise([2], 3, "train"))
     steps = list(world.Listed([*stream[:2], one, again]).steps())
-    about = auditing.subject(steps)
+    about = subjects.subject(steps)
     assert (about.requests, about.vanished) == (("forget-0", "forget-1"), (2, 5))
     assert sorted(set(about.gone.labels.tolist())) == sorted(set(about.unseen.labels.tolist())) == [2, 5, 7]
     assert not set(about.gone.ids.tolist()) & set(about.retained.ids.tolist())
-    assert auditing.subject(steps, "forget-0").vanished == (2,)
-    assert auditing.subject([*steps, *world.Listed([back]).steps()]).vanished == (5,)
+    assert subjects.subject(steps, "forget-0").vanished == (2,)
+    assert subjects.subject([*steps, *world.Listed([back]).steps()]).vanished == (5,)
     with pytest.raises(UserError, match=r"no forget request 'forget-7'"):
-        auditing.subject(steps, "forget-7")
+        subjects.subject(steps, "forget-7")
     with pytest.raises(UserError, match=r"nothing to audit: nothing has been forgotten"):
-        auditing.subject(steps[:2])
+        subjects.subject(steps[:2])
 
 
 def test_shadow_models_find_what_was_not_forgotten_and_not_what_was(audited):

@@ -12,13 +12,14 @@ import torch
 from torch.utils.data import Dataset
 
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
+from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.metrics import continual
-from cl_framework.stream import forget
+from cl_framework.streams.events import forget
 from scenarios.class_incremental import ClassIncremental
 from scenarios.from_avalanche import FromAvalanche, to_avalanche
-from scenarios.mixed import Mixed, Request
-from scenarios.transform import Plain
+from scenarios.mixed import Mixed
+from scenarios.pictures.transforms import Plain
+from scenarios.requests import Request
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from timm.models.vision_transformer import VisionTransformer
 
-from cl_framework.experiment import build
+from cl_framework.configuration.experiment import build
 from scripts import bench, phases, scaling, startup
 from scripts.flops import extraction, flops_per_image, shares
 from scripts.plain_loop import PlainEase

@@ -5,21 +5,24 @@ import json
 import pytest
 import torch
 
-from cl_framework import engine, lineage, plugins, state
 from cl_framework.adapters.lora import LoRA
-from cl_framework.census import census, ids_of
-from cl_framework.compatibility import objection
+from cl_framework.engine import checkpoint, lineage, loop
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.sample_index import census, ids_of
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.learner import Learner
-from cl_framework.report import EventRecord, results
-from cl_framework.screen import headline
-from cl_framework.stream import Experience, ForgetRequest, Joined, exam_of, forget, surviving
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.evaluation.results import EventRecord, results
+from cl_framework.evaluation.tables import headline
+from cl_framework.methods.compatibility import objection
+from cl_framework.settings import discovery
+from cl_framework.streams.events import Experience, ForgetRequest, exam_of, forget, surviving
+from cl_framework.streams.samples import Joined
 from scenarios.clpu import CLPU
 from scenarios.forget_sequence import ForgetSequence
 from scenarios.forget_then_relearn import ForgetThenRelearn
-from scenarios.mixed import Mixed, Request
+from scenarios.mixed import Mixed
 from scenarios.random_insertion import RandomInsertion
+from scenarios.requests import Request
 from scenarios.sliding_window import SlidingWindow
 from strategies.learning.acil import ACIL
 from strategies.learning.aper import APER
@@ -35,7 +38,7 @@ from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 from strategies.unlearning.subtract import Subtract
 
-UNLEARNERS = [plugins.load("unlearners", e.name) for e in plugins.catalogue("unlearners")]
+UNLEARNERS = [discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")]
 
 
 @pytest.fixture
@@ -111,12 +114,14 @@ def test_the_order_of_classes_is_that_of_what_is_left(world, domains):
 
 
 def test_an_edit_keeps_the_order_that_the_rows_of_the_head_have(world, domains):
-    learner = world.learner(Finetune(), plugins.load("unlearners", "SSD")())
+    learner = world.learner(Finetune(), discovery.load("unlearners", "SSD")())
     world.learn(learner, [*domains[:2], forget("f", domains[:2], experiences=["domain-0"])])
     assert learner.model.classes == learner.model.head.classes == (5, 7, 0)
     assert learner.model.known == {5: "domain-1", 7: "domain-1", 0: "domain-1"}
-    again = world.learner(Finetune(), plugins.load("unlearners", "SSD")())
-    state.restore(again, world.clone(state.tensors(learner)), json.loads(json.dumps(state.facts(learner))))
+    again = world.learner(Finetune(), discovery.load("unlearners", "SSD")())
+    checkpoint.restore(
+        again, world.clone(checkpoint.tensors(learner)), json.loads(json.dumps(checkpoint.facts(learner)))
+    )
     assert (again.model.known, again.model.brought) == (learner.model.known, learner.model.brought)
     assert list(again.model.known) == list(learner.model.known)
 
@@ -183,8 +188,8 @@ CASES = [
     (ACIL, Subtract),
     (lambda: RanPAC(tune=False), Subtract),
     (Replay, Retrain),
-    (EWC, plugins.load("unlearners", "SSD")),
-    (Joint, plugins.load("unlearners", "SSD")),
+    (EWC, discovery.load("unlearners", "SSD")),
+    (Joint, discovery.load("unlearners", "SSD")),
 ]
 
 
@@ -197,10 +202,10 @@ CASES = [
 def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, domains):
     learner = world.learn(world.learner(strategy(), unlearner()), domains[:3])
     request = forget("f", domains[:3], **asked)
-    before, told = world.clone(state.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
+    before, told = world.clone(checkpoint.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
     assert {n for t in told for n in t.artifact.tensors} == before.keys()
     world.learn(learner, [request], domains[:3])
-    after = state.tensors(learner)
+    after = checkpoint.tensors(learner)
     for t in told:
         for n in (n for n in t.artifact.tensors if t.artifact.kind != "head row"):
             assert n not in after if t.action == "delete" else n in after, (t, n)
@@ -238,8 +243,8 @@ def taken_through(world, strategy, unlearner, events):
     """Marks of a stream that a learner met step by step, and the screen's last lines about it."""
     learner, evaluator, seen, records = world.learner(strategy, unlearner), Evaluator(), [], []
     for step in world.Listed(events).steps():
-        engine.remember(learner, surviving(seen))
-        marks, cost = engine.take(learner, step, world.make_trainer, evaluator, 8)
+        loop.remember(learner, surviving(seen))
+        marks, cost = loop.take(learner, step, world.make_trainer, evaluator, 8)
         passes = [cost.passes[k] for k in ("train", "statistics", "evaluate")]
         records.append(EventRecord(marks, 0.0, cost.trainable_parameters, cost.steps, *passes, 0, 0))
         seen.append(step)

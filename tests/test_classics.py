@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from cl_framework import engine, state
-from cl_framework.answers import Answers
-from cl_framework.erasure import Erasure, erase
-from cl_framework.ledger import Entry
-from cl_framework.stream import forget
+from cl_framework.engine import checkpoint, loop
+from cl_framework.memory.erasure import Erasure, erase
+from cl_framework.memory.tensor_store import Entry
+from cl_framework.methods.logit_memory import Answers
+from cl_framework.streams.events import forget
 from strategies.learning.der_pp import DERPlusPlus
 from strategies.learning.ewc import EWC
 from strategies.learning.finetune import Finetune
@@ -26,7 +26,7 @@ def finetuned(world, stream):
 
 def loss_of(learner, event, past, rows=(0, 3, 5, 8)):
     """The first plan for ``event``, and its loss on some rows with nothing dropped out."""
-    engine.remember(learner, past)
+    loop.remember(learner, past)
     plan = next(iter(learner.plans(event)))
     learner.eval()
     torch.manual_seed(0)
@@ -213,7 +213,7 @@ def test_it_learns_on_after_classes_left_its_head(strategy, world, stream):
     world.learn(learner, [request, stream[3]], stream[:3])
     assert learner.model.classes == learner.model.head.classes == (2, 1, 6, 4, 3)
     assert bool(world.scores(learner, world.noise(range(8), 2, "test")).isfinite().all())
-    named = {entry_class(name) for name in state.tensors(learner) if name.startswith("strategy.") and "|" in name}
+    named = {entry_class(name) for name in checkpoint.tensors(learner) if name.startswith("strategy.") and "|" in name}
     assert not named & {5, 7, 0}
 
 

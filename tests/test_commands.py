@@ -10,10 +10,10 @@ from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from cl_framework.cli import main
-from cl_framework.experiment import build
-from cl_framework.report import timeless
-from cl_framework.run import Run
+from cl_framework.cli.main import main
+from cl_framework.configuration.experiment import build
+from cl_framework.evaluation.results import timeless
+from cl_framework.runs.directory import Run
 
 TINY = ["--config", "configs/quickstart.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from cl_framework.compatibility import able
 from cl_framework.errors import UserError
-from cl_framework.stream import forget
+from cl_framework.methods.compatibility import able
+from cl_framework.streams.events import forget
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -17,10 +17,10 @@ from strategies.unlearning.drop_adapter import DropAdapter
 ALONE = """
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.adapters.bottleneck import Bottleneck
-from cl_framework.compatibility import able
-from cl_framework.model import Model
+from cl_framework.methods.compatibility import able
+from cl_framework.models.model import Model
 from strategies.learning.finetune import Finetune
-from cl_framework.stream import Experience, Rows, forget
+from cl_framework.streams.events import Experience, Rows, forget
 import torch
 data = Rows(torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), torch.arange(4))
 past = [Experience("a", (0, 1), data, data)]
@@ -44,7 +44,7 @@ def test_without_samples_that_all_would_need_the_refusal_says_who_could_with_the
 
 
 def test_where_nothing_at_all_can_the_refusal_says_so(world, stream, monkeypatch):
-    monkeypatch.setattr("cl_framework.plugins.installed", lambda kind: [DropAdapter])
+    monkeypatch.setattr("cl_framework.settings.discovery.installed", lambda kind: [DropAdapter])
     learner = world.learn(world.learner(Finetune(), DropAdapter()), stream[:2])
     with pytest.raises(UserError, match=r"None of those that `clf list unlearners` names can\."):
         learner.able(forget("f", stream[:2], classes=[2]))

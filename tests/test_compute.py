@@ -8,25 +8,26 @@ from rich.console import Console
 from torch._dynamo.utils import counters
 from torch.nn.functional import one_hot
 
-from cl_framework import engine
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.full import Full
 from cl_framework.adapters.lora import LoRA
 from cl_framework.adapters.prompt_pool import PromptPool
 from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
-from cl_framework.backbones.attending import FEW, padding_only
 from cl_framework.backbones.glyph import GlyphViT
-from cl_framework.compute import Compute
+from cl_framework.backbones.hf_attention import FEW, padding_only
+from cl_framework.configuration.experiment import build
+from cl_framework.engine import loop
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.trainers import fresh_trainers
 from cl_framework.errors import UserError
-from cl_framework.experiment import build
-from cl_framework.importance import batches, fisher
-from cl_framework.learner import Learner
-from cl_framework.model import Model
-from cl_framework.statistics import class_moments
-from cl_framework.stream import Inputs
-from cl_framework.sums import RandomFeatures, Sums
-from cl_framework.training import fresh_trainers
+from cl_framework.functional.class_statistics import class_moments
+from cl_framework.functional.ridge import RandomFeatures
+from cl_framework.memory.feature_sums import Sums
+from cl_framework.methods.parameter_importance import batches, fisher
+from cl_framework.models.compute import Compute
+from cl_framework.models.model import Model
+from cl_framework.streams.samples import Inputs
 from scripts import bench_compute
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -323,7 +324,7 @@ def test_a_run_in_bf16_sums_single_features_in_double(world, stream):
     model.backbone.register_forward_hook(lambda *_: inside.append((model.phase, torch.is_autocast_enabled("cpu"))))
     mixed = fresh_trainers(lambda **k: world.BUILD(**{"precision": "bf16-mixed", **k}), None)
     for event in stream[:2]:
-        engine.carry_out(learner, event, mixed, 8)
+        loop.carry_out(learner, event, mixed, 8)
     assert set(inside) == {("train", True), ("statistics", True)}
     (space,) = model.adapters
     z, y = (torch.cat(v) for v in zip(*(model.embed(e.reference, space) for e in stream[:2]), strict=True))

@@ -14,10 +14,12 @@ from PIL import Image
 from rich.console import Console
 from timm.models.vision_transformer import VisionTransformer
 
-from cl_framework import cli, engine
-from cl_framework.evaluator import Evaluator
-from cl_framework.experiment import build
-from cl_framework.stream import Step, Subset, forget
+from cl_framework.cli import main
+from cl_framework.configuration.experiment import build
+from cl_framework.engine import loop
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.streams.events import Step, forget
+from cl_framework.streams.samples import Subset
 from scripts import forgetting
 from scripts.compare import read
 
@@ -46,7 +48,7 @@ def named(path):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """A very small ViT stands in for any that timm would fetch (names and tags are still checked), in small chunks."""
-    monkeypatch.setattr("cl_framework.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
 
     def create(name, num_classes, **_):
         size = {"img_size": 224, "patch_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -117,17 +119,17 @@ def test_a_config_takes_a_step_and_forgets_where_it_can(path):
     experiment = built(path, *data, *trainer, f"--model.unlearner={unlearner}")
     learner, evaluator = experiment.learner, Evaluator()
     first, *later = steps = [small(s) for s in islice(experiment.scenario.steps(), 1 + (path.stem in SECOND))]
-    _, cost = engine.take(learner, first, experiment.make_trainer, evaluator, 8)
+    _, cost = loop.take(learner, first, experiment.make_trainer, evaluator, 8)
     still = path.stem.partition("_")[0] in {"simplecil", "fecam"}
     assert (cost.steps, cost.trainable_parameters > 0) == ((0, False) if still else (1, True))
     for step in later:
-        marks, cost = engine.take(learner, step, experiment.make_trainer, evaluator, 8)
+        marks, cost = loop.take(learner, step, experiment.make_trainer, evaluator, 8)
         assert cost.steps == SECOND[path.stem]
         assert set(marks.hits) == {*first.event.classes, *step.event.classes}
     assert learner.model.classes == tuple(c for s in steps for c in s.event.classes)
     gone = first.event.classes[0]
     request = Step(forget("gone", [s.event for s in steps], classes=[gone]), first.exam.of([gone]))
-    marks, _ = engine.take(learner, request, experiment.make_trainer, evaluator, 8)
+    marks, _ = loop.take(learner, request, experiment.make_trainer, evaluator, 8)
     assert marks.forget.accuracy_after == 0
     assert gone not in learner.model.classes
 
@@ -139,7 +141,7 @@ def test_gs_loras_protocol_begins_with_what_the_head_knows_and_forgets_80_of_100
     first, *requests = experiment.scenario.steps()
     assert [len(s.event.classes) for s in requests] == [20] * 4
     experiment.learner.able(requests[0].event)
-    marks, cost = engine.take(experiment.learner, first, experiment.make_trainer, Evaluator(), 8)
+    marks, cost = loop.take(experiment.learner, first, experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 0
     assert sum(right for right, _ in marks.hits.values()) > 0.9 * 200
 
@@ -218,7 +220,7 @@ def test_the_quickstart_with_another_method_and_other_data_replaces_the_requests
         "--data.scenario ClassIncremental --data.scenario.increment 12 "
         f"--data.scenario.dataset imagefolder:{tmp_path / 'images'}"
     )
-    assert cli.main(line.split()) == 0
+    assert main.main(line.split()) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["strategy"] == "SimpleCIL"
     assert [(e["kind"], len(e["classes"])) for e in results["events"]] == [("learn", 12), ("learn", 2)]

@@ -3,19 +3,21 @@
 import pytest
 import torch
 
-from cl_framework import archive, engine, plugins, state
-from cl_framework.stream import forget
+from cl_framework.engine import checkpoint, loop
+from cl_framework.settings import discovery
+from cl_framework.storage import tensors
+from cl_framework.streams.events import forget
 from strategies.unlearning.retrain import Retrain
 
 LOCAL = {"InfLoRA", "L2P", "LwF", "OLoRA", "OSF", "OrthogonalAdaptation", "PEGO"}
 """Train the rows of an experience against each other alone, so that others may still outbid them."""
 
-NAMES = [entry.name for entry in plugins.catalogue("strategies")]
+NAMES = [entry.name for entry in discovery.catalogue("strategies")]
 
 
 @pytest.fixture(params=NAMES)
 def kind(request):
-    return plugins.load("strategies", request.param)
+    return discovery.load("strategies", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +84,21 @@ def test_columns_are_the_classes_they_are_said_to_be(kind, world, stream):
 
 def test_its_state_survives_a_round_trip_through_bytes(kind, trained, world, stream):
     one, two = trained(kind), world.learner(kind())
-    state.restore(two, archive.unpack(archive.pack(state.tensors(one))), state.facts(one))
+    checkpoint.restore(two, tensors.unpack(tensors.pack(checkpoint.tensors(one))), checkpoint.facts(one))
     assert world.differences(one, two) == []
-    assert state.facts(one) == state.facts(two)
+    assert checkpoint.facts(one) == checkpoint.facts(two)
 
 
 def test_it_continues_from_a_saved_state_as_if_nothing_had_happened(kind, trained, second, world, stream):
     (whole, _), resumed, first = second(kind), world.learner(kind()), trained(kind)
-    state.restore(resumed, world.clone(state.tensors(first)), state.facts(first))
+    checkpoint.restore(resumed, world.clone(checkpoint.tensors(first)), checkpoint.facts(first))
     world.learn(resumed, stream[3:], stream[:3])
     assert world.differences(whole, resumed) == []
 
 
 def test_a_saved_state_replaces_whatever_a_learner_held(kind, trained, world, stream):
     one, other = trained(kind), world.learn(world.learner(kind()), [stream[3]])
-    state.restore(other, world.clone(state.tensors(one)), state.facts(one))
+    checkpoint.restore(other, world.clone(checkpoint.tensors(one)), checkpoint.facts(one))
     assert world.differences(one, other) == []
 
 
@@ -131,7 +133,7 @@ def test_only_what_a_plan_names_changes(kind, world, stream):
     begin, end, seen = learner.begin, learner.end, []
 
     def others(plan):
-        mine = {id(p) for p in engine.parameters(plan)}
+        mine = {id(p) for p in loop.parameters(plan)}
         return {k: v for k, v in learner.state_dict(keep_vars=True).items() if id(v) not in mine}
 
     def watch(plan):

@@ -14,10 +14,10 @@ from PIL import Image
 
 from cl_framework.errors import UserError
 from scenarios.data import glyphs
-from scenarios.data.decode import decode
 from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, Source, View, stratified
-from scenarios.transform import Pilot, Plain
+from scenarios.pictures.decode import decode
+from scenarios.pictures.transforms import Pilot, Plain
 
 ROOT = Path(__file__).parents[1]
 

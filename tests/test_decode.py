@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cl_framework import extras
-from cl_framework.errors import UserError
-from scenarios.data.decode import decode, glance
+from cl_framework.errors import UserError, extras
+from scenarios.pictures.decode import decode, glance
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
 QUARTERS = np.zeros((32, 16, 3), np.uint8)
@@ -105,7 +104,7 @@ def test_strips_of_a_picture_make_the_whole(tmp_path: Path, monkeypatch):
     Image.fromarray(noise).save(tmp_path / "x.png")
     whole = decode(tmp_path / "x.png")
     for strip in (1, 20, 7 * 22, 7 * 23):
-        monkeypatch.setattr("scenarios.data.pixels.STRIP", strip)
+        monkeypatch.setattr("scenarios.pictures.pixels.STRIP", strip)
         assert torch.equal(decode(tmp_path / "x.png"), whole)
 
 
@@ -167,7 +166,7 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path: P
 
 
 def test_a_large_photo_is_decoded_smaller_unless_that_takes_as_much_memory(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("scenarios.data.pixels.LIMIT", 40 * 40)
+    monkeypatch.setattr("scenarios.pictures.pixels.LIMIT", 40 * 40)
     Image.fromarray(QUARTERS.repeat(4, 0).repeat(4, 1)).save(tmp_path / "x.jpg", quality=95)
     found = decode(tmp_path / "x.jpg")
     assert found.shape == (3, 32, 16)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_framework.survey import unwatched
+from cl_framework.streams.survey import unwatched
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.doubles import alike, doubts
 from scenarios.data.open import open_source

@@ -7,9 +7,10 @@ import torch
 from torch.nn.functional import normalize
 
 from cl_framework.errors import UserError
-from cl_framework.ledger import Entry
-from cl_framework.routing import complete
-from cl_framework.stream import Experience, Joined, Rows
+from cl_framework.memory.tensor_store import Entry
+from cl_framework.methods.adapter_routing import complete
+from cl_framework.streams.events import Experience
+from cl_framework.streams.samples import Joined, Rows
 from strategies.learning.ease import EASE
 from strategies.learning.simplecil import SimpleCIL
 

@@ -7,15 +7,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
-from cl_framework import editing, importance, state
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
+from cl_framework.engine import checkpoint
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.learner import Learner
-from cl_framework.prototypes import distance, prototypes
-from cl_framework.sparsity import Average, SparseDelta, Sparsity
-from cl_framework.strategy import Plan, Unlearner
-from cl_framework.stream import Batch, Rows, forget
+from cl_framework.methods import losses, parameter_importance, unlearning
+from cl_framework.methods.base import Plan, Unlearner
+from cl_framework.methods.class_prototypes import distance, prototypes
+from cl_framework.methods.group_sparsity import Average, SparseDelta, Sparsity
+from cl_framework.streams.events import forget
+from cl_framework.streams.samples import Batch, Rows
 from strategies.learning.joint import Joint
 from strategies.learning.l2p import L2P
 from strategies.learning.mos import MOS
@@ -43,7 +45,7 @@ def ready(world, stream):
 
     def make(unlearner=None):
         learner = world.learner(Joint(), unlearner, **options)
-        state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
+        checkpoint.restore(learner, world.clone(checkpoint.tensors(whole)), checkpoint.facts(whole))
         return learner
 
     return make
@@ -61,7 +63,7 @@ def forgotten(world, stream, ready, wanted):
 
 
 def adapters(learner):
-    return {k: v for k, v in state.tensors(learner).items() if ".adapters." in k}
+    return {k: v for k, v in checkpoint.tensors(learner).items() if ".adapters." in k}
 
 
 def same(one, two):
@@ -76,14 +78,14 @@ def predict(learner, x):
 def test_neg_grad_that_only_retains_is_fine_tuning_on_what_stays(forgotten):
     class OnRetained(Unlearner):
         def forget(self, model, strategy, event):
-            pairs = editing.Paired(editing.retained(event), event.data)
+            pairs = unlearning.Paired(unlearning.retained(event), event.data)
 
             def loss(model, batch):
                 stays = ~pairs.gone(batch)
                 scores = strategy.predict(model, batch.x)[stays]
-                return cross_entropy(scores, editing.columns(model, batch.y[stays]))
+                return cross_entropy(scores, losses.columns(model, batch.y[stays]))
 
-            yield Plan(pairs, editing.editable(model), loss, 2)
+            yield Plan(pairs, unlearning.editable(model), loss, 2)
 
     assert same(forgotten(NegGradPlus(balance=1.0, epochs=2, share=1.0)), forgotten(OnRetained()))
 
@@ -95,12 +97,12 @@ def test_sal_un_on_all_weights_is_random_labels(forgotten):
 @pytest.mark.parametrize("lr", [None, 1e-2])
 def test_sal_un_leaves_what_is_not_salient_bit_identical_despite_momentum_and_decay(lr, ready, forgotten, wanted):
     before, after = ready(), forgotten(SalUn(top=0.3, epochs=2, lr=lr))
-    params, loss = editing.editable(before.model), editing.learned(before.strategy)
-    with importance.open_to_gradients(before.model, params):
+    params, loss = unlearning.editable(before.model), unlearning.learned(before.strategy)
+    with parameter_importance.open_to_gradients(before.model, params):
         whole = Batch(*wanted.reference[list(range(len(wanted.reference)))])
         slope = torch.autograd.grad(loss(before.model, whole), params)  # a mean ranks as a sum does
     ranks = torch.cat([g.abs().flatten() for g in slope])
-    old, new = (torch.cat([p.detach().flatten() for p in editing.editable(x.model)]) for x in (before, after))
+    old, new = (torch.cat([p.detach().flatten() for p in unlearning.editable(x.model)]) for x in (before, after))
     changed = old != new
     assert int(changed.sum()) <= round(0.3 * len(ranks))
     assert changed.any()
@@ -113,8 +115,8 @@ def test_ssd_with_an_infinite_threshold_changes_nothing(ready, forgotten):
 
 def test_ssd_dampens_what_matters_more_to_the_forgotten_as_the_formula_says(ready, forgotten, wanted):
     before, after = ready(), forgotten(SSD(a=2.0, strength=0.5, batch=1))
-    params, loss = editing.editable(before.model), editing.learned(before.strategy)
-    stays = editing.reference_of(wanted, editing.retained(wanted))
+    params, loss = unlearning.editable(before.model), unlearning.learned(before.strategy)
+    stays = unlearning.reference_of(wanted, unlearning.retained(wanted))
 
     def squares(*parts):
         total, count = [torch.zeros_like(p) for p in params], 0
@@ -125,10 +127,10 @@ def test_ssd_dampens_what_matters_more_to_the_forgotten_as_the_formula_says(read
                 count += 1
         return [t / count for t in total]
 
-    with importance.open_to_gradients(before.model, params):
+    with parameter_importance.open_to_gradients(before.model, params):
         gone, both = squares(wanted.reference), squares(wanted.reference, stays)
     dampened = 0
-    for p, q, f, d in zip(params, editing.editable(after.model), gone, both, strict=True):
+    for p, q, f, d in zip(params, unlearning.editable(after.model), gone, both, strict=True):
         expected = torch.where(f > 2 * d, p * torch.minimum(torch.ones_like(d), 0.5 * d / f), p)
         assert torch.allclose(q, expected, rtol=1e-4, atol=1e-7)
         dampened += int((q != p).sum())
@@ -141,10 +143,10 @@ def test_fisher_noise_of_strength_zero_changes_nothing(ready, forgotten):
 
 def test_fisher_noise_goes_where_what_stays_does_not_mind(ready, forgotten, wanted):
     before, after = ready(), forgotten(FisherForgetting(a=1e-4, most=1e3, share=1.0))
-    params, stays = editing.editable(before.model), editing.reference_of(wanted, editing.retained(wanted))
-    with importance.open_to_gradients(before.model, params):
-        known = importance.fisher(lambda x: predict(before, x), params, [stays[list(range(len(stays)))]])
-    noise = torch.cat([(q - p).flatten() for p, q in zip(params, editing.editable(after.model), strict=True)])
+    params, stays = unlearning.editable(before.model), unlearning.reference_of(wanted, unlearning.retained(wanted))
+    with parameter_importance.open_to_gradients(before.model, params):
+        known = parameter_importance.fisher(lambda x: predict(before, x), params, [stays[list(range(len(stays)))]])
+    noise = torch.cat([(q - p).flatten() for p, q in zip(params, unlearning.editable(after.model), strict=True)])
     sd = torch.cat([(1e-4 * (1 / f).clamp(max=1e3)).sqrt().flatten() for f in known])
     assert abs(float((noise / sd).std()) - 1) < 0.1
 
@@ -152,7 +154,7 @@ def test_fisher_noise_goes_where_what_stays_does_not_mind(ready, forgotten, want
 def test_fisher_information_is_that_of_a_slow_loop():
     w, x = nn.Parameter(torch.randn(3, 2)), torch.randn(4, 2)
     batch = Batch(x, torch.zeros(4), torch.zeros(4))
-    (found,) = importance.fisher(lambda x: linear(x, w), [w], [batch])
+    (found,) = parameter_importance.fisher(lambda x: linear(x, w), [w], [batch])
     slow = torch.zeros_like(w)
     for row in x:
         for y in range(3):
@@ -164,7 +166,9 @@ def test_fisher_information_is_that_of_a_slow_loop():
 def test_summed_gradients_do_not_depend_on_the_batch_size():
     w, rows = nn.Parameter(torch.randn(2)), Rows(torch.randn(7, 2), torch.zeros(7, dtype=torch.int64))
     one, two = (
-        importance.summed_gradient(lambda b: (b.x @ w).sin().sum(), [w], importance.batches(rows, n, w.device))[0]
+        parameter_importance.summed_gradient(
+            lambda b: (b.x @ w).sin().sum(), [w], parameter_importance.batches(rows, n, w.device)
+        )[0]
         for n in (2, 7)
     )
     assert torch.allclose(one, two)
@@ -172,8 +176,8 @@ def test_summed_gradients_do_not_depend_on_the_batch_size():
 
 def test_measuring_leaves_training_as_it_was(ready):
     model = ready().model
-    params = editing.editable(model)
-    with importance.open_to_gradients(model, params):
+    params = unlearning.editable(model)
+    with parameter_importance.open_to_gradients(model, params):
         assert all(p.requires_grad for p in params)
     assert not any(p.requires_grad for p in params)
 
@@ -219,11 +223,11 @@ def test_prototypes_push_features_away_and_pull_them_back(ready, forgotten, want
     def moved(samples, **weights):
         unlearner = GSLoRAPlusPlus(epochs=8, share=1.0, beta=0.0, alpha=0.0, push_bound=0.5, **weights)
         after, before = forgotten(unlearner), ready()
-        home = prototypes(before.model, before.strategy, samples)[editing.columns(before.model, samples.labels)]
-        z, _ = editing.with_features(after.model, after.strategy, samples[list(range(len(samples)))].x)
+        home = prototypes(before.model, before.strategy, samples)[losses.columns(before.model, samples.labels)]
+        z, _ = unlearning.with_features(after.model, after.strategy, samples[list(range(len(samples)))].x)
         return float(distance(z.detach(), home))
 
-    stays = editing.reference_of(wanted, editing.retained(wanted))
+    stays = unlearning.reference_of(wanted, unlearning.retained(wanted))
     assert moved(wanted.reference, push=10.0) > 2 * moved(wanted.reference, push=0.0)
     assert moved(stays, push=0.0, pull=10.0) < moved(stays, push=0.0)
 
@@ -231,7 +235,7 @@ def test_prototypes_push_features_away_and_pull_them_back(ready, forgotten, want
 def test_features_are_those_that_the_head_scores(ready, wanted):
     learner = ready()
     x = wanted.reference[[0, 1]].x
-    z, scores = editing.with_features(learner.model, learner.strategy, x)
+    z, scores = unlearning.with_features(learner.model, learner.strategy, x)
     assert torch.equal(scores, predict(learner, x))
     assert torch.equal(learner.model.head(z), scores)
     assert not learner.model.exit._forward_hooks
@@ -243,9 +247,9 @@ def test_features_are_those_of_each_sample_however_many_passes_they_take(
     strategy, lengths, world, stream, wanted, monkeypatch
 ):
     learner, x = world.learn(world.learner(strategy()), stream[:2]), torch.cat([e.reference.x for e in stream[:2]])
-    each = [editing.with_features(learner.model, learner.strategy, row) for row in x.split(1)]
+    each = [unlearning.with_features(learner.model, learner.strategy, row) for row in x.split(1)]
     monkeypatch.setattr(learner.model.backbone, "lengths", lambda x: lengths(torch.arange(len(x))))
-    z, scores = editing.with_features(learner.model, learner.strategy, x)
+    z, scores = unlearning.with_features(learner.model, learner.strategy, x)
     assert torch.allclose(z, torch.cat([one for one, _ in each]), atol=1e-5)
     assert torch.allclose(scores, torch.cat([one for _, one in each]), atol=1e-4)
 
@@ -272,8 +276,8 @@ def test_without_an_average_the_last_weights_stay(forgotten):
 
 def test_a_teacher_answers_as_the_model_once_did_and_leaves_no_trace(ready, forgotten, wanted):
     learner = ready()
-    params, x = editing.editable(learner.model), wanted.reference[[0, 1, 2]].x
-    teacher, then = editing.Teacher(learner.model, learner.strategy, params), predict(learner, x)
+    params, x = unlearning.editable(learner.model), wanted.reference[[0, 1, 2]].x
+    teacher, then = unlearning.Teacher(learner.model, learner.strategy, params), predict(learner, x)
     with torch.no_grad():
         for p in params:
             p.add_(0.3)
@@ -286,7 +290,7 @@ def test_a_teacher_answers_as_the_model_once_did_and_leaves_no_trace(ready, forg
 def test_a_teacher_leaves_no_trace_in_mixed_precision_either(world, stream, wanted):
     """Autocast keeps a low-precision copy of each weight it meets; one of the teacher must not serve the student."""
     learner, x = world.learn(world.learner(Joint(), adapter=Bottleneck(4)), stream[:1]), wanted.reference[[0, 1, 2]].x
-    teacher = editing.Teacher(learner.model, learner.strategy, params := editing.editable(learner.model))
+    teacher = unlearning.Teacher(learner.model, learner.strategy, params := unlearning.editable(learner.model))
     for p in params:
         p.requires_grad_(True)
         p.data.add_(0.3)
@@ -338,7 +342,7 @@ def test_the_neighbour_across_the_boundary_is_never_the_class_itself(ready, want
 
 
 def test_samples_under_other_labels_keep_their_pictures(wanted):
-    made = editing.Labelled(wanted.data, wanted.data.labels + 40)
+    made = unlearning.Labelled(wanted.data, wanted.data.labels + 40)
     batch = made[[3, 1]]
     assert torch.equal(batch.x, wanted.data[[3, 1]].x)
     assert (batch.y.tolist(), batch.ids.tolist()) == ([42, 42], wanted.data.ids[[3, 1]].tolist())
@@ -371,29 +375,29 @@ def test_noise_is_what_the_model_does_not_take_for_the_class(ready, wanted):
 
 
 def test_a_share_is_taken_of_every_class_with_both_views_of_the_same_samples(wanted):
-    some = editing.retained(wanted, 0.3)
+    some = unlearning.retained(wanted, 0.3)
     assert some.labels.bincount().tolist() == [3, 3, 0, 0, 0, 3, 3, 3]
-    view = editing.reference_of(wanted, some)
+    view = unlearning.reference_of(wanted, some)
     assert sorted(view.ids.tolist()) == sorted(some.ids.tolist())
     assert view.key == "noise/train"
-    assert editing.retained(wanted, 1e-9).labels.bincount().tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
+    assert unlearning.retained(wanted, 1e-9).labels.bincount().tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
 
 
 def test_one_optimiser_serves_all_plans_of_a_request_from_its_first_rate_on():
     p = nn.Parameter(torch.zeros(1))
-    build = editing.adamw(0.1)
+    build = unlearning.adamw(0.1)
     one = build([p])
     one.param_groups[0]["lr"] = 0.0
     assert build([p]) is one
     assert one.param_groups[0]["lr"] == 0.1
-    assert editing.adamw(0.1)([p]) is not one
-    assert editing.adamw(None) is None
+    assert unlearning.adamw(0.1)([p]) is not one
+    assert unlearning.adamw(None) is None
 
 
 def test_the_error_counts_wrong_answers_by_column(ready, wanted):
     learner = ready()
     right = learner.answer(wanted.reference) == wanted.reference.labels
-    assert editing.error(learner.model, learner.strategy, wanted.reference) == pytest.approx(
+    assert unlearning.error(learner.model, learner.strategy, wanted.reference) == pytest.approx(
         1 - float(right.float().mean())
     )
 

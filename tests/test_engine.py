@@ -8,12 +8,15 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from cl_framework import engine, state
+from cl_framework.engine import checkpoint, loop
+from cl_framework.engine.trainers import fresh_trainers
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.strategy import Plan, Strategy, classify, seed_for
-from cl_framework.stream import Rows, forget
-from cl_framework.training import fresh_trainers
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.methods.base import Plan, Strategy
+from cl_framework.methods.losses import classify
+from cl_framework.streams.events import forget
+from cl_framework.streams.samples import Rows
+from cl_framework.streams.seeds import seed_for
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
@@ -55,7 +58,7 @@ def test_every_plan_gets_a_fresh_trainer_with_its_own_number_of_epochs(scripted,
         made.append((epochs, world.make_trainer(epochs)))
         return made[-1][1]
 
-    cost = engine.carry_out(scripted(story), stream[0], make, 8)
+    cost = loop.carry_out(scripted(story), stream[0], make, 8)
     assert [epochs for epochs, _ in made] == [None, 5]
     assert len({id(t) for _, t in made}) == 2
     assert [t.global_step for _, t in made] == [2 * 3, 5 * 3]
@@ -74,7 +77,7 @@ def test_preparation_training_and_consolidation_happen_in_the_order_they_are_wri
         yield plan(model, event, loss=loss, epochs=1)
         told.append("after")
 
-    engine.carry_out(scripted(story), stream[0], make_trainer, 20)
+    loop.carry_out(scripted(story), stream[0], make_trainer, 20)
     assert told == ["before", "step", "after"]
 
 
@@ -82,7 +85,7 @@ def test_preparation_training_and_consolidation_happen_in_the_order_they_are_wri
 def test_training_that_takes_no_step_is_an_error(limits, world, stream):
     make = fresh_trainers(functools.partial(world.BUILD, **limits), None)
     with pytest.raises(UserError, match="Nothing was trained for 'task-0'"):
-        engine.carry_out(world.learner(Finetune()), stream[0], make, 8)
+        loop.carry_out(world.learner(Finetune()), stream[0], make, 8)
 
 
 def test_each_epoch_visits_every_sample_once_in_a_new_order(scripted, stream, make_trainer):
@@ -92,7 +95,7 @@ def test_each_epoch_visits_every_sample_once_in_a_new_order(scripted, stream, ma
         seen.extend(batch.ids.tolist())
         return classify(model, batch)
 
-    engine.carry_out(scripted(lambda m, e: [plan(m, e, loss=loss)]), stream[0], make_trainer, 7)
+    loop.carry_out(scripted(lambda m, e: [plan(m, e, loss=loss)]), stream[0], make_trainer, 7)
     first, second = seen[:20], seen[20:]
     assert sorted(first) == sorted(second) == sorted(stream[0].data.ids.tolist())
     assert first != second
@@ -108,14 +111,14 @@ def spoiled(event, value):
 def test_a_broken_picture_is_named_by_its_sample_id(value, world, stream):
     event = spoiled(stream[0], value)
     with pytest.raises(UserError, match=rf"samples \[{int(event.data.ids[11])}\] hold NaN or infinity"):
-        engine.carry_out(world.learner(Finetune()), event, world.make_trainer, 8)
+        loop.carry_out(world.learner(Finetune()), event, world.make_trainer, 8)
 
 
 def test_a_loss_that_explodes_names_the_batch_and_the_learning_rate(scripted, stream, make_trainer):
     learner = scripted(lambda m, e: [plan(m, e, loss=lambda m, b: classify(m, b) * math.nan)])
     told = r"The loss is nan in training 'task-0', on the batch of samples \[.*learning rate .* too high"
     with pytest.raises(UserError, match=told):
-        engine.carry_out(learner, stream[0], make_trainer, 8)
+        loop.carry_out(learner, stream[0], make_trainer, 8)
 
 
 def test_gradients_may_be_rewritten_before_each_step(scripted, stream, make_trainer):
@@ -136,7 +139,7 @@ def test_gradients_may_be_rewritten_before_each_step(scripted, stream, make_trai
         yield Plan(event.data, params, edit_gradients=edit)
 
     learner = scripted(story, optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
-    engine.carry_out(learner, stream[0], make_trainer, 10)
+    loop.carry_out(learner, stream[0], make_trainer, 10)
     now = [*learner.model.adapters.params("shared"), *learner.model.head.parameters()]
     assert len(calls) == 4
     assert any(calls)
@@ -149,7 +152,7 @@ def test_something_may_be_done_after_each_step(scripted, stream, make_trainer):
     def keep(model):
         weights.append(model.head.weight.detach().clone())
 
-    engine.carry_out(scripted(lambda m, e: [plan(m, e, after_step=keep)]), stream[0], make_trainer, 10)
+    loop.carry_out(scripted(lambda m, e: [plan(m, e, after_step=keep)]), stream[0], make_trainer, 10)
     assert len(weights) == 4
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(weights))
 
@@ -176,7 +179,7 @@ def test_the_learning_rate_falls_once_per_epoch_as_the_plan_or_else_the_model_sa
             yield plan(model, event, epochs=4, edit_gradients=note, schedule=own)
 
     learner = scripted(story, schedule=schedule, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
-    engine.carry_out(learner, stream[0], make_trainer, 10)
+    loop.carry_out(learner, stream[0], make_trainer, 10)
     assert rates == pytest.approx([rate for rate in RATES[own or schedule] for _ in range(2)] * 2)
 
 
@@ -192,7 +195,7 @@ def test_a_plan_may_bring_its_own_optimizer_and_groups(scripted, stream, make_tr
         yield Plan(event.data, [{"params": [a], "lr": 0.0}, {"params": rest}], optimizer=adam)
 
     learner = scripted(story)
-    cost = engine.carry_out(learner, stream[0], make_trainer, 10)
+    cost = loop.carry_out(learner, stream[0], make_trainer, 10)
     assert [len(g["params"]) for g in seen[0].param_groups] == [1, len(learner.model.adapters.params("shared")) - 1 + 2]
     expected = sum(p.numel() for p in [*learner.model.adapters.parameters(), *learner.model.head.parameters()])
     assert cost.trainable_parameters == expected
@@ -204,7 +207,7 @@ def test_trainable_parameters_are_the_most_that_a_plan_trains_at_once(scripted, 
         yield Plan(event.data, params)
         yield Plan(event.data, params[:1])
 
-    cost = engine.carry_out(scripted(story), stream[0], make_trainer, 10)
+    cost = loop.carry_out(scripted(story), stream[0], make_trainer, 10)
     assert cost.trainable_parameters == (16 * 4 + 4 + 4 * 16 + 16) + (16 * 2 + 2)
 
 
@@ -220,7 +223,7 @@ def test_callbacks_do_not_carry_state_from_plan_to_plan(world, stream):
     make = fresh_trainers(functools.partial(world.BUILD, callbacks=[given]), None)
     learner = world.learner(Finetune())
     for event in stream[:3]:
-        engine.carry_out(learner, event, make, 8)
+        loop.carry_out(learner, event, make, 8)
     assert told == [1, 1, 1]
     assert given.starts == 0
 
@@ -232,14 +235,14 @@ def test_steps_are_counted_on_through_all_plans_and_events(world, stream):
 
 def test_the_learner_refuses_to_be_fitted_without_a_plan(world, stream):
     learner = world.learner(Finetune())
-    with pytest.raises(RuntimeError, match=r"engine\.carry_out"), engine.quiet():
-        Trainer.fit(world.make_trainer(None), learner, engine.loader(stream[0].data, 8))
+    with pytest.raises(RuntimeError, match=r"engine\.carry_out"), loop.quiet():
+        Trainer.fit(world.make_trainer(None), learner, loop.loader(stream[0].data, 8))
 
 
 def test_an_event_costs_what_it_took(world, stream):
     learner = world.learner(Joint())
     journal = world.Listener(learner)
-    engine.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), journal, 8)
+    loop.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), journal, 8)
     first, second = journal.costs
     assert (first.steps, second.steps) == (2 * 3, 2 * 5)
     assert (first.passes, second.passes) == (
@@ -260,7 +263,7 @@ def test_the_journal_hears_of_every_event_before_and_after(world, stream):
 
     told, learner = [], world.learner(SimpleCIL(), DropAdapter())
     events = [*stream[:2], forget("f", stream[:2], classes=[2])]
-    engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(), Told(learner), 8)
+    loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), Told(learner), 8)
     assert told == ["task-0", ("learn", "task-0"), "task-1", ("learn", "task-1"), "f", ("forget", "f")]
 
 
@@ -271,12 +274,12 @@ def test_going_on_after_any_event_equals_never_having_stopped(strategy, unlearne
     events = [*stream[:2], gone, stream[2], more, stream[3]]
     whole = world.learner(strategy(), unlearner())
     journal = world.Listener(whole)
-    engine.run(whole, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    loop.run(whole, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
     for n in range(1, len(events)):
         learner = world.learner(strategy(), unlearner())
-        state.restore(learner, *journal.states[n - 1])
+        checkpoint.restore(learner, *journal.states[n - 1])
         rest = world.Listener(learner)
-        engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(), rest, 8, done=journal.marks[:n])
+        loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), rest, 8, done=journal.marks[:n])
         assert world.differences(learner, whole) == []
         assert rest.marks == journal.marks[n:]
         assert [c.steps for c in rest.costs] == [c.steps for c in journal.costs[n:]]

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_framework import engine
-from cl_framework.evaluator import Evaluator
-from cl_framework.marks import Forgotten, Marks
-from cl_framework.stream import Experience, ForgetRequest, Relabelled, Rows, Samples, Step
+from cl_framework.engine import loop
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.evaluation.measurements import Forgotten, Marks
+from cl_framework.streams.events import Experience, ForgetRequest, Step
+from cl_framework.streams.samples import Relabelled, Rows, Samples
 from strategies.learning.simplecil import SimpleCIL
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -140,13 +141,13 @@ def test_a_learner_ranks_by_its_scores_in_no_more_passes(world: Any, stream: lis
 def test_a_run_goes_on_from_events_that_counted_no_laxer_rules(world: Any, stream: list[Experience]) -> None:
     learner = world.learner(SimpleCIL())
     early, later = world.Listener(learner), world.Listener(learner)
-    engine.run(learner, world.Listed(stream[:1]), world.make_trainer, Evaluator(), early, 8)
+    loop.run(learner, world.Listed(stream[:1]), world.make_trainer, Evaluator(), early, 8)
     assert set(early.marks[0].lenient) == {"experience", "top_5", "within_experience"}
     told = early.marks[0].to_dict()
     del told["lenient"]
     old = Marks.from_dict(told)
     assert old == replace(early.marks[0], lenient={})
-    engine.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), later, 8, [old])
+    loop.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), later, 8, [old])
     assert later.marks[0].lenient["top_5"] == 24  # of four classes
 
 

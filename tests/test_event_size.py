@@ -4,10 +4,10 @@ import torch
 
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.timm import Timm
-from cl_framework.learner import Learner
-from cl_framework.ledger import Entry
-from cl_framework.run import Run
-from cl_framework.state import facts, tensors
+from cl_framework.engine.checkpoint import facts, tensors
+from cl_framework.engine.learner import Learner
+from cl_framework.memory.tensor_store import Entry
+from cl_framework.runs.directory import Run
 from strategies.learning.ease import EASE
 
 

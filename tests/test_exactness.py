@@ -6,11 +6,12 @@ import itertools
 import pytest
 import torch
 
-from cl_framework import engine, plugins, state
+from cl_framework.engine import checkpoint, loop
 from cl_framework.errors import UserError
-from cl_framework.features import FeatureStore
-from cl_framework.stream import forget
-from cl_framework.sums import drift
+from cl_framework.feature_cache.store import FeatureStore
+from cl_framework.memory.feature_sums import drift
+from cl_framework.settings import discovery
+from cl_framework.streams.events import forget
 from strategies.learning.acil import ACIL
 from strategies.learning.ease import EASE
 from strategies.learning.fecam import FeCAM
@@ -22,8 +23,8 @@ from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 from strategies.unlearning.subtract import Subtract
 
-STRATEGIES = [plugins.load("strategies", e.name) for e in plugins.catalogue("strategies")]
-UNLEARNERS = [u for u in (plugins.load("unlearners", e.name) for e in plugins.catalogue("unlearners")) if u.exact]
+STRATEGIES = [discovery.load("strategies", e.name) for e in discovery.catalogue("strategies")]
+UNLEARNERS = [u for u in (discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")) if u.exact]
 REQUESTS = {
     "a class": {"classes": [2]},
     "an experience": {"experiences": ["task-1"]},
@@ -71,7 +72,7 @@ def after_three(world, stream, never_met):
 
     def get(strategy, unlearner):
         whole, learner = never_met(strategy, stream[:3]), world.learner(strategy(), unlearner())
-        state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
+        checkpoint.restore(learner, world.clone(checkpoint.tensors(whole)), checkpoint.facts(whole))
         return learner
 
     return get
@@ -145,7 +146,7 @@ def test_of_classes_that_came_again_goes_what_was_asked_for(strategy, unlearner,
     if not accepted(strategy, unlearner, request):
         return
     learner = world.learner(strategy(), unlearner())
-    state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
+    checkpoint.restore(learner, world.clone(checkpoint.tensors(whole)), checkpoint.facts(whole))
     world.learn(learner, [request], past)
     assert world.differences(learner, never_met(strategy, list(request.remaining)), unlearner.tolerance) == []
     world.learn(learner, [newer], request.remaining)
@@ -174,8 +175,8 @@ def test_ease_forgets_exactly_with_other_settings_too(settings, asked, world, st
 def test_no_name_of_what_was_forgotten_stays_in_the_state(world, stream):
     request = forget("f", stream[:3], experiences=["task-1"])
     learner = world.learn(world.learner(EASE(), DropAdapter()), [*stream[:3], request])
-    assert any("task-0" in name for name in state.tensors(learner))
-    assert not any("task-1" in name for name in state.tensors(learner))
+    assert any("task-0" in name for name in checkpoint.tensors(learner))
+    assert not any("task-1" in name for name in checkpoint.tensors(learner))
 
 
 def test_what_was_worked_out_of_a_class_leaves_with_it(world, stream):
@@ -189,7 +190,7 @@ def test_what_was_worked_out_of_a_class_leaves_with_it(world, stream):
 def test_whole_experiences_go_without_training_or_reading_data(world, stream):
     learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:3])
     passes = dict(learner.model.passes)
-    cost = engine.carry_out(learner, forget("f", stream[:3], experiences=["task-1"]), world.make_trainer, 8)
+    cost = loop.carry_out(learner, forget("f", stream[:3], experiences=["task-1"]), world.make_trainer, 8)
     assert (cost.steps, dict(learner.model.passes)) == (0, passes)
 
 
@@ -199,11 +200,11 @@ def test_forgetting_what_is_not_there_is_refused_without_a_trace(unlearner, worl
     learner = world.learn(world.learner(strategy, unlearner()), stream[:2])
     gone = forget("f", stream[:2], classes=[2])
     world.learn(learner, [gone], stream[:2])
-    before = world.clone(state.tensors(learner))
+    before = world.clone(checkpoint.tensors(learner))
     for request in (gone, forget("g", stream, classes=[6])):  # already gone; not learned yet
         with pytest.raises(UserError, match="never learned, or already gone"):
             world.learn(learner, [request], stream[:2])
-    after = state.tensors(learner)
+    after = checkpoint.tensors(learner)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
 
@@ -266,7 +267,7 @@ def test_subtracting_reads_only_what_must_go(world, stream):
     learner = world.learn(world.learner(ACIL(), Subtract()), stream)
     passes, request = dict(learner.model.passes), forget("f", stream, samples=[2001, 2004], missing=["retain"])
     learner.model.store = FeatureStore()
-    cost = engine.carry_out(learner, request, world.make_trainer, 8)
+    cost = loop.carry_out(learner, request, world.make_trainer, 8)
     assert (cost.steps, learner.model.passes["statistics"] - passes["statistics"]) == (0, 2)
     with pytest.raises(UserError, match="reads the samples to forget, which cannot be had"):
         world.learn(learner, [forget("g", request.remaining, classes=[5], missing=["forget"])], request.remaining)

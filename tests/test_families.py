@@ -8,15 +8,16 @@ from timm.models.cait import Cait
 from timm.models.eva import Eva
 from timm.models.xcit import Xcit
 
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
-from cl_framework.backbone import Backbone
 from cl_framework.backbones import timm_names
+from cl_framework.backbones.base import Backbone
 from cl_framework.backbones.timm import Timm
 from cl_framework.backbones.timm_sites import reached, scales_in_modules, transformer_sites
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.learner import Learner
-from cl_framework.stream import Experience, Rows
+from cl_framework.streams.events import Experience
+from cl_framework.streams.samples import Rows
 from strategies.learning.acil import ACIL
 from strategies.learning.fecam import FeCAM
 from strategies.learning.finetune import Finetune

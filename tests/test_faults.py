@@ -4,8 +4,10 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from cl_framework import cli, engine, faults
-from cl_framework.cli import main
+from cl_framework.cli import main as cli
+from cl_framework.cli.main import main
+from cl_framework.engine import loop
+from cl_framework.errors import unforeseen
 from strategies.learning.finetune import Finetune
 
 
@@ -18,7 +20,7 @@ def raising(monkeypatch):
             raise error
 
         monkeypatch.setitem(cli.VERBS, "report", cli.Verb("", "", "light.verify"))
-        monkeypatch.setattr("cl_framework.light.verify", verb)
+        monkeypatch.setattr("cl_framework.cli.inspect.verify", verb)
 
     return install
 
@@ -64,14 +66,14 @@ def test_a_callback_of_the_user_is_named(world, stream):
     trainer = world.make_trainer(1)
     trainer.callbacks.append(Clumsy())
     with pytest.raises(ValueError, match="no such") as caught:
-        engine.carry_out(world.learner(Finetune()), stream[0], lambda epochs: trainer, 8)
-    assert faults.mendable(caught.value) == "The callback Clumsy cannot work here: no such thing"
+        loop.carry_out(world.learner(Finetune()), stream[0], lambda epochs: trainer, 8)
+    assert unforeseen.mendable(caught.value) == "The callback Clumsy cannot work here: no such thing"
 
 
 def test_what_a_library_raises_is_told_with_its_name():
     try:
         torch.ones(2) @ torch.ones(3)
     except RuntimeError as error:
-        said = faults.sentence(error)
+        said = unforeseen.sentence(error)
     assert "RuntimeError" in said
     assert "\n" not in said

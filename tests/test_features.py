@@ -6,15 +6,16 @@ import os
 import pytest
 import torch
 
-from cl_framework import engine
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.timm import Timm
-from cl_framework.evaluator import Evaluator
-from cl_framework.features import FeatureStore, digest
-from cl_framework.model import Model
-from cl_framework.stream import Inputs, Rows, forget
+from cl_framework.engine import loop
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.feature_cache.store import FeatureStore, digest
+from cl_framework.models.model import Model
+from cl_framework.streams.events import forget
+from cl_framework.streams.samples import Inputs, Rows
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.simplecil import SimpleCIL
@@ -41,7 +42,7 @@ def met(world, events, strategy, budget, folder=None):
     learner = world.learner(strategy, DropAdapter())
     learner.model.store = FeatureStore(budget, folder)
     journal = world.Listener(learner)
-    engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
     return learner, journal
 
 
@@ -293,7 +294,7 @@ def test_scrubbing_follows_the_exam_too(world, stream):
     learner.answer(exam)
     request = forget("f", stream[:1], classes=[2])
     world.learn(learner, [request], stream[:1])
-    engine.scrub(learner, request, exam)
+    loop.scrub(learner, request, exam)
     assert not any("noise/test" in k for k in learner.model.store.state())
 
 

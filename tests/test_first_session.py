@@ -6,14 +6,23 @@ import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
 
-from cl_framework import engine, state
-from cl_framework.compatibility import objection
+from cl_framework.engine import checkpoint, loop
 from cl_framework.errors import UserError
-from cl_framework.ledger import Entry
-from cl_framework.proxy import tuned
-from cl_framework.ridge import FLOOR, SHARES, gcv_errors, gcv_ridge, holdout_errors, holdout_ridge, ridge_weights
-from cl_framework.stream import forget
-from cl_framework.sums import RandomFeatures, Sums
+from cl_framework.functional.ridge import (
+    FLOOR,
+    SHARES,
+    RandomFeatures,
+    gcv_errors,
+    gcv_ridge,
+    holdout_errors,
+    holdout_ridge,
+    ridge_weights,
+)
+from cl_framework.memory.feature_sums import Sums
+from cl_framework.memory.tensor_store import Entry
+from cl_framework.methods.adapter_tuning import tuned
+from cl_framework.methods.compatibility import objection
+from cl_framework.streams.events import forget
 from strategies.learning.acil import ACIL
 from strategies.learning.aper import APER
 from strategies.learning.fecam import FeCAM, correlations
@@ -262,8 +271,8 @@ def test_only_the_first_experience_is_trained_on(strategy, world, stream):
     learner = world.learn(world.learner(strategy()), stream[:1])
     weights = world.clone(learner.model.adapters.state_dict())
     for i, event in enumerate(stream[1:], 1):
-        engine.remember(learner, stream[:i])
-        assert engine.carry_out(learner, event, world.make_trainer, 8).steps == 0
+        loop.remember(learner, stream[:i])
+        assert loop.carry_out(learner, event, world.make_trainer, 8).steps == 0
     after = learner.model.adapters.state_dict()
     assert weights.keys() == after.keys()
     assert all(torch.equal(weights[k], after[k]) for k in weights)
@@ -273,7 +282,7 @@ def test_only_the_first_experience_is_trained_on(strategy, world, stream):
 @pytest.mark.parametrize("strategy", [RanPAC, FeCAM])
 def test_without_tuning_nothing_is_trained(strategy, world, stream):
     learner = world.learner(strategy(tune=False))
-    assert engine.carry_out(learner, stream[0], world.make_trainer, 8).steps == 0
+    assert loop.carry_out(learner, stream[0], world.make_trainer, 8).steps == 0
     assert tuned(learner.model) is None
 
 
@@ -287,12 +296,12 @@ def test_a_later_class_leaves_without_data_and_the_first_experience_takes_all_al
     with pytest.raises(UserError, match="learned again from its samples, which cannot be had"):
         world.learn(learner, [first], stream[:3])
     passes = dict(learner.model.passes)
-    cost = engine.carry_out(learner, later, world.make_trainer, 8)
+    cost = loop.carry_out(learner, later, world.make_trainer, 8)
     assert (cost.steps, dict(learner.model.passes)) == (0, passes)
     again = forget("g", later.remaining, experiences=["task-0"])
     world.learn(learner, [again], later.remaining)
     assert list(learner.model.adapters) == ["task-1"]
-    assert not any("task-0" in name for name in state.tensors(learner))
+    assert not any("task-0" in name for name in checkpoint.tensors(learner))
     assert world.differences(learner, world.learn(world.learner(strategy()), again.remaining)) == []
 
 

@@ -9,18 +9,20 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cl_framework import cli, engine
+from cl_framework.cli import main
+from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
+from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.metrics.continual import micro_accuracy
-from cl_framework.stream import Experience, ForgetRequest, Scenario, Step, surviving
+from cl_framework.streams.events import Experience, ForgetRequest, Scenario, Step, surviving
 from scenarios.class_incremental import ClassIncremental
 from scenarios.clpu import CLPU, orders
 from scenarios.forget_sequence import ForgetSequence
 from scenarios.forget_then_relearn import ForgetThenRelearn
-from scenarios.mixed import Mixed, Request
+from scenarios.mixed import Mixed
 from scenarios.pretrained import Pretrained
 from scenarios.random_insertion import RandomInsertion, insertions
+from scenarios.requests import Request
 from scenarios.sample_requests import SampleRequests, distances
 from scenarios.sliding_window import SlidingWindow
 from strategies.learning.finetune import Finetune
@@ -139,7 +141,7 @@ def test_it_runs_to_the_end(make, strategy, world, make_trainer, stream):
     scenario = make(world.Listed(stream))
     who = world.learner(*((SimpleCIL(), DropAdapter()) if strategy == "SimpleCIL" else (Finetune(), Retrain())))
     heard = world.Listener(who)
-    engine.run(who, scenario, make_trainer, Evaluator(), heard, 8)
+    loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
     live = alive_after(scenario)
     assert [set(m.hits) for m in heard.marks] == list(map(set, live))
     for step, marks in zip(scenario.steps(), heard.marks, strict=True):
@@ -361,7 +363,7 @@ def test_what_comes_back_is_learned_as_it_was_and_marked(world, make_trainer, st
     scenario = ForgetThenRelearn(world.Listed(stream), [0, 1], forget_after=3)
     who = world.learner(SimpleCIL(), DropAdapter())
     heard = world.Listener(who)
-    engine.run(who, scenario, make_trainer, Evaluator(), heard, 8)
+    loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
     first = world.learn(world.learner(SimpleCIL()), stream)
     assert heard.marks[-1].relearned == {8: 0, 9: 1}
     exam = world.noise([0, 1], 6, "test")
@@ -432,21 +434,21 @@ def test_a_request_can_say_which_data_cannot_be_had():
 )
 def test_the_command_line_runs_it_and_the_report_holds_it(words, events, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    quickstart = cli.__file__.replace("cl_framework/cli.py", "configs/quickstart.yaml")
+    quickstart = main.__file__.replace("cl_framework/cli/main.py", "configs/quickstart.yaml")
     line = ["run", "--config", quickstart, "--run_dir", "run", "--model.strategy", "SimpleCIL"]
     few = ["--data.scenario.stream.dataset", "glyphs:known=true,classes=10,train=6,test=4"]
-    assert cli.main([*line, "--data.scenario", *words, *few]) == 0
+    assert main.main([*line, "--data.scenario", *words, *few]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert len(results["events"]) == events
     assert results["final_accuracy"] > 0.9
     assert all(f["accuracy_forget"] == 0 for f in results["forget"] if words[0] != "SampleRequests")
-    assert cli.main(["verify", "run"]) == 0
-    assert cli.main(["resume", "run"]) == 0
-    assert cli.main(["evaluate", "run"]) == 0
+    assert main.main(["verify", "run"]) == 0
+    assert main.main(["resume", "run"]) == 0
+    assert main.main(["evaluate", "run"]) == 0
 
 
 def test_scenarios_nest_in_a_config(tmp_path):
-    from cl_framework.experiment import scenario_of
+    from cl_framework.configuration.experiment import scenario_of
 
     inner = '{"class_path": "ClassIncremental", "init_args": {"increment": 5, "order_seed": null}}'
     known = f'{{"class_path": "Pretrained", "init_args": {{"stream": {inner}, "rows": null}}}}'

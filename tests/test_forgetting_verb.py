@@ -9,9 +9,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from cl_framework import foretelling, receipts
-from cl_framework.cli import main
-from cl_framework.run import Run
+from cl_framework.cli import plan_forget
+from cl_framework.cli.main import main
+from cl_framework.runs import receipts
+from cl_framework.runs.directory import Run
 
 DATA = "glyphs:classes=6,train=6,test=3"
 SMALL = [
@@ -74,7 +75,7 @@ def test_asking_again_changes_nothing_and_names_the_receipt(run, capsys):
 
 def test_asking_again_finishes_what_a_kill_left_undone(run, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("cl_framework.report.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("cl_framework.evaluation.results.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(["forget", str(run), "--classes", "3"]) == 130
     assert not (run / "results.json").exists(), "the old one names the class"
     assert len(receipts.read(run)) == 1
@@ -170,7 +171,7 @@ def test_a_signed_receipt_outlives_a_kill_before_its_line_is_written(run, tmp_pa
     private, public = keys(tmp_path)
     assert main(["forget", str(run), "--classes", "1"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("cl_framework.receipts.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("cl_framework.runs.receipts.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(["forget", str(run), "--classes", "3", "--sign", private]) == 130
     assert len(receipts.read(run)) == 1
     assert main(["resume", str(run)]) == 0
@@ -213,7 +214,7 @@ def test_two_processes_are_serialised_and_the_second_is_told_by_whom(run, capsys
 @pytest.mark.parametrize("verb", [["plan-forget"], ["forget", "--dry-run"]])
 def test_what_would_be_done_is_shown_and_nothing_is_done(run, verb, monkeypatch):
     before, shown = files(run), []
-    monkeypatch.setattr(foretelling, "show", lambda run, learner, steps, *_: shown.append(steps[-1].event))
+    monkeypatch.setattr(plan_forget, "show", lambda run, learner, steps, *_: shown.append(steps[-1].event))
     assert main([verb[0], str(run), *verb[1:], "--classes", "3"]) == 0
     assert [e.classes for e in shown] == [(3,)]
     assert files(run) == before

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.full import Full
+from cl_framework.adapters.low_rank import Correction
 from cl_framework.backbones.timm import Timm
-from cl_framework.lowrank import Correction
 from strategies.learning.finetune import Finetune
 
 FIXED = {"cls_token", "pos_embed"}

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.glyph import FILES, GlyphViT, checked
-from cl_framework.engine import carry_out
-from cl_framework.learner import Learner
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.loop import carry_out
 from scenarios.class_incremental import ClassIncremental
 from strategies.learning.simplecil import SimpleCIL
 

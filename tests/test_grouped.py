@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cl_framework.abreast import PART, Front, Parts, packed, signature
+from cl_framework.adapters.batched import PART, Parts, signature
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.full import Full
 from cl_framework.adapters.lora import LoRA
@@ -14,10 +14,11 @@ from cl_framework.adapters.prompt_pool import PromptPool
 from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
 from cl_framework.backbones.glyph import GlyphViT
-from cl_framework.compute import Compute
-from cl_framework.features import CHUNK, FeatureStore
-from cl_framework.model import Model
-from cl_framework.stream import Inputs
+from cl_framework.feature_cache.store import CHUNK, FeatureStore
+from cl_framework.models.batched_passes import Front, packed
+from cl_framework.models.compute import Compute
+from cl_framework.models.model import Model
+from cl_framework.streams.samples import Inputs
 from scripts import routing
 
 KINDS = {"bottleneck": lambda: Bottleneck(8), "lora": lambda: LoRA(4), "maps": lambda: LoRA(2, roles=["mlp_in"])}

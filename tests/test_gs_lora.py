@@ -7,18 +7,21 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from cl_framework import sparsity, state
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.glyph import GlyphViT
-from cl_framework.cli import main
-from cl_framework.editing import Paired, columns, retained
+from cl_framework.cli.main import main
+from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.opening import reopen
-from cl_framework.run import Run
-from cl_framework.strategy import Plan, Unlearner, seed_for
-from cl_framework.stream import forget
+from cl_framework.methods import group_sparsity
+from cl_framework.methods.base import Plan, Unlearner
+from cl_framework.methods.losses import columns
+from cl_framework.methods.unlearning import Paired, retained
+from cl_framework.runs.directory import Run
+from cl_framework.runs.open_run import reopen
+from cl_framework.streams.events import forget
+from cl_framework.streams.seeds import seed_for
 from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
 from strategies.unlearning.gs_lora import GSLoRA
@@ -38,7 +41,7 @@ def joint(world, stream):
         if key not in made:
             made[key] = world.learn(world.learner(Joint(), adapter=ADAPTERS[family], **fast), stream[:3])
         copy = world.learner(Joint(), unlearner, ADAPTERS[family], **fast)
-        state.restore(copy, world.clone(state.tensors(made[key])), state.facts(made[key]))
+        checkpoint.restore(copy, world.clone(checkpoint.tensors(made[key])), checkpoint.facts(made[key]))
         return copy
 
     return get
@@ -61,7 +64,7 @@ def delta(learner, name="f"):
 def test_groups_divide_the_parameters_of_a_delta(by):
     bank = AdapterBank(GlyphViT(), LoRA(2, roles=["mlp_in", "mlp_out"]))
     params = bank.push("f")
-    found = sparsity.groups(bank, "f", by)
+    found = group_sparsity.groups(bank, "f", by)
     assert sorted(id(p) for g in found.values() for p in g) == sorted(map(id, params))
     assert len(found) == {"block": 6, "site": 12, "matrix": 24}[by]
 
@@ -74,7 +77,7 @@ def test_a_delta_on_both_mlp_maps_is_a_small_part_of_the_backbone():
 
 def test_group_norms_are_those_of_a_slow_loop_and_flat_at_zero():
     a, b, zero = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.zeros(4))
-    found = sparsity.norms([[a, b], [zero]])
+    found = group_sparsity.norms([[a, b], [zero]])
     slow = math.sqrt(sum(v**2 for p in (a, b) for v in p.detach().flatten().tolist()))
     assert math.isclose(found[0].item(), slow, rel_tol=1e-6)
     found.sum().backward()
@@ -86,7 +89,7 @@ def test_the_proximal_step_minimises_what_it_should():
     start = torch.tensor([0.6, -0.8, 0.5])
     for t in (0.3, 2.0):
         g = nn.Parameter(start.clone())
-        sparsity.shrink([[g]], t)
+        group_sparsity.shrink([[g]], t)
         x = start.clone().requires_grad_(True)
         steps = torch.optim.SGD([x], lr=0.05)
         for _ in range(400):
@@ -100,10 +103,10 @@ def test_the_proximal_step_minimises_what_it_should():
 @pytest.mark.parametrize("clamp", ["sample", "batch"])
 def test_at_the_bound_there_is_nothing_left_to_climb(clamp):
     losses = torch.tensor([5.0, 7.0], requires_grad=True)
-    sparsity.bounded(losses, 4.0, clamp).backward()
+    group_sparsity.bounded(losses, 4.0, clamp).backward()
     assert torch.equal(losses.grad, torch.zeros(2))
     losses = torch.tensor([5.0, 1.0], requires_grad=True)
-    sparsity.bounded(losses, 4.0, clamp).backward()
+    group_sparsity.bounded(losses, 4.0, clamp).backward()
     assert losses.grad.tolist() == ([0.0, -0.5] if clamp == "sample" else [-0.5, -0.5])
 
 
@@ -114,11 +117,11 @@ def test_balanced_gradients_are_as_long_as_they_should_be():
         return (p - 1).square().sum(), 100 * p.sin().sum()
 
     one, two = (torch.autograd.grad(loss, p)[0] for loss in losses())
-    (found,) = torch.autograd.grad(both := sparsity.balanced(*losses(), [p], 0.3), p)
+    (found,) = torch.autograd.grad(both := group_sparsity.balanced(*losses(), [p], 0.3), p)
     beta = 0.3 * one.norm() / two.norm()
     assert torch.allclose(found, one + beta * two, atol=1e-5)
     assert torch.allclose(both, losses()[0] + beta * losses()[1])
-    (reached,) = torch.autograd.grad(sparsity.balanced(losses()[0], 0 * p.sum(), [p], 0.3), p)
+    (reached,) = torch.autograd.grad(group_sparsity.balanced(losses()[0], 0 * p.sum(), [p], 0.3), p)
     assert torch.allclose(reached, one)  # past the bound only what stays counts
 
 
@@ -135,9 +138,9 @@ def test_it_forgets_a_class_and_keeps_the_others(family, joint, world, stream, r
 
 def test_only_the_delta_changes(joint, world, stream, request_):
     learner = joint("lora", GSLoRA(share=1.0, epochs=2, keep_rows=True))
-    before = world.clone(state.tensors(learner))
+    before = world.clone(checkpoint.tensors(learner))
     world.learn(learner, [request_], stream[:3])
-    after = state.tensors(learner)
+    after = checkpoint.tensors(learner)
     assert {k for k in after if k not in before} == {k for k in after if ".rewrites.f." in k}
     changed = {k for k, v in before.items() if not torch.equal(v, after[k])} if before.keys() <= after.keys() else set()
     assert {k for k in changed if "memory" not in k} == set()
@@ -192,7 +195,7 @@ def test_deltas_survive_a_round_trip(joint, world, stream, request_):
     one, two = joint("lora", GSLoRA(share=1.0, epochs=2)), joint("bottleneck")
     two = world.learner(Joint(), GSLoRA(), ADAPTERS["lora"])
     world.learn(one, [request_, forget("g", request_.remaining, classes=[6])], stream[:3])
-    state.restore(two, world.clone(state.tensors(one)), state.facts(one))
+    checkpoint.restore(two, world.clone(checkpoint.tensors(one)), checkpoint.facts(one))
     assert two.model.adapters.stack == ("f", "g")
     assert world.differences(one, two) == []
 
@@ -202,7 +205,7 @@ def test_the_proximal_form_yields_true_zeros_and_the_penalty_does_not(joint, wor
     for form in ("proximal", "penalty"):
         learner = joint("lora", GSLoRA(share=1.0, epochs=20, alpha=10.0, form=form, group="matrix"))
         world.learn(learner, [request_], stream[:3])
-        found[form] = sparsity.zero_ratio(learner.model.adapters, "f", "matrix")
+        found[form] = group_sparsity.zero_ratio(learner.model.adapters, "f", "matrix")
     assert found["proximal"] > 0
     assert found["penalty"] == 0
 
@@ -214,12 +217,14 @@ def test_a_proximal_step_counts_against_the_root_of_the_size_of_a_group(rank, wo
     root = sum(p.numel() for p in learner.model.adapters.add("size")) ** 0.5
 
     def moved(alpha):
-        made = sparsity.SparseDelta(learner.model, f"edit-{round(1000 * alpha)}", sparsity.Sparsity(alpha), size=1)
+        made = group_sparsity.SparseDelta(
+            learner.model, f"edit-{round(1000 * alpha)}", group_sparsity.Sparsity(alpha), size=1
+        )
         for p in made.params:
             p.data.zero_()
             p.grad = torch.full_like(p, 1e-3)
         made.adamw(made.params).step()
-        return sparsity.norms(made.groups).sum().item()
+        return group_sparsity.norms(made.groups).sum().item()
 
     free = moved(0.0)
     assert moved(root / 8) == pytest.approx(7 / 8 * free, rel=1e-3)
@@ -241,7 +246,7 @@ def test_so_much_sparsity_leaves_nothing_changed(joint, world, stream, request_)
     )
     before = world.scores(learner, test)
     world.learn(learner, [request_], stream[:3])
-    assert sparsity.zero_ratio(learner.model.adapters, "f") == 1.0
+    assert group_sparsity.zero_ratio(learner.model.adapters, "f") == 1.0
     assert torch.equal(world.scores(learner, test), before)
 
 
@@ -266,7 +271,7 @@ def test_sparsity_starts_after_the_warm_up(form, joint, world, stream, request_)
 
 def test_warm_up_ends_with_the_first_step_of_its_epoch(joint, world):
     learner, seen = joint("lora"), []
-    sparse = sparsity.SparseDelta(learner.model, "f", sparsity.Sparsity(1.0, warmup=1), size=10)
+    sparse = group_sparsity.SparseDelta(learner.model, "f", group_sparsity.Sparsity(1.0, warmup=1), size=10)
     for count in (8, 2, 8, 2, 8):
         sparse.saw(count)
         seen.append(sparse.epoch)
@@ -277,7 +282,7 @@ def test_without_forgetting_and_sparsity_it_trains_a_delta_on_what_stays(joint, 
     class OnRetained(Unlearner):
         def forget(self, model, strategy, event):
             pairs = Paired(retained(event), event.data)
-            made = sparsity.SparseDelta(model, event.name, sparsity.Sparsity(0.0), len(pairs))
+            made = group_sparsity.SparseDelta(model, event.name, group_sparsity.Sparsity(0.0), len(pairs))
 
             def loss(model, batch):
                 stays = ~pairs.gone(batch)
@@ -336,7 +341,7 @@ def test_a_bound_that_no_cosine_head_reaches_is_refused(world, stream, request_)
     sigma = float(learner.model.head.sigma)
     worst = torch.tensor([[-sigma, *[sigma] * 5]])  # every wrong class at sigma, the right one at -sigma
     most = float(cross_entropy(worst, torch.tensor([0])))
-    assert math.isclose(sparsity.highest_loss(sigma, 6), most, rel_tol=1e-5)
+    assert math.isclose(group_sparsity.highest_loss(sigma, 6), most, rel_tol=1e-5)
     learner.unlearner = GSLoRA(bound=1.01 * most / math.log(6))
     with pytest.raises(UserError, match=r"out of reach, because a cosine head with sigma .* set a bound below"):
         world.learn(learner, [request_], stream[:3])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from cl_framework.erasure import Erasure
-from cl_framework.head import Head
+from cl_framework.memory.erasure import Erasure
+from cl_framework.models.head import Head
 
 KINDS = pytest.mark.parametrize("kind", ["linear", "cosine"])
 

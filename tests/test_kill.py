@@ -13,16 +13,18 @@ import pytest
 import torch
 from rich.console import Console
 
-import cl_framework.figure  # noqa: F401  # imported here once, rather than in every child
-from cl_framework import engine, receipts, report, state
-from cl_framework.diary import Diary
-from cl_framework.evaluator import Evaluator
-from cl_framework.manifest import MANIFEST
-from cl_framework.run import Run
-from cl_framework.sharing import Borrowing, contents_of
-from cl_framework.shelf import Shelf
-from cl_framework.stream import forget
-from cl_framework.training import RequestBar
+import cl_framework.evaluation.plots  # noqa: F401  # imported here once, rather than in every child
+from cl_framework.engine import checkpoint, loop
+from cl_framework.engine.trainers import RequestBar
+from cl_framework.evaluation import results
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.feature_cache.shared_directory import Shelf
+from cl_framework.feature_cache.sharing import Borrowing, contents_of
+from cl_framework.runs import receipts
+from cl_framework.runs.directory import Run
+from cl_framework.runs.manifest import MANIFEST
+from cl_framework.runs.recorder import Diary
+from cl_framework.streams.events import forget
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -49,7 +51,7 @@ def working(world, events, strategy, unlearner, lent=None):
         with run.lock(), Path(os.devnull).open("w") as nowhere:
             run.sweep()
             if events := run.events():
-                state.restore(learner, run.state(), events[-1].state)
+                checkpoint.restore(learner, run.state(), events[-1].state)
                 learner.model.store.load(run.features())
             learner.model.store.folder, learner.model.store.budget = path, 4000  # a part of it lies on the disk
             if lent is not None:
@@ -58,7 +60,7 @@ def working(world, events, strategy, unlearner, lent=None):
             console = Console(file=nowhere)
             diary = Diary(run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events))
             selects = learner.strategy.isolates == "experience"
-            engine.run(learner, scenario, world.make_trainer, Evaluator(selects), diary, 8, diary.marks)
+            loop.run(learner, scenario, world.make_trainer, Evaluator(selects), diary, 8, diary.marks)
             diary.close()
 
     return work
@@ -76,7 +78,7 @@ def carry_on(world, stream, tmp_path):
     learner, scenario = world.learner(EASE(), DropAdapter()), world.Listed(events)
     learner.model.store.lender = Borrowing(Shelf(lent, 2**30), "m", contents_of(list(scenario.steps())))
     half = world.Listed(stream[:2])
-    engine.run(learner, half, world.make_trainer, Evaluator(), world.Listener(learner), 8)
+    loop.run(learner, half, world.make_trainer, Evaluator(), world.Listener(learner), 8)
     return working(world, events, EASE, DropAdapter, lent)
 
 
@@ -101,7 +103,7 @@ def outcome(path):
     files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
     stored = {p: (path / p).read_bytes() for p in files if p.endswith(".safetensors")}
     stored |= {str(p.relative_to(shelf_of(path))): p.read_bytes() for p in shelf_of(path).glob("*/*/[!.]*")}
-    return report.timeless(json.loads((path / "results.json").read_text())), run.state(), files, stored
+    return results.timeless(json.loads((path / "results.json").read_text())), run.state(), files, stored
 
 
 def assert_same(one, two):

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cl_framework import plugins, state
-from cl_framework.stream import Samples, surviving
-from cl_framework.timeline import Timeline
+from cl_framework.engine import checkpoint
+from cl_framework.settings import discovery
+from cl_framework.streams.events import surviving
+from cl_framework.streams.samples import Samples
+from cl_framework.streams.timeline import Timeline
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.ranpac import RanPAC
@@ -35,13 +37,13 @@ def test_what_is_learned_after_an_exact_request_is_what_is_learned_without_what_
     rest = Timeline(world.Listed([stream[0].without([gone])]), [LEARN], [more])
     other = met(world, strategy, unlearner, rest)
     assert moved(one) == moved(other)
-    for name, tensor in state.tensors(other).items():
+    for name, tensor in checkpoint.tensors(other).items():
         if ".ids" not in name:  # an id is never given twice, so that those of later samples differ
-            assert torch.equal(tensor, state.tensors(one)[name]), name
+            assert torch.equal(tensor, checkpoint.tensors(one)[name]), name
 
 
 def moved(learner):
-    return list(state.tensors(learner)), learner.model.known, list(learner.model.adapters)
+    return list(checkpoint.tensors(learner)), learner.model.known, list(learner.model.adapters)
 
 
 @pytest.mark.parametrize(("strategy", "unlearner"), WAYS)
@@ -55,7 +57,7 @@ def test_so_it_is_where_a_whole_learn_request_was_forgotten_whose_name_stays_tak
     assert newest.dice == "more-0-task-2"
     assert newest.without(ids=newest.data.ids[:1]).dice == newest.dice, "also when it is made again"
     other = met(world, strategy, unlearner, Timeline(first, [LEARN], [last]))
-    here, there = state.tensors(met(world, strategy, unlearner, one)), state.tensors(other)
+    here, there = checkpoint.tensors(met(world, strategy, unlearner, one)), checkpoint.tensors(other)
     old = [t for k, t in here.items() if ".ids" not in k]
     new = [t for k, t in there.items() if ".ids" not in k]
     assert len(old) == len(new)
@@ -80,20 +82,20 @@ class Unreadable(Samples):
         return self.whole[rows]
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in plugins.catalogue("strategies")])
+@pytest.mark.parametrize("name", [entry.name for entry in discovery.catalogue("strategies")])
 def test_a_lesson_that_fails_leaves_nothing_behind(name, world, stream):
-    strategy = plugins.load("strategies", name)
+    strategy = discovery.load("strategies", name)
     learner = world.learn(world.learner(strategy()), stream[:2])
     test = world.noise(range(8), 2, "test")
     answers = world.scores(learner, test)
-    before, told = world.clone(state.tensors(learner)), state.facts(learner)
+    before, told = world.clone(checkpoint.tensors(learner)), checkpoint.facts(learner)
     looks = 1 if learner.strategy.competes else 0  # within training, where there is some
     unread = replace(stream[2], data=Unreadable(stream[2].data, looks), reference=Unreadable(stream[2].reference, 0))
     with pytest.raises(Broken):
         world.learn(learner, [unread], stream[:2])
-    assert state.facts(learner) == told
-    assert list(state.tensors(learner)) == list(before)
-    assert all(torch.equal(v, before[k]) for k, v in state.tensors(learner).items())
+    assert checkpoint.facts(learner) == told
+    assert list(checkpoint.tensors(learner)) == list(before)
+    assert all(torch.equal(v, before[k]) for k, v in checkpoint.tensors(learner).items())
     assert torch.equal(world.scores(learner, test), answers)
     world.learn(learner, [stream[2]], stream[:2])
     assert set(stream[2].classes) <= set(learner.model.classes)

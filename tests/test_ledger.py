@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cl_framework.erasure import Erasure, erase
-from cl_framework.ledger import Entry, Ledger
+from cl_framework.memory.erasure import Erasure, erase
+from cl_framework.memory.tensor_store import Entry, Ledger
 
 ENTRIES = [
     Entry(3, "task-0"),

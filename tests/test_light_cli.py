@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cl_framework import cli
+from cl_framework.cli import main
 from cl_framework.errors import UserError
-from cl_framework.run import Run
+from cl_framework.runs.directory import Run
 
 QUICK = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 
@@ -29,7 +29,7 @@ def verb(monkeypatch):
     """Let the verb ``run`` do what a test wants."""
 
     def stand_in(function):
-        monkeypatch.setitem(sys.modules, "cl_framework.commands", SimpleNamespace(run=function))
+        monkeypatch.setitem(sys.modules, "cl_framework.cli.run", SimpleNamespace(run=function))
 
     return stand_in
 
@@ -37,7 +37,7 @@ def verb(monkeypatch):
 def test_light_verbs_import_no_torch(run):
     code = f"""
 import sys
-from cl_framework.cli import main
+from cl_framework.cli.main import main
 for line in (["--help"], ["list"], ["list", "strategies", "--json"], ["verify", {str(run.path)!r}],
              ["report", {str(run.path)!r}], ["list", "--help"], ["report", "--help"], ["verify", "--help"],
              ["--version"], ["nonsense"]):
@@ -46,24 +46,24 @@ names = "torch", "timm", "pytorch_lightning", "jsonargparse", "matplotlib", "num
 heavy = set(names) & set(sys.modules)
 sys.exit(", ".join(heavy) or 0)
 """
-    assert [n for n, v in cli.VERBS.items() if v.where.startswith("light.")] == ["report", "verify", "list"]
+    assert [n for n, v in main.VERBS.items() if v.where.startswith("inspect.")] == ["report", "verify", "list"]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 events, 1 receipt, all hashes match" in done.stdout
 
 
 def test_help_teaches_every_verb_with_an_example(capsys):
-    assert cli.main(["--help"]) == cli.main([]) == 0
+    assert main.main(["--help"]) == main.main([]) == 0
     text = capsys.readouterr().out
-    assert all(f"$ clf {name} " in text for name in cli.VERBS)
-    assert set(cli.VERBS) == {
+    assert all(f"$ clf {name} " in text for name in main.VERBS)
+    assert set(main.VERBS) == {
         "run", "resume", "learn", "forget", "plan-forget", "audit", "evaluate", "predict", "plan", "report", "verify",
         "list", "reproduce",
     }  # fmt: skip
 
 
 def test_an_unknown_verb_gets_a_hint(capsys):
-    assert cli.main(["forgt"]) == 2
+    assert main.main(["forgt"]) == 2
     assert capsys.readouterr().err == "clf: There is no command 'forgt'. Did you mean 'forget'?\n"
 
 
@@ -82,29 +82,29 @@ def test_what_stops_a_verb_becomes_one_line_and_an_exit_code(verb, capsys, raise
         raise raised
 
     verb(stop)
-    assert cli.main(["run", "--config", "quickstart", "--run_dir=runs/nowhere"]) == code
+    assert main.main(["run", "--config", "quickstart", "--run_dir=runs/nowhere"]) == code
     assert capsys.readouterr().err == said
 
 
 def test_a_verb_is_given_the_rest_and_its_number_is_the_exit_code(verb):
     heard = []
     verb(heard.append)
-    assert cli.main(["run", "--config", QUICK, "--threads=2"]) == 0
+    assert main.main(["run", "--config", QUICK, "--threads=2"]) == 0
     assert heard == [["--config", QUICK, "--threads=2"]]
     verb(lambda argv: 1)
-    assert cli.main(["run", QUICK]) == 1
+    assert main.main(["run", QUICK]) == 1
 
 
 def test_stopping_a_verb_on_a_run_names_the_run(run):
-    assert cli.stopped(["learn", str(run.path), "--x", "3"]) == f"stopped; `clf resume {run.path}` continues"
-    assert "the same command again finishes it" in cli.stopped(["forget", str(run.path), "--classes", "3"])
-    assert cli.stopped(["run", "--config", "x.yaml"]) == "stopped; `clf resume DIR` continues"
-    assert cli.stopped(["run", "--run_dir", "runs/none"]) == "stopped before anything was written"
-    assert cli.stopped(["predict", "runs/a"]) == "stopped"
+    assert main.stopped(["learn", str(run.path), "--x", "3"]) == f"stopped; `clf resume {run.path}` continues"
+    assert "the same command again finishes it" in main.stopped(["forget", str(run.path), "--classes", "3"])
+    assert main.stopped(["run", "--config", "x.yaml"]) == "stopped; `clf resume DIR` continues"
+    assert main.stopped(["run", "--run_dir", "runs/none"]) == "stopped before anything was written"
+    assert main.stopped(["predict", "runs/a"]) == "stopped"
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    code = "import sys; from cl_framework.cli import main; sys.exit(main(['--help']))"
+    code = "import sys; from cl_framework.cli.main import main; sys.exit(main(['--help']))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         child.stdout.close()
         assert child.stderr.read() == b""
@@ -112,27 +112,27 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 def test_list_shows_names_and_summaries(capsys):
-    assert cli.main(["list", "strategies"]) == 0
+    assert main.main(["list", "strategies"]) == 0
     assert any(line.split()[0] == "EASE" and len(line) > 20 for line in capsys.readouterr().out.splitlines())
-    assert cli.main(["list", "adapters", "--json"]) == 0
+    assert main.main(["list", "adapters", "--json"]) == 0
     assert {"LoRA"} <= {entry["name"] for entry in json.loads(capsys.readouterr().out)}
-    assert cli.main(["list", "--json"]) == 0
+    assert main.main(["list", "--json"]) == 0
     assert "backbones" in json.loads(capsys.readouterr().out)
 
 
 def test_list_of_something_else_gets_a_hint(capsys):
-    assert cli.main(["list", "strategy"]) == 2
+    assert main.main(["list", "strategy"]) == 2
     assert "Did you mean 'strategies'?" in capsys.readouterr().err
 
 
 def test_verify_counts_what_is_whole_and_names_what_is_not(run, capsys):
-    assert cli.main(["verify", str(run.path)]) == 0
+    assert main.main(["verify", str(run.path)]) == 0
     assert capsys.readouterr().out == "2 events, 1 receipt, all hashes match\n"
     with (run.path / "events/000-learn-task-0/state.safetensors").open("ab") as file:
         file.write(b"!")
-    assert cli.main(["verify", str(run.path)]) == 1
+    assert main.main(["verify", str(run.path)]) == 1
     assert "000-learn-task-0/state.safetensors has" in capsys.readouterr().out
-    assert cli.main(["verify", str(run.path / "nowhere")]) == 2
+    assert main.main(["verify", str(run.path / "nowhere")]) == 2
 
 
 def test_report_compares_runs_and_bears_missing_numbers(tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_report_compares_runs_and_bears_missing_numbers(tmp_path, capsys):
         (tmp_path / name).mkdir()
         if name in results:
             (tmp_path / name / "results.json").write_text(json.dumps(results[name]))
-    assert cli.main(["report", *(str(tmp_path / name) for name in ("ease", "simplecil", "unfinished"))]) == 0
+    assert main.main(["report", *(str(tmp_path / name) for name in ("ease", "simplecil", "unfinished"))]) == 0
     text = capsys.readouterr().out
     rows = {words[0].rpartition("/")[2]: words[1:] for line in text.splitlines() if (words := line.split())}
     assert rows["ease"] == ["EASE", "95.1", "93.0", "2.1", "97.0", "12.3"]
@@ -154,7 +154,7 @@ def test_report_compares_runs_and_bears_missing_numbers(tmp_path, capsys):
 
 
 def test_report_of_a_damaged_or_missing_run_says_so(tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
+    assert main.main(["report", str(tmp_path / "nowhere")]) == 2
     (tmp_path / "results.json").write_text("{")
-    assert cli.main(["report", str(tmp_path)]) == 2
+    assert main.main(["report", str(tmp_path)]) == 2
     assert "results.json is damaged" in capsys.readouterr().err

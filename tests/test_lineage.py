@@ -8,21 +8,23 @@ import re
 import pytest
 import torch
 
-from cl_framework import engine, lineage, plugins, state
 from cl_framework.adapters.lora import LoRA
-from cl_framework.archive import known_rows
-from cl_framework.census import census, ids_of
-from cl_framework.compatibility import objection
+from cl_framework.engine import checkpoint, lineage, loop
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.sample_index import census, ids_of
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.learner import Learner
-from cl_framework.memory import Memory
-from cl_framework.strategy import Plan, Strategy, suits
-from cl_framework.stream import Rows, forget
-from cl_framework.traces import Case
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.feature_cache.rows import known_rows
+from cl_framework.memory.exemplars import Memory
+from cl_framework.methods.base import Plan, Strategy
+from cl_framework.methods.compatibility import objection, suits
+from cl_framework.runs.forget_plan import Case
+from cl_framework.settings import discovery
+from cl_framework.streams.events import forget
+from cl_framework.streams.samples import Rows
 
-STRATEGIES = [plugins.load("strategies", e.name) for e in plugins.catalogue("strategies")]
-UNLEARNERS = [plugins.load("unlearners", e.name) for e in plugins.catalogue("unlearners")]
+STRATEGIES = [discovery.load("strategies", e.name) for e in discovery.catalogue("strategies")]
+UNLEARNERS = [discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")]
 COMPOSITE = "a class, an experience and a sample"
 REQUESTS = {
     "a class": {"classes": [2]},
@@ -73,7 +75,7 @@ def learned(world, stream, newborn):
         if strategy not in found:
             found[strategy] = world.learn(newborn(strategy, UNLEARNERS[0]), stream[:3])
         whole, learner = found[strategy], newborn(strategy, unlearner)
-        state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
+        checkpoint.restore(learner, world.clone(checkpoint.tensors(whole)), checkpoint.facts(whole))
         return learner
 
     return get
@@ -85,10 +87,10 @@ def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, str
     if objection(learner.unlearner, learner.model, learner.strategy, request):
         return
     learner = learned(strategy, unlearner)
-    before, foretold = world.clone(state.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
+    before, foretold = world.clone(checkpoint.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
     assert {n for t in foretold for n in t.artifact.tensors} == before.keys()  # nothing is overlooked
     world.learn(learner, [request], stream[:3])
-    after = state.tensors(learner)
+    after = checkpoint.tensors(learner)
     for t in foretold:
         for n in t.artifact.tensors:
             if t.artifact.kind == "head row":
@@ -107,15 +109,15 @@ def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, str
 def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unlearner, world, stream, learned):
     """What is honoured leaves nothing that is filed under a class or a sample that went."""
     learner, requests = learned(strategy, unlearner), [forget("f", stream[:3], **asked) for asked in REQUESTS.values()]
-    before, told = world.clone(state.tensors(learner)), state.facts(learner)
+    before, told = world.clone(checkpoint.tensors(learner)), checkpoint.facts(learner)
     able = [r for r in reversed(requests) if objection(learner.unlearner, learner.model, learner.strategy, r) is None]
     for request in [] if able else requests:
         with pytest.raises(UserError, match=r"cannot honour 'f': .*Use one that can: .*Retrain") as refusal:
             world.learn(learner, [request], stream[:3])
         for name in re.findall(r"forgets exactly with (\w+)", str(refusal.value)):
-            assert objection(plugins.load("unlearners", name)(), learner.model, learner.strategy, request) is None
-        after = state.tensors(learner)
-        assert state.facts(learner) == told
+            assert objection(discovery.load("unlearners", name)(), learner.model, learner.strategy, request) is None
+        after = checkpoint.tensors(learner)
+        assert checkpoint.facts(learner) == told
         assert before.keys() == after.keys()
         assert all(torch.equal(t, after[n]) for n, t in before.items())
     for request in able[:1]:
@@ -123,8 +125,8 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
         classes, went = {*request.classes}, {*request.data.ids.tolist()}
         assert set(learner.model.classes) == {5, 2, 7, 0, 1, 6} - classes
         assert bool(world.scores(learner, world.noise(range(8), 2, "test")).isfinite().all())
-        assert not [n for n in state.tensors(learner) if "|" in n and lineage.entry_of(n).cls in classes]
-        for n, t in state.tensors(learner).items():
+        assert not [n for n in checkpoint.tensors(learner) if "|" in n and lineage.entry_of(n).cls in classes]
+        for n, t in checkpoint.tensors(learner).items():
             gone = went if ".ids." in n else classes
             assert t.is_floating_point() or not gone & set(t.flatten().tolist()), n
 
@@ -143,32 +145,32 @@ def test_an_exact_unlearner_keeps_nothing_that_met_what_goes(strategy, unlearner
 
 
 def test_learning_again_deletes_the_edits_of_earlier_requests(world, stream, learned):
-    learner = learned(plugins.load("strategies", "Finetune"), plugins.load("unlearners", "GSLoRA"))
+    learner = learned(discovery.load("strategies", "Finetune"), discovery.load("unlearners", "GSLoRA"))
     first = forget("f", stream[:3], classes=[5])
     world.learn(learner, [first], stream[:3])
-    second, retrain = forget("g", first.remaining, classes=[2]), plugins.load("unlearners", "Retrain")()
+    second, retrain = forget("g", first.remaining, classes=[2]), discovery.load("unlearners", "Retrain")()
     told = lineage.treatments(learner, second, retrain)
     assert [t.action for t in told if t.artifact.kind in ("adapter", "edit")] == ["retrain", "delete"]
 
 
 def test_training_is_recorded_where_it_happens(world, stream, learned):
-    joint = learned(plugins.load("strategies", "Joint"), UNLEARNERS[0])
+    joint = learned(discovery.load("strategies", "Joint"), UNLEARNERS[0])
     everything = {"task-0": {5, 2}, "task-1": {7, 0}, "task-2": {1, 6}}
     assert joint.model.adapters.origins == {"shared": everything}
     assert joint.model.head.origin == everything
-    ease = learned(plugins.load("strategies", "EASE"), UNLEARNERS[0])
+    ease = learned(discovery.load("strategies", "EASE"), UNLEARNERS[0])
     assert ease.model.adapters.origins == {e: {e: classes} for e, classes in everything.items()}
     assert ease.model.head.origin == {}
 
 
 def test_a_prototype_comes_from_its_class_and_from_what_trained_the_adapter_it_was_measured_with(learned):
-    ease = learned(plugins.load("strategies", "EASE"), UNLEARNERS[0])
+    ease = learned(discovery.load("strategies", "EASE"), UNLEARNERS[0])
     (later,) = [a for a in lineage.artifacts(ease) if a.kind == "prototypes" and (a.cls, a.space) == (1, "task-0")]
     assert later.origin == {"task-0": {5, 2}, "task-2": {1}}
 
 
 def load(strategy, unlearner, **settings):
-    return plugins.load("strategies", strategy)(), plugins.load("unlearners", unlearner)(**settings)
+    return discovery.load("strategies", strategy)(), discovery.load("unlearners", unlearner)(**settings)
 
 
 def ids(*classes, without=()):
@@ -192,7 +194,7 @@ def two_requests(stream):
 @pytest.fixture
 def batches(monkeypatch):
     """Which samples were read by event and adapter, noted where they are learned from."""
-    read, step, carry = {}, Learner.training_step, engine.carry_out
+    read, step, carry = {}, Learner.training_step, loop.carry_out
 
     def noted(learner, batch, batch_idx):
         bank = learner.model.adapters
@@ -207,7 +209,7 @@ def batches(monkeypatch):
         return carry(learner, event, *args)
 
     monkeypatch.setattr(Learner, "training_step", noted)
-    monkeypatch.setattr(engine, "carry_out", carried)
+    monkeypatch.setattr(loop, "carry_out", carried)
     return read
 
 
@@ -258,17 +260,17 @@ def test_what_is_edited_or_left_holds_what_was_forgotten_until_it_is_learned_aga
     assert by_name(learner, events)["adapter", "shared"] == ids(5, 2, 7, 0) == batches["task-1"]["shared"]
     assert by_name(learner, events)["head row", "7"] == ids(5, 2, 7, 0)
     assert by_name(learner, events)["memory", "7 in task-1"] == ids(7)
-    told = state.facts(learner)
+    told = checkpoint.facts(learner)
     adapters = ["shared", "f"] if unlearner == "GSLoRA" else ["shared"]
     stayed = ["model.head", *(f"model.adapters.rewrites.{name}" for name in adapters)]
     assert told["outlived"] == {holder: ["f"] for holder in stayed}
 
-    learner.unlearner = plugins.load("unlearners", "Retrain")()
+    learner.unlearner = discovery.load("unlearners", "Retrain")()
     events.append(forget("g", events[-1].remaining, samples=[2001]))
     world.learn(learner, events[-1:], events[-2].remaining)
     gone = ids(0) | {2001}
     assert all(not s & gone for s in by_name(learner, events).values())
-    assert state.facts(learner)["outlived"] == {}
+    assert checkpoint.facts(learner)["outlived"] == {}
 
 
 def test_samples_that_an_edit_forgot_stay_in_what_had_met_them(world, two_requests, batches):
@@ -282,11 +284,13 @@ def test_samples_that_an_edit_forgot_stay_in_what_had_met_them(world, two_reques
     assert found["edit", "f"] == one | {2001, 7003} | ids(0)
     assert len(found["edit", "g"] - ids(0)) < len(ids(5, 2, 7)) / 2
     restored = world.learner(*load("Finetune", "GSLoRA"), adapter=LoRA(2))
-    state.restore(restored, world.clone(state.tensors(learner)), json.loads(json.dumps(state.facts(learner))))
+    checkpoint.restore(
+        restored, world.clone(checkpoint.tensors(learner)), json.loads(json.dumps(checkpoint.facts(learner)))
+    )
     assert by_name(restored, two_requests) == found
-    written = json.dumps(state.facts(learner))
+    written = json.dumps(checkpoint.facts(learner))
     assert not any(str(i) in written for i in everything if i > 999)
-    kept = set(torch.cat([t for n, t in state.tensors(learner).items() if ".reading." in n]).tolist())
+    kept = set(torch.cat([t for n, t in checkpoint.tensors(learner).items() if ".reading." in n]).tolist())
     assert kept
     assert not kept & (ids(0) | {2001, 7003})
 
@@ -308,7 +312,7 @@ class Rehearsing(Strategy):
 
 
 def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batches):
-    retrain = plugins.load("unlearners", "Retrain")()
+    retrain = discovery.load("unlearners", "Retrain")()
     learner = world.learn(world.learner(Rehearsing(), retrain), stream[:3])
     found = by_name(learner, stream[:3])
     assert len(found["adapter", "task-2"]) == 20 + 4 * 3
@@ -323,7 +327,7 @@ def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batc
     after = by_name(learner, [*stream[:3], request])
     assert after["adapter", "task-2"] == batches["f"]["task-2"]
     assert not any(old in s for s in after.values())
-    assert not any(old in t.flatten().tolist() for n, t in state.tensors(learner).items() if ".ids." in n)
+    assert not any(old in t.flatten().tolist() for n, t in checkpoint.tensors(learner).items() if ".ids." in n)
     never = world.learn(world.learner(Rehearsing()), request.remaining)
     assert world.differences(learner, never) == []
 
@@ -378,11 +382,11 @@ def test_stored_features_go_as_foretold(strategy, unlearner, settings, world, st
     learner = world.learner(*load(strategy, unlearner, **settings), adapter=LoRA(2))
     events = [*stream[:3], forget("f", stream[:3], classes=[2])]
     steps, evaluator = list(world.Listed(events).steps()), Evaluator()
-    engine.run(learner, world.Listed(events[:3]), world.make_trainer, evaluator, world.Listener(learner), 8)
+    loop.run(learner, world.Listed(events[:3]), world.make_trainer, evaluator, world.Listener(learner), 8)
     foretold = Case(None, learner, steps).in_store()
     rows = known_rows(learner.model.store.state())
-    engine.remember(learner, stream[:3])
-    engine.take(learner, steps[-1], world.make_trainer, evaluator, 8)
+    loop.remember(learner, stream[:3])
+    loop.take(learner, steps[-1], world.make_trainer, evaluator, 8)
     after = {k: set(ids.tolist()) for k, ids in known_rows(learner.model.store.state()).items()}
     lost = sum(len(set(ids.tolist()) - after.get(k, set())) for k, ids in rows.items())
     fates = {"delete": 0, "keep": 0}

@@ -8,10 +8,12 @@ import stat
 import pytest
 import torch
 
-from cl_framework import cli, outputs, receipts, sealed
+from cl_framework.cli import main
 from cl_framework.errors import UserError
-from cl_framework.run import Run
-from cl_framework.shelf import Shelf
+from cl_framework.feature_cache.shared_directory import Shelf
+from cl_framework.runs import derived_files, receipts
+from cl_framework.runs.directory import Run
+from cl_framework.storage import files as sealed
 
 
 def features(*ids):
@@ -27,7 +29,7 @@ def run(tmp_path):
     (run.path / "figures").mkdir()
     for place in ("results.json", "results.csv", "figures/accuracy.png", "audit.json"):
         sealed.write(run.path / place, b"{}")
-        outputs.add(run.path, [place], 2)
+        derived_files.add(run.path, [place], 2)
     with run.lock():
         pass
     assert run.verify() == []
@@ -56,7 +58,7 @@ def moved_away(run, place, elsewhere):
 @pytest.mark.parametrize("place", FILES + FOLDERS)
 def test_a_link_in_a_run_is_named_and_nothing_behind_it_changes(run, place, tmp_path, capsys):
     kept = moved_away(run, place, tmp_path / "elsewhere")
-    assert cli.main(["verify", str(run.path)]) == 2
+    assert main.main(["verify", str(run.path)]) == 2
     said = capsys.readouterr().err
     assert f"{run.path / place} is a symbolic link to" in said
     assert "nothing is written or deleted through one; put the real file or folder there" in said
@@ -72,10 +74,10 @@ def test_a_link_in_a_run_is_named_and_nothing_behind_it_changes(run, place, tmp_
 def test_a_pipe_in_a_run_keeps_nobody_waiting(run, place, capsys):
     (run.path / place).unlink()
     os.mkfifo(run.path / place)
-    assert cli.main(["verify", str(run.path)]) == 2
+    assert main.main(["verify", str(run.path)]) == 2
     said = capsys.readouterr().err
     assert place == "manifest.json" or f"{run.path / place} is no file and no folder" in said
-    assert cli.main(["report", str(run.path)]) in (0, 2)
+    assert main.main(["report", str(run.path)]) in (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +211,9 @@ def test_nothing_waits_to_be_synced_when_an_event_or_a_receipt_takes_its_name(tm
     run = Run.create(tmp_path / "run", "seed: 0\n", {})
     run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
     sealed.make(run.path / "figures")
-    for place in outputs.RESULTS:
+    for place in derived_files.RESULTS:
         sealed.write(run.path / place, b"{}")
-    outputs.add(run.path, outputs.RESULTS, 1)
+    derived_files.add(run.path, derived_files.RESULTS, 1)
     with monkeypatch.context() as patch:
         disk = Disk(patch)
         run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
@@ -226,9 +228,9 @@ def cache(tmp_path, monkeypatch):
     """Two pictures and the folder that keeps them decoded, under a cache that a test may change."""
     from PIL import Image
 
-    from scenarios.data.kept import kept
     from scenarios.data.source import Pictures
-    from scenarios.transform import Plain
+    from scenarios.pictures.picture_cache import kept
+    from scenarios.pictures.transforms import Plain
 
     monkeypatch.setenv("CLF_CACHE", str(tmp_path / "cache"))
     files = [tmp_path / f"{i}.png" for i in range(2)]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from cl_framework.erasure import Erasure, erase
 from cl_framework.errors import UserError
-from cl_framework.ledger import Entry
-from cl_framework.memory import Memory
+from cl_framework.memory.erasure import Erasure, erase
+from cl_framework.memory.exemplars import Memory
+from cl_framework.memory.tensor_store import Entry
 
 
 def full(stream, per_class=None):

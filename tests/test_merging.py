@@ -8,15 +8,12 @@ import peft
 import pytest
 import torch
 
-from cl_framework import archive, state
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.full import Full
 from cl_framework.adapters.lora import LoRA
-from cl_framework.adapters.peft import Peft
-from cl_framework.errors import UserError
-from cl_framework.lowrank import total
-from cl_framework.merging import (
+from cl_framework.adapters.low_rank import total
+from cl_framework.adapters.merging import (
     average,
     combined,
     dare,
@@ -28,6 +25,10 @@ from cl_framework.merging import (
     trimmed,
     weighted,
 )
+from cl_framework.adapters.peft import Peft
+from cl_framework.engine import checkpoint
+from cl_framework.errors import UserError
+from cl_framework.storage import tensors
 from strategies.learning.finetune import Finetune
 from strategies.learning.o_lora import OLoRA
 
@@ -290,7 +291,7 @@ def test_a_merged_adapter_of_another_rank_survives_a_round_trip_and_serves_as_a_
     bank.add("next", like="m")
     bank.active = ("m",)
     two.model.adapters.add("m")  # under the same name, in another shape
-    state.restore(two, archive.unpack(archive.pack(state.tensors(one))), state.facts(one))
+    checkpoint.restore(two, tensors.unpack(tensors.pack(checkpoint.tensors(one))), checkpoint.facts(one))
     two.model.adapters.active = ("m",)
     assert world.differences(one, two) == []
     samples = world.noise(range(4), 2, "test").x

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from cl_framework.adapters.merging import pull
 from cl_framework.errors import UserError
-from cl_framework.ledger import Entry
-from cl_framework.merging import pull
-from cl_framework.rivals import apart
-from cl_framework.stream import forget
+from cl_framework.memory.tensor_store import Entry
+from cl_framework.methods.competition import apart
+from cl_framework.streams.events import forget
 from strategies.learning.mos import MOS
 from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.head_rows import HeadRows

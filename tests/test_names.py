@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_framework import receipts, sample_list
-from cl_framework.cli import main
+from cl_framework.cli.main import main
 from cl_framework.errors import UserError
-from cl_framework.naming import as_typed, class_ids
-from cl_framework.run import Run
+from cl_framework.runs import contents, receipts
+from cl_framework.runs.directory import Run
+from cl_framework.streams.identifiers import as_typed, class_ids
 
 DATA = "glyphs:classes=4,train=5,test=3"
 OTHER = f"{DATA},seed=1"
@@ -80,11 +80,11 @@ def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(once, cap
     assert results(once)["class_names"] == {**names, **new}
     assert main(["forget", str(once), "--classes", new["4"]]) == 0
     assert results(once)["events"][-1]["classes"] == [4]
-    listed = {s.class_name for s in sample_list.read(Run.open(once))}
+    listed = {s.class_name for s in contents.read(Run.open(once))}
     assert listed == {*names.values(), *new.values()} - {new["4"]}, "as the run calls them"
     assert main(["forget", str(once), "--classes", names["0"]]) == 0
     assert results(once)["events"][-1]["classes"] == [0]
-    assert {s.class_name for s in sample_list.read(Run.open(once))} == listed - {names["0"]}
+    assert {s.class_name for s in contents.read(Run.open(once))} == listed - {names["0"]}
     assert main(["evaluate", str(once)]) == 0
 
 
@@ -139,7 +139,7 @@ def test_what_one_experience_brought_of_one_class_is_asked_for_by_both_names(mad
     assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 0
     (forgotten,) = results(run)["forget"]
     assert (forgotten["went"], forgotten["stays"]) == (5, {"3": ["task-1"]})
-    listed = [s for s in sample_list.read(Run.open(run)) if s.class_name == name and s.split == "train"]
+    listed = [s for s in contents.read(Run.open(run)) if s.class_name == name and s.split == "train"]
     assert [s.experience for s in listed] == ["task-1"] * 5
     assert main(["verify", str(run)]) == 0
     assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 2

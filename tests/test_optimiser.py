@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cl_framework import engine, optimiser
-from cl_framework.cli import main
+from cl_framework.cli.main import main
+from cl_framework.configuration import optimiser
+from cl_framework.configuration.experiment import resolve
+from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.experiment import resolve
-from cl_framework.run import Run
+from cl_framework.runs import changed_settings
+from cl_framework.runs.directory import Run
 
 SMALL = [
     "--model.strategy", "Finetune", "--model.unlearner", "Retrain", "--data.scenario", "ClassIncremental",
@@ -26,7 +28,7 @@ LOWER = ["--model.optimizer.lr", "0.001", "--model.schedule", "constant"]
 @pytest.fixture
 def stop_after(monkeypatch):
     """Let every run end like one that was killed once it has carried out so many more events."""
-    whole = engine.carry_out
+    whole = loop.carry_out
 
     def stop(count):
         left = iter(range(count or 0))
@@ -36,14 +38,14 @@ def stop_after(monkeypatch):
                 raise KeyboardInterrupt
             return whole(*args, **options)
 
-        monkeypatch.setattr(engine, "carry_out", whole if count is None else carry_out)
+        monkeypatch.setattr(loop, "carry_out", whole if count is None else carry_out)
 
     return stop
 
 
 @pytest.fixture(autouse=True)
 def no_figure(monkeypatch):
-    monkeypatch.setattr("cl_framework.figure.draw", lambda _: b"")
+    monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_nothing_but_the_optimiser_may_change(begun, capsys):
     assert "`clf resume` has no option --model.strategy" in capsys.readouterr().err
     event = SimpleNamespace(state={"changed": ["--config", "/etc/passwd"]}, place="events/000/state.json")
     with pytest.raises(UserError, match="changes other settings than the optimiser's"):
-        optimiser.changed([event], begun)
+        changed_settings.changed([event], begun)
 
 
 def test_divergence_names_a_command_that_works(begun, capsys):

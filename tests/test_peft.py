@@ -13,18 +13,20 @@ from rich.console import Console
 from torch import nn
 from torch.nn.functional import linear
 
-from cl_framework import plugins, state
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.lora import LoRA
+from cl_framework.adapters.low_rank import Correction, LowRank
 from cl_framework.adapters.peft import Peft
 from cl_framework.adapters.peft_families import FAMILIES, REFUSED, family
 from cl_framework.backbones.timm import Timm
+from cl_framework.configuration.experiment import build
+from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.experiment import build
-from cl_framework.lowrank import Correction, LowRank
-from cl_framework.model import Model
-from cl_framework.strategy import Strategy, suits
-from cl_framework.stream import forget
+from cl_framework.methods.base import Strategy
+from cl_framework.methods.compatibility import suits
+from cl_framework.models.model import Model
+from cl_framework.settings import discovery
+from cl_framework.streams.events import forget
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -153,7 +155,7 @@ def test_its_state_survives_a_round_trip_under_other_dice(name, world, learned):
     one = learned(name)
     two = world.learner(Finetune(), adapter=Peft(SMALL[name](), ROLES))
     torch.manual_seed(999)
-    state.restore(two, world.clone(state.tensors(one)), state.facts(one))
+    checkpoint.restore(two, world.clone(checkpoint.tensors(one)), checkpoint.facts(one))
     assert world.differences(one, two) == []
 
 
@@ -397,7 +399,7 @@ def test_ia3_scales_what_the_second_map_of_an_mlp_reads(world):
 
 def test_an_adapter_that_starts_as_another_does_what_it_does(world, learned, x):
     learner = world.learner(Finetune(), adapter=Peft(SMALL["HRA"](), ROLES))
-    state.restore(learner, world.clone(state.tensors(learned("HRA"))), state.facts(learned("HRA")))
+    checkpoint.restore(learner, world.clone(checkpoint.tensors(learned("HRA"))), checkpoint.facts(learned("HRA")))
     learner.model.adapters.add("b", like="shared")
     assert torch.equal(learner.model.features(x, "b"), learner.model.features(x, "shared"))
 
@@ -433,9 +435,9 @@ def test_strategies_and_unlearners_that_use_several_at_once_refuse_what_would_un
             learner.model.adapters.push("edit")
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in plugins.catalogue("strategies")])
+@pytest.mark.parametrize("name", [entry.name for entry in discovery.catalogue("strategies")])
 def test_a_strategy_that_uses_several_at_once_says_so(name, world, stream):
-    kind = plugins.load("strategies", name)
+    kind = discovery.load("strategies", name)
     learner, most = world.learner(kind()), [0]
     bank = learner.model.adapters
     rewritten = bank._rewritten

@@ -6,10 +6,10 @@ from hashlib import sha256
 
 import pytest
 
-from cl_framework import request_file
+from cl_framework.cli import request_file
+from cl_framework.cli.picking import Known, pick, translated
 from cl_framework.errors import UserError
-from cl_framework.picking import Known, pick, translated
-from cl_framework.sample_list import Rows, Source, forget
+from cl_framework.streams.sample_list import Rows, Source, forget
 
 KEY = b"k" * 32
 PLACES = ["train/cat/1.png", "train/cat/2 (copy).png", "train/dog/1.png", "train/dog/[3].png"]

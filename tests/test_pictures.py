@@ -15,19 +15,22 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cl_framework import auditing, comparison, engine
+from cl_framework.auditing import audit, subjects
+from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.shadow_models import u_lira
+from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.references import Workshop, u_lira
-from cl_framework.stream import Joined, Relabelled, Rows, Samples
-from scenarios import resampling
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.streams.samples import Joined, Relabelled, Rows, Samples
 from scenarios.class_incremental import ClassIncremental
-from scenarios.data.kept import Kept, _whose, folder, kept
 from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, View
-from scenarios.mixed import Mixed, Request
+from scenarios.mixed import Mixed
+from scenarios.pictures import resampling
+from scenarios.pictures.picture_cache import Kept, _whose, folder, kept
+from scenarios.pictures.transforms import Fixed, Pilot, Plain, Transform
+from scenarios.requests import Request
 from scenarios.sample_requests import SampleRequests
-from scenarios.transform import Fixed, Pilot, Plain, Transform
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.retrain import Retrain
 
@@ -329,7 +332,7 @@ def test_without_room_or_a_folder_pictures_are_read_from_files(pictures: Path, o
     cached, plain = both(train_files(pictures), Plain(8), training=False)
     assert torch.equal(cached[[1, 2]].x, plain[[1, 2]].x)
     monkeypatch.setenv("CLF_CACHE", str(pictures.parent / "other"))
-    monkeypatch.setattr("scenarios.data.kept.SPARE", 2**62)
+    monkeypatch.setattr("scenarios.pictures.picture_cache.SPARE", 2**62)
     cached, plain = both(train_files(pictures), Plain(8), training=False)
     assert torch.equal(cached[[1, 2]].x, plain[[1, 2]].x)
     assert not list(folder().iterdir())
@@ -349,7 +352,7 @@ def run(world, scenario, transform_seed: int = 0):
     torch.manual_seed(transform_seed)
     learner = world.learner(Finetune(), Retrain())
     journal = world.Listener(learner)
-    engine.run(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
+    loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
     return journal
 
 
@@ -390,10 +393,10 @@ def test_an_audit_keeps_nothing_of_what_was_forgotten(world, pictures: Path, own
     mixed = Mixed(stream, [asked])
     audited = run(world, mixed).learner
     before = names(own_cache)
-    about = auditing.subject(list(mixed.steps()))
+    about = subjects.subject(list(mixed.steps()))
     make = lambda: world.learner(Finetune(), Retrain())  # noqa: E731
     workshop = Workshop(make, world.make_trainer, 4, lambda what: None)
-    comparison.conduct(audited, about, workshop, comparison.references(workshop, about, 0, 1))
+    audit.conduct(audited, about, workshop, audit.references(workshop, about, 0, 1))
     u_lira(audited, about, workshop, 8)
     assert names(own_cache) == before
     assert not {_whose(stream.source.train.images[i]) for i in about.gone.ids.tolist()} & before.keys()

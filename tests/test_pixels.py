@@ -9,12 +9,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from cl_framework import commands
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.pixels import Pixels, as_folder_says, pixels
 from cl_framework.backbones.timm import Timm
+from cl_framework.cli import query, run
+from cl_framework.configuration.experiment import build
 from cl_framework.errors import UserError
-from cl_framework.experiment import build
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml"))
@@ -115,14 +115,14 @@ def test_a_damaged_record_is_named(tmp_path):
 
 @pytest.mark.usefixtures("tagged")
 def test_plan_prints_it_and_flags_set_it(capsys, monkeypatch):
-    monkeypatch.setattr(commands, "CONSOLE", Console(width=200))
+    monkeypatch.setattr(run, "CONSOLE", Console(width=200))
     args = [
         "--model.backbone=timm:test_vit.r160_in1k", "--model.backbone.image_size=32", "--model.strategy=SimpleCIL",
         "--data.scenario=ClassIncremental", "--data.scenario.dataset=glyphs:classes=4,train=2,test=1",
     ]  # fmt: skip
-    commands.plan(args)
+    query.plan(args)
     assert "pixels: mean 0.5, std 0.5; as timm records for these weights" in capsys.readouterr().out
-    commands.plan([*args, "--model.backbone.mean=[0.1,0.2,0.3]", "--model.backbone.std=1"])
+    query.plan([*args, "--model.backbone.mean=[0.1,0.2,0.3]", "--model.backbone.std=1"])
     assert "pixels: mean (0.1, 0.2, 0.3), std 1; as set" in capsys.readouterr().out
     config = yaml.safe_load(build([*args, "--model.backbone.mean=0", "--model.backbone.std=1"], Console()).config)
     assert config["model"]["backbone"]["init_args"]["std"] == 1

@@ -6,8 +6,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from cl_framework import plugins
 from cl_framework.errors import UserError
+from cl_framework.settings import discovery
 
 SOURCE = '''
 """A module."""
@@ -31,8 +31,8 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "made_up" / "methods"
     folder.mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("made_up", "made_up.methods", plugins.GROUP)
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+    point = EntryPoint("made_up", "made_up.methods", discovery.GROUP)
+    monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == discovery.GROUP else [])
     yield folder
     for name in [n for n in sys.modules if n.partition(".")[0] == "made_up"]:
         del sys.modules[name]
@@ -41,44 +41,44 @@ def package(tmp_path, monkeypatch):
 def test_public_finished_classes_are_listed_by_their_base_without_import(package):
     (package / "method.py").write_text(SOURCE)
     (package / "_draft.py").write_text("class Draft(Strategy): ...")
-    mine = [e for e in plugins.catalogue("strategies") if e.module == "made_up.methods.method"]
+    mine = [e for e in discovery.catalogue("strategies") if e.module == "made_up.methods.method"]
     assert [(e.name, e.summary) for e in mine] == [("Loud", "Learns loudly with `volume`."), ("Quiet", "A module.")]
-    assert "Other" in {e.name for e in plugins.catalogue("unlearners")}
-    listed = {e.name for kind in plugins.KINDS for e in plugins.catalogue(kind)}
+    assert "Other" in {e.name for e in discovery.catalogue("unlearners")}
+    listed = {e.name for kind in discovery.KINDS for e in discovery.catalogue(kind)}
     assert not {"Half", "_Private", "Unrelated", "Draft"} & listed
     assert "made_up.methods.method" not in sys.modules
 
 
 def test_a_new_file_is_found_and_loaded_by_name(package):
-    assert "Fresh" not in {e.name for e in plugins.catalogue("strategies")}
+    assert "Fresh" not in {e.name for e in discovery.catalogue("strategies")}
     (package / "fresh.py").write_text("class Strategy: ...\nclass Fresh(Strategy): ...\n")
-    assert plugins.load("strategies", "Fresh").__module__ == "made_up.methods.fresh"
+    assert discovery.load("strategies", "Fresh").__module__ == "made_up.methods.fresh"
     with pytest.raises(UserError, match="Did you mean 'Fresh'"):
-        plugins.load("strategies", "Frish")
+        discovery.load("strategies", "Frish")
 
 
 def test_our_own_methods_are_found_from_a_source_tree(monkeypatch):
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
-    assert {"EASE", "SimpleCIL"} <= {e.name for e in plugins.catalogue("strategies")}
-    assert "LoRA" in {e.name for e in plugins.catalogue("adapters")}
-    assert all(e.summary for kind in plugins.KINDS for e in plugins.catalogue(kind))
+    monkeypatch.setattr(discovery, "entry_points", lambda group: [])
+    assert {"EASE", "SimpleCIL"} <= {e.name for e in discovery.catalogue("strategies")}
+    assert "LoRA" in {e.name for e in discovery.catalogue("adapters")}
+    assert all(e.summary for kind in discovery.KINDS for e in discovery.catalogue(kind))
 
 
 def test_an_unknown_kind_gets_a_hint():
     with pytest.raises(UserError, match="Did you mean 'unlearners'"):
-        plugins.catalogue("unlearner")
+        discovery.catalogue("unlearner")
 
 
 def test_a_file_that_is_not_python_is_named_with_the_line(package):
     (package / "typo.py").write_text("x = 1\nclass Typo(Strategy:\n")
     with pytest.raises(UserError, match=r"typo\.py line 2"):
-        plugins.catalogue("strategies")
+        discovery.catalogue("strategies")
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(package):
     (package / "needy.py").write_text("import no_such_library\nclass Needy(Strategy): ...\n")
     with pytest.raises(UserError, match=r"made_up\.methods\.needy.*no_such_library"):
-        plugins.load("strategies", "Needy")
+        discovery.load("strategies", "Needy")
 
 
 def test_a_promised_package_that_something_shadows_says_what_shadows_it(package, tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_promised_package_that_something_shadows_says_what_shadows_it(package,
     shadow.write_text("")
     monkeypatch.syspath_prepend(shadow.parent)
     with pytest.raises(UserError, match=r"made_up\.methods.*first/made_up\.py"):
-        plugins.catalogue("strategies")
+        discovery.catalogue("strategies")
 
 
 def test_another_package_in_the_place_of_ours_is_noticed(tmp_path, monkeypatch):
@@ -97,13 +97,13 @@ def test_another_package_in_the_place_of_ours_is_noticed(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=str(tmp_path / "strategies")):
-        plugins.discover()
+        discovery.discover()
 
 
-@pytest.mark.parametrize("kind", plugins.KINDS)
+@pytest.mark.parametrize("kind", discovery.KINDS)
 def test_a_list_says_in_words_what_a_thing_does_and_when_to_choose_it(kind):
     """The first line of a docstring is all that `clf list` shows; formulas and references come below it."""
-    for entry in plugins.catalogue(kind):
+    for entry in discovery.catalogue(kind):
         line = entry.summary
         assert 40 <= len(line) <= 100, entry
         assert line.endswith("."), entry

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cl_framework import arguments, cli, declared, precheck, shipped, signatures, trust
+from cl_framework.cli import arguments, main, precheck
+from cl_framework.configuration import shipped
+from cl_framework.configuration.experiment import build
 from cl_framework.errors import UserError
-from cl_framework.experiment import build
-from cl_framework.run import Run
+from cl_framework.runs.directory import Run
+from cl_framework.settings import declared, signatures, trust
 
 ROOT = Path(__file__).parents[1]
 QUICK = str(ROOT / "configs" / "quickstart.yaml")
@@ -118,7 +120,7 @@ def test_mistakes_and_help_need_no_torch(typed):
               ["predict", typed("TAKEN")[0], str(ROOT)], ["reproduce", "nothing"],
               ["reproduce", "simplecil_cifar100_inc5", "--model.strategi", "X"]]  # fmt: skip
     program = (
-        "import json, sys\nfrom cl_framework.cli import main\n"
+        "import json, sys\nfrom cl_framework.cli.main import main\n"
         "codes = [main(words) for words in json.loads(sys.argv[1])]\n"
         "print(json.dumps([codes, sorted({'torch', 'pytorch_lightning', 'timm'} & set(sys.modules))]))"
     )
@@ -181,7 +183,7 @@ def test_the_precheck_knows_every_option_of_a_config():
     """A setting that `experiment` adds beside the sections has to be named in `precheck.OPTIONS`, too."""
     import yaml
 
-    from cl_framework.experiment import _sections
+    from cl_framework.configuration.experiment import _sections
 
     keys = set(yaml.safe_load(built(["--config", QUICK])))
     assert keys - set(precheck.MADE_OF) <= set(precheck.OPTIONS)
@@ -201,11 +203,11 @@ def test_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
 
 
 def test_a_run_without_anything_teaches(capsys):
-    assert cli.main(["run"]) == 2
+    assert main.main(["run"]) == 2
     said = capsys.readouterr().err
     assert "clf run --config configs/quickstart.yaml" in said
     assert "clf list strategies" in said
-    assert cli.main(["help", "forget"]) == 0
+    assert main.main(["help", "forget"]) == 0
     assert "clf forget runs/quickstart --classes 3 7" in capsys.readouterr().out
 
 
@@ -213,12 +215,12 @@ def test_signatures_are_those_that_python_sees():
     from dataclasses import is_dataclass
     from inspect import signature
 
-    from cl_framework import plugins
+    from cl_framework.settings import discovery
 
-    for kind in plugins.KINDS:
-        for entry in plugins.catalogue(kind):
+    for kind in discovery.KINDS:
+        for entry in discovery.catalogue(kind):
             told = precheck.settings_of(entry)
-            found = plugins.load(kind, entry.name)
+            found = discovery.load(kind, entry.name)
             own = "__init__" in vars(found) or is_dataclass(found)
             made = list(signature(found).parameters) if own else []
             assert told is None or told == made, entry
@@ -233,8 +235,9 @@ def test_an_installed_package_finds_its_configs_from_an_empty_folder(tmp_path):
     shutil.copytree(ROOT / "configs", site / "cl_framework" / "configs")
     empty.mkdir()
     program = (
-        "import sys\nfrom cl_framework import cli, shipped\nprint(shipped.located('quickstart'))\n"
-        "print(cli.main(['reproduce']), cli.main(sys.argv[1:]))"
+        "import sys\nfrom cl_framework.cli import main\nfrom cl_framework.configuration import shipped\n"
+        "print(shipped.located('quickstart'))\n"
+        "print(main.main(['reproduce']), main.main(sys.argv[1:]))"
     )
     words = ["run", "--config", "configs/quickstart.yaml", "--config", "clinc150", "--model.strategy", "EASY"]
     given = {**os.environ, "PYTHONPATH": str(site)}

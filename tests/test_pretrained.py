@@ -9,20 +9,21 @@ import timm
 import torch
 from torch.nn.functional import normalize
 
-from cl_framework import engine
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.timm import Timm
+from cl_framework.engine import loop
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.learner import Learner
-from cl_framework.stream import Step, forget
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.streams.events import Step, forget
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data import glyphs
 from scenarios.data.open import open_source
 from scenarios.forget_sequence import ForgetSequence
-from scenarios.mixed import Mixed, Request
+from scenarios.mixed import Mixed
 from scenarios.pretrained import Pretrained
+from scenarios.requests import Request
 from scenarios.sliding_window import SlidingWindow
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -47,7 +48,7 @@ def learner(unlearner=None, strategy=None, head="cosine") -> Learner:
 def follow(world, make_trainer, who: Learner, scenario):
     """Carry out a scenario and return what happened."""
     heard = world.Listener(who)
-    engine.run(who, scenario, make_trainer, Evaluator(), heard, 8)
+    loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
     return heard
 
 

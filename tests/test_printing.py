@@ -9,10 +9,12 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework import cli, report, survey
-from cl_framework.console import make_console
+from cl_framework.cli import main
 from cl_framework.errors import did_you_mean
-from cl_framework.printable import printable, say
+from cl_framework.evaluation import results as report
+from cl_framework.streams import survey
+from cl_framework.terminal.console import make_console
+from cl_framework.terminal.safe_text import printable, say
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [p for top in ("cl_framework", "strategies", "scenarios") for p in sorted((ROOT / top).rglob("*.py"))]
@@ -68,7 +70,7 @@ def test_what_was_overlooked_is_spelled_out_all_the_same():
 def test_messages_keep_their_lines_and_nothing_else_that_a_terminal_obeys(capsys):
     say("one\ntwo \x1b[2J", error=True)
     assert capsys.readouterr().err == "one\ntwo \\x1b[2J\n"
-    assert cli.main(["\x1b[2J"]) == 2
+    assert main.main(["\x1b[2J"]) == 2
     assert "\x1b" not in capsys.readouterr().err
 
 
@@ -100,11 +102,11 @@ def test_odd_class_names_go_through_every_verb(tmp_path, capsys, monkeypatch):
     data = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", f"imagefolder:{tmp_path / 'data'}",
             "--data.scenario.increment", "2", "--data.scenario.order_seed", "null"]  # fmt: skip
     config = ["--config", str(ROOT / "configs" / "quickstart.yaml"), "--model.strategy", "SimpleCIL", *data]
-    monkeypatch.setattr("cl_framework.figure.draw", lambda _: b"")  # half a second each
+    monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")  # half a second each
     requests = [["run", *config, "--run_dir", run], ["plan", *config], ["predict", run, picture]]
     said = ""
     for words in (*requests, ["plan-forget", run, "--classes", "[red]"], ["forget", run, "--classes", "[red]"]):
-        assert cli.main(words) == 0, capsys.readouterr()
+        assert main.main(words) == 0, capsys.readouterr()
         said += (out := capsys.readouterr().out)
         assert "\x1b" not in out
     assert all(shown in said for shown in ("dog [puppy]", "[red]", "\\x1b[31mred"))

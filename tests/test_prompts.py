@@ -7,20 +7,22 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import linear
 
-from cl_framework.adapter import Adapter, AdapterBank, Rewrite
+from cl_framework.adapters.bank import AdapterBank
+from cl_framework.adapters.base import Adapter, Rewrite
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.adapters.prompt_pool import Pool, PromptPool, pool_of
 from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
-from cl_framework.backbone import Backbone
+from cl_framework.backbones.base import Backbone
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.timm import Timm
 from cl_framework.backbones.timm_sites import reached, transformer_sites
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.learner import Learner
-from cl_framework.model import Model
-from cl_framework.stream import Batch, Inputs, Rows, forget
+from cl_framework.models.model import Model
+from cl_framework.streams.events import forget
+from cl_framework.streams.samples import Batch, Inputs, Rows
 from strategies.learning.aper import APER
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -286,7 +288,7 @@ def test_a_pool_starts_uniform_and_of_the_published_size(vit):
 
 @torch.no_grad()
 def test_rows_and_queries_stay_together_through_chunks_padding_and_the_store(world, monkeypatch):
-    monkeypatch.setattr("cl_framework.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
     samples = world.noise(range(8), 4, "test")
     model = Model(world.TinyTransformer(), PromptPool(6, 2, 2))
     model.adapters.add("a")
@@ -306,7 +308,7 @@ def test_rows_and_queries_stay_together_through_chunks_padding_and_the_store(wor
 
 @torch.no_grad()
 def test_rows_and_queries_stay_together_where_inputs_differ_in_length(world, monkeypatch):
-    monkeypatch.setattr("cl_framework.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
     monkeypatch.setattr(world.TinyTransformer, "lengths", lambda _, x: (x[:, 0, 0, 0] * 3).long())
     samples = world.noise(range(8), 4, "test")
     model = Model(world.TinyTransformer(), PromptPool(6, 2, 2))
@@ -319,7 +321,7 @@ def test_rows_and_queries_stay_together_where_inputs_differ_in_length(world, mon
 @pytest.mark.parametrize("adapter", [VPT(5), VPT(3, deep=False, start="zero_as_released"), PromptPool()],
                          ids=["deep", "shallow", "pool"])  # fmt: skip
 def test_a_feature_depends_on_its_sample_alone_bit_for_bit(adapter, vit, monkeypatch):
-    monkeypatch.setattr("cl_framework.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
     model, x = Model(vit, adapter), images(10)
     model.adapters.add("a")
     whole, one, other = (

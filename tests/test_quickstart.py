@@ -2,7 +2,7 @@
 
 import json
 
-from cl_framework.cli import main
+from cl_framework.cli.main import main
 
 
 def test_the_quickstart_forgets_exactly_and_stays_accurate(tmp_path, capsys):

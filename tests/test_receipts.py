@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from cl_framework import receipts, signing
 from cl_framework.errors import UserError
+from cl_framework.runs import receipts, signatures
 
 
 @pytest.fixture
@@ -135,34 +135,34 @@ def add(run, request, sign=None):
 
 def test_a_signature_vouches_for_its_line_and_for_all_before_it(tmp_path):
     private, public = pem(tmp_path)
-    sign = signing.signer(private)
+    sign = signatures.signer(private)
     add(tmp_path, "a")
-    assert "line 1 and what follows is not signed" in signing.problems(tmp_path, public)[0]
+    assert "line 1 and what follows is not signed" in signatures.problems(tmp_path, public)[0]
     add(tmp_path, "b", sign)
-    assert signing.problems(tmp_path, public) == []
+    assert signatures.problems(tmp_path, public) == []
     add(tmp_path, "c")
-    assert "line 3 and what follows" in signing.problems(tmp_path, public)[0]
+    assert "line 3 and what follows" in signatures.problems(tmp_path, public)[0]
     _, other = pem(tmp_path, "other")
-    assert "line 2 was not signed with the key" in signing.problems(tmp_path, other)[0]
+    assert "line 2 was not signed with the key" in signatures.problems(tmp_path, other)[0]
 
 
 def test_a_chain_forged_from_the_first_line_on_fails_by_its_signature(tmp_path):
     private, public = pem(tmp_path)
     add(tmp_path, "a")
-    add(tmp_path, "b", signing.signer(private))
+    add(tmp_path, "b", signatures.signer(private))
     told = receipts.read(tmp_path)
     (tmp_path / receipts.FILE).unlink()
     receipts.append(tmp_path, {**told[0], "request": "another"})
     receipts.append(tmp_path, told[1])
     assert receipts.check(tmp_path) == []  # the hashes alone were made again
-    assert "line 2 was not signed" in signing.problems(tmp_path, public)[0]
+    assert "line 2 was not signed" in signatures.problems(tmp_path, public)[0]
 
 
 def test_what_is_no_key_is_refused_with_a_way_to_make_one(tmp_path):
     private, public = pem(tmp_path)
     with pytest.raises(UserError, match="openssl genpkey"):
-        signing.signer(public)
+        signatures.signer(public)
     with pytest.raises(UserError, match="pubout"):
-        signing.problems(tmp_path, private)
+        signatures.problems(tmp_path, private)
     with pytest.raises(UserError, match="cannot be read"):
-        signing.signer(tmp_path / "nowhere.pem")
+        signatures.signer(tmp_path / "nowhere.pem")

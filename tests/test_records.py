@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from cl_framework import cli
+from cl_framework.cli import main
 from cl_framework.errors import UserError
-from cl_framework.records import FileEntry, parsed
-from cl_framework.sealed import seal, sha256
+from cl_framework.storage.files import seal, sha256
+from cl_framework.storage.typed_records import FileEntry, parsed
 
 SMALL = [
     "--data.scenario", "ClassIncremental", "--data.scenario.dataset", "glyphs:classes=4,train=4,test=2",
@@ -24,8 +24,8 @@ WRONG = (None, True, -7, 1.5, "x", [], [[]], ["x", 3], {}, {"x": {"x": 1}})
 def made(tmp_path_factory):
     """A finished run that forgot a class."""
     path = tmp_path_factory.mktemp("records") / "run"
-    assert cli.main(["run", *SMALL, "--run_dir", str(path)]) == 0
-    assert cli.main(["forget", str(path), "--classes", "1"]) == 0
+    assert main.main(["run", *SMALL, "--run_dir", str(path)]) == 0
+    assert main.main(["forget", str(path), "--classes", "1"]) == 0
     return path
 
 
@@ -69,7 +69,7 @@ def reseal(run, name, record):
 
 def attempt(capsys, verb, run, *more):
     """Carry a verb out; whatever stops it must be a line for the user."""
-    code = cli.main([verb, str(run), *more])
+    code = main.main([verb, str(run), *more])
     said = capsys.readouterr()
     assert code in (0, 1, 2)
     assert "Traceback" not in said.out + said.err

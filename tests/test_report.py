@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from cl_framework import light
-from cl_framework.console import make_console
-from cl_framework.marks import Forgotten, Marks
-from cl_framework.report import EventRecord, as_csv, as_json, headline, newest, results, table, timeless, write
+from cl_framework.cli import inspect
+from cl_framework.evaluation.measurements import Forgotten, Marks
+from cl_framework.evaluation.results import EventRecord, as_csv, as_json, results, timeless, write
+from cl_framework.evaluation.tables import headline, newest, table
+from cl_framework.terminal.console import make_console
 
 EXAMS = [("a", (0, 1)), ("b", (2, 3))]
 NAMES = ["zero", "one", "two", "three", "four"]
@@ -214,9 +215,9 @@ def test_runs_are_compared_by_overlap_only_where_one_has_it(tmp_path: Path, caps
     plain, met = tmp_path / "plain", tmp_path / "met"
     write(overlapping(("a", {}), ("b", {})), plain)
     write(overlapping(("a", {}), ("b", {"b": {"a": (0.1, 0.5)}})), met)
-    light.report([str(plain)])
+    inspect.report([str(plain)])
     assert "overlap" not in capsys.readouterr().out
-    light.report([str(plain), str(met)])
+    inspect.report([str(plain), str(met)])
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.endswith("overlap in  overlap out")
     assert [r.split()[-2:] for r in rows] == [["-", "-"], ["10.0", "50.0"]]
@@ -380,5 +381,5 @@ def test_the_headline_names_its_formulas(found: dict[str, Any]) -> None:
 
 
 def test_reading_results_needs_no_torch_and_drawing_only_on_demand() -> None:
-    code = "import sys, cl_framework.report; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, cl_framework.evaluation.results; assert not {'torch', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

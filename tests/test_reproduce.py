@@ -5,18 +5,19 @@ import json
 import pytest
 import yaml
 
-from cl_framework import cli, commands, reproducing
+from cl_framework.cli import main, reproduce
+from cl_framework.cli import run as commands
 from cl_framework.errors import UserError
-from cl_framework.published import Published, verdicts
+from cl_framework.evaluation.published import Published, verdicts
 
 SIMPLE = "simplecil_cifar100_inc5"
 
 
 def test_every_published_setting_tells_its_figures_and_their_source():
-    files = sorted(reproducing.experiments().glob("*.yaml"))
+    files = sorted(reproduce.experiments().glob("*.yaml"))
     assert len(files) > 10
     for path in files:
-        it = reproducing.told(path)
+        it = reproduce.told(path)
         assert len(it.source) > 20
         assert 20 < it.final_accuracy < 100
         assert 0 < it.tolerance <= 3.5
@@ -25,13 +26,13 @@ def test_every_published_setting_tells_its_figures_and_their_source():
 
 
 def test_without_a_name_methods_are_listed_and_with_all_every_setting(capsys):
-    assert cli.main(["reproduce"]) == 0
+    assert main.main(["reproduce"]) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) < 15
     assert ["SimpleCIL", SIMPLE, "7", "0.15"] in [line.split() for line in out.splitlines()]
-    assert cli.main(["reproduce", "--all"]) == 0
+    assert main.main(["reproduce", "--all"]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == len(list(reproducing.experiments().glob("*.yaml")))
+    assert len(rows) == len(list(reproduce.experiments().glob("*.yaml")))
     (row,) = [row for row in rows if row.startswith(SIMPLE + " ")]
     assert row.split()[-3:] == ["87.57", "81.28", "0.15"]
     assert head.endswith("±")
@@ -40,7 +41,7 @@ def test_without_a_name_methods_are_listed_and_with_all_every_setting(capsys):
 
 def test_a_trial_is_no_result_and_is_not_judged(own, tmp_path, capsys):
     own(final_accuracy=50.0)
-    assert cli.main(["reproduce", "own", "--run_dir", str(tmp_path / "run"), "--trainer.fast_dev_run", "true"]) == 2
+    assert main.main(["reproduce", "own", "--run_dir", str(tmp_path / "run"), "--trainer.fast_dev_run", "true"]) == 2
     out = capsys.readouterr().out
     assert "This is no result, and is not judged: with trainer.fast_dev_run" in out
     assert "inside" not in out
@@ -49,7 +50,7 @@ def test_a_trial_is_no_result_and_is_not_judged(own, tmp_path, capsys):
 
 
 def test_an_unknown_name_gets_what_is_close(capsys):
-    assert cli.main(["reproduce", "simplecil_cifar100_inc50"]) == 2
+    assert main.main(["reproduce", "simplecil_cifar100_inc50"]) == 2
     assert SIMPLE in capsys.readouterr().err
 
 
@@ -57,7 +58,7 @@ def test_what_is_missing_is_named_with_its_place_and_nothing_is_made(tmp_path, m
     monkeypatch.setenv("CLF_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert cli.main(["reproduce", SIMPLE, "--run_dir", str(tmp_path / "run")]) == 2
+    assert main.main(["reproduce", SIMPLE, "--run_dir", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "vit_base_patch16_224.augreg_in21k" in said
     assert str(tmp_path / "nowhere") in said
@@ -69,7 +70,7 @@ def own(tmp_path, monkeypatch):
     """Digits on the embedded backbone stand in for CIFAR-100 on a ViT-B: tested is the way from run to verdict."""
     stand_in = tmp_path / "configs"
     stand_in.mkdir()
-    monkeypatch.setattr(reproducing, "experiments", lambda: stand_in)
+    monkeypatch.setattr(reproduce, "experiments", lambda: stand_in)
     config = {
         "published": {"source": "a table of our own making", "final_accuracy": 10.0, "tolerance": 1.0},
         "model": {"backbone": "GlyphViT", "strategy": "SimpleCIL"},
@@ -89,16 +90,16 @@ def test_the_run_is_judged_and_a_finished_one_is_not_repeated(own, tmp_path, mon
     run = commands.run
     monkeypatch.setattr(commands, "run", lambda argv: started.append(argv) or run(argv))
     line = ["reproduce", "own", "--run_dir", str(tmp_path / "run")]
-    assert cli.main(line) == 1
+    assert main.main(line) == 1
     assert "OUTSIDE" in capsys.readouterr().out
     final = 100 * json.loads((tmp_path / "run" / "results.json").read_text())["final_accuracy"]
     assert final > 90
     own(final_accuracy=round(final, 1))
-    assert cli.main(line) == 0
+    assert main.main(line) == 0
     assert "inside" in capsys.readouterr().out
     assert len(started) == 1
     changed = [*line, "--data.scenario.dataset", "imagefolder:nowhere", "--run_dir", str(tmp_path / "other")]
-    assert cli.main(changed) == 2
+    assert main.main(changed) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
@@ -108,18 +109,18 @@ def test_a_run_is_neither_judged_nor_resumed_under_other_settings_than_its_own(o
     path = tmp_path / "run"
     few = ["--data.scenario.dataset", "glyphs:classes=10,train=2,test=1"]
     line = ["reproduce", "own", "--run_dir", str(path), *few, "--data.batch_size", "24"]
-    assert cli.main(line) == 1
+    assert main.main(line) == 1
     if stopped:
         (path / "results.json").unlink()
     for other in (["--data.batch_size", "16"], ["--model.strategy", "APER"]):
         capsys.readouterr()
-        assert cli.main([*line, *other]) == 2
+        assert main.main([*line, *other]) == 2
         assert "OUTSIDE" not in (said := capsys.readouterr()).out
         assert str(path) in said.err
         assert "--run_dir" in said.err
         assert {"16": "data.batch_size 24 instead of 16", "APER": "model.strategy.class_path"}[other[1]] in said.err
         assert (path / "results.json").exists() is not stopped
-    assert cli.main(line) == 1
+    assert main.main(line) == 1
     assert "OUTSIDE" in capsys.readouterr().out
 
 
@@ -133,6 +134,6 @@ def test_a_figure_that_was_not_reported_is_not_judged():
 
 
 def test_find_takes_the_name_with_and_without_its_suffix():
-    assert reproducing.find(SIMPLE) == reproducing.find(f"{SIMPLE}.yaml")
+    assert reproduce.find(SIMPLE) == reproduce.find(f"{SIMPLE}.yaml")
     with pytest.raises(UserError):
-        reproducing.find("")
+        reproduce.find("")

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_framework import outputs, receipts
-from cl_framework.archive import pack, unpack
 from cl_framework.errors import UserError
-from cl_framework.events import outdated
-from cl_framework.run import Run
-from cl_framework.sealed import seal
+from cl_framework.runs import derived_files, receipts
+from cl_framework.runs.directory import Run
+from cl_framework.runs.records import outdated
+from cl_framework.storage.files import seal
+from cl_framework.storage.tensors import pack, unpack
 
 
 @pytest.fixture
@@ -329,13 +329,13 @@ def test_outputs_are_checked_and_do_not_outlive_a_forget_request(run):
     for place in ("results.json", "audit.json"):
         (run.path / place).write_text("{}")
         assert [place in p for p in run.verify()] == [True]
-        outputs.add(run.path, [place], 1)
+        derived_files.add(run.path, [place], 1)
         assert run.verify() == []
     meet(run, 1)
     assert (run.path / "results.json").exists()
     meet(run, 2)
     assert not (run.path / "results.json").exists()
-    assert set(outputs.listed(run.path)) == {"audit.json"}
+    assert set(derived_files.listed(run.path)) == {"audit.json"}
     assert run.verify() == []
 
 
@@ -345,7 +345,7 @@ def copies(run, tmp_path):
     for n in range(2):
         meet(run, n)
     (run.path / "results.json").write_text("names what is about to be forgotten")
-    outputs.add(run.path, ["results.json"], 2)
+    derived_files.add(run.path, ["results.json"], 2)
     return (Run.open(shutil.copytree(run.path, tmp_path / str(i))) for i in itertools.count())
 
 

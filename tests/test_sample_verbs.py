@@ -8,8 +8,8 @@ import sys
 import pytest
 from PIL import Image
 
-from cl_framework import receipts
-from cl_framework.cli import main
+from cl_framework.cli.main import main
+from cl_framework.runs import receipts
 from scenarios.data.glyphs import load
 
 NAMES, TRAIN, TEST = ("ant", "bee", "cow"), 4, 2
@@ -164,7 +164,7 @@ def test_samples_learned_later_are_named_alike(run, made, tmp_path, capsys):
 def test_a_run_without_a_list_says_so(made, tmp_path, capsys):
     run = tmp_path / "old"
     shutil.copytree(made / "run", run)
-    from cl_framework.run import Run
+    from cl_framework.runs.directory import Run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "samples", lambda self: None)

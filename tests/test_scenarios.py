@@ -9,10 +9,11 @@ import torch
 from jsonargparse import ArgumentParser
 
 from cl_framework.errors import UserError
-from cl_framework.stream import Experience, ForgetRequest, Scenario
+from cl_framework.streams.events import Experience, ForgetRequest, Scenario
 from scenarios.class_incremental import ClassIncremental, class_order, task_sizes
-from scenarios.mixed import Mixed, Request
-from scenarios.transform import Pilot
+from scenarios.mixed import Mixed
+from scenarios.pictures.transforms import Pilot
+from scenarios.requests import Request
 
 
 def groups(**settings) -> list[tuple[int, ...]]:
@@ -249,7 +250,7 @@ scenario:
       init_args:
         increment: 5
         order_seed: null
-        transform: {class_path: scenarios.transform.Pilot, init_args: {size: 32}}
+        transform: {class_path: scenarios.pictures.transforms.Pilot, init_args: {size: 32}}
     requests:
       - {after: 1, classes: [1, "2"]}
       - {after: task-1, experiences: [0], samples: [700]}

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 from rich.cells import cell_len
 
-from cl_framework import audit, cli, commands, forgetting, grid, opening, reproducing
-from cl_framework.console import make_console
-from cl_framework.printable import printable
-from cl_framework.screen import headline
+from cl_framework.cli import audit, forget, main, reproduce
+from cl_framework.cli import run as commands
+from cl_framework.evaluation.tables import headline
+from cl_framework.runs import open_run
+from cl_framework.terminal import grid
+from cl_framework.terminal.console import make_console
+from cl_framework.terminal.safe_text import printable
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["a class with a name of forty characters..", "[/b] [bold]dog[/b]", "日本語の名前" * 4, "\N{PARTY POPPER}" * 15]
@@ -48,9 +51,9 @@ def run(config: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that has forgotten a class."""
     path = tmp_path_factory.mktemp("runs") / "a run with a name that is longer than a column"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_framework.figure.draw", lambda _: b"")  # half a second each
-        assert cli.main(["run", *config, "--run_dir", str(path)]) == 0
-        assert cli.main(["forget", str(path), "--classes", "1"]) == 0
+        patch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")  # half a second each
+        assert main.main(["run", *config, "--run_dir", str(path)]) == 0
+        assert main.main(["forget", str(path), "--classes", "1"]) == 0
     return path
 
 
@@ -60,13 +63,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
     def shown(width: int, *words: object) -> str:
         out = io.StringIO()
-        for module in (commands, audit, forgetting, opening):
+        for module in (commands, audit, forget, open_run):
             console = make_console(width=width, file=out, force_terminal=True, color_system=None)
             monkeypatch.setattr(module, "CONSOLE", console)
         monkeypatch.setattr(grid, "columns", lambda: width)
         monkeypatch.setenv("COLUMNS", str(width))
         capsys.readouterr()
-        assert cli.main([str(word) for word in words]) in (0, 1)
+        assert main.main([str(word) for word in words]) in (0, 1)
         return out.getvalue() + capsys.readouterr().out
 
     return shown
@@ -90,7 +93,7 @@ def check(shown: str, width: int, whole: str) -> None:
 def test_a_table_of_a_run_fits(run: Path, terminal: Callable[..., str], monkeypatch, capsys, verb: str, width: int):
     name, *options = verb.split()
     words = [name, run, *options, *(["--classes", "2"] if name == "plan-forget" else [])]
-    assert cli.main([str(w) for w in words]) == 0
+    assert main.main([str(w) for w in words]) == 0
     whole = capsys.readouterr().out
     check(terminal(width, *words), width, whole)
 
@@ -108,11 +111,11 @@ def test_predictions_fit_and_are_as_many_as_asked_for(run, folder, terminal, wid
 
 @at_widths
 def test_plan_and_lists_fit(config, terminal, capsys, width):
-    assert cli.main(["plan", *config]) == 0
+    assert main.main(["plan", *config]) == 0
     whole = capsys.readouterr().out
     check(terminal(width, "plan", *config), width, whole)
     for words in (["reproduce"], ["reproduce", "--all"], ["list"]):
-        assert cli.main(words) == 0
+        assert main.main(words) == 0
         whole = capsys.readouterr().out
         check(terminal(width, *words), width, whole)
 
@@ -133,12 +136,12 @@ def test_headline_and_verification_fit(run, terminal, width):
 
 @at_widths
 def test_a_verdict_fits(terminal, monkeypatch, capsys, width):
-    published = reproducing.Published(
+    published = reproduce.Published(
         source="a table", average_incremental_accuracy=12.34, final_accuracy=87.6, tolerance=0.15
     )
     results = {"final_accuracy": 0.87654, "average_incremental_accuracy": 0.99999}
     monkeypatch.setattr(grid, "columns", lambda: width)
-    assert reproducing._judge(published, results) == 1
+    assert reproduce._judge(published, results) == 1
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
     assert {"87.65", "87.60", "12.34", "0.15", "100.00", "OUTSIDE", "inside"} <= set(shown.split())
@@ -157,8 +160,8 @@ def test_summaries_come_first(run, terminal, tmp_path):
 
 
 def test_a_log_file_gets_new_lines_only(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cl_framework.figure.draw", lambda _: b"")
-    assert cli.main(["run", *config, "--run_dir", str(tmp_path / "r"), "--model.strategy", "Finetune",
+    monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")
+    assert main.main(["run", *config, "--run_dir", str(tmp_path / "r"), "--model.strategy", "Finetune",
                      "--trainer.max_epochs", "1"]) == 0  # fmt: skip
     out = capsys.readouterr().out
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)

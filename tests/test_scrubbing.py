@@ -9,11 +9,13 @@ import torch
 import yaml
 from PIL import Image
 
-from cl_framework import outputs, sealed
-from cl_framework.cli import main
+from cl_framework.cli.main import main
 from cl_framework.errors import UserError
-from cl_framework.run import Run
-from cl_framework.stream import Relabelled, Scenario, Step
+from cl_framework.runs import derived_files
+from cl_framework.runs.directory import Run
+from cl_framework.storage import files as sealed
+from cl_framework.streams.events import Scenario, Step
+from cl_framework.streams.samples import Relabelled
 from scenarios.class_incremental import ClassIncremental
 
 NAMES = [f"{animal}-unmistakable" for animal in ("axolotl", "bilby", "caracal", "dugong", "echidna", "fossa")]
@@ -189,14 +191,14 @@ def finished(pictures, tmp_path_factory):
     assert start(path, pictures, "EASE", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
     assert main(["forget", str(path), "--classes", "3"]) == 0
     sealed.replace(path / "audit.json", b"{}\n")
-    outputs.add(path, ["audit.json"], len(Run.open(path).events()))
+    derived_files.add(path, ["audit.json"], len(Run.open(path).events()))
     assert Run.open(path).verify() == []
     return path
 
 
 def test_a_flipped_byte_in_any_file_is_found_and_the_file_is_named(finished):
     files = sorted(p for p in finished.rglob("*") if p.is_file() and p.name != ".lock")
-    expected = {"key", "receipts.jsonl", "outputs.json", *(Path(f).name for f in outputs.MAY)}
+    expected = {"key", "receipts.jsonl", "outputs.json", *(Path(f).name for f in derived_files.MAY)}
     assert {p.name for p in files} >= expected
     assert len(files) > 20
     for file in files:

@@ -6,15 +6,15 @@ import math
 import pytest
 import torch
 
-from cl_framework import engine
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
-from cl_framework.cli import main
+from cl_framework.cli.main import main
+from cl_framework.configuration.experiment import Data
+from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.experiment import Data
-from cl_framework.naming import sample_ids
-from cl_framework.settings import check
-from cl_framework.stream import Rows
+from cl_framework.settings.ranges import check
+from cl_framework.streams.identifiers import sample_ids
+from cl_framework.streams.samples import Rows
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.lwf import LwF
@@ -138,13 +138,13 @@ def test_a_last_step_that_diverges_is_noticed_although_its_loss_was_finite(world
     wild = {"optimizer": lambda p: torch.optim.SGD(p, lr=3e38, weight_decay=1e3), "schedule": "constant"}
     learner = world.learner(Finetune(), **wild)
     with pytest.raises(UserError, match=r"'task-0' left numbers that are not finite in \d+ of \d+ tensors"):
-        engine.carry_out(learner, stream[0], lambda epochs: world.make_trainer(1), 1000)
+        loop.carry_out(learner, stream[0], lambda epochs: world.make_trainer(1), 1000)
 
 
 def test_an_optimiser_built_in_python_is_checked_before_it_steps(world, stream):
     learner = world.learner(Finetune(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=math.nan))
     with pytest.raises(UserError, match=r"SGD.momentum must be a finite number; found nan"):
-        engine.carry_out(learner, stream[0], world.make_trainer, 8)
+        loop.carry_out(learner, stream[0], world.make_trainer, 8)
 
 
 def test_statistics_of_features_that_are_not_finite_are_refused_with_the_samples(world, stream):
@@ -152,7 +152,7 @@ def test_statistics_of_features_that_are_not_finite_are_refused_with_the_samples
     x[3] = math.inf
     bad = type(event)(event.name, event.classes, event.data, Rows(x, event.reference.labels, event.reference.ids))
     with pytest.raises(UserError, match=rf"ids \[{int(event.reference.ids[3])}\].*inputs themselves hold NaN"):
-        engine.carry_out(world.learner(SimpleCIL()), bad, world.make_trainer, 8)
+        loop.carry_out(world.learner(SimpleCIL()), bad, world.make_trainer, 8)
 
 
 def test_a_closed_form_state_that_is_not_finite_is_refused(world, stream):
@@ -160,7 +160,7 @@ def test_a_closed_form_state_that_is_not_finite_is_refused(world, stream):
     learner.model.backbone.register_buffer("factor", torch.tensor(1.0))
     learner.register_buffer("mean", torch.tensor([math.nan]))
     with pytest.raises(UserError, match=r"not finite in 1 of \d+ tensors \(first in mean\)"):
-        engine.carry_out(learner, stream[0], world.make_trainer, 8)
+        loop.carry_out(learner, stream[0], world.make_trainer, 8)
 
 
 def test_scores_that_overflow_though_all_before_them_is_finite_are_no_answer(world, stream):

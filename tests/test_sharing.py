@@ -12,16 +12,18 @@ from contextlib import suppress
 import pytest
 import torch
 
-from cl_framework import engine, state
-from cl_framework.cli import main
+from cl_framework.cli.main import main
+from cl_framework.engine import checkpoint, loop
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.features import FeatureStore
-from cl_framework.opening import reopen
-from cl_framework.run import Run
-from cl_framework.sharing import Borrowing, _folder, contents_of, made_with
-from cl_framework.shelf import MOST, Shelf
-from cl_framework.stream import Experience, Joined, Relabelled, Rows, forget
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.feature_cache.shared_directory import MOST, Shelf
+from cl_framework.feature_cache.sharing import Borrowing, _folder, contents_of
+from cl_framework.feature_cache.store import FeatureStore
+from cl_framework.runs.directory import Run
+from cl_framework.runs.feature_sharing import made_with
+from cl_framework.runs.open_run import reopen
+from cl_framework.streams.events import Experience, forget
+from cl_framework.streams.samples import Joined, Relabelled, Rows
 from scenarios.data.source import Pictures
 from strategies.learning.ease import EASE
 from strategies.learning.ranpac import RanPAC
@@ -65,7 +67,7 @@ def met(world, tmp_path):
         contents = contents_of(list(world.Listed(among or events).steps()))
         learner.model.store.lender = Borrowing(Shelf(tmp_path / "shelf", LARGE), made, contents)
         journal = world.Listener(learner)
-        engine.run(learner, scenario, world.make_trainer, Evaluator(), journal, 8)
+        loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, 8)
         return learner, journal
 
     return met
@@ -103,7 +105,7 @@ def test_a_shelf_changes_no_number_whatever_the_store(store, met, world, stream,
     make = {"off": lambda: FeatureStore(0), "memory": FeatureStore, "disk": lambda: FeatureStore(1, tmp_path)}[store]
     plain = world.learner(EASE(), DropAdapter())
     journal = world.Listener(plain)
-    engine.run(plain, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    loop.run(plain, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
     for _ in range(2):
         learner, shared = met(events, EASE(), store=make())
         assert world.differences(plain, learner) == []
@@ -227,12 +229,12 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
         learner, scenario = world.learner(EASE(), DropAdapter()), world.Listed(events)
         journal = world.Listener(learner)
         if kept is not None:
-            state.restore(learner, *kept[0])
+            checkpoint.restore(learner, *kept[0])
             learner.model.store.load(kept[1])
         shelf = Shelf(tmp_path / "again", LARGE)
         learner.model.store.lender = Borrowing(shelf, "m", contents_of(list(scenario.steps())))
         with suppress(Killed):
-            engine.run(learner, scenario, world.make_trainer, Evaluator(), Dying(journal, at, late), 8, list(marks))
+            loop.run(learner, scenario, world.make_trainer, Evaluator(), Dying(journal, at, late), 8, list(marks))
         marks, costs = [*marks, *journal.marks], [*costs, *journal.costs]
         kept = (journal.states[-1], journal.features) if journal.states else kept
     assert marks == whole.marks

@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 import torch
 
-from cl_framework import plugins, state
-from cl_framework.cli import main
+from cl_framework.cli.main import main
+from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.head import Head
-from cl_framework.rivals import beside, doubts
-from cl_framework.stream import Experience, forget
+from cl_framework.methods.competition import beside, doubts
+from cl_framework.models.head import Head
+from cl_framework.settings import discovery
+from cl_framework.streams.events import Experience, forget
 from strategies.learning.aper import APER
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -24,7 +25,7 @@ from strategies.learning.simplecil import SimpleCIL
 from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 
-STRATEGIES = [plugins.load("strategies", e.name) for e in plugins.catalogue("strategies")]
+STRATEGIES = [discovery.load("strategies", e.name) for e in discovery.catalogue("strategies")]
 WIDER = [partial(s, compete="all") for s in STRATEGIES if "compete" in inspect.signature(s).parameters]
 WIDER.append(partial(LwF, over="seen"))
 PLAIN = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.1)}  # what has no gradient does not move at all
@@ -108,7 +109,7 @@ def test_rows_of_known_classes_stay_while_others_compete_with_them(world, ones):
 def test_with_two_classes_at_a_time_current_is_what_it_was(world, stream):
     for strategy in WIDER[:-1]:
         one, other = (world.learn(world.learner(s), stream[:1]) for s in (strategy(), strategy.func()))
-        a, b = state.tensors(one), state.tensors(other)
+        a, b = checkpoint.tensors(one), checkpoint.tensors(other)
         assert all(torch.equal(a[k], b[k]) for k in b), named(strategy)  # nothing is known before the first
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import gelu, layer_norm
 
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.ssf import SSF
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.timm import Timm
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.learner import Learner
 from strategies.learning.ease import EASE
 
 

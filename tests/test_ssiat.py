@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from cl_framework.ledger import Entry
-from cl_framework.model import inputs
-from cl_framework.statistics import semantic_shift
-from cl_framework.strategy import Plan, Strategy, classify_among
-from cl_framework.stream import forget
+from cl_framework.functional.class_statistics import semantic_shift
+from cl_framework.memory.tensor_store import Entry
+from cl_framework.methods.base import Plan, Strategy
+from cl_framework.methods.losses import classify_among
+from cl_framework.streams.events import forget
+from cl_framework.streams.samples import inputs
 from strategies.learning.slca import SLCA
 from strategies.learning.ssiat import SSIAT
 from strategies.unlearning.head_rows import HeadRows

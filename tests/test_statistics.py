@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cl_framework.ridge import ridge_weights
-from cl_framework.statistics import Moments, class_means, mahalanobis
-from cl_framework.sums import RandomFeatures, Sums, discriminants
+from cl_framework.functional.class_statistics import Moments, class_means, mahalanobis
+from cl_framework.functional.ridge import RandomFeatures, discriminants, ridge_weights
+from cl_framework.memory.feature_sums import Sums
 
 
 def test_class_means_are_means_of_classes():

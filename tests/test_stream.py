@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.stream import Inputs, Joined, Relabelled, Rows, Samples, Step, Subset, exam_of, forget
+from cl_framework.streams.events import Step, exam_of, forget
+from cl_framework.streams.samples import Inputs, Joined, Relabelled, Rows, Samples, Subset
 
 
 def rows(start, n, key="s"):

@@ -6,17 +6,15 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cl_framework import chain, engine, lineage
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
+from cl_framework.adapters.low_rank import LowRank, factors, frozen_weight, kept_off, overlaps, past_directions, total
 from cl_framework.backbones.timm_sites import transformer_sites
+from cl_framework.engine import lineage, loop
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.lowrank import LowRank, factors, frozen_weight, kept_off, overlaps, past_directions, total
-from cl_framework.strategy import Plan, Strategy, classify_among
-from cl_framework.stream import Experience, Rows, forget
-from cl_framework.subspace import (
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.functional.subspaces import (
     Remembered,
     basis,
     diversity,
@@ -29,6 +27,11 @@ from cl_framework.subspace import (
     rotation,
     top_block,
 )
+from cl_framework.methods import adapter_chain
+from cl_framework.methods.base import Plan, Strategy
+from cl_framework.methods.losses import classify_among
+from cl_framework.streams.events import Experience, forget
+from cl_framework.streams.samples import Rows
 from strategies.learning import inf_lora, osf
 from strategies.learning.inf_lora import InfLoRA
 from strategies.learning.o_lora import OLoRA
@@ -186,7 +189,7 @@ def test_input_moments_are_those_of_what_the_maps_read(world, stream):
     seen = {"query": [], "value": []}
     for name, kept in seen.items():
         model.adapters.sites[name].module.register_forward_pre_hook(lambda _, given, kept=kept: kept.append(given[0]))
-    found = chain.input_moments(model, stream[0].data, batch=7)
+    found = adapter_chain.input_moments(model, stream[0].data, batch=7)
     for name, kept in seen.items():
         x = torch.cat(kept).double()
         assert torch.allclose(found[name], sum(torch.outer(r, r) for r in x) / len(x))
@@ -609,7 +612,7 @@ def test_the_engine_measures_the_overlap_of_adapters_with_factors(world, stream)
     events = [*stream[:3], forget("f", stream[:3], experiences=["task-1"])]
     learner = world.learner(OrthogonalAdaptation(), Retrain())
     journal = world.Listener(learner)
-    engine.run(learner, world.Listed(events), world.make_trainer, Evaluator(False), journal, 8)
+    loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(False), journal, 8)
     found = [m.overlap for m in journal.marks]
     assert [{new: list(row) for new, row in met.items()} for met in found] == [
         {}, {"task-1": ["task-0"]}, {"task-2": ["task-0", "task-1"]}, {"task-2": ["task-0"]},

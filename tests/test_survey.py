@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl_framework import receipts, upkeep
-from cl_framework.cli import main
-from cl_framework.run import Run
-from cl_framework.stream import Experience
-from cl_framework.survey import unwatched
+from cl_framework.cli.main import main
+from cl_framework.runs import maintenance, receipts
+from cl_framework.runs.directory import Run
+from cl_framework.streams.events import Experience
+from cl_framework.streams.survey import unwatched
 from scenarios.class_incremental import ClassIncremental
 from scenarios.forget_sequence import ForgetSequence
-from scenarios.transform import Plain
+from scenarios.pictures.transforms import Plain
 
 FAST = ["--config", "configs/quickstart.yaml", "--model.strategy", "SimpleCIL", "--data.scenario", "ClassIncremental"]
 
@@ -132,7 +132,7 @@ def test_a_class_of_which_nothing_can_be_read_is_refused(pictures: Path, tmp_pat
 def test_a_first_event_that_fails_leaves_no_directory(pictures: Path, tmp_path: Path, monkeypatch, capsys):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("cl_framework.engine.carry_out", lambda *a: (_ for _ in ()).throw(OSError(5, "no luck")))
+        patch.setattr("cl_framework.engine.loop.carry_out", lambda *a: (_ for _ in ()).throw(OSError(5, "no luck")))
         assert main(command("run", pictures, "--run_dir", str(run))) == 2
     assert not run.exists()
     assert main(command("run", pictures, "--run_dir", str(run))) == 0
@@ -152,10 +152,10 @@ def test_a_run_that_was_killed_before_its_first_event_is_begun_anew_by_the_same_
 def test_a_run_with_an_event_or_notes_is_never_taken_away(tmp_path: Path):
     run = Run.create(tmp_path / "run", "a: 1\n", {})
     (run.path / "notes.txt").write_text("mine")
-    upkeep.discard(run.path)
+    maintenance.discard(run.path)
     assert (run.path / "notes.txt").exists()
     assert run.config == "a: 1\n"
     (run.path / "notes.txt").unlink()
     run.commit("task-0", "learn", {}, {}, {})
-    upkeep.discard(run.path)
+    maintenance.discard(run.path)
     assert len(Run.open(run.path).events()) == 1

@@ -11,11 +11,14 @@ import torch
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from cl_framework import archive, cli, receipts, signing, sources
 from cl_framework.backbones.glyph import GlyphViT
-from cl_framework.events import history_hash, overlay, state_hash
-from cl_framework.run import Run
-from cl_framework.sealed import entry, seal
+from cl_framework.cli import main
+from cl_framework.runs import receipts, signatures
+from cl_framework.runs.directory import Run
+from cl_framework.runs.records import history_hash, overlay, state_hash
+from cl_framework.settings import source_hash
+from cl_framework.storage import tensors as archive
+from cl_framework.storage.files import entry, seal
 from strategies.learning.ease import EASE
 from strategies.unlearning.drop_adapter import DropAdapter
 
@@ -39,11 +42,11 @@ def signed(tmp_path):
     run.commit("a", "learn", {"own": torch.ones(4), "head": torch.eye(2)}, {"known": [1]}, {"right": 1}, features(0, 1))
     run.commit("b", "learn", {"own": torch.ones(4), "head": torch.eye(3)}, {"known": [1, 2]}, {}, features(0, 1, 2))
     shutil.copytree(run.path, tmp_path / "before")
-    sign = signing.signer(tmp_path / "key.pem")
+    sign = signatures.signer(tmp_path / "key.pem")
     left = {"head": torch.eye(3)[1:]}
     run.commit("forget-0", "forget", left, {"known": [2]}, {"right": 2}, features(2), {"request": "forget-0"}, sign)
     run.commit("c", "learn", {**left, "more": torch.ones(2)}, {"known": [2, 3]}, {}, features(2, 3))
-    assert run.verify() == signing.problems(run.path, tmp_path / "key.pub") == []
+    assert run.verify() == signatures.problems(run.path, tmp_path / "key.pub") == []
     return run.path, tmp_path / "key.pub", tmp_path / "before"
 
 
@@ -150,29 +153,29 @@ UNSIGNED = (old_model, one_tensor_of_an_early_event, a_dead_tensor, hidden_bytes
 def test_what_is_put_back_and_sealed_again_is_found(attack, signed, capsys):
     run, public, before = signed
     attack(run, before)
-    assert cli.main(["verify", str(run), "--public", str(public)]) == 1
+    assert main.main(["verify", str(run), "--public", str(public)]) == 1
     capsys.readouterr()
     rewrite_receipts(run)
-    assert cli.main(["verify", str(run), "--public", str(public)]) == 1
+    assert main.main(["verify", str(run), "--public", str(public)]) == 1
     assert ("was not signed" in capsys.readouterr().out) or attack in UNSIGNED
 
 
 def test_verify_says_how_far_signatures_reach(signed, capsys):
     run, public, before = signed
-    assert cli.main(["verify", str(run), "--public", str(public)]) == 0
+    assert main.main(["verify", str(run), "--public", str(public)]) == 0
     assert f"signatures valid up to {FORGET}; 1 later event unsigned" in capsys.readouterr().out
-    assert cli.main(["verify", str(before), "--public", str(public)]) == 0
+    assert main.main(["verify", str(before), "--public", str(public)]) == 0
     assert "nothing is signed" in capsys.readouterr().out
 
 
 def test_an_older_whole_copy_is_refused_by_the_hash_of_the_last_receipt(signed, capsys):
     run, _, before = signed
     kept = receipts.last(run)
-    assert cli.main(["verify", str(run), "--last", kept]) == 0
-    assert cli.main(["verify", str(before)]) == 0
-    assert cli.main(["verify", str(before), "--last", kept]) == 1
+    assert main.main(["verify", str(run), "--last", kept]) == 0
+    assert main.main(["verify", str(before)]) == 0
+    assert main.main(["verify", str(before), "--last", kept]) == 1
     assert f"no line with the hash {kept}: this is an older copy" in capsys.readouterr().out
-    assert cli.main(["verify", str(run), "--last", kept[:12]]) == 2
+    assert main.main(["verify", str(run), "--last", kept[:12]]) == 2
     assert "64 hexadecimal digits" in capsys.readouterr().err
 
 
@@ -197,10 +200,10 @@ def test_verify_reads_tensors_without_torch(signed):
 
 def test_the_hash_of_the_code_does_not_depend_on_the_order_in_which_files_are_found():
     """Six runs gave six values: files of one name, such as `__init__.py`, came in any order."""
-    files = sources.of([EASE, DropAdapter, GlyphViT])
+    files = source_hash.of([EASE, DropAdapter, GlyphViT])
     assert sum(place.endswith("__init__.py") for place in files) > 1
-    assert {"cl_framework/engine.py", "strategies/learning/ease.py"} <= files.keys()
-    assert sources.digest(files) == sources.digest(dict(reversed(files.items())))
+    assert {"cl_framework/engine/loop.py", "strategies/learning/ease.py"} <= files.keys()
+    assert source_hash.digest(files) == source_hash.digest(dict(reversed(files.items())))
 
 
 def test_the_hash_of_the_code_is_the_same_wherever_it_is_installed(tmp_path):
@@ -211,10 +214,10 @@ def test_the_hash_of_the_code_is_the_same_wherever_it_is_installed(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"# {name}")
         root = tmp_path / place
-        found.append(sources.digest({p.relative_to(root).as_posix(): p for p in root.rglob("*.py")}))
+        found.append(source_hash.digest({p.relative_to(root).as_posix(): p for p in root.rglob("*.py")}))
     assert found[0] == found[1]
     moved = {"part.py": tmp_path / "one/part/__init__.py", "__init__.py": tmp_path / "one/__init__.py"}
-    assert sources.digest(moved) != found[0]
+    assert source_hash.digest(moved) != found[0]
 
 
 def test_a_request_without_a_receipt_is_found_whoever_sealed_it(signed, capsys):
@@ -222,10 +225,10 @@ def test_a_request_without_a_receipt_is_found_whoever_sealed_it(signed, capsys):
     old_model(run, before)
     edit(run, FORGET, lambda r: r.update(receipt=None))
     (run / receipts.FILE).unlink()
-    assert cli.main(["verify", str(run), "--public", str(public)]) == 1
+    assert main.main(["verify", str(run), "--public", str(public)]) == 1
     assert f"{FORGET}/state.json has no receipt, and every request to forget has one" in capsys.readouterr().out
 
 
 def test_a_hash_that_is_empty_is_refused_and_not_passed_over(signed, capsys):
-    assert cli.main(["verify", str(signed[0]), "--last", ""]) == 2  # as an unset variable of a shell leaves it
+    assert main.main(["verify", str(signed[0]), "--last", ""]) == 2  # as an unset variable of a shell leaves it
     assert "--last takes the 64 hexadecimal digits" in capsys.readouterr().err

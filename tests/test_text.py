@@ -14,25 +14,28 @@ import torch
 from rich.console import Console
 from torch.nn.functional import layer_norm, normalize, pad, scaled_dot_product_attention
 
-from cl_framework import cli, engine, plugins
-from cl_framework.adapter import AdapterBank
+from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
-from cl_framework.backbones.attending import padding_only
+from cl_framework.backbones.hf_attention import padding_only
 from cl_framework.backbones.huggingface import HuggingFace, located
-from cl_framework.compute import Compute
+from cl_framework.cli import main
+from cl_framework.configuration.experiment import build
+from cl_framework.engine import loop
+from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.evaluator import Evaluator
-from cl_framework.experiment import build
-from cl_framework.learner import Learner
-from cl_framework.model import Model
-from cl_framework.stream import Experience, ForgetRequest, Inputs, forget
+from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.models.compute import Compute
+from cl_framework.models.model import Model
+from cl_framework.settings import discovery
+from cl_framework.streams.events import Experience, ForgetRequest, forget
+from cl_framework.streams.samples import Inputs
 from scenarios.class_incremental import ClassIncremental
-from scenarios.data.decode import sentence
 from scenarios.data.open import open_source
 from scenarios.data.source import View
+from scenarios.pictures.decode import sentence
+from scenarios.pictures.transforms import Plain, Utf8
 from scenarios.sample_requests import distances
-from scenarios.transform import Plain, Utf8
 from scripts import compare
 from strategies.unlearning.drop_adapter import DropAdapter
 
@@ -805,14 +808,14 @@ def taught(kind, folder, events, world, unlearner=None) -> Learner:
                       lambda p: torch.optim.AdamW(p, lr=0.02))  # fmt: skip
     past: list[Experience] = []
     for event in events:
-        engine.remember(learner, past)
-        engine.carry_out(learner, event, make(world), 8)
+        loop.remember(learner, past)
+        loop.carry_out(learner, event, make(world), 8)
         past = list(event.remaining) if isinstance(event, ForgetRequest) else [*past, event]
     return learner
 
 
 def make(world):
-    from cl_framework.training import fresh_trainers
+    from cl_framework.engine.trainers import fresh_trainers
 
     return fresh_trainers(lambda **more: world.BUILD(**{"max_epochs": 12, **more}), None)
 
@@ -820,7 +823,7 @@ def make(world):
 @pytest.mark.parametrize("name", ["SimpleCIL", "EASE", "Finetune"])
 def test_strategies_keep_their_promises_on_sentences(name, folders, events, world):
     """None of them knows that these are no pictures: frozen, right, and the same in any company."""
-    kind, (lessons, exams) = plugins.load("strategies", name), events
+    kind, (lessons, exams) = discovery.load("strategies", name), events
     learner = taught(kind, folders["bert"], lessons, world)
     assert learner.model.backbone.digest() == HuggingFace(str(folders["bert"])).digest()
     newest = exams[-1]
@@ -836,7 +839,7 @@ def test_strategies_keep_their_promises_on_sentences(name, folders, events, worl
 
 def test_a_class_of_sentences_is_forgotten_as_if_it_had_never_come(folders, events, world):
     (first, second), exams = events
-    ease = plugins.load("strategies", "EASE")
+    ease = discovery.load("strategies", "EASE")
     request = forget("forget-0", [first, second], classes=[1])
     edited = taught(ease, folders["bert"], [first, second, request], world, DropAdapter())
     never = taught(ease, folders["bert"], [first.without([1]), second], world)
@@ -847,8 +850,8 @@ def test_a_class_of_sentences_is_forgotten_as_if_it_had_never_come(folders, even
 @pytest.mark.parametrize("name", ["UNSIR", "BoundaryShrink"])
 def test_ways_of_forgetting_that_move_inputs_refuse_sentences(name, folders, events, world):
     lessons, _ = events
-    learner = taught(plugins.load("strategies", "Finetune"), folders["bert"], lessons[:1], world,
-                     plugins.load("unlearners", name)())  # fmt: skip
+    learner = taught(discovery.load("strategies", "Finetune"), folders["bert"], lessons[:1], world,
+                     discovery.load("unlearners", name)())  # fmt: skip
     with pytest.raises(UserError, match=rf"{name} cannot honour 'f': .*gradient.*Use one that can: "):
         learner.able(forget("f", lessons[:1], classes=[0]))
 
@@ -865,7 +868,7 @@ def test_sentences_for_a_backbone_of_pictures_are_refused_before_a_run_is_made(b
         f"run --run_dir {tmp_path / 'run'} --model.strategy SimpleCIL --model.backbone {backbone}{own} "
         f"--data.scenario ClassIncremental --data.scenario.dataset json:{talk} --trainer.accelerator cpu"
     )
-    assert cli.main(line.split()) == 2
+    assert main.main(line.split()) == 2
     assert "reads pictures and was given sentences; set `--model.backbone huggingface:NAME`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -875,7 +878,7 @@ def test_pictures_for_an_encoder_of_sentences_are_refused_before_a_run_is_made(f
         f"run --run_dir {tmp_path / 'run'} --model.strategy SimpleCIL --model.backbone huggingface:{folders['bert']} "
         "--data.scenario ClassIncremental --data.scenario.dataset digits --trainer.accelerator cpu"
     )
-    assert cli.main(line.split()) == 2
+    assert main.main(line.split()) == 2
     assert "bert reads sentences and was given float32 pictures; give sentences" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -886,17 +889,17 @@ def test_a_run_from_config_to_prediction(folders, talk, tmp_path, capsys, monkey
         f"--model.backbone HuggingFace --model.backbone.name {folders['bert']} --model.backbone.pooling mean "
         f"--data.scenario ClassIncremental --data.scenario.dataset json:{talk} --trainer.accelerator cpu"
     )
-    assert cli.main(line.split()) == 0
+    assert main.main(line.split()) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["final_accuracy"] > 0.5
     (tmp_path / "ask.txt").write_text("please pay the bank loan\n")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["evaluate", "run"]) == 0
-    assert cli.main(["predict", "run", "ask.txt", "--top", "1"]) == 0
+    assert main.main(["evaluate", "run"]) == 0
+    assert main.main(["predict", "run", "ask.txt", "--top", "1"]) == 0
     assert re.search(r"ask\.txt.*money", capsys.readouterr().out)
     events = sorted((tmp_path / "run" / "events").iterdir())
     pictures = "--data.scenario ClassIncremental --data.scenario.dataset digits"
-    assert cli.main(["learn", "run", *pictures.split()]) == 2
+    assert main.main(["learn", "run", *pictures.split()]) == 2
     assert "bert reads sentences and was given float32 pictures" in capsys.readouterr().err
     assert events == sorted((tmp_path / "run" / "events").iterdir())
 
@@ -925,7 +928,7 @@ def test_the_configs_of_clinc150_take_a_step(name, sizes, folders, talk, monkeyp
     assert experiment.learner.model.backbone.name == MINILM
     steps = list(experiment.scenario.steps())
     assert sorted(len(s.event.classes) for s in steps) == sizes
-    _, cost = engine.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
+    _, cost = loop.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 1
 
 
@@ -961,7 +964,7 @@ def test_every_method_that_is_compared_on_sentences_takes_a_step(name, folders, 
         experiment = build([*args, *own, *quick], Console(quiet=True))
         steps = list(experiment.scenario.steps())
         assert len(steps) == (1 if method == "Joint" else 2)
-        marks, _ = engine.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
+        marks, _ = loop.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
         assert sum(total for hits in marks.exams.values() for _, total in hits.values()) == len(steps[0].exam)
 
 
@@ -1026,5 +1029,5 @@ def test_nearest_class_mean_on_clinc150_agrees_with_what_was_measured(tmp_path):
         f"--model.backbone HuggingFace --model.backbone.name {MINILM} --data.scenario ClassIncremental "
         f"--data.scenario.dataset json:{CLINC / 'data_full.json'} --data.scenario.increment 10"
     )
-    assert cli.main(line.split()) == 0
+    assert main.main(line.split()) == 0
     assert abs(json.loads((tmp_path / "run" / "results.json").read_text())["final_accuracy"] - 0.916) < 0.005

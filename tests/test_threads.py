@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 
 from cl_framework import threads
-from cl_framework.cli import main
+from cl_framework.cli.main import main
+from cl_framework.configuration.experiment import build
 from cl_framework.errors import UserError
-from cl_framework.experiment import build
-from cl_framework.run import Run
+from cl_framework.runs.directory import Run
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = [ROOT / "tests" / "conftest.py", *(p for p in (ROOT / "scripts").glob("*.py") if "__main__" in p.read_text())]
@@ -32,7 +32,7 @@ def environment(module, **given):
 
 
 def test_whatever_is_imported_of_us_lets_idle_threads_sleep_before_torch_is_loaded():
-    found, loaded = environment("cl_framework.cli")
+    found, loaded = environment("cl_framework.cli.main")
     assert not loaded
     assert found.items() >= threads.PASSIVE.items()
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.identity import hidden_as
-from cl_framework.stream import Experience, ForgetRequest, Rows, Scenario, Step, forget, surviving
-from cl_framework.timeline import Timeline
+from cl_framework.streams.events import Experience, ForgetRequest, Scenario, Step, forget, surviving
+from cl_framework.streams.identity import hidden_as
+from cl_framework.streams.samples import Rows
+from cl_framework.streams.timeline import Timeline
 
 LEARN = {"learn": [], "data": ""}
 

@@ -11,12 +11,13 @@ import torch
 import yaml
 from pytorch_lightning.loggers import CSVLogger
 
-from cl_framework import engine, opening
-from cl_framework.cli import main
-from cl_framework.holdout import held_out
-from cl_framework.run import Run
-from cl_framework.tracking import flat
-from cl_framework.training import OnAxis
+from cl_framework.cli.main import main
+from cl_framework.engine import loop
+from cl_framework.engine.holdout import held_out
+from cl_framework.engine.tracking import flat
+from cl_framework.engine.trainers import OnAxis
+from cl_framework.runs import open_run
+from cl_framework.runs.directory import Run
 from strategies.learning.finetune import Finetune
 
 TINY = [
@@ -226,10 +227,10 @@ def test_held_out_samples_are_a_share_of_every_class_and_none_is_lost(stream):
 
 def test_what_is_held_out_counts_as_read(world, stream, monkeypatch):
     """A loss that may stop training leaves its mark on what was trained."""
-    read, met = [], engine._met
-    monkeypatch.setattr(engine, "_met", lambda *a: read.append(a[-1]) or met(*a))
+    read, met = [], loop._met
+    monkeypatch.setattr(loop, "_met", lambda *a: read.append(a[-1]) or met(*a))
     learner = world.learner(Finetune())
-    engine.carry_out(learner, stream[0], world.make_trainer, 8, 0.3)
+    loop.carry_out(learner, stream[0], world.make_trainer, 8, 0.3)
     assert {i for _, i in read[0]} == set(stream[0].data.ids.tolist())
 
 
@@ -255,9 +256,9 @@ class Memo:
 
 
 def test_any_logger_is_told_the_end_once_and_how_it_came(tmp_path, monkeypatch, capsys):
-    memo, build = Memo(), opening.build
+    memo, build = Memo(), open_run.build
     assert main(["run", *TINY, "--model.strategy", "SimpleCIL", "--run_dir", str(tmp_path / "r")]) == 0
-    monkeypatch.setattr(opening, "build", lambda *a: dataclasses.replace(build(*a), loggers=(memo,)))
+    monkeypatch.setattr(open_run, "build", lambda *a: dataclasses.replace(build(*a), loggers=(memo,)))
     assert main(["forget", str(tmp_path / "r"), "--classes", "0"]) == 0
     assert memo.ended == ["success"]
     assert len(memo.settings) == 1

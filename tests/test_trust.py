@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from cl_framework import trust
-from cl_framework.cli import main
+from cl_framework.cli.main import main
 from cl_framework.errors import UserError
+from cl_framework.settings import trust
 
 PLAN = ["plan", "--config", "configs/quickstart.yaml"]
 

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl_framework import auditing, comparison, engine, report
-from cl_framework.evaluator import Evaluator
-from cl_framework.references import Workshop
+from cl_framework.auditing import audit, subjects
+from cl_framework.auditing.reference_models import Workshop
+from cl_framework.engine import loop
+from cl_framework.evaluation import results as evaluation_results
+from cl_framework.evaluation import tables
+from cl_framework.evaluation.evaluator import Evaluator
 from scenarios.class_incremental import ClassIncremental
-from scenarios.mixed import Mixed, Request
-from scenarios.transform import Plain
+from scenarios.mixed import Mixed
+from scenarios.pictures.transforms import Plain
+from scenarios.requests import Request
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.retrain import Retrain
 
@@ -38,13 +42,13 @@ def pictures(tmp_path: Path) -> Path:
 def results(world: Any, scenario: Any) -> tuple[Any, dict[str, Any]]:
     learner = world.learner(Finetune(), Retrain())
     journal = world.Listener(learner)
-    engine.run(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
+    loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
     records = [
-        report.EventRecord(m, c.seconds, c.trainable_parameters, c.steps, 0, 0, 0, 0, 0)
+        evaluation_results.EventRecord(m, c.seconds, c.trainable_parameters, c.steps, 0, 0, 0, 0, 0)
         for m, c in zip(journal.marks, journal.costs, strict=True)
     ]
     learned = [(m.event, m.classes) for m in journal.marks if m.kind == "learn"]
-    return learner, report.results("Finetune", learned, records, scenario.class_names)
+    return learner, evaluation_results.results("Finetune", learned, records, scenario.class_names)
 
 
 @pytest.mark.parametrize("order", [[1, 0, 2, 3], [0, 3, 1, 2]], ids=["none at first", "none at last"])
@@ -60,9 +64,9 @@ def test_an_experience_without_an_exam_is_none_in_every_result(world, pictures: 
     assert found["curve"] == [None if i < min(order.index(0), order.index(3)) else pytest.approx(v)
                               for i, v in enumerate(found["curve"])]  # fmt: skip
     assert found["average_incremental_accuracy"] is not None
-    report.write(found, tmp_path)
+    evaluation_results.write(found, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["per_class_accuracy"]["1"] is None
-    report.table(found), report.headline(found)
+    tables.table(found), tables.headline(found)
 
 
 def test_a_class_without_an_exam_beside_one_with_is_not_counted(world, pictures: Path):
@@ -82,9 +86,9 @@ def test_forgetting_a_class_without_an_exam_says_none_and_can_be_audited(world, 
     gone, single = found["forget"]
     assert (gone["accuracy_forget_before"], gone["accuracy_forget"], gone["h_mean"]) == (None, None, None)
     assert single["accuracy_forget"] is not None
-    about = auditing.subject(list(mixed.steps()), "forget-0")
+    about = subjects.subject(list(mixed.steps()), "forget-0")
     assert len(about.unseen) == 0
     workshop = Workshop(lambda: world.learner(Finetune(), Retrain()), world.make_trainer, 4, lambda what: None)
-    told = comparison.conduct(learner, about, workshop, comparison.references(workshop, about, 0, 1))
+    told = audit.conduct(learner, about, workshop, audit.references(workshop, about, 0, 1))
     assert told["accuracy_forget_test"]["run"] is None
     assert told["accuracy_forget_train"]["run"] is not None

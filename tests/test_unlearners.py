@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_framework import plugins, state
 from cl_framework.adapters.lora import LoRA
+from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.stream import Samples, forget
+from cl_framework.settings import discovery
+from cl_framework.streams.events import forget
+from cl_framework.streams.samples import Samples
 from strategies.learning.ease import EASE
 from strategies.learning.joint import Joint
 from strategies.learning.simplecil import SimpleCIL
 
-ALL = [plugins.load("unlearners", e.name) for e in plugins.catalogue("unlearners")]
+ALL = [discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")]
 KINDS = [u for u in ALL if not u.exact]
 QUICK = {  # enough to change something
     "GSLoRA": {"epochs": 1},
@@ -60,7 +62,7 @@ def ready(world, stream):
 
     def make(unlearner):
         learner = world.learner(Joint(), unlearner, **options)
-        state.restore(learner, world.clone(state.tensors(whole)), state.facts(whole))
+        checkpoint.restore(learner, world.clone(checkpoint.tensors(whole)), checkpoint.facts(whole))
         return learner
 
     return make
@@ -118,7 +120,7 @@ def test_the_class_cannot_be_answered_any_more(kind, quick, world):
 
 def test_adapters_change_and_nothing_is_left_in_training(kind, quick):
     before, after = quick(kind)
-    adapters = [{k: v for k, v in state.tensors(x).items() if ".adapters." in k} for x in (before, after)]
+    adapters = [{k: v for k, v in checkpoint.tensors(x).items() if ".adapters." in k} for x in (before, after)]
     assert same(*adapters) == (kind.__name__ == "HeadRows")
     assert not any(p.requires_grad for p in after.model.adapters.parameters())
     assert not after.model.adapters.training
@@ -133,21 +135,21 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_dice_did_before(kind, qu
 @pytest.mark.parametrize("strategy", [EASE, SimpleCIL])
 def test_it_refuses_strategies_that_forget_exactly_and_names_how(kind, strategy, world, stream):
     learner = world.learn(world.learner(strategy(), kind()), stream[:2])
-    before = world.clone(state.tensors(learner))
+    before = world.clone(checkpoint.tensors(learner))
     with pytest.raises(UserError, match=r"forgets exactly with (DropAdapter|Subtract).*Use one that can: .*Retrain"):
         world.learn(learner, [forget("f", stream[:2], classes=[2])], stream[:2])
-    assert same(before, state.tensors(learner))
+    assert same(before, checkpoint.tensors(learner))
 
 
 @pytest.mark.parametrize("need", ["forget", "retain"])
 def test_it_is_refused_without_what_it_reads_and_reads_nothing_else(kind, need, ready, wanted, world, stream):
     learner = ready(kind(**QUICK.get(kind.__name__, {})))
-    before = world.clone(state.tensors(learner))
+    before = world.clone(checkpoint.tensors(learner))
     without = replace(wanted, missing=frozenset({need}))
     if need in kind.needs:
         with pytest.raises(UserError, match=rf"it reads the samples to {need}, which cannot be had"):
             world.learn(learner, [without], stream[:3])
-        assert same(before, state.tensors(learner))
+        assert same(before, checkpoint.tensors(learner))
     else:
         if need == "forget":
             without = replace(without, data=Lost(without.data), reference=Lost(without.reference))
@@ -198,11 +200,11 @@ def test_a_second_request_can_follow(kind, ready, wanted, world, stream):
 @pytest.mark.parametrize("asked", [{"samples": [2001, 2004, 6003]}, {"samples": [2001], "classes": [6]}], ids=str)
 def test_single_samples_are_forgotten_or_refused(kind, asked, ready, world, stream):
     learner, request = ready(kind(**QUICK.get(kind.__name__, {}))), forget("f", stream[:3], **asked)
-    before, digest = world.clone(state.tensors(learner)), learner.model.backbone.digest()
+    before, digest = world.clone(checkpoint.tensors(learner)), learner.model.backbone.digest()
     if kind.__name__ in {"HeadRows", "UNSIR"}:
         with pytest.raises(UserError, match=r"cannot honour 'f': .*stay.*Use one that can: .*GSLoRA"):
             world.learn(learner, [request], stream[:3])
-        assert same(before, state.tensors(learner))
+        assert same(before, checkpoint.tensors(learner))
         return
     world.learn(learner, [request], stream[:3])
     assert 2 in learner.model.classes

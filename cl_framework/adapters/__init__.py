@@ -1,1 +1,5 @@
-"""Families of adapters."""
+"""Adapter families, the bank that holds them, low-rank algebra, merging."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,9 +8,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from cl_framework.abreast import Abreast
-from cl_framework.adapter import Adapter, Rewrite
-from cl_framework.backbone import Site
+from cl_framework.adapters.base import Adapter, Rewrite
+from cl_framework.adapters.batched import Abreast
+from cl_framework.backbones.base import Site
 
 
 @final

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, layer_norm, linear
 
-from cl_framework.adapter import Adapter, Rewrite
-from cl_framework.backbone import Site
+from cl_framework.adapters.base import Adapter, Rewrite
+from cl_framework.backbones.base import Site
 
 Tuned: TypeAlias = Literal[
     "query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear", "norm", "embedding"

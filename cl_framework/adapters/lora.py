@@ -8,11 +8,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from cl_framework.abreast import Abreast
-from cl_framework.adapter import Adapter, Rewrite
-from cl_framework.backbone import Role, Site
+from cl_framework.adapters.base import Adapter, Rewrite
+from cl_framework.adapters.batched import Abreast
+from cl_framework.adapters.low_rank import LowRank
+from cl_framework.backbones.base import Role, Site
 from cl_framework.errors import UserError
-from cl_framework.lowrank import LowRank
 
 
 @final

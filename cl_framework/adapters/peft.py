@@ -16,19 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from cl_framework.adapter import Adapter, Rewrite
+from cl_framework.adapters.base import Adapter, Rewrite
 from cl_framework.adapters.lora import Factors
-from cl_framework.adapters.peft_families import (
-    FACTORED,
-    FAMILIES,
-    PeftConfig,
-    family,
-    objection,
-    starts_as_its_family,
-)
-from cl_framework.backbone import Role, Site
+from cl_framework.adapters.low_rank import LowRank, frozen_weight
+from cl_framework.adapters.peft_families import FACTORED, FAMILIES, PeftConfig, family, objection, starts_as_its_family
+from cl_framework.backbones.base import Role, Site
 from cl_framework.errors import UserError
-from cl_framework.lowrank import LowRank, frozen_weight
 
 LINEAR: Final = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear")
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cl_framework.adapter import Adapter, AdapterBank, Asking, Rewrite
-from cl_framework.backbone import Site
+from cl_framework.adapters.bank import AdapterBank
+from cl_framework.adapters.base import Adapter, Asking, Rewrite
+from cl_framework.backbones.base import Site
 from cl_framework.errors import UserError
 
 

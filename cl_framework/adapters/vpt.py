@@ -7,8 +7,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from cl_framework.adapter import Adapter, Rewrite
-from cl_framework.backbone import Site
+from cl_framework.adapters.base import Adapter, Rewrite
+from cl_framework.backbones.base import Site
 from cl_framework.errors import UserError
 
 

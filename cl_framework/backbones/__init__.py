@@ -1,1 +1,5 @@
-"""Families of frozen backbones, and the weights of the embedded one."""
+"""Frozen networks and the sites where adapters attach."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

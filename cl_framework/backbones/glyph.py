@@ -16,10 +16,10 @@ from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site
+from cl_framework.backbones.base import Backbone, Site
 from cl_framework.backbones.timm_sites import block_list, transformer_sites
 from cl_framework.errors import UserError
-from cl_framework.picture_check import check_layout, check_pixels
+from cl_framework.functional.picture_check import check_layout, check_pixels
 
 FILES = Path(__file__).parent
 WIDTH, DEPTH, HEADS, SIDE = 160, 6, 5, 32

@@ -11,15 +11,21 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site
-from cl_framework.backbones.attending import bears_more_tokens, by_sample, let_tokens_be_added, looks_back_only, to_add
-from cl_framework.backbones.encoder import blocks, encoder_sites
-from cl_framework.backbones.folder import loaded, located, most_tokens, number, padding, tokenizer
-from cl_framework.backbones.modules import encoder_folder, pooling_of, width_after
+from cl_framework.backbones.base import Backbone, Site
+from cl_framework.backbones.hf_attention import (
+    bears_more_tokens,
+    by_sample,
+    let_tokens_be_added,
+    looks_back_only,
+    to_add,
+)
+from cl_framework.backbones.hf_checkpoint import loaded, located, most_tokens, number, padding, tokenizer
+from cl_framework.backbones.hf_modules import encoder_folder, pooling_of, width_after
+from cl_framework.backbones.hf_sites import blocks, encoder_sites
+from cl_framework.backbones.hf_towers import Reads
 from cl_framework.backbones.pixels import Channels, as_folder_says, pixels
-from cl_framework.backbones.towers import Reads
 from cl_framework.errors import UserError
-from cl_framework.picture_check import check_layout, check_pixels
+from cl_framework.functional.picture_check import check_layout, check_pixels
 
 STEP = 8  # lengths of passes in tokens: few enough to fill chunks, close enough to waste little
 

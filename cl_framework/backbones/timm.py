@@ -11,15 +11,15 @@ from typing import Any, final
 import timm
 from torch import Tensor, nn
 
-from cl_framework.backbone import Backbone, Site
 from cl_framework.backbones import timm_names
+from cl_framework.backbones.base import Backbone, Site
 from cl_framework.backbones.checkpoint import as_classifier, load_own
 from cl_framework.backbones.hub import network
 from cl_framework.backbones.pixels import Channels, Pixels, as_timm_says, pixels
 from cl_framework.backbones.timm_sites import block_list, reached, scales_in_modules, transformer_sites
 from cl_framework.backbones.weight_file import refuse_unusable
 from cl_framework.errors import UserError
-from cl_framework.picture_check import check_layout, check_pixels
+from cl_framework.functional.picture_check import check_layout, check_pixels
 
 WRONG_SIZE = (AssertionError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError, AttributeError)
 """What timm's families raise for a size that does not fit them."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import timm
 from timm.models import get_deprecated_models
 
-from cl_framework.declared import no_model
 from cl_framework.errors import UserError
+from cl_framework.settings.declared import no_model
 
 
 def current(name: str) -> str:

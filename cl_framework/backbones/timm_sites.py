@@ -12,7 +12,7 @@ from timm.layers.mlp import Mlp
 from timm.layers.norm import RmsNorm
 from torch import Tensor, nn
 
-from cl_framework.backbone import Role, Site
+from cl_framework.backbones.base import Role, Site
 
 QKV: tuple[Role, ...] = ("query", "key", "value")
 STREAM: tuple[Role, ...] = ("attention_in", "block_in", "block_out", "tokens_out")

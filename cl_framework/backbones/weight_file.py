@@ -16,9 +16,9 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from cl_framework.declared import KINDS, PICKLED, check_weights
 from cl_framework.errors import UserError
-from cl_framework.pointers import unfetched
+from cl_framework.settings.declared import KINDS, PICKLED, check_weights
+from cl_framework.storage.lfs_pointers import unfetched
 
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, SafetensorError)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
-from cl_framework.picture_check import off_range
+from cl_framework.functional import off_range
 
 CHANNELS = (1, 3)
 WANTED = "(n, 3, H, W) or (n, 1, H, W), channels last or none for grey, as uint8 or floats from 0 to 1"

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scenarios.data.decode import in_parallel
 from scenarios.data.source import Pictures, Sentences, Source
+from scenarios.pictures.decode import in_parallel
 
 ENDS = 4096
 """Bytes at either end of a file that are compared before the whole is."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.survey import Watch, refusal
-from scenarios.data.decode import glance, in_parallel
+from cl_framework.streams import Watch, refusal
 from scenarios.data.source import Pictures, Sentences, Source
+from scenarios.pictures.decode import glance, in_parallel
 
 AT_ONCE = 512
 """Files looked at between two words to whoever watches."""

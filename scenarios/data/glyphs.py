@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
-from scenarios.data.atlas import Atlas, build
-from scenarios.data.drawing import PLAIN, STREET, Style, draw
 from scenarios.data.source import Pictures, Source
+from scenarios.drawing.atlas import Atlas, build
+from scenarios.drawing.drawing import PLAIN, STREET, Style, draw
 
 CHUNK = 20  # pictures drawn at a time; fixed, so that asking for more images leaves the first ones as they were
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cl_framework.errors import UserError, did_you_mean
-from scenarios.data.records import read_json
+from scenarios.data.text_records import read_json
 
 
 def read_groups(path: str, class_names: Sequence[str]) -> list[tuple[int, ...]]:

@@ -10,8 +10,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_framework import signatures
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.settings import signatures
 from scenarios.data import presence
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ LOADERS = {
     "glyphs": "glyphs",
     "torchvision": "torchvision_sets",
     "imagefolder": "imagefolder",
-    "csv": "table",
-    "json": "records",
+    "csv": "csv_table",
+    "json": "text_records",
 }
 FORM = re.compile(r"(?P<subject>.*?)(?:(?:^|:)(?P<options>\w+=[^,]*(?:,\w+=[^,]*)*))?", re.DOTALL)
 
@@ -97,7 +97,7 @@ def _put_together(kind: str, subject: str, options: Mapping[str, str]) -> str:
 
 def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str] | None) -> Source:
     """Load, noting what is wrong with single samples where the loader can and the caller wants that."""
-    from cl_framework.survey import refusal
+    from cl_framework.streams import refusal
 
     found: list[str] = []
     notes = {"faults": found} if "faults" in signature(load).parameters else {}

@@ -19,16 +19,13 @@ from typing import Any, Literal, TypeAlias, final
 import torch
 from torch import Tensor
 
-from cl_framework import sample_list
 from cl_framework.errors import UserError
-from cl_framework.naming import KEYED
-from cl_framework.sample_list import Rows, hidden
-from cl_framework.sealed import file_hash
-from cl_framework.survey import Watch
-from scenarios.data.decode import in_parallel
+from cl_framework.storage import file_hash
+from cl_framework.streams import KEYED, Watch, sample_list
 from scenarios.data.open import anchored, open_source, paths_in
 from scenarios.data.source import NOWHERE, Labelled, Pictures, Sentences, Source, absent
-from scenarios.transform import CPU
+from scenarios.pictures.decode import in_parallel
+from scenarios.pictures.transforms import CPU
 
 AT_ONCE = 512
 """Files hashed between two words to whoever watches."""
@@ -95,7 +92,7 @@ def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Sourc
     found = data.resolved(listed, key) if key and forgets(listed) else listed
     kind: Literal["pictures", "sentences"] = "pictures" if listed.kind == "pictures" else "sentences"
 
-    def part(rows: Rows) -> Labelled:
+    def part(rows: sample_list.Rows) -> Labelled:
         if not listed.files:
             return Reread(kind, rows, data, key)
         paths = [Path(listed.root) / p if p and not p.startswith(KEYED) else NOWHERE for p in rows.places]
@@ -144,12 +141,12 @@ class Located:
         if self.source is None:
             return listed
         found = deepcopy(listed)
-        names = {hidden(key, "class", name): name for name in self.source.class_names}
+        names = {sample_list.hidden(key, "class", name): name for name in self.source.class_names}
         found.class_names = [names.get(name, name) for name in listed.class_names]
         if listed.files:
             every = (self.source.train, self.source.test)
             here = [place_of(Path(f), listed.root) for p in every for f in p.images]  # type: ignore[union-attr]
-            places = {hidden(key, "place", place): place for place in here}
+            places = {sample_list.hidden(key, "place", place): place for place in here}
             for rows in (found.train, found.test):
                 rows.places = [places.get(p, p) if i in rows.gone else p for i, p in enumerate(rows.places)]
         return found
@@ -166,7 +163,9 @@ class Reread(Labelled):
         key: The run's key.
     """
 
-    def __init__(self, kind: Literal["pictures", "sentences"], rows: Rows, data: Located, key: bytes | None) -> None:
+    def __init__(
+        self, kind: Literal["pictures", "sentences"], rows: sample_list.Rows, data: Located, key: bytes | None
+    ) -> None:
         """Open nothing yet."""
         self.kind, self.split, self.rows, self.data, self.key = kind, rows.split, rows, data, key
         self.labels = torch.tensor(rows.labels, dtype=torch.int64)
@@ -222,7 +221,7 @@ class Reread(Labelled):
         for i in reversed(range(len(part))):  # the first of equal ones is taken first
             waiting[told[i], names[int(part.labels[i])]].append(i)
             if self.key:
-                waiting[hidden(self.key, "place", told[i])].append(i)
+                waiting[sample_list.hidden(self.key, "place", told[i])].append(i)
         return part, torch.tensor([self._match(waiting, i) for i in range(len(self.ids))])
 
     def _match(self, waiting: dict[object, list[int]], row: int) -> int:
@@ -247,7 +246,7 @@ def digests_of(part: Part, rows: Sequence[int]) -> list[str]:
     return in_parallel(file_hash, [part.images[i] for i in rows])
 
 
-def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], wanted: set[int]) -> Rows:
+def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], wanted: set[int]) -> sample_list.Rows:
     """Return what is to be told of a split's samples of the classes ``wanted``."""
     if isinstance(part, Pictures) and not isinstance(part.images, Tensor):
         places = [place_of(Path(f), root) for f in part.images]
@@ -260,7 +259,7 @@ def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], want
     def chosen(column: Sequence[Any]) -> list[Any]:
         return [column[i] for i in keep] if len(column) else []
 
-    return Rows(
+    return sample_list.Rows(
         split=part.split,
         ids=chosen(part.ids.tolist()),
         labels=chosen(part.labels.tolist()),

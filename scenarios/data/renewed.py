@@ -9,9 +9,7 @@ from pathlib import Path
 
 import torch
 
-from cl_framework import sample_list
-from cl_framework.inventory import Inventory
-from cl_framework.sample_list import Rows
+from cl_framework.streams import Inventory, sample_list
 from scenarios.data.relisted import Located, Reread, digests_of, forgets, place_of
 from scenarios.data.source import Pictures
 
@@ -48,7 +46,7 @@ def renewed(
 
 
 def _digests(
-    listed: sample_list.Source, rows: Rows, data: Located, key: bytes | None, known: Collection[int]
+    listed: sample_list.Source, rows: sample_list.Rows, data: Located, key: bytes | None, known: Collection[int]
 ) -> dict[int, str]:
     """Return the hash of each sample that is not forgotten, nothing for those that are gone; met ones are not read."""
     asked = [i for i in range(len(rows.ids)) if i not in rows.gone]
@@ -79,7 +77,7 @@ def _new(listed: sample_list.Source, data: Located, key: bytes | None) -> list[s
     )
 
 
-def _keep(rows: Rows, here: list[int]) -> None:
+def _keep(rows: sample_list.Rows, here: list[int]) -> None:
     """Leave only the rows ``here``."""
     rows.gone = {new for new, old in enumerate(here) if old in rows.gone}
     for name in ("ids", "labels", "places", "digests", "experiences", "columns"):

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import Absent, UserError
-from cl_framework.picture_check import not_finite
-from cl_framework.sealed import file_hash
-from cl_framework.stream import Batch, Samples
+from cl_framework.functional import not_finite
+from cl_framework.storage import file_hash
+from cl_framework.streams import Batch, Samples
 from scenarios.data.arrays import upright
-from scenarios.data.decode import decode, in_parallel
-from scenarios.transform import CPU, Pipeline
+from scenarios.pictures.decode import decode, in_parallel
+from scenarios.pictures.transforms import CPU, Pipeline
 
 NOWHERE = Path("(forgotten)")
 """Stands for the place of a picture that a run has forgotten."""

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.erasure import Erasure, erase
-from cl_framework.means import Means
-from cl_framework.model import Model, Using
-from cl_framework.proxy import tune, tuned
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
+from cl_framework.memory import Erasure, Means, erase
+from cl_framework.methods import Plan, Strategy, tune, tuned
+from cl_framework.models import Model, Using
+from cl_framework.streams import Experience, Inputs
 
 
 @final

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.answers import Answers
-from cl_framework.editing import Paired
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.methods import Answers, Paired, Plan, Strategy
+from cl_framework.models import Model
+from cl_framework.streams import Batch, Experience, Inputs
 
 
 @final

@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.model import Model
-from cl_framework.proxy import tune
-from cl_framework.rivals import Compete, others
-from cl_framework.routing import complete, fewest, nearest, weighed
-from cl_framework.statistics import class_means
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
+from cl_framework.functional import class_means
+from cl_framework.memory import Entry, Ledger
+from cl_framework.methods import Compete, Plan, Strategy, complete, fewest, nearest, others, tune, weighed
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs
 
 PRISTINE = ""  # the space of the backbone without adapters
 

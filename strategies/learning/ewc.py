@@ -11,11 +11,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from cl_framework.importance import batches, mean_square, open_to_gradients
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, classify
-from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.memory import Entry, Ledger
+from cl_framework.methods import Plan, Strategy, batches, classify, mean_square, open_to_gradients
+from cl_framework.models import Model
+from cl_framework.streams import Batch, Experience, Inputs
 
 
 @final

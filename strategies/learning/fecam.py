@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.alignment import Gaussians
-from cl_framework.erasure import Erasure, erase
-from cl_framework.model import Model
-from cl_framework.proxy import tune, tuned
-from cl_framework.statistics import mahalanobis
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
+from cl_framework.functional import mahalanobis
+from cl_framework.memory import Erasure, erase
+from cl_framework.methods import Gaussians, Plan, Strategy, tune, tuned
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs
 
 
 @final

@@ -12,14 +12,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cl_framework import chain
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.lowrank import LowRank
-from cl_framework.model import Model
-from cl_framework.rivals import Compete
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
-from cl_framework.subspace import Remembered, leading, remember
+from cl_framework.adapters import LowRank
+from cl_framework.functional import Remembered, leading, remember
+from cl_framework.memory import Entry, Ledger
+from cl_framework.methods import Compete, Plan, Strategy, adapter_chain
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs
 
 
 @final
@@ -56,17 +54,17 @@ class InfLoRA(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Design ``A`` from the inputs as they are, train ``B``, and remember the inputs as they have become."""
-        before, mine = chain.extend(model, event)
-        groups, moments = chain.same_input(model), chain.input_moments(model, event.data)
+        before, mine = adapter_chain.extend(model, event)
+        groups, moments = adapter_chain.same_input(model), adapter_chain.input_moments(model, event.data)
         for first, sites in groups.items():
             for rewrite in (mine[site] for site in sites):
                 rows = leading(moments[first], len(rewrite.a), self._past(first)) / 3**0.5
                 with torch.no_grad():
                     rewrite.a.copy_(rows)
-        yield chain.plan(model, event, [r.b for r in mine.values()], self.compete)
+        yield adapter_chain.plan(model, event, [r.b for r in mine.values()], self.compete)
         share = min(len(before) / self.horizon, 1.0)
         threshold = self.threshold + share * (self.threshold_end - self.threshold)
-        for first, moment in chain.input_moments(model, event.data).items():
+        for first, moment in adapter_chain.input_moments(model, event.data).items():
             self._keep(first, remember(self._past(first), moment, threshold))
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.adapters.prompt_pool import PromptPooling, pool_of
-from cl_framework.model import Model
-from cl_framework.rivals import Compete, holding, rivals
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.adapters import PromptPooling, pool_of
+from cl_framework.methods import Compete, Plan, Strategy, holding, rivals
+from cl_framework.models import Model
+from cl_framework.streams import Batch, Experience, Inputs
 
 
 @final

@@ -13,15 +13,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.alignment import Gaussians, align
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.merging import pull
-from cl_framework.model import Model
-from cl_framework.rivals import Compete, apart, in_turn, others, rivals
-from cl_framework.routing import Routed
-from cl_framework.statistics import class_means
-from cl_framework.strategy import Plan, Strategy, classify_among
-from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.adapters import pull
+from cl_framework.functional import class_means
+from cl_framework.memory import Entry, Ledger
+from cl_framework.methods import (
+    Compete,
+    Gaussians,
+    Plan,
+    Routed,
+    Strategy,
+    align,
+    apart,
+    classify_among,
+    in_turn,
+    others,
+    rivals,
+)
+from cl_framework.models import Model
+from cl_framework.streams import Batch, Experience, Inputs
 
 
 @final

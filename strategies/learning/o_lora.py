@@ -10,13 +10,11 @@ from typing import final
 
 from torch import Tensor
 
-from cl_framework import chain
-from cl_framework.lowrank import LowRank, Side, directions, past_directions
-from cl_framework.model import Model
-from cl_framework.rivals import Compete
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
-from cl_framework.subspace import Norm, interference
+from cl_framework.adapters import LowRank, Side, directions, past_directions
+from cl_framework.functional import Norm, interference
+from cl_framework.methods import Compete, Plan, Strategy, adapter_chain
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs
 
 
 @final
@@ -58,7 +56,7 @@ class OLoRA(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a new correction and the head, with earlier corrections in use and untouched."""
-        before, mine = chain.extend(model, event)
+        before, mine = adapter_chain.extend(model, event)
         past = past_directions(model.adapters, before, self.side)
 
         def penalty() -> Tensor:
@@ -70,7 +68,7 @@ class OLoRA(Strategy):
                     apart = apart + self.weight_l2 * (rewrite.a.norm() + rewrite.b.norm())
             return apart
 
-        yield chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
+        yield adapter_chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all corrections and the head."""

@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from cl_framework.adapters import LowRank, factors
 from cl_framework.errors import UserError
-from cl_framework.head import Head
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.lowrank import LowRank, factors
-from cl_framework.model import Model
-from cl_framework.proxy import under
-from cl_framework.rivals import Compete, beside, others
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
-from cl_framework.subspace import rotation
+from cl_framework.functional import rotation
+from cl_framework.memory import Entry, Ledger
+from cl_framework.methods import Compete, Plan, Strategy, beside, others, under
+from cl_framework.models import Head, Model
+from cl_framework.streams import Experience, Inputs
 
 
 @final

@@ -11,14 +11,12 @@ from typing import Literal, final
 
 from torch import Tensor
 
-from cl_framework import chain
+from cl_framework.adapters import LowRank, frozen_weight, kept_off, total
 from cl_framework.errors import UserError
-from cl_framework.lowrank import LowRank, frozen_weight, kept_off, total
-from cl_framework.model import Model
-from cl_framework.rivals import Compete
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
-from cl_framework.subspace import top_block
+from cl_framework.functional import top_block
+from cl_framework.methods import Compete, Plan, Strategy, adapter_chain
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs
 
 
 @final
@@ -70,7 +68,7 @@ class OSF(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a correction that is orthogonal to the top block of the frozen weight with earlier corrections."""
-        before, mine = chain.extend(model, event)
+        before, mine = adapter_chain.extend(model, event)
         moved = total(model.adapters, before)
         blocks = {}
         for site, rewrite in mine.items():
@@ -83,10 +81,10 @@ class OSF(Strategy):
         project(model)  # where `a` was drawn; `b` starts at zero
         params = [p for r in mine.values() for p in (r.a, r.b)]
         if self.hold == "factors":
-            yield chain.plan(model, event, params, self.compete, after_step=project)
+            yield adapter_chain.plan(model, event, params, self.compete, after_step=project)
         else:
             edit = kept_off(mine, blocks, gradients=True)
-            yield chain.plan(model, event, params, self.compete, edit_gradients=edit)
+            yield adapter_chain.plan(model, event, params, self.compete, edit_gradients=edit)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all corrections and the head."""

@@ -11,14 +11,12 @@ from typing import final
 
 from torch import Tensor
 
-from cl_framework import chain
+from cl_framework.adapters import LowRank, Side, directions, frozen_weight, of_side, past_directions
 from cl_framework.errors import UserError
-from cl_framework.lowrank import LowRank, Side, directions, frozen_weight, of_side, past_directions
-from cl_framework.model import Model
-from cl_framework.rivals import Compete
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
-from cl_framework.subspace import Norm, diversity, preservation, top_block
+from cl_framework.functional import Norm, diversity, preservation, top_block
+from cl_framework.methods import Compete, Plan, Strategy, adapter_chain
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs
 
 
 @final
@@ -68,7 +66,7 @@ class PEGO(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a new group and the head, with earlier groups in use and untouched."""
-        before, mine = chain.extend(model, event)
+        before, mine = adapter_chain.extend(model, event)
         rank = max(len(r.a) for r in mine.values())
         if rank > self.group and rank % self.group:
             raise UserError(f"PEGO shares rank {rank} out to {self.group} members; make `rank` a multiple of that.")
@@ -86,7 +84,7 @@ class PEGO(Strategy):
                     total = total + self.diversify * diversity(group, earlier, *self.how)
             return total / len(mine)
 
-        yield chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
+        yield adapter_chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all groups and the head."""

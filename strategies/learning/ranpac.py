@@ -11,13 +11,11 @@ from typing import Literal, final
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.model import Model, Using
-from cl_framework.proxy import tune, tuned
-from cl_framework.ridge import gcv_ridge, holdout_ridge, ridge_weights
-from cl_framework.strategy import Plan, Strategy, seed_for
-from cl_framework.stream import Experience, ForgetRequest, Inputs, Samples
-from cl_framework.sums import RandomFeatures, Sums
+from cl_framework.functional import RandomFeatures, gcv_ridge, holdout_ridge, ridge_weights
+from cl_framework.memory import Entry, Ledger, Sums
+from cl_framework.methods import Plan, Strategy, tune, tuned
+from cl_framework.models import Model, Using
+from cl_framework.streams import Experience, ForgetRequest, Inputs, Samples, seed_for
 
 RIDGES = tuple(10.0**k for k in range(-8, 9))
 

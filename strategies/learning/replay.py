@@ -11,9 +11,9 @@ from typing import final
 from torch import Tensor
 
 from cl_framework.memory import Memory
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs, Joined
+from cl_framework.methods import Plan, Strategy
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs, Joined
 
 
 @final

@@ -11,10 +11,10 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cl_framework.means import Means
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs
+from cl_framework.memory import Means
+from cl_framework.methods import Plan, Strategy
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs
 
 
 @final

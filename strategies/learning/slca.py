@@ -11,12 +11,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from cl_framework.alignment import Gaussians, align, by_age, normalised
-from cl_framework.ledger import Entry, Ledger
-from cl_framework.model import Model
-from cl_framework.rivals import Compete, rivals
-from cl_framework.strategy import Plan, Strategy, classify_among
-from cl_framework.stream import Batch, Experience, Inputs
+from cl_framework.memory import Entry, Ledger
+from cl_framework.methods import Compete, Gaussians, Plan, Strategy, align, by_age, classify_among, normalised, rivals
+from cl_framework.models import Model
+from cl_framework.streams import Batch, Experience, Inputs
 
 
 @final

@@ -11,10 +11,11 @@ from typing import final
 
 from torch import Tensor
 
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy
-from cl_framework.stream import Experience, Inputs, Samples
-from cl_framework.sums import Sums, discriminants
+from cl_framework.functional import discriminants
+from cl_framework.memory import Sums
+from cl_framework.methods import Plan, Strategy
+from cl_framework.models import Model
+from cl_framework.streams import Experience, Inputs, Samples
 
 
 @final

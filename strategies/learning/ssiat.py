@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from cl_framework.alignment import Gaussians, align, by_age
-from cl_framework.model import Model
-from cl_framework.rivals import Compete, rivals
-from cl_framework.statistics import semantic_shift
-from cl_framework.strategy import Plan, Strategy, classify_among
-from cl_framework.stream import Batch, Experience, Inputs, Subset
+from cl_framework.functional import semantic_shift
+from cl_framework.methods import Compete, Gaussians, Plan, Strategy, align, by_age, classify_among, rivals
+from cl_framework.models import Model
+from cl_framework.streams import Batch, Experience, Inputs, Subset
 
 
 @final

@@ -11,11 +11,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cl_framework.editing import Teacher, adamw, among, divergence, editable, part, retained
-from cl_framework.head import Head
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import Batch, ForgetRequest, Joined
+from cl_framework.methods import Plan, Strategy, Teacher, Unlearner, adamw, among, divergence, editable, part, retained
+from cl_framework.models import Head, Model
+from cl_framework.streams import Batch, ForgetRequest, Joined
 
 
 @final

@@ -12,11 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework import importance
-from cl_framework.editing import Labelled, adamw, columns, editable, learned, part
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import ForgetRequest
+from cl_framework.methods import (
+    Labelled,
+    Plan,
+    Strategy,
+    Unlearner,
+    adamw,
+    columns,
+    editable,
+    learned,
+    parameter_importance,
+    part,
+)
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest
 
 
 @final
@@ -49,8 +58,8 @@ class BoundaryShrink(Unlearner):
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Find the neighbours, learn them as labels, then part with the classes."""
-        with importance.open_to_gradients(model, ()):
-            read = importance.batches(event.reference, self.batch, model.device)
+        with parameter_importance.open_to_gradients(model, ()):
+            read = parameter_importance.batches(event.reference, self.batch, model.device)
             labels = torch.cat([neighbours(model, strategy, b.x, b.y, self.eps) for b in read])
         yield Plan(Labelled(event.data, labels), editable(model), learned(strategy), self.epochs, adamw(self.lr))
         part(model, strategy, event, self.keep_rows)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.erasure import Erasure, erase
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
-from cl_framework.stream import ForgetRequest
+from cl_framework.memory import Erasure, erase
+from cl_framework.methods import Plan, Strategy, Unlearner, lesson
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest
 
 
 @final

@@ -10,11 +10,9 @@ from typing import final
 
 import torch
 
-from cl_framework import importance
-from cl_framework.editing import editable, part, reference_of, retained
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import ForgetRequest
+from cl_framework.methods import Plan, Strategy, Unlearner, editable, parameter_importance, part, reference_of, retained
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest
 
 
 @final
@@ -42,9 +40,9 @@ class FisherForgetting(Unlearner):
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Measure, add noise, then part with the classes; nothing is trained."""
         params, stay = editable(model), reference_of(event, retained(event, self.share))
-        with importance.open_to_gradients(model, params):
-            read = importance.batches(stay, 64, model.device)
-            known = importance.fisher(lambda x: strategy.predict(model, x), params, read)
+        with parameter_importance.open_to_gradients(model, params):
+            read = parameter_importance.batches(stay, 64, model.device)
+            known = parameter_importance.fisher(lambda x: strategy.predict(model, x), params, read)
         with torch.no_grad():
             for p, f in zip(params, known, strict=True):
                 p.add_((self.a * (1 / f).clamp(max=self.most)).sqrt() * torch.randn_like(p))

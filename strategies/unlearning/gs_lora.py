@@ -11,11 +11,22 @@ from typing import Literal, final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import Paired, columns, part, retained
-from cl_framework.model import Model
-from cl_framework.sparsity import Clamp, Grouping, Rise, SparseDelta, Sparsity
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import Batch, ForgetRequest
+from cl_framework.methods import (
+    Clamp,
+    Grouping,
+    Paired,
+    Plan,
+    Rise,
+    SparseDelta,
+    Sparsity,
+    Strategy,
+    Unlearner,
+    columns,
+    part,
+    retained,
+)
+from cl_framework.models import Model
+from cl_framework.streams import Batch, ForgetRequest
 
 
 @final
@@ -25,9 +36,9 @@ class GSLoRA(Unlearner):
     ``CE_r + beta max(0, bound - CE_f) + alpha sum_g ||g||``. Reads the samples to forget and to retain.
 
     Each request adds one delta of the model's own adapter family, named after the request, and trains nothing else:
-    ``model.adapters.drop(name)`` takes it back, `sparsity.zero_ratio` tells how many groups it left alone. The paper's
-    delta is LoRA of rank 8 on both maps of every MLP (``configs/adapter/lora_mlp.yaml``), trained for 100 epochs by
-    AdamW (1e-2, weight decay 0.05).
+    ``model.adapters.drop(name)`` takes it back, `group_sparsity.zero_ratio` tells how many groups it left alone. The
+    paper's delta is LoRA of rank 8 on both maps of every MLP (``configs/adapter/lora_mlp.yaml``), trained for 100
+    epochs by AdamW (1e-2, weight decay 0.05).
 
     Args:
         beta: Weight of forgetting: one, or one for each request in turn (released: 0.2, 0.25, 0.25, 0.2). None balances
@@ -38,7 +49,7 @@ class GSLoRA(Unlearner):
         clamp: ``sample`` bounds every sample, so that none hides behind others; ``batch`` bounds the mean, as released.
         alpha: Weight of sparsity. Released: 1e-2 after 20 epochs, or 1e-4 throughout, in the penalty form, where AdamW
             amplifies it. In the proximal form that is next to nothing, and the edit is dense: there it counts against
-            ``sqrt(parameters of a group)``, as `sparsity.Sparsity` explains, and wants a ``beta`` set by hand.
+            ``sqrt(parameters of a group)``, as `group_sparsity.Sparsity` explains, and wants a ``beta`` set by hand.
         form: ``proximal`` yields true zeros; ``penalty`` is the released form and yields none.
         group: What is kept or dropped together: a transformer block, a site, or a matrix.
         warmup: Epochs without sparsity.

@@ -11,12 +11,28 @@ from typing import Literal, final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import Paired, columns, part, reference_of, retained, with_features
-from cl_framework.model import Model
-from cl_framework.prototypes import distance, prototypes
-from cl_framework.sparsity import Average, Clamp, Grouping, Rise, SparseDelta, Sparsity, bounded
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import Batch, ForgetRequest, Joined
+from cl_framework.methods import (
+    Average,
+    Clamp,
+    Grouping,
+    Paired,
+    Plan,
+    Rise,
+    SparseDelta,
+    Sparsity,
+    Strategy,
+    Unlearner,
+    bounded,
+    columns,
+    distance,
+    part,
+    prototypes,
+    reference_of,
+    retained,
+    with_features,
+)
+from cl_framework.models import Model
+from cl_framework.streams import Batch, ForgetRequest, Joined
 
 
 @final

@@ -11,10 +11,9 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import Paired, adamw, columns, editable, part, retained
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import Batch, ForgetRequest
+from cl_framework.methods import Paired, Plan, Strategy, Unlearner, adamw, columns, editable, part, retained
+from cl_framework.models import Model
+from cl_framework.streams import Batch, ForgetRequest
 
 
 @final

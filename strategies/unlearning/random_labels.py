@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.editing import adamw, editable, part, relabelling, retained
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import ForgetRequest, Joined
+from cl_framework.methods import Plan, Strategy, Unlearner, adamw, editable, part, relabelling, retained
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest, Joined
 
 
 @final

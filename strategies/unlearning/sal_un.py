@@ -10,11 +10,20 @@ from typing import final
 
 import torch
 
-from cl_framework import importance
-from cl_framework.editing import adamw, editable, learned, part, relabelling, retained
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import ForgetRequest, Joined
+from cl_framework.methods import (
+    Plan,
+    Strategy,
+    Unlearner,
+    adamw,
+    editable,
+    learned,
+    parameter_importance,
+    part,
+    relabelling,
+    retained,
+)
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest, Joined
 
 
 @final
@@ -54,10 +63,10 @@ class SalUn(Unlearner):
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Rank, train what is salient, then part with the classes."""
         params, entropy = editable(model), learned(strategy)
-        with importance.open_to_gradients(model, params):
-            read = importance.batches(event.reference, self.batch, model.device)
-            slope = importance.summed_gradient(lambda b: len(b.y) * entropy(model, b), params, read)
-        masks = importance.top_share([g.abs() for g in slope], self.top)
+        with parameter_importance.open_to_gradients(model, params):
+            read = parameter_importance.batches(event.reference, self.batch, model.device)
+            slope = parameter_importance.summed_gradient(lambda b: len(b.y) * entropy(model, b), params, read)
+        masks = parameter_importance.top_share([g.abs() for g in slope], self.top)
         before = [p.detach().clone() for p in params]
 
         def mask_gradients(_: Model) -> None:

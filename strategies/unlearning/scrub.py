@@ -10,10 +10,22 @@ from typing import final
 
 from torch import Tensor
 
-from cl_framework.editing import Teacher, adamw, divergence, editable, error, hold_out, learned, part, retained
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import Batch, ForgetRequest
+from cl_framework.methods import (
+    Plan,
+    Strategy,
+    Teacher,
+    Unlearner,
+    adamw,
+    divergence,
+    editable,
+    error,
+    hold_out,
+    learned,
+    part,
+    retained,
+)
+from cl_framework.models import Model
+from cl_framework.streams import Batch, ForgetRequest
 
 
 @final

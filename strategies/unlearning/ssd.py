@@ -10,11 +10,19 @@ from typing import final
 
 import torch
 
-from cl_framework import importance
-from cl_framework.editing import editable, learned, part, reference_of, retained
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import ForgetRequest, Joined, Subset
+from cl_framework.methods import (
+    Plan,
+    Strategy,
+    Unlearner,
+    editable,
+    learned,
+    parameter_importance,
+    part,
+    reference_of,
+    retained,
+)
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest, Joined, Subset
 
 
 @final
@@ -52,10 +60,10 @@ class SSD(Unlearner):
         params, entropy = editable(model), learned(strategy)
         everything = Joined([event.reference, reference_of(event, retained(event, self.share))])
         mixed = Subset(everything, torch.randperm(len(everything)))
-        with importance.open_to_gradients(model, params):
+        with parameter_importance.open_to_gradients(model, params):
             gone, all_ = (
-                importance.mean_square(
-                    lambda b: entropy(model, b), params, importance.batches(samples, self.batch, model.device)
+                parameter_importance.mean_square(
+                    lambda b: entropy(model, b), params, parameter_importance.batches(samples, self.batch, model.device)
                 )
                 for samples in (event.reference, mixed)
             )

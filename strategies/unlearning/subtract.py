@@ -6,13 +6,11 @@ import copy
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.editing import part
-from cl_framework.erasure import Erasure, erase
 from cl_framework.errors import UserError
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner, lesson
-from cl_framework.stream import ForgetRequest
-from cl_framework.sums import drift
+from cl_framework.memory import Erasure, drift, erase
+from cl_framework.methods import Plan, Strategy, Unlearner, lesson, part
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest
 
 
 @final

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.editing import Scalable, adamw, learned, part
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner, suits
-from cl_framework.stream import ForgetRequest
+from cl_framework.methods import Plan, Scalable, Strategy, Unlearner, adamw, learned, part, suits
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest
 
 
 @final

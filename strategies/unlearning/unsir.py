@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.editing import adamw, columns, editable, learned, part, retained
-from cl_framework.model import Model
-from cl_framework.strategy import Plan, Strategy, Unlearner
-from cl_framework.stream import ForgetRequest, Joined, Rows, Samples, Subset
+from cl_framework.methods import Plan, Strategy, Unlearner, adamw, columns, editable, learned, part, retained
+from cl_framework.models import Model
+from cl_framework.streams import ForgetRequest, Joined, Rows, Samples, Subset
 
 
 @final

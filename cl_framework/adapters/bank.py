@@ -1,0 +1,308 @@
+"""The bank of adapters: named, added, put to work one at a time, dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.adapters.base import Adapter, Asking, Rewrite
+from cl_framework.adapters.places import lacking
+from cl_framework.backbones.base import Backbone, Site, put_back
+from cl_framework.errors import UserError
+from cl_framework.memory.erasure import Erasure
+from cl_framework.memory.provenance import Reading
+from cl_framework.streams.origins import Origin, cells, merged
+
+
+@final
+class AdapterBank(nn.Module):
+    """All adapters of one backbone, by name, oldest first. With none in use the backbone is untouched.
+
+    Attributes:
+        active: Names in use, applied in this order.
+        stack: Names applied after them whatever is in use: edits of the whole model, one for each request that made
+            one, so that each can be taken back, and the order changed, by its name.
+        sites: The places that are rewritten, by name.
+        lacking: Why there is no place for its adapters, as a strategy that trains none need not mind; else None.
+        origins: What went into each adapter.
+        outlived: Requests that took samples which each adapter had met and still holds.
+        reading: Which samples went into each, where not all of a class were read.
+        asks: Whether its adapters ask for the query.
+        query: The query of the pass under way, ``(n, width)``.
+    """
+
+    def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
+        """Hook every site of ``backbone`` that ``adapter`` rewrites."""
+        super().__init__()
+        self.adapter = adapter
+        with torch.random.fork_rng(devices=[]):  # asking which sites are rewritten must not move the dice
+            built = {k: (s, adapter.build(s)) for k, s in backbone.sites().items()}
+        self.sites = {k: s for k, (s, rewrite) in built.items() if rewrite is not None}
+        self.asks = any(isinstance(rewrite, Asking) for _, rewrite in built.values())
+        self.query: Tensor | None = None
+        self.lacking = lacking(type(adapter).__name__, adapter.needs, self.sites, backbone)
+        self.sites = {} if self.lacking else self.sites
+        self.rewrites = nn.ModuleDict()
+        self.active: tuple[str, ...] = ()
+        self.stack: tuple[str, ...] = ()
+        self.origins: dict[str, Origin] = {}
+        self.outlived: dict[str, tuple[str, ...]] = {}
+        self.reading = Reading()
+        self._given: dict[str, Tensor] = {}
+        self._held: tuple[nn.Module, ...] | None = None
+        self._attach()
+        self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
+
+    def _attach(self) -> None:
+        given: dict[nn.Module, dict[str, Site]] = {}
+        returned: dict[nn.Module, dict[str, Site]] = {}
+        for key, site in self.sites.items():
+            (given if site.before else returned).setdefault(site.module, {})[key] = site
+            if site.reads is not None:
+                site.reads.register_forward_pre_hook(self._keeper(key))
+        for module, sites in given.items():
+            module.register_forward_pre_hook(self._rewriter_of_input(sites))
+        for module, sites in returned.items():
+            module.register_forward_hook(self._rewriter(sites))
+
+    def _keeper(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            if self._at_work():
+                self._given[key] = given[0]
+
+        return keep
+
+    def _rewriter_of_input(
+        self, sites: Mapping[str, Site]
+    ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def rewrite(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            stream, *others = given
+            for key in sites:
+                stream = self._rewritten(key, stream, stream)
+            return (stream, *others)
+
+        return rewrite
+
+    def _rewriter(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def rewrite(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            if not self._at_work():
+                return out
+            seen = {k: given[0] if s.reads is None else self._given.pop(k) for k, s in sites.items()}
+            columns = [(k, s.columns) for k, s in sites.items() if s.columns is not None]
+            if columns:
+                out = put_back(out, [(at, self._rewritten(k, seen[k], out[..., at])) for k, at in columns])
+            for key, site in sites.items():
+                out = self._rewritten(key, seen[key], out) if site.columns is None else out
+            return out
+
+        return rewrite
+
+    def _rewritten(self, key: str, seen: Tensor, out: Tensor) -> Tensor:
+        """Pass ``out`` through every adapter's rewrite at one site."""
+        for rewrites in self._at_work():
+            rewrite = rewrites[key]  # type: ignore[index]
+            out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
+        return out
+
+    def _at_work(self) -> tuple[nn.Module, ...]:
+        """Return the adapters that a pass goes through, in order.
+
+        Those held fast by `asked` come without their names: a compiled pass that knew a name would be compiled anew for
+        the next one, while adapters of one shape are but other tensors.
+        """
+        return self.modules_of(self.applied) if self._held is None else self._held
+
+    def modules_of(self, applied: Sequence[str]) -> tuple[nn.Module, ...]:
+        """Return the rewrites of adapters that are to be in use at once, by site.
+
+        Raises:
+            UserError: If adapters of this kind cannot be.
+        """
+        if len(applied) > 1 and not self.adapter.several:
+            raise UserError(
+                f"{' and '.join(applied)} were put in use at once, and of {type(self.adapter).__name__} as it is set "
+                "one would undo the other; choose an adapter that adds, such as LoRA."
+            )
+        return tuple(self.rewrites[name] for name in applied)
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of those that learning made, oldest first: all but the edits of forget requests."""
+        return [name for name in self if name not in self.stack]
+
+    @property
+    def asking(self) -> bool:
+        """Whether a pass now needs a query."""
+        return self.asks and bool(self.applied)
+
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """Names that a pass goes through now: those in use, then the stack."""
+        return (*self.active, *(n for n in self.stack if n not in self.active))
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over names, oldest first."""
+        return iter(self.rewrites)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether ``name`` exists."""
+        return isinstance(name, str) and name in self.rewrites
+
+    def add(self, name: str, like: str | None = None) -> list[nn.Parameter]:
+        """Create an adapter and return its parameters.
+
+        Args:
+            name: What to call it.
+            like: One whose weights it starts from, and what they met with them; a newborn changes nothing.
+
+        Raises:
+            ValueError: If the name is taken.
+            UserError: If there is no place for one.
+        """
+        if self.lacking:
+            raise UserError(self.lacking)
+        if name in self:
+            raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
+        if like is not None:
+            return self.hold(name, self.rewrites[like].state_dict(), (like,))
+        self._put(name, {key: self.adapter.build(site) for key, site in self.sites.items()})
+        return self.params(name)
+
+    def hold(self, name: str, weights: Mapping[str, Tensor], made_of: Iterable[str]) -> list[nn.Parameter]:
+        """Create an adapter from weights that others led to, and return its parameters.
+
+        Args:
+            name: What to call it.
+            weights: By site and tensor, as in its state; their shapes may differ from those of birth.
+            made_of: The others: it has met whatever they met.
+
+        Raises:
+            ValueError: If the name is taken.
+        """
+        if name in self:
+            raise ValueError(f"Adapter {name!r} already exists; the bank holds {list(self)}.")
+        self._fit(name, weights)
+        self.rewrites[name].load_state_dict(weights)
+        for other in made_of:
+            some, had = self.reading.of(other), self.origins.get(name, {})
+            self.reading.note(name, {cell: some.get(cell) for cell in cells(self.origins.get(other, {}))}, had)
+            self.origins[name] = merged(had, self.origins.get(other, {}))
+            self.outlived[name] = tuple(dict.fromkeys((*self.outlived.get(name, ()), *self.outlived.get(other, ()))))
+        return self.params(name)
+
+    def _put(self, name: str, built: Mapping[str, Rewrite | None]) -> None:
+        self.rewrites[name] = nn.ModuleDict({k: r for k, r in built.items() if r is not None}).eval()  # until trained
+        place = next((p.device for s in self.sites.values() for p in s.module.parameters()), torch.device("cpu"))
+        if place.type != "cpu":
+            self.rewrites[name].to(place)
+
+    def _fit(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Have an adapter that ``state`` can be loaded into."""
+        mine = self.rewrites[name].state_dict() if name in self else {}
+        if name not in self or {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in mine.items()}:
+            parts = {key: _under(f"{key}.", state) for key in self.sites}
+            self._put(name, {key: self.adapter.restore(site, parts[key]) for key, site in self.sites.items()})
+
+    def push(self, name: str) -> list[nn.Parameter]:
+        """Create an adapter on top of the stack and return its parameters; at birth it changes nothing.
+
+        Raises:
+            UserError: If adapters of this kind do change something at birth.
+        """
+        if not self.adapter.neutral:
+            raise UserError(
+                f"{type(self.adapter).__name__} changes features from birth, so that an edit made of it would begin "
+                "with damage; choose an adapter that does not, such as Bottleneck or LoRA."
+            )
+        if not self.adapter.several:
+            raise UserError(
+                f"{type(self.adapter).__name__} as it is set is used one at a time, so that an edit cannot lie on top "
+                "of what is in use; choose an adapter that adds, such as Bottleneck or LoRA."
+            )
+        params = self.add(name)
+        self.stack = (*self.stack, name)
+        return params
+
+    def params(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters of one adapter."""
+        return list(self.rewrites[name].parameters())
+
+    def drop(self, name: str) -> None:
+        """Delete an adapter; what it knew leaves with it."""
+        if name not in self:
+            raise KeyError(f"No adapter {name!r} to drop; the bank holds {list(self)}.")
+        del self.rewrites[name]
+        self.active = tuple(n for n in self.active if n != name)
+        self.stack = tuple(n for n in self.stack if n != name)
+        self.origins.pop(name, None)
+        self.outlived.pop(name, None)
+        self.reading.drop(name)
+
+    def erase(self, what: Erasure) -> None:
+        """Drop the adapters that the erased experiences had to themselves."""
+        for name in [n for n in self if what.hits(experience=n)]:
+            self.drop(name)
+
+    def asked(self, query: Tensor | None) -> AbstractContextManager[None]:
+        """Hold fast what is in use, for one pass, with the query ready for rewrites that ask for it."""
+        return self.holding(self._at_work(), query)
+
+    def again(self) -> Callable[[], AbstractContextManager[None]]:
+        """Return how to come back to the pass under way later, when a part of it is to be computed once more."""
+        return partial(self.holding, self._at_work(), self.query)
+
+    @contextmanager
+    def holding(self, held: tuple[nn.Module, ...], query: Tensor | None = None) -> Iterator[None]:
+        """Pass through ``held``, rewrites by site, whatever is in use, for the duration of the block."""
+        before = self._held, self.query
+        self._held, self.query = held, query
+        try:
+            yield
+        finally:
+            self._held, self.query = before
+
+    @contextmanager
+    def pristine(self) -> Iterator[None]:
+        """Put nothing in use, not even the stack, for the duration of the block."""
+        stack, self.stack = self.stack, ()
+        try:
+            with self.using():
+                yield
+        finally:
+            self.stack = stack
+
+    @contextmanager
+    def using(self, *names: str) -> Iterator[None]:
+        """Put ``names`` in use for the duration of the block."""
+        before, self.active = self.active, names
+        try:
+            yield
+        finally:
+            self.active = before
+
+    def train(self, mode: bool = True) -> AdapterBank:
+        """Put only what is being trained into training mode: a finished adapter has no dropout."""
+        super().train(False)
+        self.training = mode
+        for rewrites in self.rewrites.values():
+            rewrites.train(mode and any(p.requires_grad for p in rewrites.parameters()))
+        return self
+
+    def _grow_to_match(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
+        """Before weights arrive, hold exactly the adapters they belong to, in their order."""
+        start = f"{prefix}rewrites."
+        names = dict.fromkeys(k[len(start) :].split(".")[0] for k in state if k.startswith(start))
+        for name in [n for n in self if n not in names]:
+            self.drop(name)
+        for name in names:
+            self._fit(name, _under(f"{start}{name}.", state))
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is below ``prefix``, by the rest of its name."""
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}

@@ -1,0 +1,5 @@
+"""What an audit asks: attacks, probes, reference and shadow models, and what follows from the answers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,8 @@
+from .attacks import reachable as reachable
+from .audit import References as References
+from .audit import conduct as conduct
+from .audit import references as references
+from .reference_models import Workshop as Workshop
+from .shadow_models import u_lira as u_lira
+from .subjects import Subject as Subject
+from .subjects import subject as subject

@@ -1,0 +1,198 @@
+"""The verbs ``forget`` and ``plan-forget``: carry out a forget request on a finished run, or show what it would do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from rich.console import Console
+from rich.text import Text
+
+from cl_framework.cli import arguments
+from cl_framework.cli.picking import Picked, requested
+from cl_framework.configuration.experiment import Experiment
+from cl_framework.errors import Absent, UserError
+from cl_framework.runs import copies, maintenance, receipts
+from cl_framework.runs.directory import Run
+from cl_framework.runs.open_run import check_finished, go_on, opened, reopen
+from cl_framework.runs.recorder import Testimony
+from cl_framework.runs.signatures import signer
+from cl_framework.streams.events import Experience, Need, surviving
+from cl_framework.streams.identifiers import called, class_ids, hide
+from cl_framework.streams.timeline import Timeline
+from cl_framework.terminal.console import CONSOLE, make_console
+from cl_framework.terminal.safe_text import printable, say
+
+SHOWN = 20
+"""Samples that are named; more are counted."""
+_T = TypeVar("_T", int, str)
+
+
+def forget(argv: Sequence[str]) -> int:
+    """Carry out a forget request on a finished run."""
+    args = arguments.parse("forget", argv)
+    if args.dry_run:
+        return _show(args)
+    if args.json or args.ids or args.all:
+        raise UserError(
+            "--json, --ids and --all show what would be done; give --dry-run too, or ask `clf plan-forget`."
+        )
+    directory, sign = opened(args), signer(args.sign) if args.sign else None
+    with directory.lock():
+        directory.sweep()
+        experiment, timeline = reopen(directory, _overrides(args))
+        check_finished(directory, timeline)
+        picked = requested(directory, args.samples, args.where, [*args.classes, *args.experiences])
+        later = _request(directory, timeline, args, picked)
+        for sentence in copies.of_request(directory, list(later.steps())[-1]).told if later else ():
+            CONSOLE.print(Text(printable(sentence), "yellow"), soft_wrap=True)
+        testimony = Testimony(args.requester, sign, args.history == "drop", people=picked.who)
+        try:
+            go_on(directory, experiment, later or timeline, testimony)
+        except Absent as error:
+            raise _needed(experiment, later or timeline) or error from error
+        if strange := maintenance.foreign(directory.path, directory.events()):
+            names = ", ".join(strange[:5]) + (f", ... ({len(strange)})" if len(strange) > 5 else "")
+            CONSOLE.print(f"The run did not write these files, and left them as they are: {names}", soft_wrap=True)
+    return 0
+
+
+def _needed(experiment: Experiment, timeline: Timeline) -> UserError | None:
+    """Name all that stays and is gone, where a way of forgetting had to read some of it."""
+    gone = [g for e in surviving(list(timeline.steps())) for g in e.data.absent()]
+    if not gone:
+        return None
+    name, more = type(experiment.learner.unlearner).__name__, f", ... ({len(gone)})" if len(gone) > SHOWN else ""
+    return UserError(
+        f"{name} reads samples that stay and are gone or changed: {', '.join(gone[:SHOWN])}{more}; bring them "
+        "back, forget them too (--samples FILE --without forget), or take an --unlearner that reads none."
+    )
+
+
+def plan_forget(argv: Sequence[str]) -> int:
+    """Show what a forget request would do to every artifact, and do nothing."""
+    return _show(arguments.parse("plan-forget", argv))
+
+
+def _show(args: argparse.Namespace) -> int:
+    from cl_framework.cli import plan_forget as foretelling
+
+    if args.ids and not args.json:
+        raise UserError("--ids names the samples in JSON; give --json with it.")
+    directory = opened(args)
+    experiment, timeline = reopen(directory, _overrides(args))
+    check_finished(directory, timeline)
+    picked = requested(directory, args.samples, args.where, [*args.classes, *args.experiences])
+    later = _request(directory, timeline, args, picked, make_console(stderr=True) if args.json else CONSOLE)
+    steps, names = [] if later is None else list(later.steps()), timeline.class_names
+    if args.json:
+        told = foretelling.as_json(directory, experiment.learner, steps, names, args.ids) if steps else None
+        say(json.dumps(told, indent=1))
+    elif steps:
+        foretelling.show(directory, experiment.learner, steps, names, CONSOLE, args.all)
+    return 0
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """Return what to change in the run's config: nothing but the unlearner."""
+    return [*(["--model.unlearner", args.unlearner] if args.unlearner else []), *args.rest]
+
+
+@dataclass(slots=True)
+class _Past:
+    """What was ever learned, and what of it is left."""
+
+    classes: set[int] = field(default_factory=set)
+    experiences: set[str] = field(default_factory=set)
+    samples: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, experiences: Iterable[Experience]) -> _Past:
+        past = cls()
+        for e in experiences:
+            past.classes |= set(e.classes)
+            past.experiences.add(e.name)
+            past.samples |= set(e.data.ids.tolist())
+        return past
+
+
+def _request(
+    directory: Run, timeline: Timeline, args: argparse.Namespace, picked: Picked, console: Console = CONSOLE
+) -> Timeline | None:
+    """Return the timeline with the request at its end; None if all it asks for is forgotten already.
+
+    Args:
+        directory: The run.
+        timeline: What it met so far.
+        args: What was typed.
+        picked: The samples that this names.
+        console: Where to say what is forgotten already.
+
+    Raises:
+        UserError: If it asks for nothing, or for what was never learned.
+    """
+    steps = list(timeline.steps())
+    ever = _Past.of(s.event for s in steps if isinstance(s.event, Experience))
+    left = _Past.of(surviving(steps))
+    names = timeline.class_names
+    classes = class_ids(args.classes, names, left.classes, timeline.hidden)
+    if strange := [c for c in classes if c not in ever.classes]:
+        alive = ", ".join(called(c, names) for c in sorted(left.classes))
+        raise UserError(f"Class {called(strange[0], names)} was never learned; alive now: {alive or 'none'}.")
+    samples = picked.ids
+    words = {c: _word(typed, c, names) for typed, c in zip(args.classes, classes, strict=True)}
+    kept_classes = _not_yet(directory, "class", classes, ever.classes - left.classes, console, words)
+    experiences = _not_yet(directory, "experience", args.experiences, ever.experiences - left.experiences, console)
+    kept_samples = _not_yet(directory, "sample", samples, ever.samples - left.samples, console)
+    cells = [_cell(word, ever.experiences, timeline, left) for word in args.cells]
+    if (classes or args.experiences or samples) and not cells and not (kept_classes or experiences or kept_samples):
+        console.print("Nothing is left to forget; the run stays as it is.")
+        return None
+    missing: list[Need] = args.without
+    spec = {"classes": kept_classes, "experiences": experiences, "samples": kept_samples, "missing": missing}
+    spec |= {"cells": cells}
+    spec = {k: v for k, v in spec.items() if v}
+    asked = Timeline(timeline.first, [*timeline.later, {"forget": spec}], timeline.streams, timeline.key)
+    _ = list(asked.steps())  # what was never learned shows while samples still have their ids
+    if kept_samples and timeline.key:
+        asked.later[-1] = {"forget": {**spec, "samples": hide(kept_samples, timeline.key)}}
+    return asked
+
+
+def _cell(word: str, experiences: Collection[str], timeline: Timeline, left: _Past) -> list[str | int]:
+    """Return the experience and the class that a word such as ``task-1:cat`` names."""
+    found = [e for e in experiences if word.startswith(f"{e}:")]
+    if not found:
+        hint = "write an experience and one of its classes, as in task-1:cat"
+        raise UserError(f"{printable(word)!r} begins with no experience of this run; {hint}.")
+    experience = max(found, key=len)
+    return [experience, *class_ids([word.removeprefix(f"{experience}:")], timeline.class_names, left.classes)]
+
+
+def _word(typed: str, cls: int, names: Sequence[str]) -> str:
+    """Return how to speak of a class, by the name that was typed where the run has none any more."""
+    told = called(cls, names)
+    return told if told != f"id:{cls}" or typed in (str(cls), told) else f"{printable(typed)} (id:{cls})"
+
+
+def _not_yet(
+    directory: Run,
+    kind: str,
+    asked: Sequence[_T],
+    gone: Collection[_T],
+    console: Console,
+    words: Mapping[_T, str] | None = None,
+) -> list[_T]:
+    """Return what of the request is not forgotten yet; say which receipt tells of the rest, in ``words`` if given."""
+    past = [a for a in asked if a in gone]
+    if past:
+        lines = receipts.covering(directory.path, kind, past)
+        several = {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
+        names = ", ".join((words or {}).get(a, printable(a)) for a in past[:10]) + (" ..." if len(past) > 10 else "")
+        where = ", ".join(str(n) for n in sorted(set(lines.values())))
+        told = f"; {receipts.FILE} line {where}" if where else ""
+        console.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{told}", soft_wrap=True)
+    return [a for a in asked if a not in gone]

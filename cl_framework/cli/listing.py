@@ -1,0 +1,52 @@
+"""What ``clf list`` shows: names that a config may use and the metrics of results, found without importing them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from cl_framework.errors import UserError, did_you_mean
+from cl_framework.settings import discovery, signatures
+from cl_framework.settings.discovery import Entry
+
+KINDS = (*discovery.KINDS, "datasets", "metrics")
+
+
+def entries(kind: str) -> list[Entry]:
+    """Return what there is of a kind, with a line about each.
+
+    Raises:
+        UserError: If the kind is unknown, a package is shadowed, or a file is not valid Python.
+    """
+    if kind == "datasets":
+        return list(_datasets())
+    if kind == "metrics":
+        return sorted(_metrics(), key=lambda entry: entry.name)
+    if kind not in KINDS:
+        raise UserError(f"There is no list of {kind!r}. {did_you_mean(kind, KINDS)}")
+    return discovery.catalogue(kind)
+
+
+def _datasets() -> Iterator[Entry]:
+    sources = discovery.data_sources()
+    for name, module in sources.LOADERS.items():
+        file = Path(sources.__file__).with_name(f"{module}.py")
+        takes = sources.options_of(name)
+        subject = next((f":{p.upper()}" for p, default in takes.items() if not default), "")
+        options = ", ".join(p for p, default in takes.items() if default)
+        told = _summary(signatures.tree(file)).partition(": ")[2]
+        yield Entry(name + subject, f"{told[:1].upper()}{told[1:]} Options: {options}.", f"scenarios.data.{module}")
+
+
+def _metrics() -> Iterator[Entry]:
+    for file in sorted((Path(__file__).parents[1] / "metrics").glob("*.py")):
+        for node in signatures.tree(file).body:
+            if isinstance(node, ast.FunctionDef) and node.name[0] != "_":
+                told = _summary(node)
+                if not told.startswith("Return "):  # a part of figures, no figure itself
+                    yield Entry(node.name, told, f"cl_framework.metrics.{file.stem}")
+
+
+def _summary(node: ast.Module | ast.FunctionDef) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0].replace("``", "`")

@@ -1,0 +1,231 @@
+"""The command ``clf``: one verb, then what it needs. Imports nothing heavy until a verb asks for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from cl_framework.errors import UserError, did_you_mean, unforeseen
+from cl_framework.settings import trust
+from cl_framework.terminal.safe_text import say
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What follows ``clf``.
+
+    Attributes:
+        says: What it does.
+        example: What may follow it.
+        where: Module and function that carry it out; by default the function of its name in `commands`.
+    """
+
+    says: str
+    example: str
+    where: str = ""
+
+
+QUICK = "--config configs/quickstart.yaml"
+VERBS = {
+    "run": Verb("Meet a stream of requests from a config, and measure after each.", QUICK),
+    "resume": Verb("Continue a run that was stopped.", "runs/quickstart"),
+    "learn": Verb("Teach a finished run another experience.", "runs/quickstart --help"),
+    "forget": Verb(
+        "Make a finished run forget, and write a receipt.", "runs/quickstart --classes 3 7", "forget.forget"
+    ),
+    "plan-forget": Verb(
+        "Show what a forget request would do, and do nothing.",
+        "runs/quickstart --classes 3 7",
+        "forget.plan_forget",
+    ),
+    "evaluate": Verb("Examine a run again.", "runs/quickstart", "query.evaluate"),
+    "audit": Verb(
+        "Audit what a run has forgotten, beside a model that never met it.", "runs/quickstart --fast", "audit.audit"
+    ),
+    "predict": Verb(
+        "Name the most likely classes of images, or of text files of a sentence each.",
+        "runs/quickstart image.png",
+        "query.predict",
+    ),
+    "plan": Verb("Show what a config would do, and do nothing.", QUICK, "query.plan"),
+    "reproduce": Verb(
+        "Run a published setting and say whether its figures come out.",
+        "simplecil_cifar100_inc5",
+        "reproduce.reproduce",
+    ),
+    "report": Verb("Compare runs side by side.", "runs/ease runs/simplecil", "inspect.report"),
+    "verify": Verb("Check every file and receipt of a run against its hash.", "runs/quickstart", "inspect.verify"),
+    "list": Verb(
+        "Show strategies, unlearners, scenarios, backbones, adapters, datasets or metrics.",
+        "strategies",
+        "inspect.catalogue",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command line; return the exit code.
+
+    0 is success, 1 a problem that was looked for and found, 2 a mistake the user can mend, 3 a fault that nobody
+    foresaw, 130 stopped by Ctrl-C. With ``--debug`` anywhere, or ``CLF_DEBUG`` set, tracebacks are printed too.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in given or bool(os.environ.get("CLF_DEBUG"))
+    try:
+        code = attempt([a for a in given if a != "--debug"], debug)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def attempt(args: Sequence[str], debug: bool = False) -> int:
+    """Carry out one command line, turning what stops it into a line and an exit code."""
+    try:
+        return dispatch(args)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        if debug:
+            traceback.print_exception(error)
+        said, code = told(error)
+        say(f"clf: {said}", error=True)
+        return code
+    except SystemExit as stop:  # argument parsers leave like this
+        if isinstance(stop.code, str):
+            say(stop.code, error=True)
+        return stop.code if isinstance(stop.code, int) else 2 if stop.code else 0
+    except KeyboardInterrupt:
+        say(stopped(args), error=True)
+        return 130
+
+
+def told(error: Exception) -> tuple[str, int]:
+    """Return the line that tells of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'The disk'}: {error.strerror}; nothing was half written.", 2
+    return unforeseen.sentence(error), 2 if unforeseen.mendable(error) else 3
+
+
+def dispatch(args: Sequence[str]) -> int:
+    """Find the verb and hand it the rest.
+
+    Raises:
+        UserError: If there is no such verb.
+    """
+    verb, *rest = args or ["--help"]
+    if verb == "help" and rest:
+        verb, rest = rest[0], ["--help"]
+    if verb in {"-h", "--help", "help"}:
+        say(guide())
+        return 0
+    if verb == "--version":
+        from importlib.metadata import PackageNotFoundError, version
+
+        with suppress(PackageNotFoundError):  # run from a source tree
+            say(version("cl-framework"))
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"There is no command {verb!r}. {did_you_mean(verb, VERBS)}")
+    module, _, function = (VERBS[verb].where or f"run.{verb}").partition(".")
+    with trust.given(rest) as untrusting:
+        words = checked(verb, list(untrusting))
+        if words is None:
+            return 0
+        code = getattr(import_module(f"cl_framework.cli.{module}"), function)(words)
+    return code if isinstance(code, int) else 0
+
+
+def checked(verb: str, rest: list[str]) -> list[str] | None:
+    """Check what follows a verb before anything heavy is imported; return it, or None if it was about help.
+
+    Raises:
+        UserError: If something in it is certainly wrong.
+    """
+    if verb in ("run", "plan"):
+        return checked_config(verb, rest)
+    from cl_framework.cli import arguments
+
+    if verb not in arguments.PARSERS:
+        return rest
+    from cl_framework.cli import precheck
+
+    return precheck.of_run(verb, rest)
+
+
+def checked_config(verb: str, rest: list[str]) -> list[str] | None:
+    """Do so for a verb that takes a config.
+
+    Raises:
+        UserError: If there is none, or something in it is certainly wrong.
+    """
+    from cl_framework.cli import precheck, teaching
+
+    if {"-h", "--help"} & set(rest):
+        say(teaching.teach(verb))
+        return None
+    if not rest:
+        raise UserError(f"`clf {verb}` needs a config.\n\n{teaching.teach(verb)}")
+    if "--help-all" in rest:
+        return ["--help"]
+    return rest if asks_for_help(rest) else precheck.of_config(rest)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Tell whether words ask about a setting's class, as in ``--model.strategy.help EASE``."""
+    return any(w.startswith("--") and w.partition("=")[0].endswith(".help") for w in words)
+
+
+def guide() -> str:
+    """Return what ``clf --help`` prints."""
+    width = max(len(name) for name in VERBS)
+    lines = [f"  {n:<{width}}  {v.says}\n  {'':<{width}}  $ clf {n} {v.example}" for n, v in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: clf VERB ...",
+            "",
+            "A stream of requests for a frozen pre-trained model: learn these classes, forget those, learn more.",
+            "After each request it is measured what is known, what was lost, and what is really gone.",
+            "",
+            *lines,
+            "",
+            "clf VERB --help tells more about one of them; --debug shows where an error was raised.",
+            "--trust NAME lets a config name a package, module or class of none of the known kinds; its code will run.",
+        ]
+    )
+
+
+def stopped(args: Sequence[str]) -> str:
+    """Return the line that follows Ctrl-C, naming the run where the arguments do.
+
+    >>> stopped(["run", "--config", "a.yaml", "--run_dir", "runs/none"])
+    'stopped before anything was written'
+    >>> stopped(["run", "--config", "a.yaml"])
+    'stopped; `clf resume DIR` continues'
+    """
+    verb, *rest = args or [""]
+    if verb not in {"run", "resume", "learn", "forget"}:
+        return "stopped"
+    words = [part for word in rest for part in word.split("=", 1)]
+    if "--run_dir" in words[:-1]:
+        where = words[words.index("--run_dir") + 1]
+    else:
+        where = rest[0] if verb != "run" and rest and not rest[0].startswith("-") else "DIR"
+    if where != "DIR" and not (Path(where) / "manifest.json").exists():
+        return "stopped before anything was written"
+    if verb == "forget":  # a request that had not happened yet is written nowhere, so resuming would not take it up
+        return "stopped; the request has happened or not: the same command again finishes it"
+    return f"stopped; `clf resume {where}` continues"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

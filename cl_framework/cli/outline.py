@@ -1,0 +1,66 @@
+"""A forget request in a few lines: what goes, what is done to how many artifacts of which kind, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cl_framework.engine.sample_index import ids_of, pooled
+from cl_framework.evaluation import staying
+from cl_framework.runs.forget_plan import Case, Foretold
+
+ORDER = ("delete", "retrain", "subtract", "edit", "rewrite", "redact", "keep")
+"""Actions as they are told: what changes most comes first."""
+SHOWN = 6
+"""Classes that are named; more are counted."""
+
+
+def outline(case: Case, found: Sequence[Foretold], called: Callable[[int], str] = str) -> list[tuple[str, str]]:
+    """Return words for a line each, with what stands beside them.
+
+    Args:
+        case: The request.
+        found: What it does to every artifact.
+        called: What to call a class.
+    """
+    classes = number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
+    tested = f", {number(len(ids_of(case.tested)), 'test sample')}" if case.tested else ""
+    names = [called(c) for c in case.event.classes]
+    which = f": {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}" if names else ""
+    lines = [("goes", f"{classes}, {number(len(ids_of(case.taken)), 'training sample')}{tested}{which}")]
+    if case.event.stays:
+        lines.append(("stays", staying.sentence(case.event.stays, called)))
+    for action in ORDER:
+        kinds: dict[str, int] = {}
+        some = [f.treatment.artifact for f in found if f.treatment.action == action]
+        for a in some:
+            kinds[a.kind] = kinds.get(a.kind, 0) + a.count
+        size = sum(a.bytes for a in some)
+        if told := ", ".join(f"{kind} ({n:,})" for kind, n in kinds.items() if n):
+            lines.append((action, told + (f": {number(size, 'byte')}" if size else "")))
+    return [*lines, ("cost", cost(case, found))]
+
+
+def cost(case: Case, found: Sequence[Foretold]) -> str:
+    """Say what is learned or trained, and from how many samples."""
+    left = sum(len(e.data) for e in case.event.remaining)
+    if case.unlearner.acts in ("edit", "stack"):
+        read = {"forget": number(len(ids_of(case.taken)), "sample"), "retain": number(left, "sample")}
+        return "an edit is trained; it may read " + " and ".join(
+            f"{read[need]} to {need}" for need in sorted(case.unlearner.needs)
+        )
+    again = pooled(f.made for f in found if f.treatment.action == "retrain")
+    remain = {cell: ids - case.taken.get(cell, frozenset()) for cell, ids in again.items()}
+    remain = {cell: ids & case.now.alive.get(cell, frozenset()) for cell, ids in remain.items()}
+    if not any(remain.values()):
+        return "nothing is learned again"
+    experiences = len({experience for (experience, _), ids in remain.items() if ids})
+    return f"{number(experiences, 'experience')} learned again, from {number(len(ids_of(remain)), 'sample')}"
+
+
+def number(n: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> number(1, "class"), number(1200, "class"), number(0, "byte")
+    ('1 class', '1,200 classes', '0 bytes')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"

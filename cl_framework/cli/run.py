@@ -1,0 +1,172 @@
+"""The verbs that carry out a stream: run, resume, learn. `query` has those that ask, `forget` those that forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from cl_framework.cli import arguments
+from cl_framework.configuration import optimiser, shipped
+from cl_framework.configuration.experiment import SKIP, Experiment, build, scenario_of
+from cl_framework.errors import UserError
+from cl_framework.evaluation.evaluator import hits_of
+from cl_framework.methods.competition import doubts
+from cl_framework.runs import feature_sharing, maintenance, receipts, relocation
+from cl_framework.runs.directory import Run
+from cl_framework.runs.open_run import check_finished, go_on, manifest, opened, reopen
+from cl_framework.streams import survey
+from cl_framework.streams.events import Experience, Scenario, Step
+from cl_framework.streams.identifiers import concealed
+from cl_framework.streams.timeline import Timeline
+from cl_framework.terminal import grid
+from cl_framework.terminal.console import CONSOLE
+from cl_framework.terminal.safe_text import printable
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry out a config from the first event to the last."""
+    argv = shipped.with_paths(argv)
+    experiment, steps = prepared(argv)
+    path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
+    key = receipts.new_key()
+    config = concealed(relocation.absolute(experiment.config), experiment.scenario.class_names, key)
+    directory = Run.create(path, config, manifest(experiment), key)
+    CONSOLE.print(f"{len(steps)} request{'s'[: len(steps) != 1]} -> {path}", soft_wrap=True)
+    _say(experiment.learner.model.backbone.notes)
+    with directory.lock():
+        try:
+            go_on(directory, experiment, Timeline(experiment.scenario, key=key))
+        except Exception:  # with nothing committed there is nothing to resume, and the same mistake would come again
+            maintenance.discard(directory.path)
+            raise
+    return 0
+
+
+def resume(argv: Sequence[str]) -> int:
+    """Go on where a run was stopped."""
+    args = arguments.parse("resume", argv)
+    directory = opened(args)
+    with directory.lock():
+        directory.sweep()
+        experiment, timeline = reopen(directory, changes=args.rest, renew=True)
+        whole = len(list(timeline.steps()))
+        CONSOLE.print(f"{whole - len(directory.events())} of {whole} requests left -> {directory.path}", soft_wrap=True)
+        go_on(directory, experiment, timeline)
+    return 0
+
+
+def learn(argv: Sequence[str]) -> int:
+    """Learn more on a finished run."""
+    args = arguments.parse("learn", argv)
+    directory = opened(args)
+    with directory.lock():
+        directory.sweep()
+        changes, rest = optimiser.apart(args.rest)
+        experiment, timeline = reopen(directory, changes=changes)
+        check_finished(directory, timeline)
+        stream, described = scenario_of([*rest, *([SKIP] if args.skip_unreadable else [])])
+        _look(stream, args.skip_unreadable)
+        told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
+        told += [SKIP] if args.skip_unreadable else []
+        asked = {"learn": told, "data": stream.fingerprint()}
+        later = [*timeline.later, {**asked, "as_new": args.as_new} if args.as_new else asked]
+        longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key).settled()
+        coming = list(longer.steps())[len(directory.events()) :]
+        _try(experiment, coming)
+        otherwise = "give --as_new PREFIX to learn it as a class of its own"
+        experiment.learner.foresee((s.event for s in coming), longer.class_names, otherwise)
+        go_on(directory, experiment, longer)
+    return 0
+
+
+def _examined(directory: Run, experiment: Experiment, timeline: Timeline, data: str) -> int:
+    """Examine a run on other data, and say which samples of theirs it cannot be asked about."""
+    learner = experiment.learner
+    learner.to(experiment.make_trainer(None).strategy.root_device)
+    exam, others = timeline.first.exam(data, {timeline.class_names[c]: c for c in learner.model.classes})
+    if not len(exam):
+        known = ", ".join(timeline.class_names[c] for c in learner.model.classes[:5])
+        raise UserError(f"{data} holds no sample of a class that {directory.path} knows, such as {known}.")
+    hits = hits_of(exam, learner.answer)
+    rows = [
+        (printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
+        for c, (right, total) in hits.items()
+    ]
+    grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=printable(f"{directory.path} on {data}"))
+    right, total = (sum(pair[i] for pair in hits.values()) for i in (0, 1))
+    CONSOLE.print(f"accuracy {right / total:.3f}: {right} of {total} samples")
+    if others:
+        shown = ", ".join(map(printable, sorted(others)[:5])) + (", ..." if len(others) > 5 else "")
+        told = f"left out {sum(others.values())} samples of classes that the run does not know: {shown}"
+        CONSOLE.print(told, soft_wrap=True, markup=False, highlight=False)
+    return 0
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Print lines that hold names of files and tensors, as they are."""
+    for line in lines:
+        CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
+    """Build what a config describes, and find out all that would stop it before a directory is made.
+
+    Returns:
+        The experiment and its requests.
+
+    Raises:
+        UserError: If a run of it would be refused.
+    """
+    experiment = build(argv, CONSOLE)
+    if experiment.run_dir:
+        Run.check_free(experiment.run_dir)
+    _look(experiment.scenario, experiment.skip_unreadable)
+    steps = list(Timeline(experiment.scenario).steps())
+    feature_sharing.shelf_of(experiment)
+    _try(experiment, steps)
+    experiment.learner.foresee((step.event for step in steps), experiment.scenario.class_names)
+    if warning := optimiser.kept(argv, experiment.config):
+        _warn(warning)
+    return experiment, steps
+
+
+def _look(scenario: Scenario, skip: bool) -> None:
+    """Look at all data before anything is made of them.
+
+    Raises:
+        UserError: If some cannot be read and are not to be skipped.
+    """
+    with survey.Bar(CONSOLE) as bar:
+        found = scenario.survey(bar)
+    survey.told(found, skip, CONSOLE)
+
+
+def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
+    """Let the backbone look at one input of each experience: it refuses what it cannot read at once; tell doubts."""
+    learner = experiment.learner
+    for sentence in doubts(learner.strategy, (s.event for s in steps), learner.model.known):
+        _warn(sentence)
+    backbone = learner.model.backbone
+    for event in (s.event for s in steps):
+        if isinstance(event, Experience) and len(event.reference):
+            x = event.reference.unkept()[[0]].x
+            backbone.check(x)
+            backbone.check_values(x)
+
+
+def _warn(sentence: str) -> None:
+    CONSOLE.print(f"warning  {printable(sentence)}", style="yellow", soft_wrap=True)
+
+
+def _title(argv: Sequence[str]) -> str:
+    """Name a run after the first config file given, or after nothing in particular."""
+    given = [b for a, b in pairwise(argv) if a in ("--config", "-c")]
+    given += [a.partition("=")[2] for a in argv if a.startswith("--config=")]
+    return Path(given[0]).stem if given else "run"
+
+
+def _free(parent: Path, name: str) -> Path:
+    """Return a directory under ``parent`` that does not exist yet."""
+    candidates = (parent / (name + (f"-{i}" if i else "")) for i in range(10_000))
+    return next(p for p in candidates if not p.exists())

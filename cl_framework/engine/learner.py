@@ -1,0 +1,291 @@
+"""The Lightning side: a thin, final shell around a model, a way to learn and a way to forget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, final
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
+
+from cl_framework.adapters.base import Adapter
+from cl_framework.adapters.peft import Peft
+from cl_framework.adapters.peft_families import PeftConfig
+from cl_framework.adapters.sizes import check_size
+from cl_framework.backbones.base import Backbone
+from cl_framework.errors import UserError
+from cl_framework.methods.base import Params, Plan, Strategy, Unlearner
+from cl_framework.methods.compatibility import check_adapter, check_inherited, check_repeated, instead, objection
+from cl_framework.methods.lessons import lesson
+from cl_framework.models.compute import AS_EVER, Compute
+from cl_framework.models.finite import LOWER, check_scores
+from cl_framework.models.model import Model
+from cl_framework.settings import ranges
+from cl_framework.streams.events import Event, Experience, ForgetRequest
+from cl_framework.streams.samples import Batch, Inputs, Samples, Subset, inputs
+from cl_framework.streams.seeds import seed_for
+
+
+@final
+class Learner(LightningModule):
+    """The ``model:`` section of a config.
+
+    Args:
+        backbone: Frozen feature extractor.
+        adapter: What each adapter of the bank is made of; a config of the peft library will do.
+        strategy: How to learn.
+        unlearner: How to forget.
+        optimizer: How to minimise, unless a plan says otherwise.
+        schedule: How the learning rate of a plan falls from epoch to epoch, unless the plan says otherwise: ``cosine``
+            to zero, ``quarter_cosine`` slowly at first and to 1 % in the last of E epochs (``cos(99 pi e / (200 (E -
+            1)))``, as InfLoRA was released), ``constant`` never, or by a scheduler of torch's such as ``MultiStepLR``.
+        head: What the shared head computes, for strategies that use it.
+        compute: In which way, where some are faster or need less memory.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter | PeftConfig,
+        strategy: Strategy,
+        unlearner: Unlearner | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=5e-4),
+        schedule: Literal["cosine", "quarter_cosine", "constant"] | LRSchedulerCallable = "cosine",
+        head: Literal["linear", "cosine"] = "linear",
+        compute: Compute = AS_EVER,
+    ) -> None:
+        """Assemble the parts.
+
+        Raises:
+            UserError: If the strategy cannot work with such adapters, or a number of a part is out of its range.
+        """
+        super().__init__()
+        made = adapter if isinstance(adapter, Adapter) else Peft(adapter)
+        ranges.check_parts({"adapter": made, "strategy": strategy, "unlearner": unlearner})
+        if not isinstance(made, Peft):  # whose layers start from the weights they wrap
+            check_size(made, backbone)
+        self.model = Model(backbone, made, head)
+        check_adapter(self.model, strategy)
+        self.compute = compute
+        compute.prepare(backbone, self.model.adapters)
+        self.strategy, self.unlearner = strategy, unlearner
+        self.optimizer, self.schedule = optimizer, schedule
+        self.plan: Plan | None = None
+        self.request = ""
+        self.steps = self.events = 0
+        self._epoch: list[Tensor] = []
+        self._read = 0
+        self._rates: list[float] = []
+
+    @property
+    def now(self) -> int:
+        """The point on the axis of loggers: training steps and events so far."""
+        return self.steps + self.events
+
+    def plans(self, event: Event) -> Iterable[Plan]:
+        """Ask the strategy, or the unlearner, what ``event`` calls for.
+
+        Raises:
+            UserError: If the request cannot be honoured; nothing has changed then.
+        """
+        self.request = event.name
+        if isinstance(event, Experience):
+            return lesson(self.model, self.strategy, event)
+        unlearner = self.able(event)
+        if missing := [c for c in event.classes if c not in self.model.known]:
+            raise UserError(
+                f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {self.model.classes}."
+            )
+        torch.manual_seed(seed_for(event.name, self.model.seed))
+        return unlearner.forget(self.model, self.strategy, event)
+
+    def foresee(self, events: Iterable[Event], names: Sequence[str] = (), otherwise: str = "") -> None:
+        """Make sure that the events to come can be carried out, as soon as they are known.
+
+        Args:
+            events: The events.
+            names: What each class id is called, for the message.
+            otherwise: What else a person can do where a class comes again.
+
+        Raises:
+            UserError: If one cannot, and why.
+        """
+        requests, known = 0, set(self.model.known)
+        for event in events:
+            if isinstance(event, ForgetRequest):
+                self.able(event, requests := requests + 1)
+                known -= set(event.classes)
+                continue
+            if event.inherited:
+                check_inherited(self.model, self.strategy, event)
+            check_repeated(self.strategy, event, known, names, otherwise)
+            known |= set(event.classes)
+
+    def able(self, event: ForgetRequest, nth: int = 1) -> Unlearner:
+        """Return the unlearner if it can honour ``event``, the ``nth`` request to come, before anything is learned.
+
+        Raises:
+            UserError: If there is none or it objects, naming those that can.
+        """
+        if self.unlearner is None:
+            raise UserError(
+                f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`."
+            )
+        if why := objection(self.unlearner, self.model, self.strategy, event, nth):
+            name, else_ = type(self.unlearner).__name__, instead(self.model, self.strategy, event, nth)
+            raise UserError(f"{name} cannot honour {event.name!r}: {why}. {else_}")
+        return self.unlearner
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Answer as the strategy would: scores over the classes alive now.
+
+        Raises:
+            UserError: If one is NaN.
+        """
+        scores: Tensor = self.strategy.predict(self.model, x)
+        check_scores(scores, type(self.strategy).__name__)
+        return scores
+
+    @torch.no_grad()
+    def answer(self, samples: Samples, batch: int = 256, ranked: bool = False) -> Tensor:
+        """Return the predicted class id ``(n,)`` of each sample; if ``ranked``, all, best first ``(n, classes)``."""
+        self.eval()
+        self.model.phase = "evaluate"
+        alive = torch.tensor(self.model.classes)
+        order = torch.arange(len(samples))
+        if self.model.adapters.adapter.together:  # a protocol in which a sample's company decides, too
+            place = {c: i for i, c in enumerate(self.model.classes)}
+            order = torch.tensor([place.get(c, len(place)) for c in samples.labels.tolist()]).argsort(stable=True)
+            samples = Subset(samples, order)
+        scores = (self(x) for x in inputs(samples.on(self.model.device), batch))
+        said = [(z.argsort(dim=1, descending=True, stable=True) if ranked else z.argmax(1)).cpu() for z in scores]
+        self.model.phase = "statistics"
+        return alive[torch.cat(said)[order.argsort()]] if said else alive.new_empty(0)
+
+    def begin(self, plan: Plan) -> None:
+        """Let exactly what ``plan`` names change."""
+        self.plan = plan
+        self.requires_grad_(False)
+        for p in parameters(plan):
+            p.requires_grad_(True)
+        self.train()  # Lightning keeps the modes it finds; the bank lets only what is trained leave evaluation mode
+        self.model.phase = "train"
+
+    def end(self) -> None:
+        """Freeze everything again."""
+        self.plan = None
+        self.requires_grad_(False)
+        self.eval()
+        self.model.phase = "statistics"
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the current plan's loss."""
+        plan, given = self._plan(), Batch(*batch)
+        loss = plan.loss(self.model, given)
+        if not bool(torch.isfinite(loss)):
+            self._explain(given, loss.item())
+        self._epoch.append(loss.detach() * len(given.y))
+        self._read += len(given.y)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's mean."""
+        self._epoch, self._read = [], 0
+
+    def on_train_epoch_end(self) -> None:
+        """Let callbacks and schedules see the mean loss of the epoch; loggers are told step by step."""
+        self.log("loss", torch.stack(self._epoch).sum() / self._read, logger=False)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Measure the current plan's loss on samples that it holds out."""
+        given = Batch(*batch)
+        with torch.enable_grad():  # which some losses need within themselves
+            loss = self._plan().loss(self.model, given).detach()
+        self.log("val_loss", loss, on_step=False, on_epoch=True, logger=False, batch_size=len(given.y))
+
+    def on_validation_epoch_end(self) -> None:
+        """Tell the loggers of the loss on samples that the plan holds out."""
+        self._tell({"val_loss": float(self.trainer.callback_metrics["val_loss"])})
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the plan rewrite the gradients."""
+        if (edit := self._plan().edit_gradients) is not None:
+            edit(self.model)
+        self._rates = [g["lr"] for g in optimizer.param_groups]  # a schedule changes them before the batch ends
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Let the plan act after a step, and log on an axis that goes on from plan to plan."""
+        if (act := self._plan().after_step) is not None:
+            act(self.model)
+        self.steps += 1
+        due = self.steps % getattr(self.trainer, "log_every_n_steps", 50) == 0  # few plans of small data are as long
+        if self.trainer.loggers and (due or self.trainer.is_last_batch):
+            rates = {f"lr-{i}" if i else "lr": float(rate) for i, rate in enumerate(self._rates)}
+            self._tell({"loss": float(outputs["loss"]), **rates})
+
+    def configure_optimizers(self) -> Any:
+        """Optimise exactly what the current plan names."""
+        plan = self._plan()
+        return self.optimisation(plan.params, self.trainer.max_epochs or 1, plan.optimizer, plan.schedule)
+
+    def optimisation(
+        self,
+        params: Params,
+        epochs: int,
+        optimizer_of: Callable[[Params], torch.optim.Optimizer] | None = None,
+        schedule_of: str | None = None,
+    ) -> Any:
+        """Return an optimiser, and how its rate falls, as Lightning takes them.
+
+        Args:
+            params: What to optimise.
+            epochs: For how long.
+            optimizer_of: In place of the configured one.
+            schedule_of: In place of the configured one.
+        """
+        optimizer = (optimizer_of or self.optimizer)(params)
+        ranges.check(optimizer.defaults, type(optimizer).__name__)
+        self.compute.fuse(optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] *= group.pop("lr_factor", 1.0)
+        schedule = schedule_of or self.schedule
+        if schedule == "constant":
+            return optimizer
+        epochs = max(epochs, 1)
+        if schedule == "quarter_cosine":
+            quarter = 0.495 * math.pi / max(epochs - 1, 1)
+            return [optimizer], [LambdaLR(optimizer, lambda epoch: math.cos(quarter * epoch))]
+        falls = schedule(optimizer) if callable(schedule) else CosineAnnealingLR(optimizer, T_max=epochs)
+        watched = {"monitor": getattr(falls, "monitor", "loss")} if isinstance(falls, ReduceLROnPlateau) else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falls, **watched}}
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.now)
+
+    def _plan(self) -> Plan:
+        if self.plan is None:
+            raise RuntimeError("The learner trains plans only; call `loop.carry_out` instead of `fit`.")
+        return self.plan
+
+    def _explain(self, batch: Batch, loss: float) -> None:
+        bad, rate = ~torch.isfinite(batch.x.flatten(1)).all(1), self.trainer.optimizers[0].param_groups[0]["lr"]
+        advice = "lower that of the strategy or unlearner, which sets its own" if self._plan().optimizer else LOWER
+        what = (
+            f"samples {batch.ids[bad].tolist()} hold NaN or infinity"
+            if bool(bad.any())
+            else f"the inputs are finite, so the learning rate is probably too high (now {rate:g}); {advice}"
+        )
+        raise UserError(
+            f"The loss is {loss} in training {self.request!r}, on the batch of samples {batch.ids.tolist()[:16]}: "
+            f"{what}. Nothing of it was kept; the run is as it was before this request."
+        )
+
+
+def parameters(plan: Plan) -> list[torch.nn.Parameter]:
+    """Return the parameters a plan names, whether listed or grouped."""
+    return [p for g in plan.params for p in (g["params"] if isinstance(g, dict) else [g])]

@@ -1,0 +1,103 @@
+"""Which samples there are of each class of each experience, and which ones each forget request took."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, final
+
+from cl_framework.memory.provenance import Ingredient
+from cl_framework.streams.events import Event, Experience
+from cl_framework.streams.origins import Cell
+from cl_framework.streams.samples import Samples
+
+Contents: TypeAlias = Mapping[Cell, frozenset[int]]
+"""Sample ids by where they belong."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The samples of a stream up to one of its events.
+
+    Attributes:
+        alive: The samples that are left.
+        taken: Forget request -> the samples that it took.
+    """
+
+    alive: Contents = field(default_factory=dict)
+    taken: Mapping[str, Contents] = field(default_factory=dict)
+
+    @property
+    def ever(self) -> dict[Cell, frozenset[int]]:
+        """All samples that there ever were."""
+        return pooled([self.alive, *self.taken.values()])
+
+    def among(self, ids: frozenset[int]) -> dict[Cell, frozenset[int]]:
+        """Return where the samples ``ids`` belong, those that were taken as well."""
+        return {cell: some for cell, there in self.ever.items() if (some := there & ids)}
+
+    def resolved(self, ingredients: Iterable[Ingredient]) -> dict[Cell, frozenset[int]]:
+        """Return the samples in what is made of ``ingredients``.
+
+        Of a class that something met it holds every sample that is alive, unless it read some only, and what the
+        requests took that it outlived.
+        """
+        return pooled(self._resolved(i) for i in ingredients)
+
+    def _resolved(self, made: Ingredient) -> Contents:
+        found = {}
+        for cell in ((e, c) for e, classes in made.origin.items() for c in classes):
+            alive, part = self.alive.get(cell, frozenset()), made.parts.get(cell)
+            stayed = [self.taken[r].get(cell, frozenset()) for r in made.outlived if r in self.taken]
+            found[cell] = (alive if part is None else alive & part).union(*stayed)
+        return found
+
+
+def censuses(events: Iterable[Event]) -> Iterator[Census]:
+    """Yield the census after each event of a stream."""
+    alive: dict[Cell, frozenset[int]] = {}
+    taken: dict[str, Contents] = {}
+    for event in events:
+        if isinstance(event, Experience):
+            alive = alive | cells(event.name, event.data, event.classes)
+        else:
+            left = {e.name: cells(e.name, e.data, e.classes) for e in event.remaining if e.name in event.experiences}
+            before = {cell: ids for cell, ids in alive.items() if cell[0] in event.experiences}
+            now = {cell: left.get(cell[0], {}).get(cell, frozenset()) for cell in before}
+            taken = taken | {event.name: {c: gone for c, ids in before.items() if (gone := ids - now[c])}}
+            alive = {cell: ids for cell, all_ in alive.items() if (ids := now.get(cell, all_))}
+        yield Census(alive, taken)
+
+
+def census(events: Sequence[Event]) -> Census:
+    """Return the census after the last event of a stream."""
+    return deque(censuses(events), maxlen=1).pop() if events else Census()
+
+
+def cells(experience: str, samples: Samples, classes: Iterable[int]) -> dict[Cell, frozenset[int]]:
+    """Return the ids of an experience's samples, class by class.
+
+    >>> import torch
+    >>> from cl_framework.streams.events import Rows
+    >>> data = Rows(torch.zeros(3, 1), torch.tensor([4, 7, 4]), torch.tensor([10, 11, 12]))
+    >>> cells("a", data, [4, 7]) == {("a", 4): frozenset({10, 12}), ("a", 7): frozenset({11})}
+    True
+    """
+    return {(experience, c): frozenset(samples.ids[samples.labels == c].tolist()) for c in classes}
+
+
+def pooled(parts: Iterable[Contents]) -> dict[Cell, frozenset[int]]:
+    """Return what is in any of ``parts``, without empty cells."""
+    found: dict[Cell, frozenset[int]] = {}
+    for part in parts:
+        for cell, ids in part.items():
+            if ids:
+                found[cell] = found[cell] | ids if cell in found else ids
+    return found
+
+
+def ids_of(contents: Contents) -> frozenset[int]:
+    """Return all samples, wherever they belong."""
+    return frozenset[int]().union(*contents.values())

@@ -1,0 +1,141 @@
+"""What loggers are told, on one axis over the whole stream, by names that outlive a forget request.
+
+A point of the axis is a training step or an event: closed-form methods move along it, too. Exams are told by their
+place in the stream and classes not at all, since what a logger was told cannot be made to forget.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, final
+
+import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
+
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.loop import Cost, Journal
+from cl_framework.evaluation.measurements import Marks
+from cl_framework.streams.events import Step
+
+MEASURES = (
+    "average_incremental_accuracy",
+    "mean_class_accuracy",
+    "forgetting_max_past",
+    "forgetting_max_all",
+    "forgetting_diag",
+    "backward_transfer",
+    "plasticity",
+)
+COSTS = (
+    "seconds",
+    "steps",
+    "trainable_parameters",
+    "passes_train",
+    "passes_statistics",
+    "passes_evaluate",
+    "peak_memory_bytes",
+    "stored_bytes",
+)
+FORGOTTEN = (
+    "accuracy_forget_before", "accuracy_forget", "accuracy_unseen", "accuracy_retain", "accuracy_old", "h_mean",
+    "erosion",
+)  # fmt: skip
+
+
+class Logger(Protocol):
+    """What a logger of Lightning's can do."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take numbers that were measured at a point of the axis."""
+
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Take what the run was started with."""
+
+    def save(self) -> None:
+        """Write what was taken."""
+
+    def finalize(self, status: str) -> None:
+        """End the run."""
+
+
+class Book(Journal, Protocol):
+    """A journal that can tell the results so far."""
+
+    @property
+    def marks(self) -> Sequence[Marks]:
+        """Those of every event so far."""
+
+    def results(self) -> dict[str, Any]:
+        """Return what `docs/results.md` lists."""
+
+
+@contextmanager
+def tracked(book: Book, learner: Learner, loggers: Sequence[Logger], config: str) -> Iterator[Journal]:
+    """Tell loggers what a run was started with, what its journal hears, and how it ended.
+
+    Args:
+        book: The journal; it hears first, and commits.
+        learner: Whose steps are counted.
+        loggers: To tell.
+        config: What the run was started with, as YAML in which no class and no sample to forget is named.
+    """
+    learner.events = len(book.marks)
+    for logger in loggers:
+        logger.log_hyperparams(flat(yaml.safe_load(config)))
+    status = "failed"
+    try:
+        yield _Tracked(book, learner, loggers)
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)
+
+
+@final
+class _Tracked:
+    def __init__(self, book: Book, learner: Learner, loggers: Sequence[Logger]) -> None:
+        self.book, self.learner, self.loggers = book, learner, loggers
+
+    def starts(self, step: Step) -> None:
+        self.book.starts(step)
+
+    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
+        self.book.ends(step, marks, cost)
+        self.learner.events = len(self.book.marks)
+        metrics = numbers(self.book.results()) if self.loggers else {}
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.learner.now)
+            logger.save()
+
+
+def numbers(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the last event of results led to, by names without a person or a class in them."""
+    event = results["events"][-1]
+    found = {"event": len(results["events"]) - 1, "accuracy/all": results["curve"][-1]}
+    found |= {f"accuracy/exam-{i}": value for i, value in enumerate(results["accuracy_matrix"][-1])}
+    found |= {f"stream/{name}": results[name] for name in MEASURES}
+    found |= {"stream/newest_accuracy": results["newest_accuracy"][-1]}
+    found |= {"stream/earlier_accuracy": results["earlier_accuracy"][-1]}
+    found |= {f"cost/{name}": event[name] for name in COSTS}
+    if event["kind"] == "forget" and results["forget"]:
+        found |= {f"forget/{name}": results["forget"][-1][name] for name in FORGOTTEN}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def flat(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Return a config's settings by dotted name, as the command line spells them.
+
+    >>> flat({"model": {"strategy": {"class_path": "EASE", "init_args": {"alpha": 0.1}}}, "threads": None})
+    {'model.strategy': 'EASE', 'model.strategy.alpha': 0.1, 'threads': None}
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = place if key in ("class_path", "init_args") else f"{place}.{key}".lstrip(".")
+        if isinstance(value, Mapping):
+            found |= flat(value, name)
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            found |= flat({f"{name}[{i}]": v for i, v in enumerate(value)})
+        else:
+            found[name] = json.dumps(value) if isinstance(value, list) else value
+    return found

@@ -1,0 +1,118 @@
+"""Features that runs lend each other: what a run may take for its own, and what it gives once a request is recorded.
+
+A feature is filed under all that decides it: the bytes of the data set, the transform, the weights and settings of
+backbone and adapters, the precision, the device, the versions and the code of what computes. What another run has left
+there is therefore bit for bit what would be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from cl_framework.errors import UserError
+from cl_framework.feature_cache.shared_directory import Piece, Shelf
+from cl_framework.feature_cache.table import Table
+from cl_framework.functional.sorted_ids import among
+from cl_framework.storage.files import sha256
+from cl_framework.streams.events import Experience, Step
+
+Contents: TypeAlias = Callable[[str], str | None]
+"""Returns the hash of the bytes behind a source, split and transform; None if nobody knows."""
+
+
+@final
+class Borrowing:
+    """A run's dealings with the shelf: it takes what is there, and gives when a request has been recorded.
+
+    Whatever a killed process had not recorded it had not given either, so that the next one finds what it found.
+
+    Args:
+        shelf: The directory.
+        made: Hash of all that decides a feature besides the sample and the adapters' weights.
+        contents: Tells data sets apart by their bytes, whatever they are called.
+    """
+
+    def __init__(self, shelf: Shelf, made: str, contents: Contents) -> None:
+        """Start with nothing in hand."""
+        self.shelf, self.made, self.contents = shelf, made, contents
+        self._now: dict[str, list[Piece]] = {}  # as it was when a key was first asked for during this request
+
+    def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return ids ``(k,)`` and features ``(k, width)`` of those among the samples ``ids`` that are there, if any."""
+        found, ids = list[Piece](), ids.cpu()
+        for piece in self._pieces(key):
+            here = among(ids, piece.ids)
+            if bool(here.any()):
+                found.append(Piece(ids[here], piece.rows[torch.searchsorted(piece.ids, ids[here])]))
+                ids = ids[~here]
+        return (torch.cat([p.ids for p in found]), torch.cat([p.rows for p in found])) if found else None
+
+    def settle(self, new: Mapping[str, tuple[Tensor, Table]], gone: Iterable[tuple[str, Tensor]]) -> None:
+        """Take samples that must be forgotten off the shelf, under whatever they were filed; then give what is new.
+
+        Raises:
+            UserError: If something must go and cannot be reached.
+        """
+        self._now.clear()
+        try:
+            for samples, ids in gone:
+                if (data := self.contents(samples)) is not None:
+                    self.shelf.erase(_folder(data), ids.cpu())
+        except OSError as error:
+            raise UserError(
+                f"The request is recorded, but features of what was forgotten are still in {self.shelf.path} "
+                f"({error.strerror}); make it writable, then `clf resume` the run."
+            ) from error
+        try:
+            if any([self._give(key, ids, table) for key, (ids, table) in new.items()]):
+                self.shelf.evict()
+        except OSError:  # a shelf that takes no more is no reason to stop
+            pass
+        self._now.clear()
+
+    def _give(self, key: str, ids: Tensor, table: Table) -> bool:
+        """Put those features of the samples ``ids`` on the shelf that are not there; tell whether there were any."""
+        place = self._place(key)
+        for piece in self.shelf.pieces(*place) if place is not None else ():
+            ids = ids[~among(ids, piece.ids)]
+        if place is None or not len(ids):
+            return False
+        self.shelf.put(*place, ids, table.read(ids))
+        return True
+
+    def _pieces(self, key: str) -> list[Piece]:
+        if key not in self._now:
+            place = self._place(key)
+            self._now[key] = [] if place is None else self.shelf.pieces(*place)
+        return self._now[key]
+
+    def _place(self, key: str) -> tuple[str, str] | None:
+        data = self.contents(key.partition("/")[2])
+        return None if data is None else (_folder(data), sha256(f"{self.made}\0{key}".encode())[:32])
+
+
+def contents_of(steps: Collection[Step]) -> Contents:
+    """Return what tells the data of a stream apart; nothing is read before it is asked."""
+    parts = [p for s in steps if isinstance(s.event, Experience) for p in (*s.event.reference.sources, *s.exam.sources)]
+    told: dict[str, str | None] = {}
+
+    def content(samples: str) -> str | None:
+        if samples not in told:
+            hashes = {p.content for p in parts if p.key == samples}
+            known = sorted(h for h in hashes if h is not None)
+            told[samples] = None if not known or None in hashes else known[0] if len(known) == 1 else _joint(known)
+        return told[samples]
+
+    return content
+
+
+def _joint(hashes: Iterable[str]) -> str:
+    return sha256("\0".join(hashes).encode())
+
+
+def _folder(data: str) -> str:
+    return sha256(data.encode())[:32]

@@ -1,0 +1,15 @@
+from .erasure import Erasure as Erasure
+from .erasure import erase as erase
+from .exemplars import Memory as Memory
+from .feature_means import Means as Means
+from .feature_sums import Sums as Sums
+from .feature_sums import drift as drift
+from .provenance import Ingredient as Ingredient
+from .provenance import Read as Read
+from .provenance import Reading as Reading
+from .provenance import met as met
+from .tensor_store import COUNT as COUNT
+from .tensor_store import PRISTINE as PRISTINE
+from .tensor_store import Entry as Entry
+from .tensor_store import Ledger as Ledger
+from .tensor_store import entry_of as entry_of

@@ -1,0 +1,57 @@
+"""What must go: every part that files state by class, experience or sample lets go of it in the same way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from cl_framework.streams.origins import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """The classes, experiences and sample ids to erase.
+
+    Attributes:
+        classes: Classes that go altogether.
+        experiences: Experiences of which nothing that was made for them may stay.
+        ids: Samples that go.
+        cells: Classes of experiences that go, though another experience may keep the class.
+        everything: True to return each part to its first state, shared ones too.
+    """
+
+    classes: frozenset[int] = frozenset()
+    experiences: frozenset[str] = frozenset()
+    ids: frozenset[int] = frozenset()
+    everything: bool = False
+    cells: frozenset[Cell] = frozenset()
+
+    def hits(self, cls: int | None = None, experience: str | None = None) -> bool:
+        """Tell whether something filed under ``cls`` and ``experience`` must go.
+
+        >>> Erasure(classes=frozenset({3})).hits(cls=3, experience="task-0")
+        True
+        >>> Erasure(classes=frozenset({3})).hits(experience="task-0")
+        False
+        >>> Erasure(cells=frozenset({("task-0", 3)})).hits(cls=3, experience="task-1")
+        False
+        """
+        whole = self.everything or cls in self.classes or experience in self.experiences
+        return whole or (experience, cls) in self.cells
+
+
+@runtime_checkable
+class Erasable(Protocol):
+    """A part that can let go of what it keeps."""
+
+    def erase(self, what: Erasure) -> None:
+        """Remove every trace of ``what``."""
+
+
+def erase(what: Erasure, *holders: nn.Module) -> None:
+    """Erase from every part of every holder."""
+    for part in [m for holder in holders for m in holder.modules()]:
+        if isinstance(part, Erasable):
+            part.erase(what)

@@ -1,0 +1,67 @@
+"""Means of features in parts: each class of each experience by itself, pooled when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.functional.class_statistics import class_means
+from cl_framework.memory.erasure import Erasure
+from cl_framework.memory.tensor_store import COUNT, PRISTINE, Entry, Ledger
+
+
+@final
+class Means(nn.Module):
+    """Mean and number of features, filed by class and experience; of a class that came again, the mean of all.
+
+    >>> means = Means()
+    >>> means.measure("a", torch.tensor([[1.0], [3.0]]), torch.tensor([7, 7]), [7])
+    >>> means.measure("b", torch.tensor([[8.0]]), torch.tensor([7]), [7])
+    >>> means.of([7])
+    tensor([[4.]])
+
+    Args:
+        pristine: Whether the features are those of the backbone without adapters, for lineage to know.
+    """
+
+    def __init__(self, pristine: bool = False) -> None:
+        """Start with no class."""
+        super().__init__()
+        self.filed, self._name = Ledger(), PRISTINE if pristine else ""
+        self._pooled: tuple[object, Tensor] | None = None
+
+    def missing(self, experience: str, classes: Iterable[int]) -> list[int]:
+        """Return the classes of an experience that are not measured."""
+        return [c for c in classes if Entry(c, experience, self._name) not in self.filed]
+
+    def measure(self, experience: str, z: Tensor, y: Tensor, classes: Iterable[int]) -> None:
+        """File the means of features ``(n, width)`` of classes ``(n,)`` that an experience brought."""
+        for c, mean in class_means(z, y, classes).items():
+            self.filed[Entry(c, experience, self._name)] = mean
+            self.filed[Entry(c, experience, COUNT)] = (y == c).sum()
+
+    def of(self, classes: Sequence[int]) -> Tensor:
+        """Return the means ``(classes, width)``, put together once until something changes."""
+        key = self.filed.version, tuple(classes)
+        if self._pooled is None or self._pooled[0] != key:
+            parts: dict[int | None, list[Entry]] = {}
+            for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # an order that no history changes
+                if entry.name == self._name:
+                    parts.setdefault(entry.cls, []).append(entry)
+            self._pooled = key, torch.stack([self._mean(parts[c]) for c in classes])
+        return self._pooled[1]
+
+    def erase(self, what: Erasure) -> None:
+        """Let go of what was put together; what is filed the ledger erases by itself."""
+        self._pooled = None
+
+    def _mean(self, parts: Sequence[Entry]) -> Tensor:
+        means = [self.filed[entry] for entry in parts]
+        if len(parts) == 1:
+            return means[0]
+        counts = [self.filed[entry._replace(name=COUNT)].double() for entry in parts]
+        whole = torch.stack([n * mean.double() for n, mean in zip(counts, means, strict=True)]).sum(0)
+        return (whole / torch.stack(counts).sum()).to(means[0].dtype)

@@ -1,0 +1,128 @@
+"""Where something comes from: the classes of each experience whose samples went into it. Needs no torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.memory.erasure import Erasure
+from cl_framework.memory.tensor_store import Entry, Ledger
+from cl_framework.streams.origins import Cell, Origin
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """What went into something, so that the stream can tell which samples that were.
+
+    They are all samples of its classes that are alive, for a request that takes samples makes anew whatever met them
+    or takes them out. Two things differ from that and are written down.
+
+    Attributes:
+        origin: Experience -> classes.
+        outlived: Requests whose samples it met and holds on to, because it was edited or left as it was.
+        parts: The samples read of a class of an experience, where only some were.
+    """
+
+    origin: Origin
+    outlived: tuple[str, ...] = ()
+    parts: Mapping[Cell, frozenset[int]] = field(default_factory=dict)
+
+
+Read: TypeAlias = Mapping[Cell, frozenset[int] | None]
+"""What was trained on: of each class of an experience the samples read, None for all of them."""
+
+
+@final
+class Reading(nn.Module):
+    """Sample ids by owner, class and experience; of a class that is not filed an owner read all.
+
+    Ids are tensors, like those of a memory: a forget request takes them out of the files with everything else. That an
+    adapter which is only edited still holds them is told by the request's name (`Model.outlived`), not by their ids.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing filed."""
+        super().__init__()
+        self.ids = Ledger()
+
+    def note(self, owner: str, read: Read, had: Origin) -> None:
+        """Note that ``owner`` was trained on ``read``; it was trained on ``had`` before."""
+        for (experience, c), some in read.items():
+            entry = Entry(c, experience, owner)
+            if some is None:
+                if entry in self.ids:
+                    del self.ids[entry]
+            elif c not in had.get(experience, ()) or entry in self.ids:
+                before = self.ids[entry].tolist() if entry in self.ids else []
+                self.ids[entry] = torch.tensor(sorted({*before, *some}), dtype=torch.int64)
+
+    def of(self, owner: str) -> dict[Cell, frozenset[int]]:
+        """Return the samples that ``owner`` read of each class of an experience of which it read some only."""
+        return {
+            (e.experience or "?", e.cls): frozenset(self.ids[e].tolist())
+            for e in self.ids
+            if e.name == owner and e.cls is not None
+        }
+
+    def drop(self, owner: str) -> None:
+        """Let go of what ``owner`` read."""
+        for entry in [e for e in self.ids if e.name == owner]:
+            del self.ids[entry]
+
+    def erase(self, what: Erasure) -> None:
+        """Let go of erased samples; an entry that loses all of them stays, for it says that no other was read."""
+        gone = torch.tensor(sorted(what.ids), dtype=torch.int64)
+        for entry in list(self.ids):
+            kept: Tensor = self.ids[entry]
+            stay = ~torch.isin(kept, gone.to(kept.device))
+            if not bool(stay.all()):
+                self.ids[entry] = kept[stay]
+
+
+def met(
+    classes: Iterable[int],
+    read: Collection[tuple[int, int]],
+    alive: Mapping[Cell, frozenset[int]],
+    known: Collection[Cell],
+    gone: Mapping[Cell, frozenset[int]],
+) -> dict[Cell, frozenset[int] | None]:
+    """Return what was trained on, experience by experience and class by class.
+
+    Samples that are none of those alive, such as made-up ones, stand for all that is known of their class: what they
+    were made from met it. Those that a forget request takes count neither way, but what they belong to was met.
+
+    >>> alive = {("a", 4): frozenset({0, 1}), ("b", 4): frozenset({2}), ("a", 7): frozenset({5})}
+    >>> met([4, 7], [(4, 0), (7, 5)], alive, alive, {})
+    {('a', 4): frozenset({0}), ('a', 7): None}
+
+    Args:
+        classes: Those that were trained on.
+        read: Class and id of each sample that was read.
+        alive: The samples there are, as far as that is known.
+        known: What the learner knows.
+        gone: The samples that a forget request takes.
+    """
+    every, lost, cells = {i for _, i in read}, frozenset[int]().union(*gone.values()), set(known)
+    by_class, places = defaultdict[int, set[int]](set), defaultdict[int, list[Cell]](list)
+    for y, i in read:
+        by_class[y].add(i)
+    for cell in dict.fromkeys((*known, *alive, *gone)):
+        places[cell[1]].append(cell)
+    found: dict[Cell, frozenset[int] | None] = {}
+    for c in classes:
+        mine, ids = places.get(c, [("?", c)]), frozenset(by_class[c] - lost)
+        there = {cell: alive.get(cell, frozenset()) for cell in mine}
+        took = {cell for cell in mine if every & gone.get(cell, frozenset())}
+        strange = bool(ids.difference(*there.values()))
+        vague = {cell for cell in mine if cell in cells or cell[0] == "?"} if strange or not (ids or took) else set()
+        for cell in mine:
+            some = ids & there[cell]
+            if some or cell in took or cell in vague:
+                found[cell] = None if strange or some == there[cell] else some
+    return found

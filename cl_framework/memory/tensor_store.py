@@ -1,0 +1,132 @@
+"""State that grows: tensors filed by class and experience, so that they can be erased by class and experience."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.memory.erasure import Erasure
+
+COUNT = "count"
+"""Name of an entry that tells of how many samples the others are."""
+
+PRISTINE = "pristine"
+"""Name of an entry that was measured on the backbone without adapters."""
+
+
+class Entry(NamedTuple):
+    """Where a tensor is filed: the class and the experience it came from, and a name among its like."""
+
+    cls: int | None = None
+    experience: str | None = None
+    name: str = ""
+
+
+@final
+class Ledger(nn.Module):
+    """Tensors under entries; checkpoints and moves like buffers and, unlike them, may grow and shrink.
+
+    >>> old, new = Ledger(), Ledger()
+    >>> old[Entry(cls=3, experience="task-0")] = torch.ones(2)
+    >>> _ = new.load_state_dict(old.state_dict())
+    >>> new[Entry(3, "task-0")]
+    tensor([1., 1.])
+    >>> new.erase(Erasure(classes=frozenset({3})))
+    >>> len(new)
+    0
+
+    Attributes:
+        version: Rises with every change, so that what is derived from the ledger knows when to be derived again.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__()
+        self.version = 0
+        self._stacked: dict[object, Tensor] = {}
+        self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
+
+    def __getitem__(self, entry: Entry) -> Tensor:
+        """Return the tensor under ``entry``."""
+        if entry not in self:
+            raise KeyError(f"Nothing is filed under {entry}; the ledger holds {list(self)[:20]}.")
+        found: Tensor = self.get_buffer(_spell(entry))
+        return found
+
+    def stacked(self, classes: tuple[int, ...], experience: str | None = None) -> Tensor:
+        """Return the tensors ``(classes, ...)`` filed under each class, put together once until something changes."""
+        key = classes, experience
+        if key not in self._stacked:
+            self._stacked[key] = torch.stack([self[Entry(c, experience)] for c in classes])
+        return self._stacked[key]
+
+    def __setitem__(self, entry: Entry, value: Tensor) -> None:
+        """File a tensor, detached from any graph."""
+        self._changed()
+        self.register_buffer(_spell(entry), value.detach().clone())
+
+    def __delitem__(self, entry: Entry) -> None:
+        """Erase a tensor."""
+        self._changed()
+        delattr(self, _spell(entry))
+
+    def __contains__(self, entry: object) -> bool:
+        """Tell whether something is filed under ``entry``."""
+        return isinstance(entry, Entry) and _spell(entry) in self._buffers
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Iterate over entries, oldest first."""
+        return map(_parse, list(self._buffers))
+
+    def named(self) -> Iterator[tuple[str, Entry]]:
+        """Iterate over entries with the name of each in the state."""
+        return ((name, _parse(name)) for name in list(self._buffers))
+
+    def __len__(self) -> int:
+        """Count the entries."""
+        return len(self._buffers)
+
+    def erase(self, what: Erasure) -> None:
+        """Erase whatever the erased classes and experiences left here."""
+        for entry in list(self):
+            if what.hits(entry.cls, entry.experience):
+                del self[entry]
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._stacked.clear()  # what leaves the ledger leaves memory
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Ledger:
+        self._changed()  # another device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _grow_to_match(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
+        """Before tensors arrive, hold exactly the entries they belong to, in their shapes."""
+        self._changed()
+        self._buffers.clear()
+        for key, value in state.items():
+            if key.startswith(prefix):
+                self.register_buffer(key[len(prefix) :], torch.empty_like(value))
+
+
+def entry_of(tensor: str) -> Entry:
+    """Return where a tensor is filed, from its name in a state.
+
+    >>> entry_of("strategy.prototypes.|3|task-0")
+    Entry(cls=3, experience='task-0', name='')
+    """
+    return _parse(tensor.rpartition(".")[2])
+
+
+def _spell(entry: Entry) -> str:
+    cls = "" if entry.cls is None else str(entry.cls)
+    return f"{entry.name}|{cls}|{(entry.experience or '').replace('.', '·')}"
+
+
+def _parse(key: str) -> Entry:
+    name, cls, experience = key.split("|", 2)
+    return Entry(int(cls) if cls else None, experience.replace("·", ".") or None, name)

@@ -1,0 +1,5 @@
+"""Plan, Strategy, Unlearner, and the building blocks that methods share."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

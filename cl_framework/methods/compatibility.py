@@ -1,0 +1,154 @@
+"""Which way of forgetting can honour a request: why one cannot, and which of those that are installed can."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from cl_framework.adapters.base import Adapter
+from cl_framework.backbones.base import Backbone
+from cl_framework.errors import UserError
+from cl_framework.methods.base import Strategy, Unlearner
+from cl_framework.models.model import Model
+from cl_framework.settings import discovery
+from cl_framework.streams.events import Experience, ForgetRequest
+from cl_framework.terminal.safe_text import printable
+
+
+def objection(unlearner: Unlearner, model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> str | None:
+    """Return why an unlearner cannot honour ``event``, the ``nth`` request to come; None when it can."""
+    needs = unlearner.needs if event.remaining else unlearner.needs - {"retain"}
+    if lacking := sorted(needs & event.missing):
+        return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
+    if not unlearner.exact and (unfit := unsuited(strategy, event)):
+        return unfit
+    if unlearner.acts == "stack" and not model.adapters.adapter.several:
+        return "it puts its edit on top of what is in use, and such adapters are used one at a time"
+    if unlearner.acts == "stack" and not model.adapters.adapter.neutral:
+        return "its edit begins as one that changes nothing, and such adapters change features from birth"
+    return unlearner.objection(model, strategy, event) or unlearner.runs_out(model, nth)
+
+
+def instead(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> str:
+    """Say which unlearners, as they are set by default, can honour a request, or what they would need for it."""
+    if names := able(model, strategy, event, nth):
+        return f"Use one that can: {', '.join(names)}."
+    whole = dataclasses.replace(event, missing=frozenset())
+    if event.missing and (names := able(model, strategy, whole, nth)):
+        lacking = " and ".join(sorted(event.missing))
+        return f"None can without the samples to {lacking}; with them at hand, these can: {', '.join(names)}."
+    return "None of those that `clf list unlearners` names can."
+
+
+def able(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> list[str]:
+    """Return the names of all installed unlearners that can honour a request as they are set by default."""
+    found = []
+    for kind in discovery.installed("unlearners"):
+        with suppress(TypeError):  # has arguments without a default, so it cannot be asked
+            found += [kind.__name__] if objection(kind(), model, strategy, event, nth) is None else []
+    return found
+
+
+def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
+    """Object to editing what is kept apart and can be forgotten exactly, and where no sample or other class stays."""
+    name = type(strategy).__name__
+    if strategy.subtracts and strategy.unfounded(event):
+        return f"{name} sums up features that were tuned on {event.first!r}, and an edit would not change its sums"
+    if strategy.isolates is not None or strategy.subtracts:
+        exact = "Subtract" if strategy.subtracts else "DropAdapter"
+        return f"{name} keeps what it learns apart and forgets exactly with {exact}"
+    if not event.remaining:
+        return "an edit has to keep something, and nothing would stay"
+    alive = {*event.classes, *(c for e in event.remaining for c in e.classes)}
+    return None if len(alive) > 1 else "an edit turns answers into others, and there is only one class"
+
+
+def suits(adapter: Adapter, backbone: Backbone, kind: type | None) -> bool:
+    """Tell whether whatever ``adapter`` builds for ``backbone`` is of a kind; None stands for any."""
+    with torch.random.fork_rng(devices=[]):  # asking must not move the dice
+        built = [r for site in backbone.sites().values() if (r := adapter.build(site)) is not None]
+    return kind is None or (bool(built) and all(isinstance(r, kind) for r in built))
+
+
+def check_adapter(model: Model, strategy: Strategy) -> None:
+    """Make sure that a strategy can work with the adapters it is given; known as soon as the config is read.
+
+    Raises:
+        UserError: If there is no place for them, or they are made of something else.
+    """
+    if model.adapters.adapter.coupled and strategy.rewrites is None:
+        raise UserError(
+            f"With {type(model.adapters.adapter).__name__} as it is set a prediction depends on the rest of its batch, "
+            f"and {type(strategy).__name__} promises that it does not; let each sample stand for itself."
+        )
+    if strategy.competes is None:  # it trains nothing
+        return
+    if model.adapters.lacking:
+        raise UserError(model.adapters.lacking)
+    adapter, kind = model.adapters.adapter, strategy.rewrites
+    if strategy.several and not adapter.several:
+        raise UserError(
+            f"{type(strategy).__name__} puts several adapters in use at once, and of {type(adapter).__name__} as it is "
+            "set one would undo the other; set `model.adapter` to one that adds, such as LoRA."
+        )
+    if kind is None or suits(adapter, model.backbone, kind):
+        return
+    fitting = []
+    for other in discovery.installed("adapters"):
+        with suppress(TypeError):  # has arguments without a default, so it cannot be asked
+            fitting += [other.__name__] if suits(other(), model.backbone, kind) else []
+    raise UserError(
+        f"{type(strategy).__name__} works on {kind.__name__} adapters, and {type(adapter).__name__} is none; "
+        f"set `model.adapter: {' or '.join(sorted(fitting)) or 'one that is'}`."
+    )
+
+
+def check_inherited(model: Model, strategy: Strategy, event: Experience) -> Mapping[str, Tensor]:
+    """Return the backbone's own classifier, once it is sure that a strategy can take up what that knows.
+
+    Raises:
+        UserError: If it has no shared head, or the backbone has no classifier that fits the model's head.
+    """
+    if strategy.isolates is not None or strategy.subtracts or not strategy.adopts:
+        why = "has no shared head to take it up" if strategy.adopts else "needs more than its rows"
+        raise UserError(
+            f"{event.name!r} is what the pre-trained classifier knows, and {type(strategy).__name__} {why}; "
+            "use Finetune or Joint."
+        )
+    if (rows := model.backbone.classifier()) is None:
+        raise UserError(f"{model.backbone.name} has no pre-trained classifier to begin with; learn the classes.")
+    model.head.fits(event.inherited, rows)
+    return rows
+
+
+def check_repeated(
+    strategy: Strategy, event: Experience, known: Collection[int], names: Sequence[str] = (), otherwise: str = ""
+) -> None:
+    """Make sure that a strategy can learn an experience beside the classes that are ``known`` before it.
+
+    Args:
+        strategy: What is to learn it.
+        event: What is to be learned.
+        known: Ids of the classes that are alive.
+        names: What each class id is called, for the message.
+        otherwise: What else a person can do, for the message.
+
+    Raises:
+        UserError: If the experience brings one of them again and the strategy files each class where it first came, or
+            if it would put rows of a pre-trained classifier in the place of what was learned.
+    """
+    if not (again := sorted(set(event.classes) & set(known))) or (strategy.repeats and not event.inherited):
+        return
+    called = f"{printable(names[again[0]])} (id:{again[0]})" if names else str(again[0])
+    brings, or_else = f"{event.name!r} brings class {called} again", f", or {otherwise}" if otherwise else ""
+    if event.inherited:
+        raise UserError(f"{brings}, as the pre-trained classifier knows it; leave it out of the stream{or_else}.")
+    able = [c.__name__ for c in discovery.installed("strategies") if getattr(c, "repeats", False)]
+    raise UserError(
+        f"{brings}, and {type(strategy).__name__} learns a class once; use one that learns more of it: "
+        f"{', '.join(able)}{or_else}."
+    )

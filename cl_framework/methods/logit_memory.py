@@ -1,0 +1,71 @@
+"""What the model once answered to samples of the past: rows leave with samples, columns with classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.memory.erasure import Erasure
+from cl_framework.memory.exemplars import Memory
+from cl_framework.memory.tensor_store import Entry, Ledger
+from cl_framework.models.model import Model, Using
+from cl_framework.streams.events import Experience
+from cl_framework.streams.samples import Subset
+
+SCORES, COLUMNS = "scores", "columns"
+
+
+@final
+class Answers(nn.Module):
+    """A memory of samples, and beside each sample the head's scores of it when it was remembered.
+
+    Attributes:
+        memory: The samples.
+        filed: By class and experience, in the memory's order: scores ``(n, k)``, and the ``k`` classes they are of.
+    """
+
+    def __init__(self, per_class: int | None = None) -> None:
+        """Start empty."""
+        super().__init__()
+        self.memory, self.filed = Memory(per_class), Ledger()
+
+    def keep(self, model: Model, event: Experience, using: Using) -> None:
+        """Remember some samples of each class, and what the model answers to them under the test transform."""
+        self.memory.keep(event)
+        for c in event.classes:
+            ids = self.memory.ids[Entry(c, event.name)].cpu()
+            rows = (ids[:, None] == event.reference.ids).int().argmax(1)
+            z, _ = model.embed(Subset(event.reference, rows), using)
+            self.filed[Entry(c, event.name, SCORES)] = model.head(z)
+            self.filed[Entry(c, event.name, COLUMNS)] = model.head.get_buffer("rows")
+
+    def table(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return sample ids ``(n,)`` and scores ``(n, classes)``, NaN for classes that were not known yet."""
+        wanted, found = torch.tensor(classes), []
+        for entry in (e for e in self.filed if e.name == SCORES):
+            scores, columns = self.filed[entry], self.filed[entry._replace(name=COLUMNS)]
+            row, at = (columns[:, None] == wanted.to(columns.device)).nonzero(as_tuple=True)
+            spread = scores.new_full((len(scores), len(classes)), torch.nan)
+            spread[:, at] = scores[:, row]
+            found.append((self.memory.ids[entry._replace(name="")].to(scores.device), spread))
+        ids, rows = zip(*found, strict=True) if found else ((), ())
+        return (torch.cat(ids), torch.cat(rows)) if found else (wanted.new_empty(0), torch.empty(0, len(classes)))
+
+    def sides(self, entry: Entry) -> tuple[frozenset[int], frozenset[int]]:
+        """Return the samples that an entry of `filed` has rows of, and the classes that it has columns of."""
+        ids, columns = self.memory.ids[entry._replace(name="")], self.filed[entry._replace(name=COLUMNS)]
+        return frozenset(ids.tolist()), frozenset(columns.tolist())
+
+    def erase(self, what: Erasure) -> None:
+        """Let go of rows and columns; the memory, a part of this one, is asked later and still knows all samples."""
+        gone, classes = (torch.tensor(sorted(s), dtype=torch.int64) for s in (what.ids, what.classes))
+        for entry in [e for e in self.filed if e.name == SCORES and not what.hits(e.cls, e.experience)]:
+            beside, ids = entry._replace(name=COLUMNS), self.memory.ids[entry._replace(name="")]
+            rows, columns = (~torch.isin(x, y.to(x.device)) for x, y in ((ids, gone), (self.filed[beside], classes)))
+            self.filed[entry] = self.filed[entry][rows][:, columns]
+            self.filed[beside] = self.filed[beside][columns]
+            if not bool(rows.any()):
+                del self.filed[entry], self.filed[beside]

@@ -1,0 +1,10 @@
+from .compute import AS_EVER as AS_EVER
+from .compute import Compute as Compute
+from .compute import uncompiled as uncompiled
+from .finite import LOWER as LOWER
+from .finite import check_scores as check_scores
+from .finite import check_tensors as check_tensors
+from .head import Head as Head
+from .model import ADAPTERS as ADAPTERS
+from .model import Model as Model
+from .model import Using as Using

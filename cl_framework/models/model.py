@@ -1,0 +1,330 @@
+"""A frozen backbone, its adapters and a head: everything a strategy may touch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from cl_framework.adapters.bank import AdapterBank
+from cl_framework.adapters.base import Adapter
+from cl_framework.adapters.batched import signature
+from cl_framework.backbones.base import Backbone
+from cl_framework.feature_cache.store import CHUNK, FeatureStore, digest
+from cl_framework.memory.erasure import Erasure
+from cl_framework.memory.provenance import Read, Reading
+from cl_framework.models.batched_passes import Passes
+from cl_framework.models.finite import check_features
+from cl_framework.models.head import Head
+from cl_framework.streams import origins
+from cl_framework.streams.events import Experience
+from cl_framework.streams.origins import Origin
+from cl_framework.streams.samples import Inputs, Samples, inputs
+
+ADAPTERS = "model.adapters.rewrites."
+"""How the names of an adapter's tensors begin in the learner's state; its own name follows."""
+
+Using: TypeAlias = str | Sequence[str] | None
+
+
+@final
+class Model(nn.Module):
+    """What a strategy acts on. Knows nothing of Lightning, tasks to come, or test data.
+
+    Attributes:
+        known: The experience each live class came with first, in order of arrival.
+        brought: The live classes of each experience, in order of arrival; a class may have come again.
+        seed: The run's seed, from which the seed of each experience is derived.
+        precision: What frozen passes compute in, as training does; None for single precision. Features are single ones.
+        exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
+        abreast: Whether frozen passes hold several adapters at once, where their kind can.
+        passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
+    """
+
+    def __init__(self, backbone: Backbone, adapter: Adapter, head: Literal["linear", "cosine"] = "linear") -> None:
+        """Assemble the parts."""
+        super().__init__()
+        self.backbone = backbone
+        self.adapters = AdapterBank(backbone, adapter)
+        self.head = Head(backbone.width, head)
+        self.store = FeatureStore()
+        self.abreast = True
+        self._shared = Passes(backbone, self.adapters)
+        self.precision: torch.dtype | None = None
+        self.exit = nn.Identity()
+        self.known: dict[int, str] = {}
+        self.brought: dict[str, tuple[int, ...]] = {}
+        self.seed = 0
+        self.passes: Counter[str] = Counter()
+        self._outlived: dict[str, tuple[str, ...]] = {}
+        self.phase: Literal["train", "statistics", "evaluate"] = "statistics"
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Classes alive now, in order of arrival: the columns of every prediction."""
+        return tuple(self.known)
+
+    @property
+    def experiences(self) -> tuple[str, ...]:
+        """Experiences with a live class, in order of arrival."""
+        return tuple(self.brought)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def outlived(self) -> dict[str, tuple[str, ...]]:
+        """Names of the forget requests that took samples of something which holds them still.
+
+        By what that is: a tensor of the learner's state, or the beginning of the names of several.
+        """
+        adapters = {ADAPTERS + name: requests for name, requests in self.adapters.outlived.items() if requests}
+        return {**self._outlived, **adapters}
+
+    @outlived.setter
+    def outlived(self, told: Mapping[str, Sequence[str]]) -> None:
+        """Take up what a state tells."""
+        found = {holder: tuple(requests) for holder, requests in told.items()}
+        self._outlived = {holder: r for holder, r in found.items() if not holder.startswith(ADAPTERS)}
+        names = {holder.removeprefix(ADAPTERS): r for holder, r in found.items() if holder.startswith(ADAPTERS)}
+        self.adapters.outlived = names
+
+    def meet(self, event: Experience) -> None:
+        """Note which classes an experience brings."""
+        self.know(event.name, event.classes)
+
+    def know(self, experience: str, classes: Sequence[int]) -> None:
+        """Take up classes of an experience; those that are known stay where they are in the order of arrival."""
+        self.known |= {c: experience for c in classes if c not in self.known}
+        if all_ := tuple(dict.fromkeys((*self.brought.get(experience, ()), *classes))):
+            self.brought[experience] = all_
+
+    def retain(self, left: Iterable[Experience]) -> None:
+        """Know what is left of every experience, in the order in which a stream of that alone would have brought it."""
+        self.known, self.brought = {}, {}
+        for experience in left:
+            self.meet(experience)
+
+    def inherit(self, event: Experience, classifier: Mapping[str, Tensor]) -> None:
+        """Take up classes that the backbone's own classifier knows: its rows, under an adapter that changes nothing."""
+        self.ready("shared", event.classes)
+        self.meet(event)
+        self.head.adopt(event.inherited, classifier)
+
+    def erase(self, what: Erasure) -> None:
+        """Let go of erased classes; experiences without live classes go with them.
+
+        Classes that stay keep their place, also where the experience goes that brought them first: rows of a head are
+        in that order.
+        """
+        kept = {e: tuple(c for c in classes if not what.hits(c, e)) for e, classes in self.brought.items()}
+        self.brought = {e: classes for e, classes in kept.items() if classes}
+        first = {c: e for e, c in reversed(origins.cells(self.brought))}
+        self.known = {c: first[c] for c in self.known if c in first}
+
+    def trace(self, params: Iterable[nn.Parameter], read: Read) -> None:
+        """Note what went into whatever holds ``params``: adapters by name, and the head.
+
+        Args:
+            params: What was trained.
+            read: What it was trained on.
+        """
+        trained, met = {id(p) for p in params}, origins.of(read)
+
+        def note(reading: Reading, owner: str, before: Origin) -> Origin:
+            reading.note(owner, read, before)
+            return origins.merged(before, met)
+
+        for name in self.adapters:
+            if any(id(p) in trained for p in self.adapters.params(name)):
+                before = self.adapters.origins.get(name, {})
+                self.adapters.origins[name] = note(self.adapters.reading, name, before)
+        if any(id(p) in trained for p in self.head.parameters()):
+            self.head.origin = note(self.head.reading, "", self.head.origin)
+
+    def ready(self, adapter: str, classes: Iterable[int]) -> list[nn.Parameter]:
+        """Put ``adapter`` in use (created if new), give ``classes`` head rows, and return what to train."""
+        if adapter not in self.adapters:
+            self.adapters.add(adapter)
+        self.adapters.active = (adapter,)
+        self.head.grow(classes)
+        self.head.to(self.device)
+        return [*self.adapters.params(adapter), *self.head.parameters()]
+
+    def query(self, x: Tensor | Inputs) -> Tensor:
+        """Return the pristine backbone's features ``(n, width)``, by which prompts are chosen; without gradients."""
+        with torch.no_grad(), self.adapters.pristine():
+            return self.features(x)
+
+    def features(self, x: Tensor | Inputs, using: Using = None, query: Tensor | None = None) -> Tensor:
+        """Return features ``(n, width)`` under the adapters ``using``: one, several, ``()`` for none, None as they are.
+
+        A tensor is a training pass, with gradients. ``Inputs`` are a frozen pass, read from the store where known.
+        Adapters that ask for the query cost a second pass, unless the ``query`` of a tensor is at hand already.
+        """
+        names = self.adapters.active if using is None else (using,) if isinstance(using, str) else tuple(using)
+        with self.adapters.using(*names):
+            if isinstance(x, Inputs):
+                return self._frozen(x, [self.adapters.applied], torch.ones(1, len(x), dtype=torch.bool))[0]
+            if query is None and self.adapters.asking:
+                query = self.query(x)
+            self.passes[self.phase] += len(x)
+            z: Tensor = self.exit(self._pass(x, query))
+            return z
+
+    def each(self, x: Tensor | Inputs, usings: Sequence[str | Sequence[str]], wanted: Tensor | None = None) -> Tensor:
+        """Return features ``(k, n, width)`` under each of ``k`` choices of adapters, as `features` takes them.
+
+        Frozen passes hold several adapters at once where their kind allows it: what comes before the first place they
+        rewrite is computed once, and features are those of one by one, bit for bit.
+
+        Args:
+            x: Inputs.
+            usings: The choices.
+            wanted: ``(k, n)`` bool, the features to compute; the others are zero. None means all.
+        """
+        wanted = torch.ones(len(usings), len(x), dtype=torch.bool) if wanted is None else wanted.cpu()
+        chosen = [(using,) if isinstance(using, str) else tuple(using) for using in usings]
+        if isinstance(x, Inputs):
+            stack = self.adapters.stack
+            return self._frozen(x, [(*c, *(n for n in stack if n not in c)) for c in chosen], wanted)
+        out = torch.zeros(len(usings), len(x), self.backbone.width, device=self.device)
+        for i, using in enumerate(chosen):
+            if bool(wanted[i].any()):
+                rows = wanted[i].nonzero()[:, 0].to(x.device)
+                out[i, rows] = self.features(x[rows], using).to(out.dtype)
+        return out
+
+    def _pass(self, x: Tensor, query: Tensor | None) -> Tensor:
+        """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one delays no others."""
+        rows, pieces = self._alike(x), []
+        if len(rows) == 1 or self.adapters.adapter.coupled:
+            with self.adapters.asked(query):
+                z: Tensor = self.backbone(x)
+            return z
+        for r in (r.to(x.device) for r in rows):
+            with self.adapters.asked(None if query is None else query[r]):
+                pieces.append(self.backbone(x[r]))
+        return torch.cat(pieces)[torch.cat(rows).argsort().to(x.device)]
+
+    def scores(self, x: Tensor | Inputs, using: Using = None) -> Tensor:
+        """Return the head's scores ``(n, rows)`` under the adapters ``using``, as `features` takes them."""
+        found: Tensor = self.head(self.features(x, using))
+        return found
+
+    def forward(self, x: Tensor | Inputs) -> Tensor:
+        """Return the head's scores ``(n, rows)`` under the adapters in use."""
+        return self.scores(x)
+
+    def embed(self, samples: Samples, using: Using = None, batch: int = 256) -> tuple[Tensor, Tensor]:
+        """Return features ``(n, width)`` and labels ``(n,)`` of samples with the test transform, in order."""
+        pieces = [self.features(x, using) for x in inputs(samples.on(self.device), batch)]
+        return torch.cat(pieces), samples.labels.to(self.device)
+
+    def embed_each(
+        self, samples: Samples, usings: Sequence[str | Sequence[str]], batch: int = 256
+    ) -> tuple[Tensor, Tensor]:
+        """Return features ``(k, n, width)`` under each of ``k`` choices of adapters, and labels ``(n,)``."""
+        pieces = [self.each(x, usings) for x in inputs(samples.on(self.device), batch)]
+        return torch.cat(pieces, 1), samples.labels.to(self.device)
+
+    @torch.no_grad()
+    def _frozen(self, x: Inputs, applied: Sequence[tuple[str, ...]], wanted: Tensor) -> Tensor:
+        """Return features ``(k, n, width)`` from the store or from passes, zeros where they are not wanted."""
+        keys = [self._key(x, names) if bool(mask.any()) else None for names, mask in zip(applied, wanted, strict=True)]
+        out = torch.zeros(*wanted.shape, self.backbone.width, device=self.device)
+        missing = wanted.clone()
+        for i, key in enumerate(keys):
+            rows = wanted[i].nonzero()[:, 0]
+            if key is not None and len(known := rows[self.store.find(key, x.ids[rows])]):
+                out[i, known] = self.store.read(key, x.ids[known]).to(out.device)
+                missing[i, known] = False
+        if not bool(missing.any()):
+            return out
+        self.backbone.check_values(x.tensor)
+        for which, samples, z in self._fresh(x, applied, missing):
+            out[which, samples] = z
+        for i, names in enumerate(applied):
+            check_features(out[i], x.ids.tolist(), x, names)
+        for i, key in enumerate(keys):
+            if key is not None and bool(missing[i].any()):
+                self.store.write(key, x.ids[missing[i]], out[i, missing[i]].cpu())
+        return out
+
+    def _key(self, x: Inputs, names: Sequence[str]) -> str | None:
+        coupled = bool(names) and self.adapters.adapter.coupled  # no feature of one sample, so none to be remembered
+        return None if x.key is None or coupled else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
+
+    def _fresh(
+        self, x: Inputs, applied: Sequence[tuple[str, ...]], missing: Tensor
+    ) -> Iterator[tuple[Tensor | int, Tensor, Tensor]]:
+        """Compute missing features, of adapters that go abreast together: choices, samples, and features."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for i in missing.any(1).nonzero()[:, 0].tolist():
+            coupled = bool(applied[i]) and self.adapters.adapter.coupled
+            alike = signature(self.adapters.modules_of(applied[i])) if self.abreast and not coupled else None
+            if alike is not None:
+                groups.setdefault(alike, []).append(i)
+                continue
+            rows = missing[i].nonzero()[:, 0]
+            with self.adapters.using(*applied[i]):
+                yield i, rows, self._in_chunks(x if bool(missing[i].all()) else x[rows], pad=not coupled)
+        for members in groups.values():
+            self.passes[self.phase] += int(missing[members].sum())
+            adapters, choices = [self.adapters.modules_of(applied[i]) for i in members], torch.tensor(members)
+            for same in (rows.cpu() for rows in self._alike(x.tensor)):
+                here = missing[members][:, same]
+                if bool(here.any()):
+                    with self._computing():
+                        found = list(self._shared(x.tensor[same.to(x.tensor.device)], self.device, adapters, here))
+                    yield from ((choices[which], same[rows], z) for which, rows, z in found)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute as frozen passes do: nothing drops out, in the precision of training."""
+        training = self.adapters.training
+        if training:  # this walks over every adapter there is
+            self.adapters.eval()
+        try:
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+                yield
+        finally:
+            if training:
+                self.adapters.train()
+
+    def _in_chunks(self, given: Inputs, pad: bool) -> Tensor:
+        """Pass inputs through the backbone in chunks of one size and length: a row's bits depend on that row alone.
+
+        Where rows are coupled, a padded one would have its say: chunks are then left as they are.
+        """
+        query = self.query(given) if self.adapters.asking else None
+        x, company = given.tensor, (None if pad else self.adapters.adapter.together) or CHUNK
+        self.passes[self.phase] += len(x)
+        rows, pieces = [part for alike in self._alike(x) for part in torch.split(alike, company)], []
+        for r in rows:
+            size = CHUNK if pad else len(r)
+            part = _padded(x[r.to(x.device)].to(self.device), size)
+            asked = self.adapters.asked(None if query is None else _padded(query[r.to(query.device)], size))
+            with asked, self._computing():
+                pieces.append(self.backbone(part)[: len(r)].float())
+        return torch.cat(pieces)[torch.cat(rows).argsort().to(self.device)]
+
+    def _alike(self, x: Tensor) -> list[Tensor]:
+        """Return the rows of inputs by their length; there is always one list."""
+        lengths = self.backbone.lengths(x)
+        return [(lengths == n).nonzero()[:, 0] for n in sorted(set(lengths.tolist()))] or [lengths]
+
+    def digests(self, names: Iterable[str]) -> list[str]:
+        """Return a hash of each named adapter's weights."""
+        return [digest(self.adapters.rewrites[n]) for n in names]
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """Return ``x`` with rows of zeros added up to a number of rows."""
+    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])

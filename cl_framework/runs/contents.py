@@ -1,0 +1,31 @@
+"""What a run tells when it is opened: what its events measured, and the samples it knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cl_framework.evaluation.results import EventRecord
+from cl_framework.runs.directory import Run
+from cl_framework.streams.sample_list import Listed, decode, listed
+
+if TYPE_CHECKING:
+    from cl_framework.runs.directory import Run
+
+
+def recorded(run: Run) -> list[EventRecord]:
+    """Return what was written down after each event of a run, oldest first.
+
+    Raises:
+        UserError: If a file is missing, edited, or has a field of another type.
+    """
+    return [EventRecord.from_dict(run.metrics(e), run.path / e.metrics) for e in run.events()]
+
+
+def read(run: Run) -> list[Listed]:
+    """Return every sample that a run knows and has not forgotten; nothing if its stream can list none.
+
+    Raises:
+        UserError: If the list was edited.
+    """
+    raw = run.samples()
+    return [] if raw is None else listed(decode(raw))

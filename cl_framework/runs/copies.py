@@ -1,0 +1,100 @@
+"""Samples of the same content as ones that are to be forgotten.
+
+A request names samples, not pictures: the same picture under another name or label stays, in what was learned and in
+exams, and nothing in a receipt tells of it. So it is named before anything is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from cl_framework.runs import contents
+from cl_framework.runs.directory import Run
+from cl_framework.streams.events import ForgetRequest, Step
+from cl_framework.streams.sample_list import Listed
+
+SHOWN = 5
+"""Samples that are named in a sentence; more are counted."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What has the same content as samples that go.
+
+    Attributes:
+        stay: Samples that stay, each of the same content as one that goes.
+        both: Training samples that go, each with the first test sample of the same content that goes as well.
+    """
+
+    stay: Sequence[Listed] = ()
+    both: Sequence[tuple[Listed, Listed]] = ()
+
+    @property
+    def told(self) -> list[str]:
+        """A sentence for each kind that there is."""
+        found = []
+        if n := len(self.stay):
+            some = "1 sample that stays has" if n == 1 else f"{n:,} samples that stay have"
+            ones = "one that goes" if n == 1 else "ones that go"
+            found.append(f"{some} the same content as {ones}: {_named(map(called, self.stay), n)}.")
+        if n := len(self.both):
+            some = "1 sample that goes is" if n == 1 else f"{n:,} samples that go are"
+            pairs = (f"{called(one)} = {called(other)}" for one, other in self.both)
+            found.append(f"{some} in training and test alike, where accuracy measured memory: {_named(pairs, n)}.")
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same for a program."""
+        return {
+            "copies_that_stay": [_told(s) for s in self.stay],
+            "in_training_and_test": [[_told(one), _told(other)] for one, other in self.both],
+        }
+
+
+def copies(listed: Iterable[Listed], trained: Collection[int], tested: Collection[int]) -> Copies:
+    """Compare what goes with everything else that a run knows, by content.
+
+    Args:
+        listed: All samples that the run knows.
+        trained: Ids of the training samples that go.
+        tested: Ids of the test samples that go.
+    """
+    ids = {"train": frozenset(trained), "test": frozenset(tested)}
+    go: dict[str, list[Listed]] = {}
+    rest: list[Listed] = []
+    for s in listed:
+        go.setdefault(s.digest, []).append(s) if s.id in ids[s.split] else rest.append(s)
+    both = []
+    for some in go.values():
+        first = {split: next((s for s in some if s.split == split), None) for split in ids}
+        if first["train"] and first["test"]:
+            both.append((first["train"], first["test"]))
+    return Copies([s for s in rest if s.digest and s.digest in go], both)
+
+
+def of_request(run: Run, step: Step) -> Copies:
+    """Return the same for a request at the end of a run's stream; nothing for runs that were made without a list."""
+    event = step.event
+    assert isinstance(event, ForgetRequest)
+    tested = [] if event.single else step.exam.ids.tolist()
+    return copies(contents.read(run), event.data.ids.tolist(), tested)
+
+
+def called(s: Listed) -> str:
+    """Return what a person knows a sample by, and its class; that it is a test sample, if it is."""
+    name = (
+        f"{s.split} sample {s.id}" if not s.place else f"{s.place}{' of the test split' if s.split == 'test' else ''}"
+    )
+    return f"{name} ({s.class_name})"
+
+
+def _named(names: Iterable[str], n: int) -> str:
+    first = [name for name, _ in zip(names, range(SHOWN), strict=False)]
+    return ", ".join(first) + (f", ... ({n:,})" if n > SHOWN else "")
+
+
+def _told(s: Listed) -> dict[str, Any]:
+    return {"split": s.split, "id": s.id, "place": s.place, "class": s.class_name, "experience": s.experience}

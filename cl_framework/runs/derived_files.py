@@ -1,0 +1,108 @@
+"""The index of what can be made again from the events: results, figures, an audit. It holds the hash of each file.
+
+Whoever adds a file under a run directory that is no event writes it with `files.replace` and then calls `add`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from cl_framework.errors import UserError
+from cl_framework.storage import files as sealed
+from cl_framework.storage.files import read_listed
+from cl_framework.storage.typed_records import Count, Digest, FileEntry
+
+INDEX = "outputs.json"
+RESULTS = ("results.json", "results.csv", "figures/accuracy.png")
+"""What every finished run has; names of classes stand in it, so it does not outlive the next forget request."""
+
+MAY = (*RESULTS, "audit.json")
+"""What must be in the index once it is there."""
+
+
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is written down of a file: hash and size, and how many events there were when it was made."""
+
+    sha256: Digest
+    bytes: Count
+    events: Count = 0
+
+    @property
+    def file(self) -> FileEntry:
+        """Hash and size alone."""
+        return FileEntry(self.sha256, self.bytes)
+
+
+class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of the index: files by place within the run."""
+
+    files: dict[str, Output]
+
+
+def listed(run: Path) -> dict[str, Output]:
+    """Return what is written down of each file, by place.
+
+    Raises:
+        UserError: If the index was edited.
+    """
+    return sealed.unseal(run / INDEX, Index).files if (run / INDEX).exists() else {}
+
+
+def add(run: Path, places: Iterable[str], events: int) -> None:
+    """Write down files as they are now.
+
+    Args:
+        run: The run directory.
+        places: Where in the run they are, such as ``audit.json``.
+        events: How many events the run has; what was made from fewer is out of date after a forget request.
+
+    Raises:
+        UserError: If the index was edited.
+    """
+    entries = {place: sealed.entry((run / place).read_bytes()) for place in places}
+    new = {place: Output(found.sha256, found.bytes, events) for place, found in entries.items()}
+    _write(run, {**listed(run), **new})
+
+
+def drop(run: Path, places: Iterable[str] = RESULTS) -> None:
+    """Take files out of the index, before they are written again."""
+    known, gone = listed(run), set(places)
+    if gone & known.keys():
+        _write(run, {p: entry for p, entry in known.items() if p not in gone})
+
+
+def expire(run: Path, events: int) -> None:
+    """Delete results that tell of fewer than ``events`` events: the last of them made the run forget what they name."""
+    known = listed(run)
+    old = [p for p in RESULTS if (run / p).exists() and (p not in known or known[p].events < events)]
+    if old:
+        drop(run, old)
+        for place in old:
+            sealed.remove(run / place)
+            sealed.sync((run / place).parent)
+
+
+def problems(run: Path) -> list[str]:
+    """Return every problem, each naming a file."""
+    try:
+        known = listed(run)
+    except UserError as error:
+        return [f"{str(error).partition(';')[0]}; delete it, and `clf resume {run}` writes it again."]
+    found = [
+        f"{run / p} is not in {INDEX}; `clf resume {run}` writes results again, `clf audit {run}` an audit."
+        for p in MAY
+        if (run / p).exists() and p not in known
+    ]
+    for place, entry in known.items():
+        try:
+            read_listed(run / place, entry.file)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def _write(run: Path, files: dict[str, Output]) -> None:
+    sealed.replace(run / INDEX, sealed.seal({"files": {p: files[p] for p in sorted(files)}}))

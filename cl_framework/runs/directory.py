@@ -1,0 +1,348 @@
+"""The run directory: what happened, event by event, each there whole or not at all and checked before it is believed.
+
+An event is written under a temporary name, flushed and renamed. It stores only the tensors that are new or changed;
+the state is what all events say together. A forget event also takes what it replaced or removed out of the events
+before it, so that nothing forgotten stays behind in an old file. torch is imported when tensors are asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+from msgspec.structs import replace
+
+from cl_framework.errors import UserError
+from cl_framework.feature_cache import rows as feature_cache_rows
+from cl_framework.runs import derived_files, maintenance, receipts, relocation
+from cl_framework.runs import manifest as origin
+from cl_framework.runs import records as journal
+from cl_framework.runs.manifest import MANIFEST, SCHEMA, Manifest
+from cl_framework.runs.records import EVENTS, FEATURES, SAMPLES, Event
+from cl_framework.storage import files, locks
+from cl_framework.storage import tensors as storage_tensors
+from cl_framework.storage.files import read_listed, sibling
+from cl_framework.storage.typed_records import RESTORE, parsed
+from cl_framework.streams.identifiers import digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cl_framework.runs.signatures import Sign
+
+CONFIG = "config.yaml"
+
+
+@final
+class Run:
+    """A run directory; `create` starts one, `open` finds one.
+
+    Attributes:
+        path: Where it is.
+        manifest: Versions, hashes and seeds it was started with.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        """Use `create` or `open` instead."""
+        self.path, self.manifest = path, manifest
+        self._known: dict[str, Tensor] | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any], key: bytes | None = None) -> Run:
+        """Start a run in a new or empty directory, or in place of one that was begun and in which nothing happened yet.
+
+        Args:
+            path: The directory.
+            config: The resolved configuration, in which no sample and no class to forget is named in clear.
+            manifest: Versions, hashes and seeds.
+            key: The key that ``config`` was hidden with; a new one unless given.
+
+        Raises:
+            UserError: If something is there already, or the disk refuses.
+        """
+        path, text, key = _real(Path(path)), config.encode(), key or receipts.new_key()
+        cls.check_free(path)
+        if (path / MANIFEST).exists():
+            with cls.open(path).lock():
+                maintenance.discard(path)
+        record = {"schema": SCHEMA, **manifest, "config": files.entry(text), "key": receipts.key_mark(key)}
+        try:
+            files.make(path)
+            files.write(sibling(path / MANIFEST), files.seal(record))
+            receipts.write_key(path, key)
+            files.replace(path / CONFIG, text)
+            files.rename(sibling(path / MANIFEST), path / MANIFEST)  # from here on it is a run
+        except OSError as error:
+            raise UserError(f"Could not start a run in {path} ({error.strerror}); choose another --run_dir.") from error
+        return cls.open(path)
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Make sure that a run can start in a directory.
+
+        Raises:
+            UserError: If something is there already.
+        """
+        path = Path(path)
+        if (path / MANIFEST).exists():
+            if not maintenance.eventless(path):
+                raise UserError(f"{path} already holds a run; `clf resume {path}` continues it.")
+        elif path.exists() and not _vacant(path):
+            raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run that exists.
+
+        Raises:
+            UserError: If it is no run, its manifest is not JSON, or a newer version wrote it.
+        """
+        path = _real(Path(path))
+        told = origin.read(path)
+        maintenance.refuse_links(path)
+        return cls(path, told)
+
+    @property
+    def config(self) -> str:
+        """The resolved configuration it was started with.
+
+        Raises:
+            UserError: If it or the manifest was edited.
+        """
+        manifest = files.unseal(self.path / MANIFEST, Manifest)
+        try:
+            return read_listed(self.path / CONFIG, manifest.config).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path / CONFIG} is damaged: it is no text in UTF-8; {RESTORE}.") from error
+
+    def events(self) -> list[Event]:
+        """Return the committed events in order; what a killed write left behind is not among them.
+
+        Raises:
+            UserError: If the manifest, the config or a record was edited, or an event is missing in between.
+        """
+        _ = self.config
+        if problems := journal.gaps(self.path):
+            raise UserError(f"{problems[0]}; restore it from a copy.")
+        return [journal.read_event(self.path, self.manifest["sha256"], f) for f in journal.committed(self.path)]
+
+    def metrics(self, event: Event) -> dict[str, Any]:
+        """Return what was measured after ``event``."""
+        return parsed(self._read(event, event.metrics), dict[str, Any], self.path / event.metrics)
+
+    def samples(self) -> bytes | None:
+        """Return the list of samples as the last event that changed it wrote it; None where no event has one.
+
+        Raises:
+            UserError: If it is missing or was edited.
+        """
+        last = journal.sample_event(self.events())
+        return None if last is None else self._read(last, last.samples)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor as the last event left it, on the CPU.
+
+        Raises:
+            UserError: If a file is missing, truncated or edited; nothing of it is loaded.
+        """
+        found: dict[str, Tensor] = {}
+        for event in self.events():
+            stored = storage_tensors.unpack(self._read(event, event.data), self.path / event.data)
+            if stored.keys() != event.tensors.keys():
+                raise UserError(f"{self.path / event.data} holds other tensors than {event.place} tells; {RESTORE}.")
+            found |= stored
+            for name in event.removed:
+                found.pop(name, None)
+        return found
+
+    def features(self) -> dict[str, Tensor]:
+        """Return all stored features as pairs ``<key>/ids`` ``(n,)`` int64 and ``<key>/rows`` ``(n, width)``."""
+        return feature_cache_rows.joined(list(self.feature_parts()))
+
+    def feature_parts(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the same, as each event stored it."""
+        seen: list[dict[str, Tensor]] = []
+        for event in journal.feature_events(self.events()):
+            part = feature_cache_rows.pairs(files.find_listed(self.path / event.features, event.files[event.features]))
+            seen.append({n: ids for n, ids in part.items() if n.endswith("/ids")})
+            yield part
+        self._known = feature_cache_rows.known_rows(feature_cache_rows.joined(seen))
+
+    def _read(self, event: Event, place: str) -> bytes:
+        return read_listed(self.path / place, event.files[place])
+
+    def commit(
+        self,
+        name: str,
+        kind: Literal["learn", "forget"],
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+        features: Mapping[str, Tensor] | None = None,
+        receipt: Mapping[str, Any] | None = None,
+        sign: Sign | None = None,
+        whole: bool = False,
+        samples: bytes | None = None,
+    ) -> Event:
+        """Add an event, whole or not at all.
+
+        Args:
+            name: The event's name, unique in the run.
+            kind: ``learn`` or ``forget``.
+            tensors: The full state now; only what differs from the events so far is stored.
+            state: JSON values to have back on resume.
+            metrics: JSON values that were measured; None where undefined.
+            features: All features held now, as pairs ``<key>/ids`` and ``<key>/rows``. Only new rows are stored; if
+                any are gone, one file of what is left replaces all earlier ones. None leaves them as they are.
+            receipt: What `receipts.draft` returned; hashes of what changed are added.
+            sign: Signs the receipt; the signature is part of the event, so a kill cannot part them.
+            whole: Store every tensor here. A forget event then leaves none in the files of earlier events.
+            samples: The list of samples, if it changed; it replaces the one before.
+
+        Raises:
+            UserError: If the name is taken, the run is damaged, or the disk refuses; the run is then as it was.
+        """
+        events = self.events()
+        receipts.read(self.path)
+        if name in {e.name for e in events}:
+            raise UserError(f"{self.path} already holds an event named {name!r}; choose another name.")
+        before, after = journal.overlay(events), {n: storage_tensors.fingerprint(t) for n, t in tensors.items()}
+        changed = {n: after[n] for n in sorted(after) if whole or before.get(n) != after[n]}
+        removed = sorted(before.keys() - after.keys())
+        rows, fresh, known = self._new_features(features)
+        run, folder = self.manifest["sha256"], journal.folder_name(len(events), kind, name)
+        event = Event(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
+        blobs: dict[str, Sequence[bytes | memoryview]] = {
+            event.data: [storage_tensors.pack({n: tensors[n] for n in changed})],
+            event.metrics: [files.encode(metrics)],
+        }
+        if rows:
+            blobs[event.features] = storage_tensors.packed(rows)
+        if samples is not None:
+            blobs[event.samples] = [samples]
+        event = replace(event, files={place: files.entry(*parts) for place, parts in blobs.items()})
+        if receipt is not None:
+            event = replace(event, receipt=self._testified(receipt, events, event, before, after, sign))
+        try:
+            self._write(event, blobs)
+        except OSError as error:
+            shutil.rmtree(self.path / EVENTS / event.folder, ignore_errors=True)
+            maintenance.remove_leftovers(self.path, events)
+            raise UserError(
+                f"Could not write event {name!r} ({error.strerror}); the run is as it was before: "
+                f"make room, then `clf resume {self.path}`."
+            ) from error
+        self._known = known
+        self.sweep()
+        return event
+
+    def _testified(
+        self,
+        receipt: Mapping[str, Any],
+        events: Sequence[Event],
+        event: Event,
+        before: Mapping[str, str],
+        after: Mapping[str, str],
+        sign: Sign | None,
+    ) -> dict[str, Any]:
+        """Return the receipt with what only the run knows: hashes of states and artifacts, bytes removed, signature.
+
+        Fingerprints of single tensors are keyed: that of a few sample ids could be found by trying.
+        """
+        key = receipts.run_key(self.path)
+        marks = [{n: digest(key, "tensor", h) for n, h in side.items()} for side in (before, after)]
+        touched = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+        told = {
+            **receipt,
+            "state": {"before": journal.state_hash(before), "after": journal.state_hash(after)},
+            "history": journal.history_hash([*events, event]),
+            "artifacts": {n: [side.get(n) for side in marks] for n in touched},
+            "bytes_removed": maintenance.bytes_to_remove(self.path, events, event),
+        }
+        if sign is not None:
+            self.sweep()  # the line before this one must be there, for its hash is signed too
+            told["signature"] = sign(receipts.body({"event": event.folder, **told}, receipts.last(self.path)))
+        return told
+
+    def _new_features(
+        self, features: Mapping[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], bool, dict[str, Tensor] | None]:
+        """Return the rows to store, whether they replace all earlier ones, and which rows are then known."""
+        if features is None:
+            return {}, False, self._known
+        if self._known is None:
+            deque(self.feature_parts(), maxlen=0)
+        known, now = self._known or {}, feature_cache_rows.known_rows(features)
+        gone = feature_cache_rows.lost_rows(known, now)
+        return feature_cache_rows.new_rows(features, {} if gone else known), gone, now
+
+    def _write(self, event: Event, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
+        final = self.path / EVENTS / event.folder
+        files.remove(sibling(final))
+        for folder in (final.parent, sibling(final), self.path / FEATURES, self.path / SAMPLES):
+            files.make(folder)
+        apart = (event.features, event.samples)
+        for place, parts in blobs.items():
+            files.write(self.path / place if place in apart else sibling(final) / Path(place).name, *parts)
+        files.write(sibling(final) / "state.json", event.record)
+        for folder in (sibling(final), self.path / FEATURES, self.path / SAMPLES, self.path):
+            files.sync(folder)
+        files.rename(sibling(final), final)  # from here on it has happened
+
+    def sweep(self) -> None:
+        """Finish or undo what a killed process left half done; a second time changes nothing.
+
+        Raises:
+            UserError: If the run is damaged, or the disk refuses.
+        """
+        maintenance.sweep(self.path, self.events())
+
+    def verify(self) -> list[str]:
+        """Return every problem, each naming a file or a receipt's line; nothing when all hashes match."""
+        try:
+            _ = self.config, relocation.read(self.path)
+        except UserError as error:
+            return [str(error)]  # without its origin nothing else can be judged
+        found = maintenance.problems(self.path, self.manifest["sha256"])
+        if problem := receipts.broken_key(self.path, self.manifest.get("key")):
+            found.append(f"{problem}; restore it from a copy.")
+        return found + derived_files.problems(self.path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing while the block runs.
+
+        Raises:
+            UserError: If one is writing now.
+        """
+        maintenance.refuse_links(self.path)
+        file, remedy = self.path / ".lock", "copy the run to a local disk"
+        with ExitStack() as stack:
+            try:
+                handle = stack.enter_context(locks.locked(file, wait=False, remedy=remedy))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is in use by {locks.holder(file)}; nothing was changed: wait for it to end, or "
+                    "stop it, then give the same command again."
+                ) from error
+            locks.sign_in(handle)
+            yield
+
+
+def _real(path: Path) -> Path:
+    """Return where a run is. Its directory and what that lies in may be links; nothing inside may be one."""
+    return path.resolve() if path.is_symlink() or path.parent.is_symlink() else path
+
+
+def _vacant(path: Path) -> bool:
+    """Tell whether nothing is there but what a killed `Run.create` leaves."""
+    if not path.is_dir():
+        return False
+    names, waiting = {p.name for p in path.iterdir()}, sibling(path / MANIFEST).name
+    made = [CONFIG, receipts.KEY]  # could be anyone's, unless a manifest in the making lies beside them
+    ours = {waiting, *(sibling(path / name).name for name in made)}
+    return names <= ours or (waiting in names and names <= {*ours, *made})

@@ -1,0 +1,104 @@
+"""Which features a run may take from the directory that runs share: all that decides one is hashed."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
+
+from cl_framework.configuration.experiment import Experiment
+from cl_framework.feature_cache.shared_directory import Shelf
+from cl_framework.feature_cache.sharing import Borrowing, contents_of
+from cl_framework.settings import source_hash
+from cl_framework.storage.files import sha256
+from cl_framework.streams.events import Scenario
+
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "peft", "numpy")
+
+
+ELSEWHERE = ("strategy", "unlearner", "optimizer", "schedule", "head")
+"""What of the ``model:`` section decides no feature, or only through an adapter's weights."""
+
+
+def borrowing(experiment: Experiment, weights: str, scenario: Scenario, begun: bool) -> Borrowing | None:
+    """Return a run's dealings with the directory that its config names, if it does.
+
+    Args:
+        experiment: What runs.
+        weights: Hash of the backbone's weights.
+        scenario: The whole stream.
+        begun: Whether it has recorded events. If the directory is gone since, it goes on without.
+
+    Raises:
+        UserError: If the directory cannot be written to.
+    """
+    shelf = None if begun and experiment.features and not experiment.features.exists() else shelf_of(experiment)
+    if shelf is None:
+        return None
+    model, device = experiment.learner.model, experiment.make_trainer(None).strategy.root_device
+    made = made_with(experiment.config, weights, device, model.backbone, model.adapters.adapter, experiment.scenario)
+    return Borrowing(shelf, made, contents_of(list(scenario.steps())))
+
+
+def shelf_of(experiment: Experiment) -> Shelf | None:
+    """Return the shelf in the directory that a run's config names, if it does.
+
+    Raises:
+        UserError: If the directory cannot be written to.
+    """
+    directory, limit = experiment.features, int(experiment.features_limit * 2**30)
+    return None if directory is None else Shelf(directory, limit)
+
+
+def made_with(config: str, weights: str, device: torch.device, *parts: object) -> str:
+    """Return the hash of all that decides a feature besides the sample and the adapters' weights.
+
+    Args:
+        config: The run's config, as YAML.
+        weights: Hash of the backbone's weights.
+        device: Where passes are made.
+        parts: Backbone, adapter, scenario: whatever else has code of its own that counts.
+    """
+    facts = {
+        "passes": passes_of(config),
+        "weights": weights,
+        "code": _code(*parts),
+        "versions": {p: _version(p) for p in PACKAGES},
+        "device": [device.type, _name(device), torch.get_num_threads(), torch.get_float32_matmul_precision()],
+    }
+    return sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
+def passes_of(config: str) -> dict[str, Any]:
+    """Return what a run's config, as YAML, says of how features are computed.
+
+    >>> passes_of("model: {backbone: b, strategy: EASE}")
+    {'backbone': 'b', 'trainer': {'precision': None, 'benchmark': None, 'deterministic': None}}
+    """
+    told: dict[str, Any] = yaml.safe_load(config)
+    trainer = told.get("trainer") or {}
+    model = {k: v for k, v in (told.get("model") or {}).items() if k not in ELSEWHERE}
+    return {**model, "trainer": {k: trainer.get(k) for k in ("precision", "benchmark", "deterministic")}}
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} {torch.version.cuda}"
+    return f"{platform.machine()} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _code(*parts: object) -> str:
+    """Return a hash of the sources of this package and of those that the parts come from."""
+    tops = {__name__.split(".")[0], *(type(part).__module__.split(".")[0] for part in parts)}
+    return source_hash.digest(source_hash.of((), sorted(tops)))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,230 @@
+"""Finish what a kill interrupted in a run directory, take forgotten tensors out of old files, find damage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from cl_framework.errors import UserError
+from cl_framework.runs import derived_files, receipts, relocation
+from cl_framework.runs.records import (
+    EVENTS,
+    FEATURES,
+    SAMPLES,
+    Event,
+    committed,
+    feature_events,
+    gaps,
+    history_hash,
+    listed,
+    outdated,
+    overlay,
+    read_event,
+    state_hash,
+    strays,
+)
+from cl_framework.storage import files as sealed
+from cl_framework.storage import tensors as archive
+from cl_framework.storage.files import TEMPORARY, find_listed, read_listed, sibling
+from cl_framework.storage.typed_records import RESTORE
+
+START = ("manifest.json", "config.yaml", receipts.KEY, ".lock", relocation.PLACE)
+"""Files of a run in which nothing has happened yet."""
+
+
+def sweep(path: Path, events: Sequence[Event]) -> None:
+    """Bring the run at ``path`` to the state its events describe; a second time changes nothing.
+
+    Raises:
+        UserError: If a file was edited, or the disk refuses.
+    """
+    told = {r.get("event") for r in receipts.read(path)}
+    try:
+        for place, entry in listed(events).items():
+            waiting = sibling(path / place)
+            if waiting.exists() and sealed.entry(waiting.read_bytes()) == entry:
+                sealed.rename(waiting, path / place)
+        remove_leftovers(path, events)
+        for event, dead in outdated(events):
+            take_out(path, event, dead)
+        derived_files.expire(path, max((i for i, e in enumerate(events, 1) if e.kind == "forget"), default=0))
+        for event in events:  # a line is written last: it stands for everything above
+            if event.receipt is not None and event.folder not in told:
+                receipts.append(path, {"event": event.folder, **event.receipt})
+    except OSError as error:
+        raise UserError(
+            f"Every event is complete, but tidying up {path} stopped ({error.strerror}); "
+            f"make room, then `clf resume {path}`."
+        ) from error
+
+
+def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
+    """Remove temporary files, features and lists of samples that no event lists; files that are not ours stay."""
+    ours = (FEATURES, ".safetensors"), (SAMPLES, ".json")
+    for stray in strays(path, events):
+        if stray.name.startswith(TEMPORARY) or (stray.parent.name, stray.suffix) in ours:
+            sealed.remove(stray)
+            sealed.sync(stray.parent)  # before a receipt says that it is gone
+
+
+OWN = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, derived_files.INDEX, *derived_files.MAY}
+OWN |= {relocation.PLACE}
+"""Files that a run writes and replaces beside its events."""
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a run in which a file or folder of its own is a symbolic link: what lies behind it is not the run's.
+
+    A pipe, a socket or a device is refused too: whoever opens one may wait for ever.
+
+    Raises:
+        UserError: If one is; it is named, with what it points to.
+    """
+    own = {place.partition("/")[0] for place in OWN} | {EVENTS, FEATURES, SAMPLES}
+    top = (p for p in path.iterdir() if p.name in own or p.name.startswith(TEMPORARY))
+    inside = (
+        Path(folder, name)
+        for place in (EVENTS, FEATURES, SAMPLES, "figures")
+        for folder, folders, files in os.walk(path / place)
+        for name in (*folders, *files)
+    )
+    for place in (*top, *inside):
+        sealed.refuse_link(place)
+        if not (place.is_file() or place.is_dir()):
+            raise UserError(f"{place} is no file and no folder, and nothing reads from it; take it away.")
+
+
+def eventless(path: Path) -> bool:
+    """Tell whether nothing has happened in a run yet, so that a new start loses nothing."""
+    files = {p.name for p in path.iterdir() if p.is_symlink() or not p.is_dir()}
+    return files <= {*START, *(sibling(path / n).name for n in START)} and not committed(path)
+
+
+def discard(path: Path) -> None:
+    """Take a run away in which nothing has happened yet; one with events, or with folders that are not ours, stays.
+
+    Raises:
+        UserError: If the disk refuses.
+    """
+    if not eventless(path):
+        return
+    try:
+        remove_leftovers(path, [])
+        folders = [p for p in path.iterdir() if p.is_dir() and not p.is_symlink()]
+        if any(any(folder.iterdir()) for folder in folders):
+            return
+        for name in START:  # without the first it is no run any more
+            for file in (path / name, sibling(path / name)):
+                file.unlink(missing_ok=True)
+        for folder in (*folders, path):
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(f"Could not take {path} away ({error.strerror}); delete it yourself.") from error
+
+
+def foreign(path: Path, events: Sequence[Event]) -> list[str]:
+    """Return files under ``path``, by place, that the run neither writes nor examines: logs of trainers, notes."""
+    own = OWN | {*derived_files.listed(path), *listed(events), *(e.place for e in events)}
+    found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
+    return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
+
+
+def take_out(path: Path, event: Event, dead: set[str]) -> None:
+    """Rewrite an event's file without the tensors ``dead``.
+
+    The new file waits under its temporary name, the record changes, the file is renamed. Between any two steps
+    `read_listed` finds the file that the record speaks of.
+    """
+    file = path / event.data
+    tensors = archive.unpack(read_listed(file, event.files[event.data]))
+    data = archive.pack({n: t for n, t in tensors.items() if n not in dead})
+    kept = {n: d for n, d in event.tensors.items() if n not in dead}
+    event = replace(event, tensors=kept, files={**event.files, event.data: sealed.entry(data)})
+    sealed.write(sibling(file), data)
+    sealed.sync(file.parent)
+    sealed.replace(file.with_name("state.json"), event.record)
+    sealed.rename(sibling(file), file)
+
+
+def bytes_to_remove(path: Path, events: Sequence[Event], new: Event) -> int:
+    """Return the bytes of tensors and features that leave the files of ``events`` when ``new`` follows them."""
+    total = 0
+    for event, dead in outdated([*events, new]):
+        sizes = tensor_sizes((path / event.data).read_bytes())
+        total += sum(sizes[name] for name in dead)
+    if new.fresh:
+        old = sum(e.files[e.features].bytes for e in feature_events(events))
+        total += old - (new.files[new.features].bytes if new.features in new.files else 0)
+    return total
+
+
+def tensor_sizes(data: bytes) -> dict[str, int]:
+    """Return the bytes of each tensor in a safetensors file, from its header: a length, then JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    spans = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: end - start for name, (start, end) in spans.items()}
+
+
+def problems(path: Path, run: str) -> list[str]:
+    """Return every problem of the run at ``path`` whose manifest has the hash ``run``, each naming a file."""
+    found, events = gaps(path), list[Event]()
+    for folder in committed(path):
+        try:
+            events.append(read_event(path, run, folder))
+        except UserError as error:
+            found.append(str(error))
+    complete = not found
+    for place, entry in listed(events).items():
+        try:
+            find_listed(path / place, entry)
+        except UserError as error:
+            found.append(str(error))
+    found += (fault for event in events if (fault := swapped(path, event)))
+    for event, dead in outdated(events) if complete else ():
+        left = f"{path / event.data} still holds {min(dead)!r}, which a later request took or replaced"
+        found.append(f"{left}; `clf resume {path}` takes it out.")
+    if complete:  # otherwise what looks foreign may belong to an event that cannot be read
+        hint = f"`clf resume {path}` removes what a killed process left"
+        found += [f"{stray} does not belong to the run; {hint}." for stray in strays(path, events)]
+    return found + (receipts.check(path) or unmatched_receipts(path, events, complete))
+
+
+def swapped(path: Path, event: Event) -> str | None:
+    """Say whether an event's file holds other tensors than its record tells, whose fingerprints receipts speak of.
+
+    What is wrong with the file as a whole is for others to say.
+    """
+    file = path / event.data
+    try:
+        found = archive.fingerprints(read_listed(file, event.files[event.data]), file)
+    except UserError as error:
+        return str(error) if "holds no tensors" in str(error) else None
+    wrong = sorted(n for n in found.keys() | event.tensors.keys() if found.get(n) != event.tensors.get(n))
+    return f"{file} holds another {wrong[0]!r} than its record tells: it was replaced; {RESTORE}." if wrong else None
+
+
+def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> list[str]:
+    """Compare the receipts with what the events say; ``complete`` tells whether all events could be read."""
+    told, file = receipts.read(path), path / receipts.FILE
+    due = [{"event": e.folder, **e.receipt} for e in events if e.receipt is not None]
+    found = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in told]
+    if complete:
+        found += [f"{file} line {i} tells of no event of this run." for i, r in enumerate(told, 1) if r not in due]
+    found += [
+        f"{path / e.place} has no receipt, and every request to forget has one; {RESTORE}."
+        for e in events
+        if e.kind == "forget" and e.receipt is None
+    ]
+    asked = [i for i, e in enumerate(events) if "state" in (e.receipt or {})]
+    if complete and asked:  # what earlier lines speak of is gone from the files, as it should be
+        event, left = events[asked[-1]], overlay(events[: asked[-1] + 1])
+        if event.receipt and state_hash(left) != event.receipt["state"]["after"]:
+            found.append(f"{file} speaks of another state after {event.folder} than the events hold.")
+    for i in asked if complete else ():
+        if (events[i].receipt or {}).get("history") != history_hash(events[: i + 1]):
+            found.append(f"{file} speaks of another history up to {events[i].folder} than the events tell.")
+    return found

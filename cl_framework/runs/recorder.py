@@ -1,0 +1,191 @@
+"""What a run writes down and shows after every event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cl_framework.engine import checkpoint
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.loop import Cost
+from cl_framework.engine.trainers import RequestBar
+from cl_framework.evaluation import results as evaluation_results
+from cl_framework.evaluation import staying, tables
+from cl_framework.evaluation.measurements import Marks
+from cl_framework.evaluation.results import EventRecord
+from cl_framework.runs import contents, derived_files, maintenance, receipts
+from cl_framework.runs.directory import Run
+from cl_framework.runs.receipt_contents import account
+from cl_framework.runs.signatures import Sign
+from cl_framework.streams.events import Experience, ForgetRequest, Step
+from cl_framework.streams.identifiers import called
+from cl_framework.streams.sample_record import SampleRecord
+from cl_framework.terminal.safe_text import printable
+
+GONE = "(forgotten)"
+"""What stands in the results for the name of a forgotten class."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What a forget request adds to its receipt, and how it is committed.
+
+    Attributes:
+        requester: Who asked.
+        sign: Signs the receipt.
+        whole: Whether the event stores the whole state, so that earlier events keep none of theirs.
+        facts: Hashes of the data and of what runs now.
+        people: Person -> ids of the samples that the person asked for, where one request serves several.
+    """
+
+    requester: str | None = None
+    sign: Sign | None = None
+    whole: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    people: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+@final
+class Diary:
+    """Commits every event to the run directory and prints the table as it grows.
+
+    Args:
+        run: Where to write.
+        learner: Whose state to write.
+        class_names: What each class id is called.
+        console: Where to print.
+        bar: The progress bar to label.
+        total: How many events there will be.
+        notes: What to write beside each event, by position in the stream.
+        testimony: What forget requests add to their receipts.
+        samples: The run's list of samples.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        learner: Learner,
+        class_names: Sequence[str],
+        console: Console,
+        bar: RequestBar,
+        total: int,
+        notes: Sequence[dict[str, Any]] = (),
+        testimony: Testimony | None = None,
+        samples: SampleRecord | None = None,
+    ) -> None:
+        """Take up the events that are already committed."""
+        self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
+        self.total, self.notes, self.testimony = total, notes, testimony or Testimony()
+        self.samples = samples or SampleRecord(())
+        self._results: tuple[int, dict[str, Any]] | None = None
+        self.records, self._headed = contents.recorded(run), False
+
+    @property
+    def marks(self) -> list[Marks]:
+        """Marks of every committed event, in order."""
+        return [r.marks for r in self.records]
+
+    def starts(self, step: Step) -> None:
+        """Name the request, also on the progress bar."""
+        event = step.event
+        verb = "learn" if isinstance(event, Experience) else "forget"
+        names = ", ".join(printable(self.class_names[c]) for c in event.classes[:6]) + (
+            " ..." if len(event.classes) > 6 else ""
+        )
+        count = f"{len(event.data):,} sample{'' if len(event.data) == 1 else 's'}"
+        what = names or count
+        if isinstance(event, ForgetRequest) and event.stays:
+            live = staying.sentence(event.stays, lambda c: self.class_names[c])
+            what = f"{f'{names}; ' if names else ''}{count} in all; {live}"
+        if isinstance(event, Experience) and event.relearned:
+            what += "; forgotten before: " + ", ".join(
+                f"{called(new, self.class_names)} was id:{old}" for new, old in event.relearned.items()
+            )
+        name = printable(event.name)
+        self.bar.label = f"    training {name}"
+        told = Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({what})", "bold")
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=self.total, completed=len(self.records), width=24), told)
+        self.console.print(line if self.console.is_terminal else told, soft_wrap=not self.console.is_terminal)
+
+    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
+        """Commit the event and print the table; of it only the new row where no terminal shows it."""
+        record = EventRecord(
+            marks,
+            cost.seconds,
+            cost.trainable_parameters,
+            cost.steps,
+            cost.passes["train"],
+            cost.passes["statistics"],
+            cost.passes["evaluate"],
+            cost.peak_memory_bytes,
+            cost.stored_bytes,
+            cost.found,
+        )
+        note = self.notes[len(self.records)] if self.notes else {}
+        self.run.commit(
+            step.event.name,
+            marks.kind,
+            checkpoint.tensors(self.learner),
+            {**checkpoint.facts(self.learner), **note, "threads": torch.get_num_threads()},
+            record.to_dict(),
+            self.learner.model.store.state(),
+            self._receipt(step, marks, cost),
+            self.testimony.sign,
+            self.testimony.whole and isinstance(step.event, ForgetRequest),
+            self.samples.after(step, self.class_names),
+        )
+        self.records.append(record)
+        if self.console.is_terminal:
+            self.console.print(tables.table(self.results(), self.console.width))
+        else:
+            self.console.print(tables.newest(self.results(), head=not self._headed))
+            self._headed = True
+
+    def results(self) -> dict[str, Any]:
+        """Return the results so far; forgotten classes have no name in them."""
+        if self._results is None or self._results[0] != len(self.records):
+            learned = [(r.marks.event, r.marks.classes) for r in self.records if r.marks.kind == "learn"]
+            gone = self._gone()
+            names = [GONE if c in gone else name for c, name in enumerate(self.class_names)]
+            made = evaluation_results.results(type(self.learner.strategy).__name__, learned, self.records, names)
+            if trial := self.run.manifest.get("trial"):
+                made["trial"] = trial
+            self._results = len(self.records), made
+        return self._results[1]
+
+    def close(self) -> Path:
+        """Write results and figure, and print the headline; return the figure's path."""
+        derived_files.drop(self.run.path)
+        figure = evaluation_results.write(self.results(), self.run.path)
+        derived_files.add(self.run.path, derived_files.RESULTS, len(self.records))
+        self.console.print(tables.headline(self.results()))
+        return figure
+
+    def _gone(self) -> set[int]:
+        gone: set[int] = set()
+        for marks in self.marks:
+            gone = gone | set(marks.classes) if marks.kind == "forget" else gone - set(marks.classes)
+        return gone
+
+    def _receipt(self, step: Step, marks: Marks, cost: Cost) -> dict[str, Any] | None:
+        if not isinstance(step.event, ForgetRequest) or marks.forget is None or self.learner.unlearner is None:
+            return None
+        before, who = self.records[-1].marks if self.records else None, self.testimony.requester
+        facts = {"data": self.run.manifest.get("data"), "config": self.run.manifest["config"]["sha256"]}
+        facts |= self.testimony.facts
+        if self.testimony.people:
+            gone = set(step.event.data.ids.tolist())
+            people = {name: gone.intersection(ids) for name, ids in self.testimony.people.items()}
+            facts["requesters"] = receipts.requesters(self.run.path, people)
+        foreign = len(maintenance.foreign(self.run.path, self.run.events()))
+        return account(self.run.path, self.learner, step.event, marks, cost, before, facts, who, foreign)

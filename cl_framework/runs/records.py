@@ -1,0 +1,194 @@
+"""What a run directory remembers of each event, and what follows from all events together. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cl_framework.errors import UserError
+from cl_framework.runs.receipts import Line
+from cl_framework.storage.files import TEMPORARY, encode, seal, sha256, unseal
+from cl_framework.storage.typed_records import RESTORE, FileEntry, typed
+
+EVENTS, FEATURES, SAMPLES = "events", "features", "samples"
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A committed event, as its ``state.json`` tells it.
+
+    Attributes:
+        run: Hash of the manifest of the run it belongs to.
+        folder: Its directory under ``events/``, such as ``000-learn-task-0``.
+        name: The event's name in the stream.
+        kind: ``learn`` or ``forget``.
+        state: What the caller wants to have back on resume.
+        tensors: Fingerprint of each tensor stored here.
+        removed: Tensors that ended with this event.
+        files: Hash and size of each file, by place within the run.
+        fresh: Whether its features replace all earlier ones rather than add to them.
+        receipt: For a forget event, what its line in ``receipts.jsonl`` says.
+    """
+
+    run: str
+    folder: str
+    name: str
+    kind: Literal["learn", "forget"]
+    state: dict[str, Any]
+    tensors: dict[str, str]
+    removed: list[str]
+    files: dict[str, FileEntry]
+    fresh: bool = False
+    receipt: dict[str, Any] | None = None
+
+    @property
+    def place(self) -> str:
+        """The place of its record."""
+        return f"{EVENTS}/{self.folder}/state.json"
+
+    @property
+    def data(self) -> str:
+        """The place of its tensors."""
+        return f"{EVENTS}/{self.folder}/state.safetensors"
+
+    @property
+    def metrics(self) -> str:
+        """The place of its metrics."""
+        return f"{EVENTS}/{self.folder}/metrics.json"
+
+    @property
+    def features(self) -> str:
+        """The place of its features, if it has any."""
+        return f"{FEATURES}/{self.folder}.safetensors"
+
+    @property
+    def samples(self) -> str:
+        """The place of the run's list of samples, if it changed that."""
+        return f"{SAMPLES}/{self.folder}.json"
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """What no later request changes: all but its tensors, of which later ones take some out, and its receipt."""
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        files = {place: entry for place, entry in told["files"].items() if place != self.data}
+        return {**{k: v for k, v in told.items() if k not in ("tensors", "receipt")}, "files": files}
+
+    @property
+    def record(self) -> bytes:
+        """The content of its ``state.json``."""
+        return seal(msgspec.to_builtins(self))
+
+
+def folder_name(number: int, kind: str, name: str) -> str:
+    """Return a directory name that sorts and that every file system takes.
+
+    >>> folder_name(3, "forget", "class 7/8")
+    '003-forget-class-7-8'
+    """
+    return f"{number:03d}-{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80]}"
+
+
+def read_event(path: Path, run: str, folder: str) -> Event:
+    """Read one event of the run at ``path`` whose manifest has the hash ``run``.
+
+    Raises:
+        UserError: If its record is missing, edited, or from another run or place.
+    """
+    place = path / EVENTS / folder / "state.json"
+    event = unseal(place, Event)
+    if (event.run, event.folder) != (run, folder):
+        raise UserError(f"{place} was not written by this run in this place; {RESTORE}.")
+    own = {event.data, event.metrics}
+    if not own <= event.files.keys() <= {*own, event.features, event.samples}:
+        raise UserError(f"{place} is damaged at files: it names other files than its own; {RESTORE}.")
+    if event.receipt is not None:
+        typed(event.receipt, Line, f"{place}, receipt,")
+    return event
+
+
+def committed(path: Path) -> list[str]:
+    """Return the directories of committed events in order."""
+    names = [p.name for p in (path / EVENTS).glob("*") if re.match(r"\d{3,}-", p.name)]
+    return sorted(names, key=lambda name: (int(name.partition("-")[0]), name))
+
+
+def gaps(path: Path) -> list[str]:
+    """Say where the numbering of events breaks: one was deleted, or put there twice."""
+    problems, expected = [], 0
+    for name in committed(path):
+        number = int(name.partition("-")[0])
+        if number != expected:
+            what = f"event {expected:03d} is missing before it" if number > expected else "its number is taken twice"
+            problems.append(f"{path / EVENTS / name} is out of order: {what}")
+        expected = number + 1
+    return problems
+
+
+def overlay(events: Sequence[Event]) -> dict[str, str]:
+    """Return the fingerprint of each tensor that the events together leave, the later one winning."""
+    found: dict[str, str] = {}
+    for event in events:
+        found |= event.tensors
+        for name in event.removed:
+            found.pop(name, None)
+    return found
+
+
+def state_hash(fingerprints: Mapping[str, str]) -> str:
+    """Return one hash over the fingerprints of all tensors of a state.
+
+    >>> state_hash({"a": "0", "b": "1"}) == state_hash({"b": "1", "a": "0"}) != state_hash({"a": "0"})
+    True
+    """
+    return sha256(encode(dict(sorted(fingerprints.items())), indent=None))
+
+
+def history_hash(events: Sequence[Event]) -> str:
+    """Return one hash over what lasts of these events: their facts, measurements, features, and the run's manifest."""
+    return sha256(encode({"events": [e.lasting for e in events]}, indent=None))
+
+
+def outdated(events: Sequence[Event]) -> Iterator[tuple[Event, set[str]]]:
+    """Yield events that store tensors which were replaced or removed up to the last forget event, with their names."""
+    last = max((i for i, e in enumerate(events) if e.kind == "forget"), default=-1)
+    for i, event in enumerate(events[: max(last, 0)]):
+        later = {name for e in events[i + 1 : last + 1] for name in [*e.tensors, *e.removed]}
+        if dead := later & event.tensors.keys():
+            yield event, dead
+
+
+def feature_events(events: Sequence[Event]) -> list[Event]:
+    """Return the events whose features count: those that have some, from the last fresh start on."""
+    start = max((i for i, e in enumerate(events) if e.fresh), default=0)
+    return [e for e in events[start:] if e.features in e.files]
+
+
+def sample_event(events: Sequence[Event]) -> Event | None:
+    """Return the event whose list of samples counts: the last that has one."""
+    return next((e for e in reversed(events) if e.samples in e.files), None)
+
+
+def listed(events: Sequence[Event]) -> dict[str, FileEntry]:
+    """Return hash and size of every file that counts, by place within the run."""
+    counting, last = {e.features for e in feature_events(events)}, sample_event(events)
+    counting |= {last.samples} if last is not None else set()
+    return {
+        place: entry
+        for e in events
+        for place, entry in e.files.items()
+        if place not in (e.features, e.samples) or place in counting
+    }
+
+
+def strays(path: Path, events: Sequence[Event]) -> list[Path]:
+    """Return what lies in the run without belonging to it: leftovers of killed writes, and foreign files."""
+    known = {path / place for place in listed(events)} | {path / e.place for e in events}
+    found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
+    for top in (path / EVENTS, path / FEATURES, path / SAMPLES):
+        for child in sorted(top.glob("*")):
+            whole = child.name.startswith(TEMPORARY) or not child.is_dir()
+            found += [p for p in ([child] if whole else sorted(child.iterdir())) if p not in known]
+    return found

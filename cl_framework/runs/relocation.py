@@ -1,0 +1,155 @@
+"""Where a run's data and weights are now, when they were moved: ``--relocate OLD=NEW``, kept in the run.
+
+A run writes down absolute paths, and where its data lie as seen from the run. Whoever moves both together need say
+nothing; otherwise paths that begin with OLD are read as if they began with NEW. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from cl_framework.errors import UserError
+from cl_framework.storage import files
+from cl_framework.storage.files import unseal
+from cl_framework.streams.sample_list import Source
+
+PLACE = "relocated.json"
+Moves: TypeAlias = Sequence[tuple[str, str]]
+"""What paths began with, and what they begin with now, in order."""
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of the file that keeps moves."""
+
+    moves: list[tuple[str, str]] = []
+
+
+def read(run: Path) -> Moves:
+    """Return the moves that a run keeps.
+
+    Raises:
+        UserError: If the file was edited.
+    """
+    return unseal(run / PLACE, Kept).moves if (run / PLACE).exists() else []
+
+
+def keep(run: Path, asked: Sequence[str]) -> None:
+    """Add moves to those that a run keeps.
+
+    Args:
+        run: The run directory, which nobody else writes to now.
+        asked: Each ``OLD=NEW``.
+
+    Raises:
+        UserError: If one is written in another way, or its NEW is not there.
+    """
+    moves = [*read(run), *map(parsed, asked)]
+    files.replace(run / PLACE, files.seal({"moves": moves}))
+
+
+def parsed(asked: str) -> tuple[str, str]:
+    """Read ``OLD=NEW``; both become absolute.
+
+    Raises:
+        UserError: If it is written in another way, or NEW is not there.
+    """
+    old, is_, new = asked.partition("=")
+    if not (is_ and old.strip() and new.strip()):
+        raise UserError(f"--relocate takes OLD=NEW, such as /old/data=/new/data, found {asked!r}.")
+    before, now = (os.path.normpath(Path(p.strip()).expanduser().absolute()) for p in (old, new))
+    if not os.path.exists(now):
+        raise UserError(f"There is no {now} to read in place of {before}; give the folder or file as it is now.")
+    return before, now
+
+
+def rewritten(found: Any, moves: Moves) -> Any:
+    """Return a value in which every path that was moved is where it is now; lists and mappings are looked through.
+
+    >>> rewritten({"dataset": "imagefolder:/old/pets:test=0.3", "name": "/older"}, [("/old", "/new")])
+    {'dataset': 'imagefolder:/new/pets:test=0.3', 'name': '/older'}
+    """
+    if isinstance(found, str):
+        for old, new in moves:
+            found = re.sub(rf"(^|[:=\"']){re.escape(old)}(?=$|[/:,\"'])", lambda m, new=new: m[1] + new, found)  # type: ignore[misc]
+        return found
+    if isinstance(found, list):
+        return [rewritten(each, moves) for each in found]
+    if isinstance(found, Mapping):
+        return {key: rewritten(value, moves) for key, value in found.items()}
+    return found
+
+
+@contextmanager
+def config_of(run: Path, moves: Moves) -> Iterator[str]:
+    """Yield the path of a run's config, with paths as they are now."""
+    file = run / "config.yaml"
+    if not moves:
+        yield str(file)
+        return
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
+
+    told = rewritten(yaml.safe_load(file.read_text(encoding="utf-8")), moves)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as other:
+        yaml.safe_dump(told, other, sort_keys=False, allow_unicode=True)
+        other.flush()
+        yield other.name
+
+
+def located(source: Source, run: Path, moves: Moves) -> Source:
+    """Return a source of a run's list with paths as they are now.
+
+    Args:
+        source: As the list tells it.
+        run: The run directory: data that are gone from where they were may still lie beside it as they did.
+        moves: What was moved.
+    """
+    root = source.root
+    if not root:
+        return source
+    now = str(rewritten(root, moves))
+    if not Path(now).exists() and source.beside and (there := Path(run.absolute(), source.beside)).exists():
+        now = os.path.normpath(there)
+    if now == root:
+        return source
+    former = [*dict.fromkeys([*source.former, root])]
+    return msgspec.structs.replace(source, root=now, spec=rewritten(source.spec, [(root, now)]), former=former)
+
+
+def beside(source: Source, run: Path) -> None:
+    """Note where a source lies as seen from the run, if it is there."""
+    if source.root and Path(source.root).exists():
+        source.beside = os.path.relpath(source.root, run.absolute())
+
+
+def absolute(config: str) -> str:
+    r"""Return a config, as YAML, in which files of weights and of groups are named by absolute paths.
+
+    >>> absolute("model: {backbone: {weights: /w.pth}}")
+    'model: {backbone: {weights: /w.pth}}'
+    """
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
+
+    found = yaml.safe_load(config)
+    changed = _absolute(found, "")
+    return config if changed == found else str(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
+
+
+NAMED = {"backbone", "weights", "groups"}
+"""Settings below which a text that names a file or folder is one."""
+
+
+def _absolute(found: Any, below: str) -> Any:
+    if isinstance(found, Mapping):
+        return {key: _absolute(value, key if key in NAMED else below) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_absolute(each, below) for each in found]
+    named = below and isinstance(found, str) and (os.sep in found or Path(found).suffix)
+    return str(Path(found).expanduser().absolute()) if named and Path(found).expanduser().exists() else found

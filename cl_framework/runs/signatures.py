@@ -1,0 +1,90 @@
+"""Ed25519 signatures of receipts. Needs the ``cryptography`` package, and only when something is signed or checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cl_framework.errors import UserError, extras
+from cl_framework.runs import receipts
+
+Sign: TypeAlias = Callable[[bytes], str]
+"""From what is signed to the signature, 64 bytes in hexadecimal."""
+
+MAKE = "`openssl genpkey -algorithm ed25519 -out KEY.pem` makes one"
+
+
+def signer(path: str | Path) -> Sign:
+    """Return what signs with the private key in a PEM file.
+
+    Raises:
+        UserError: If ``cryptography`` is missing, or the file holds no Ed25519 private key without a password.
+    """
+    serialization, ed25519, _ = _cryptography()
+    try:
+        key = serialization.load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} holds no private key that can be read without a password; {MAKE}.") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise UserError(f"{path} holds another kind of key than Ed25519; {MAKE}.")
+
+    def sign(data: bytes) -> str:
+        signature: bytes = key.sign(data)
+        return signature.hex()
+
+    return sign
+
+
+def problems(run: Path, public: str | Path) -> list[str]:
+    """Return what is wrong with the signatures of a run whose chain of receipts is whole.
+
+    A signed line holds the hash of the line before it, so it vouches for all lines up to it; those after the last
+    signed one have nobody to vouch for them.
+
+    Args:
+        run: The run directory.
+        public: A PEM file with the public key.
+
+    Raises:
+        UserError: If ``cryptography`` is missing, or the file holds no Ed25519 public key.
+    """
+    serialization, ed25519, invalid = _cryptography()
+    how = "`openssl pkey -in KEY.pem -pubout -out PUB.pem` makes one from the private key"
+    try:
+        key = serialization.load_pem_public_key(_read(public))
+    except ValueError as error:
+        raise UserError(f"{public} holds no public key; {how}.") from error
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise UserError(f"{public} holds another kind of key than Ed25519; {how}.")
+    file, found, vouched = run / receipts.FILE, list[str](), 0
+    told = receipts.lines(run)
+    for number, line in enumerate(told, 1):
+        if (signature := line.pop("signature", None)) is None:
+            continue
+        vouched, previous = number, line.pop("previous")
+        del line["sha256"]
+        try:
+            key.verify(bytes.fromhex(signature), receipts.body(line, previous))
+        except (invalid, ValueError, TypeError):
+            found.append(f"{file} line {number} was not signed with the key that belongs to {public}")
+    if vouched < len(told):
+        found.append(f"{file} line {vouched + 1} and what follows is not signed; `clf forget DIR --sign` signs.")
+    return found
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a PEM file with an Ed25519 key.") from error
+
+
+def _cryptography() -> tuple[Any, Any, type[Exception]]:
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise extras.missing("Signatures need `cryptography`", "sign") from error
+    return serialization, ed25519, InvalidSignature

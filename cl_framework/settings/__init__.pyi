@@ -1,0 +1,12 @@
+from .declared import KINDS as KINDS
+from .declared import PICKLED as PICKLED
+from .declared import check_folder as check_folder
+from .declared import check_weights as check_weights
+from .declared import classes as classes
+from .declared import known_to_timm as known_to_timm
+from .declared import no_model as no_model
+from .discovery import Entry as Entry
+from .discovery import catalogue as catalogue
+from .ranges import LARGEST as LARGEST
+from .ranges import settings_of as settings_of
+from .trust import refusal as refusal

@@ -1,0 +1,180 @@
+"""Discovery: a method is a file in a plugin package. Nothing is registered, and listing imports nothing.
+
+Our own packages lie beside ``cl_framework``, in a source tree and in an installation alike; others are announced by
+entry points of the group ``cl_framework.settings.discovery``, each naming a package.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cl_framework.errors import UserError, did_you_mean
+from cl_framework.settings import signatures
+
+GROUP = "cl_framework.plugins"
+OWN = ("strategies.learning", "strategies.unlearning", "scenarios", "cl_framework.backbones", "cl_framework.adapters")
+KINDS = {
+    "strategies": "Strategy",
+    "unlearners": "Unlearner",
+    "scenarios": "Scenario",
+    "backbones": "Backbone",
+    "adapters": "Adapter",
+}
+"""What can be listed, and the interface that marks a class as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A class that a config may name.
+
+    Attributes:
+        name: The class's name, which is what configs say.
+        summary: The first line of its docstring.
+        module: Where it is, dotted.
+    """
+
+    name: str
+    summary: str
+    module: str
+
+
+def catalogue(kind: str) -> list[Entry]:
+    """Return the public classes of one kind by name, found by reading source files without importing them.
+
+    Raises:
+        UserError: If the kind is unknown, a package is shadowed, or a file is not valid Python.
+    """
+    if kind not in KINDS:
+        raise UserError(f"There is no list of {kind!r}. {did_you_mean(kind, KINDS)}")
+    found = [entry for name, file in _modules() for entry in _declared(name, file, KINDS[kind])]
+    return sorted(found, key=lambda entry: entry.name.lower())
+
+
+def load(kind: str, name: str) -> type:
+    """Import and return the class called ``name``.
+
+    Raises:
+        UserError: If there is none, saying what is close.
+    """
+    entries = {entry.name: entry for entry in catalogue(kind)}
+    if name not in entries:
+        raise UserError(f"There is no {KINDS[kind].lower()} {name!r}. {did_you_mean(name, entries)}")
+    found: type = getattr(_import(entries[name].module), name)
+    return found
+
+
+def installed(kind: str) -> list[type[Any]]:
+    """Import and return every class of a kind that a config may name, in the order of their names.
+
+    Raises:
+        UserError: If a package is shadowed or a module cannot be imported.
+    """
+    return [load(kind, entry.name) for entry in catalogue(kind)]
+
+
+def packages() -> list[str]:
+    """Return the dotted names of all plugin packages, ours first."""
+    return list(_packages())
+
+
+def discover() -> tuple[str, ...]:
+    """Import every plugin module, so that subclasses are known; return their names.
+
+    Raises:
+        UserError: If a package is shadowed or a module cannot be imported.
+    """
+    names = [name for name, _ in _modules()]
+    for name in names:
+        _import(name)
+    return tuple(names)
+
+
+def data_sources() -> Any:
+    """Return the module that opens data by name; it imports nothing heavy before it opens some.
+
+    Raises:
+        UserError: If its package is shadowed.
+    """
+    _unshadowed("scenarios", Path(__file__).resolve().parents[2] / "scenarios", "cl-framework")
+    return _import("scenarios.data.open")
+
+
+def _import(name: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"The plugin {name} cannot be imported ({error}); mend it or remove its file.") from error
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    """Yield dotted name and source file of every public plugin module."""
+    for package, folder in _packages().items():
+        for info in sorted(pkgutil.iter_modules([str(folder)]), key=lambda info: info.name):
+            file = folder / info.name / "__init__.py" if info.ispkg else folder / f"{info.name}.py"
+            if not info.name.startswith("_") and file.is_file():
+                yield f"{package}.{info.name}", file
+
+
+def _packages() -> dict[str, Path]:
+    """Return every plugin package and its folder, ours first."""
+    root = Path(__file__).resolve().parents[2]
+    own = {package: root.joinpath(*package.split(".")) for package in OWN}
+    others = {p.value: p.dist.name if p.dist else "an installed package" for p in entry_points(group=GROUP)}
+    found = {p: _unshadowed(p, folder, "cl-framework") for p, folder in own.items() if folder.is_dir()}
+    return found | {p: _unshadowed(p, None, owner) for p, owner in others.items() if p not in own}
+
+
+def _unshadowed(package: str, expected: Path | None, owner: str) -> Path:
+    """Return the folder that importing ``package`` would use, if that is the one its owner means."""
+    root, *rest = package.split(".")
+    places = _places(root)
+    for place in places:
+        folder = place.joinpath(*rest)
+        if folder.is_dir() and (expected is None or folder.resolve() == expected):
+            return folder
+    raise UserError(
+        f"{owner} keeps plugins in {package!r}, but the name {root!r} leads to {places[0] if places else 'nothing'}: "
+        "rename or uninstall what is there, or start from another folder."
+    )
+
+
+def _places(root: str) -> list[Path]:
+    """Return where a top-level package is, without importing it."""
+    if root in sys.modules:
+        module = sys.modules[root]
+        return [Path(p) for p in getattr(module, "__path__", [])] or [Path(getattr(module, "__file__", None) or root)]
+    spec = find_spec(root)
+    if spec is None:
+        return []
+    return [Path(p) for p in spec.submodule_search_locations or [spec.origin or root]]
+
+
+def _declared(module: str, file: Path, interface: str) -> Iterator[Entry]:
+    """Yield the finished public classes of a source file that name ``interface`` as a base."""
+    try:
+        tree = signatures.tree(file)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise UserError(f"{file} line {line} is not valid Python ({error}); mend or remove the file.") from error
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            bases = {_last_name(base) for base in node.bases}
+            if interface in bases and "ABC" not in bases:
+                text = ast.get_docstring(node) or ast.get_docstring(tree) or ""
+                yield Entry(node.name, text.partition("\n")[0].replace("``", "`"), module)
+
+
+def _last_name(base: ast.expr) -> str:
+    """Return ``C`` for the base ``C``, ``a.b.C`` or ``C[T]``."""
+    while isinstance(base, ast.Subscript):
+        base = base.value
+    return base.attr if isinstance(base, ast.Attribute) else base.id if isinstance(base, ast.Name) else ""

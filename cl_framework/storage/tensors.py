@@ -1,0 +1,124 @@
+"""Tensors as bytes: packed without pickle, fingerprinted, and told apart from what is already stored.
+
+Importing this module costs nothing; torch arrives when a tensor does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_framework.errors import UserError
+from cl_framework.storage.typed_records import RESTORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.bfloat16": "BF16", "torch.int64": "I64"}
+"""What safetensors calls the types of features and ids."""
+TORCH = {
+    "BOOL": "torch.bool", "U8": "torch.uint8", "I8": "torch.int8", "I16": "torch.int16", "U16": "torch.uint16",
+    "F16": "torch.float16", "BF16": "torch.bfloat16", "I32": "torch.int32", "U32": "torch.uint32",
+    "F32": "torch.float32", "I64": "torch.int64", "U64": "torch.uint64", "F64": "torch.float64",
+    "C64": "torch.complex64", "F8_E4M3": "torch.float8_e4m3fn", "F8_E5M2": "torch.float8_e5m2",
+}  # fmt: skip
+"""What torch calls the types that safetensors has a name for."""
+WIDTHS = {name: max(int("".join(filter(str.isdigit, name.partition("_")[0])) or 8) // 8, 1) for name in TORCH}
+"""Bytes of a number of each type."""
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's type, shape and bytes."""
+    import torch
+
+    found = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def fingerprints(data: bytes, place: Path | str = "The file") -> dict[str, str]:
+    """Return the `fingerprint` of every tensor in the bytes of a safetensors file, read without torch.
+
+    Raises:
+        UserError: If the bytes are not exactly one tensor after the other and nothing else.
+    """
+    size = int.from_bytes(data[:8], "little")
+    try:
+        told = json.loads(data[8 : 8 + size], object_pairs_hook=_once)
+        spans = sorted((*entry["data_offsets"], name, entry["dtype"], entry["shape"]) for name, entry in told.items())
+        found, at = dict[str, str](), 0
+        for start, end, name, dtype, shape in spans:
+            numbers = math.prod(shape)
+            if start != at or end - start != numbers * WIDTHS[dtype]:
+                raise ValueError(f"{name} is not where it belongs")
+            kind = hashlib.sha256(f"{TORCH[dtype]}{tuple(shape)}".encode())
+            kind.update(memoryview(data)[8 + size + start : 8 + size + end])
+            found[name], at = kind.hexdigest(), end
+        if 8 + size + at != len(data):
+            raise ValueError("bytes are left over")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{place} holds no tensors that can be read ({error}); {RESTORE}.") from error
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return JSON's pairs as a dictionary; readers differ in which of two equal keys they believe."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return named tensors in safetensors format; the same tensors always make the same bytes."""
+    from safetensors.torch import save
+
+    # A clone of each: safetensors refuses tensors that share memory, and tied ones may.
+    return save({name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)})
+
+
+def packed(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
+    """Return the same as `pack` does, for large tensors: parts of a file that are not copies."""
+    import torch
+
+    parts: list[bytes | memoryview] = []
+    header, start = {}, 0
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        data = tensor.reshape(-1).view(torch.uint8).numpy().data
+        end = start + len(data)
+        header[name] = {"dtype": TYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        parts, start = [*parts, data], end
+    told = json.dumps(header, separators=(",", ":")).encode()
+    told += b" " * (-len(told) % 8)
+    return [len(told).to_bytes(8, "little"), told, *parts]
+
+
+def mapped(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, read when they are looked at."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def unpack(data: bytes, place: Path | str = "The file") -> dict[str, Tensor]:
+    """Return what `pack` packed, on the CPU.
+
+    Args:
+        data: The bytes.
+        place: The file they are from, for the message.
+
+    Raises:
+        UserError: If they are no tensors in safetensors format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{place} holds no tensors that can be read ({error}); {RESTORE}.") from error

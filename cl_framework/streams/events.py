@@ -1,0 +1,303 @@
+"""What arrives, and in what order: experiences, forget requests, steps; and the samples in them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from cl_framework.errors import UserError
+from cl_framework.streams import origins, sample_list
+from cl_framework.streams.inventory import Inventory
+from cl_framework.streams.origins import Cell
+from cl_framework.streams.samples import Joined, Samples
+from cl_framework.streams.survey import Survey, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What may be learned now. Holds no test data and no view of the future.
+
+    Attributes:
+        name: Unique in its stream.
+        classes: Ids of the classes it brings, stable names rather than row numbers.
+        data: Its samples with the training transform.
+        reference: The same samples, in the same order, with the test transform: for prototypes and statistics.
+        inherited: Where the backbone's own pre-trained classifier knows these classes already and nothing is to be
+            learned: the row of that classifier for each class id. Empty for an experience that is really learned.
+        relearned: Classes that were forgotten and are asked for again: their new id, and the id they had before.
+        seed_name: What seeds are derived from where it is not the name: of two experiences of which the first was
+            forgotten altogether, the second draws what it would have drawn without the first.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    data: Samples
+    reference: Samples
+    inherited: Mapping[int, int] = field(default_factory=dict)
+    relearned: Mapping[int, int] = field(default_factory=dict)
+    seed_name: str = ""
+
+    @property
+    def dice(self) -> str:
+        """What its seeds are derived from, so that history leaves no mark on them."""
+        return self.seed_name or self.name
+
+    def without(
+        self, classes: Iterable[int] = (), ids: Tensor | None = None, cells: Iterable[Cell] = ()
+    ) -> Experience | None:
+        """Return what is left of the experience once classes, samples and cells are gone; None if nothing is."""
+        gone = {*classes, *(c for name, c in cells if name == self.name)}
+        keep = tuple(c for c in self.classes if c not in gone)
+        data, reference = self.data.of(keep), self.reference.of(keep)
+        if ids is not None:
+            data, reference = data.without(ids), reference.without(ids)
+        left = tuple(c for c in keep if bool((data.labels == c).any()))
+        rows, again = ({c: m[c] for c in left if c in m} for m in (self.inherited, self.relearned))
+        return Experience(self.name, left, data, reference, rows, again, self.seed_name) if left else None
+
+
+Need: TypeAlias = Literal["forget", "retain"]
+"""Samples that a way of forgetting may have to read: those that must go, those that stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """What must be forgotten now.
+
+    Attributes:
+        name: Unique in its stream.
+        classes: Classes that vanish altogether: no experience keeps samples of them.
+        experiences: Experiences that lose something, in the order they were learned.
+        data: The training samples that must go, with the training transform.
+        reference: The same samples with the test transform.
+        remaining: What is left of every experience so far, in order; methods that need no data never read it.
+        missing: Samples that cannot be had any more: those to ``forget``, or those to ``retain``.
+        inherited: Whether the backbone's own pre-training met some of what must go.
+        first: Name of the oldest experience that was alive when it was asked for.
+        cells: What experiences lose altogether: an experience and one of its classes, which other experiences may keep.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    experiences: tuple[str, ...]
+    data: Samples
+    reference: Samples
+    remaining: tuple[Experience, ...]
+    missing: frozenset[Need] = frozenset()
+    inherited: bool = False
+    first: str = ""
+    cells: frozenset[Cell] = frozenset()
+
+    @property
+    def dice(self) -> str:
+        """What its seeds are derived from."""
+        return self.name
+
+    @property
+    def single(self) -> bool:
+        """Whether only samples go and every class stays: single ones, or all that one of its experiences brought."""
+        return not self.classes
+
+    @property
+    def taken(self) -> dict[Cell, frozenset[int]]:
+        """The ids of the samples that go, by what they belong to."""
+        found = {}
+        for experience, part in zip(self.experiences, self.data.sources, strict=True):
+            for c in part.classes():
+                found[experience, c] = frozenset(part.ids[part.labels == c].tolist())
+        return found
+
+    @property
+    def thinned(self) -> frozenset[Cell]:
+        """What loses some of its samples and keeps others."""
+        return frozenset(self.taken) - self.cells
+
+    @property
+    def stays(self) -> dict[int, tuple[str, ...]]:
+        """Classes that lose all that an experience brought of them and live on; and the experiences that keep some."""
+        lose = {c for _, c in self.cells} - set(self.classes)
+        return {c: tuple(e.name for e in self.remaining if c in e.classes) for c in sorted(lose)}
+
+
+Event: TypeAlias = Experience | ForgetRequest
+
+
+def forget(
+    name: str,
+    past: Sequence[Experience],
+    classes: Iterable[int] = (),
+    experiences: Iterable[str] = (),
+    samples: Iterable[int] = (),
+    missing: Iterable[Need] = (),
+    cells: Iterable[Cell] = (),
+) -> ForgetRequest:
+    """Resolve a request by class, experience, sample id and cell against what was learned so far.
+
+    An experience goes with what it brought and no more: a class that another experience brings too stays alive.
+
+    Args:
+        name: Unique in its stream.
+        past: What is left of every experience so far.
+        classes: Classes to forget.
+        experiences: Experiences to forget, by name.
+        samples: Samples to forget, by id.
+        missing: Samples that cannot be had any more.
+        cells: Experiences, each with one of its classes: what it brought of that class is forgotten.
+
+    Raises:
+        UserError: If a class, experience or sample was never learned or is already gone, or nothing is asked for.
+    """
+    wanted, named, ids = set(classes), set(experiences), torch.tensor(sorted(set(samples)), dtype=torch.int64)
+    parts, alive = set(cells), set(origins.cells({e.name: e.classes for e in past}))
+    if not (wanted or named or parts or len(ids)):
+        raise UserError(f"The forget request {name!r} names nothing; give it classes, experiences or samples.")
+    live = {c for _, c in alive}
+    known = {e.name for e in past}
+    present = torch.cat([e.data.ids for e in past]) if past else ids.new_empty(0)
+    for what, asked, there in (
+        ("class", wanted, live),
+        ("experience", named, known),
+        ("class of experience", {f"{c} of {e}" for e, c in parts}, {f"{c} of {e}" for e, c in alive}),
+        ("sample", set(ids.tolist()), set(present.tolist()) if len(ids) else set()),
+    ):
+        if absent := sorted(asked - there, key=str):
+            shown = ", ".join(map(str, absent[:10]))
+            options = f" Alive now: {', '.join(map(str, sorted(there, key=str)))}." if what != "sample" else ""
+            raise UserError(f"Cannot forget {what} {shown}: never learned, or already gone.{options}")
+    parts |= {(e, c) for e, c in alive if c in wanted or e in named}
+    left = [e.without(ids=ids, cells=parts) for e in past]
+    stays = set(origins.cells({e.name: e.classes for e in left if e is not None}))
+    gone = alive - stays  # a class whose last sample goes, goes with it
+    hit = [
+        torch.isin(e.data.labels, torch.tensor([c for c in e.classes if (e.name, c) in gone], dtype=torch.int64))
+        | torch.isin(e.data.ids, ids)
+        for e in past
+    ]
+    touched = [i for i, h in enumerate(hit) if bool(h.any())]
+    return ForgetRequest(
+        name,
+        tuple(sorted(live - {c for _, c in stays})),
+        tuple(past[i].name for i in touched),
+        Joined([past[i].data.where(hit[i]) for i in touched]),
+        Joined([past[i].reference.where(hit[i]) for i in touched]),
+        tuple(e for e in left if e is not None),
+        frozenset(missing),
+        any(past[i].inherited for i in touched),
+        past[0].name,
+        frozenset(gone),
+    )
+
+
+def exam_of(request: ForgetRequest, exams: Iterable[Samples]) -> Samples:
+    """Return what a request is examined on: test samples of the vanishing classes, or the forgotten samples."""
+    return request.reference if request.single else Joined([e.of(request.classes) for e in exams])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An event for the learner, with the exam that only the evaluator may open.
+
+    Attributes:
+        event: What the learner meets.
+        exam: Test samples of the classes an experience brings; for a forget request, those of the classes that
+            vanish, or the forgotten training samples themselves when no class does.
+    """
+
+    event: Event
+    exam: Samples
+
+
+def surviving(steps: Iterable[Step]) -> list[Experience]:
+    """Return what is left of the experiences in ``steps``, in the order they were learned."""
+    past: list[Experience] = []
+    for step in steps:
+        past = [*past, step.event] if isinstance(step.event, Experience) else list(step.event.remaining)
+    return past
+
+
+class Scenario(ABC):
+    """Turns data into an ordered stream of steps.
+
+    Attributes:
+        class_names: What each class id is called.
+    """
+
+    class_names: Sequence[str]
+
+    @abstractmethod
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps in the order they happen; every call yields the same ones."""
+
+    def unlock(self, key: bytes) -> None:  # noqa: B027  # nothing to do where no samples are named
+        """Take the key under which a run's config hides the samples that its requests name; most name none."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of the data behind the stream, for the run's manifest."""
+        return ""
+
+    def skip_unreadable(self) -> None:  # noqa: B027  # nothing to do where nothing is read from files
+        """Leave out samples that cannot be read; asked for before the data are first used."""
+
+    def survey(self, watch: Watch) -> Survey:
+        """Look at every sample before anything is learned, without decoding any.
+
+        Args:
+            watch: Told how far the look has come.
+
+        Raises:
+            UserError: If the data as a whole cannot be used.
+        """
+        return Survey()
+
+    def listing(self, watch: Watch) -> sample_list.Source | None:
+        """Write down every sample of the stream, for the run's list; None where the scenario cannot tell.
+
+        Args:
+            watch: Told how many files have been read.
+        """
+        return None
+
+    def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
+        """Take samples from the list that `listing` wrote, whatever is there now; asked for before the steps.
+
+        Args:
+            listed: The list; its ``root`` says where the data are.
+            key: The run's key, by which what was forgotten is found while it is there.
+        """
+        raise UserError(f"{type(self).__name__} kept no list of its samples.")
+
+    def renew(self, met: Collection[str]) -> Inventory:
+        """Compare the list with what is there, and change it for samples that were never met: they are taken as now.
+
+        Args:
+            met: Names of the experiences that the run has met.
+        """
+        return Inventory()
+
+    def exam(self, data: str, names: Mapping[str, int]) -> tuple[Samples, dict[str, int]]:
+        """Take other data as an exam, read as the stream's exams are.
+
+        Args:
+            data: What names them.
+            names: The id of each class that is known, by its name.
+
+        Returns:
+            The samples of those classes; and how many others there are, by the name of their class.
+
+        Raises:
+            UserError: If they cannot be read, or the scenario takes none.
+        """
+        raise UserError(f"{type(self).__name__} has no way to be examined on other data; leave out --data.")
+
+    def read(self, files: Sequence[str]) -> Tensor:
+        """Read input files as the test transform would, for predictions: ``(n, ...)``.
+
+        Raises:
+            UserError: If a file cannot be read, or the stream's inputs are not files.
+        """
+        raise UserError(f"{type(self).__name__} has no way to read files such as {files[0]}.")

@@ -1,0 +1,55 @@
+"""Where something comes from: cells, each an experience and one of its classes. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+Origin: TypeAlias = Mapping[str, frozenset[int]]
+"""Experience -> ids of its classes."""
+
+
+Cell: TypeAlias = tuple[str, int]
+"""An experience and one of its classes: what comes, and what goes, as one."""
+
+
+def merged(*origins: Origin) -> dict[str, frozenset[int]]:
+    """Return what went into something made of several.
+
+    >>> merged({"a": frozenset({1})}, {"a": frozenset({2}), "b": frozenset({3})}) == {
+    ...     "a": frozenset({1, 2}), "b": frozenset({3})}
+    True
+    """
+    found: dict[str, frozenset[int]] = {}
+    for origin in origins:
+        for experience, classes in origin.items():
+            found[experience] = found.get(experience, frozenset()) | classes
+    return found
+
+
+def of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
+    """Return the origin that samples of ``cells`` make.
+
+    >>> of([("a", 5), ("b", 7), ("b", 5)]) == {"a": frozenset({5}), "b": frozenset({5, 7})}
+    True
+    """
+    return merged(*({experience: frozenset({c})} for experience, c in cells))
+
+
+def cells(brought: Mapping[str, Iterable[int]]) -> list[Cell]:
+    """Undo `of`.
+
+    >>> cells({"a": [5], "b": [5, 7]})
+    [('a', 5), ('b', 5), ('b', 7)]
+    """
+    return [(experience, c) for experience, classes in brought.items() for c in classes]
+
+
+def to_json(origin: Origin) -> dict[str, list[int]]:
+    """Return what JSON can hold."""
+    return {experience: sorted(classes) for experience, classes in origin.items()}
+
+
+def from_json(told: Mapping[str, Iterable[int]]) -> dict[str, frozenset[int]]:
+    """Undo `to_json`."""
+    return {experience: frozenset(classes) for experience, classes in told.items()}

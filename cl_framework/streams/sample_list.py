@@ -1,0 +1,286 @@
+"""The samples of a run, one by one: where each stands, which class and experience it belongs to, a hash of its content.
+
+A run keeps the list beside its events, so that it needs no data to know what it met. A forget request takes its samples
+out of the list: what stays is that a row of this class was there, and a keyed hash by which the run's key finds the
+sample again while it is still in the data. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate, groupby, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+
+from cl_framework.errors import UserError
+from cl_framework.storage.typed_records import RESTORE, parsed, typed
+from cl_framework.streams.identifiers import KEYED, digest
+
+if TYPE_CHECKING:
+    pass
+
+FOLDER = "samples"
+"""Where a run keeps its list, under the name of the event that wrote it last."""
+Split: TypeAlias = Literal["train", "test"]
+Counted: TypeAlias = list[tuple[int, int]]
+"""Numbers, and how often each stands in a row."""
+
+_SPLITS: tuple[Split, Split] = ("train", "test")
+
+
+class Rows(msgspec.Struct, kw_only=True):
+    """The samples of one split, row by row, in the order of the stream's data.
+
+    Attributes:
+        split: The split of the source that they come from; both may be ``train`` where a share of it is the exam.
+        ids: Id of each within its source and split.
+        labels: Index of its class in the source's class names.
+        places: Where it stands: a path below the source's root, or a line of a table; nothing for arrays. Of what was
+            forgotten a keyed hash, or nothing.
+        digests: SHA-256 of its bytes; nothing of what was forgotten.
+        experiences: Which of the source's experiences brought it; -1 for none.
+        columns: Further cells of its line in a table, by the column's name.
+        gone: Rows that were forgotten.
+        content: Hash of the whole split, under which runs share features.
+    """
+
+    split: str
+    ids: list[int]
+    labels: list[int]
+    places: list[str]
+    digests: list[str]
+    experiences: list[int] = []
+    columns: list[dict[str, str]] = []
+    gone: set[int] = set()
+    content: str = ""
+
+
+class Source(msgspec.Struct, kw_only=True):
+    """The samples of one stream of data: of the config's scenario, or of one that was learned later.
+
+    Attributes:
+        name: What the source is called in keys of features: no path is in it.
+        spec: What opens it, with absolute paths.
+        root: The folder that all places lie below; nothing where none is read.
+        beside: The same, seen from the run's directory.
+        former: Where that was before it was moved.
+        kind: What samples are: ``pictures`` or ``sentences``.
+        files: Whether every sample is a file of its own.
+        class_names: What each class is called; of forgotten classes a keyed hash.
+        groups: The classes of each experience.
+        experiences: What each experience is called.
+        offset: What is added to ids to make them unique in the whole stream.
+        as_new: What stands before the names of its classes in the whole stream.
+        fingerprint: Hash of the data as a whole, when they were first used.
+        train: Samples to learn from.
+        test: Samples to be examined on.
+    """
+
+    name: str
+    spec: str
+    root: str
+    kind: str
+    files: bool
+    class_names: list[str]
+    groups: list[list[int]]
+    fingerprint: str
+    train: Rows
+    test: Rows
+    beside: str = ""
+    former: list[str] = []
+    experiences: list[str] = []
+    offset: int = 0
+    as_new: str = ""
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One sample.
+
+    Attributes:
+        source: Which stream of data it comes from: 0 for the config's, then those learned later.
+        split: ``train``, or ``test`` for what the run is examined on.
+        id: Its id in the whole stream, as receipts and ``--samples`` use it.
+        place: A path below the source's root, or a line of a table; nothing for arrays.
+        class_name: What its class is called.
+        experience: The experience that brought it; nothing if none has.
+        columns: Further cells of its line in a table.
+        digest: SHA-256 of its bytes.
+    """
+
+    source: int
+    split: Split
+    id: int
+    place: str
+    class_name: str
+    experience: str
+    columns: dict[str, str]
+    digest: str
+
+
+class _Whole(msgspec.Struct):
+    sources: list[dict[str, Any] | None]
+
+
+_NOTHING = {"split": "", "ids": [], "labels": [], "places": [], "digests": []}
+
+
+class _Written(msgspec.Struct, kw_only=True):
+    """Rows as the file holds them: repeated numbers are counted, ids are told by their differences."""
+
+    split: str
+    steps: Counted
+    labels: Counted
+    places: list[str]
+    digests: list[str]
+    experiences: Counted
+    columns: list[dict[str, str]]
+    gone: Counted
+    content: str
+
+
+def encode(sources: Sequence[Source | None]) -> bytes:
+    """Return the list as JSON."""
+    told = [
+        source and {**msgspec.structs.asdict(source), "train": _written(source.train), "test": _written(source.test)}
+        for source in sources
+    ]
+    return msgspec.json.encode({"sources": told}) + b"\n"
+
+
+def decode(raw: bytes, place: Path | str = FOLDER) -> list[Source | None]:
+    """Return what `encode` wrote.
+
+    Raises:
+        UserError: If a field has another type, or columns do not fit together.
+    """
+    found: list[Source | None] = []
+    for each in parsed(raw, _Whole, place).sources:
+        rows = {k: _read(typed((each or {}).get(k), _Written, f"{place}, {k},"), place) for k in _SPLITS if each}
+        source = None if each is None else typed({**each, **dict.fromkeys(_SPLITS, _NOTHING)}, Source, place)
+        if source is not None:
+            source.train, source.test = rows["train"], rows["test"]
+            for part in rows.values():
+                inside = (part.labels, source.class_names), (part.experiences, source.experiences)
+                if any(max(numbers, default=-1) >= len(names) for numbers, names in inside):
+                    raise UserError(f"{place} is damaged at sources: a row names what is not there; {RESTORE}.")
+        found.append(source)
+    return found
+
+
+def listed(sources: Sequence[Source | None]) -> list[Listed]:
+    """Return every sample that is not forgotten, in the order of the data, what is learned from before exams."""
+    found: list[Listed] = []
+    for number, source in enumerate(sources):
+        if source is None:
+            continue
+        for split, rows in zip(_SPLITS, (source.train, source.test), strict=True):
+            for i, (own, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
+                if i in rows.gone:
+                    continue
+                at = rows.experiences[i] if rows.experiences else -1
+                found.append(
+                    Listed(
+                        number,
+                        split,
+                        own + source.offset,
+                        rows.places[i],
+                        source.as_new + source.class_names[label],
+                        source.experiences[at] if at >= 0 else "",
+                        rows.columns[i] if rows.columns else {},
+                        rows.digests[i],
+                    )
+                )
+    return found
+
+
+def forget(source: Source, ids: Collection[int], names: Collection[str], key: bytes | None) -> bool:
+    """Take samples to learn from, and exams and names of classes that vanish, out of a source's rows.
+
+    Args:
+        source: Is changed.
+        ids: Stream-wide ids of samples to learn from.
+        names: Names of classes that vanish.
+        key: The run's key; without one nothing is left by which a sample could be found again.
+
+    Returns:
+        Whether anything had to go.
+    """
+    vanished = {i for i, name in enumerate(source.class_names) if name in names}
+    lost = [i for i, own in enumerate(source.train.ids) if own + source.offset in ids]
+    exams = [i for i, label in enumerate(source.test.labels) if label in vanished]
+    found = False
+    for rows, which in ((source.train, lost), (source.test, exams)):
+        for i in which:
+            if i not in rows.gone:
+                found = True
+                rows.gone.add(i)
+                rows.places[i] = hidden(key, "place", rows.places[i] if source.files else rows.digests[i])
+                rows.digests[i] = ""
+                if rows.columns:
+                    rows.columns[i] = {}
+    for i in vanished:
+        found = True
+        source.class_names[i] = hidden(key, "class", source.class_names[i])
+    return found
+
+
+def hidden(key: bytes | None, kind: str, name: str) -> str:
+    """Return what stands for a name that may not be read any more; nothing without a key.
+
+    >>> hidden(b"k", "place", "cat/1.png").startswith("keyed:"), hidden(None, "place", "cat/1.png")
+    (True, '')
+    """
+    return KEYED + digest(key, kind, name) if key else ""
+
+
+def runs(numbers: Iterable[int]) -> Counted:
+    """Return numbers and how often each stands in a row.
+
+    >>> runs([4, 4, 7])
+    [(4, 2), (7, 1)]
+    """
+    return [(number, sum(1 for _ in group)) for number, group in groupby(numbers)]
+
+
+def unrolled(found: Counted) -> list[int]:
+    """Return what `runs` was given.
+
+    >>> unrolled([(4, 2), (7, 1)])
+    [4, 4, 7]
+    """
+    return [number for number, count in found for _ in range(count)]
+
+
+def _written(rows: Rows) -> _Written:
+    return _Written(
+        split=rows.split,
+        steps=runs(b - a for a, b in pairwise([0, *rows.ids])),
+        labels=runs(rows.labels),
+        places=rows.places,
+        digests=rows.digests,
+        experiences=runs(rows.experiences),
+        columns=rows.columns,
+        gone=runs(int(i in rows.gone) for i in range(len(rows.ids))),
+        content=rows.content,
+    )
+
+
+def _read(told: _Written, place: Path | str) -> Rows:
+    rows = Rows(
+        split=told.split,
+        ids=list(accumulate(unrolled(told.steps))),
+        labels=unrolled(told.labels),
+        places=told.places,
+        digests=told.digests,
+        experiences=unrolled(told.experiences),
+        columns=told.columns,
+        gone={i for i, gone in enumerate(unrolled(told.gone)) if gone},
+        content=told.content,
+    )
+    sizes = {len(rows.ids), len(rows.labels), len(rows.places), len(rows.digests)}
+    sizes |= {len(column) for column in (rows.experiences, rows.columns) if column}
+    if len(sizes) > 1:
+        raise UserError(f"{place} is damaged at rows: its columns differ in length; {RESTORE}.")
+    return rows

@@ -1,0 +1,78 @@
+"""A run's list of samples as it stands, and what each event does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from cl_framework.streams import sample_list
+from cl_framework.streams.events import Experience, Scenario, Step
+from cl_framework.streams.sample_list import Source
+from cl_framework.streams.survey import Watch, unwatched
+from cl_framework.streams.timeline import Timeline
+
+
+@final
+class SampleRecord:
+    """The list of a run that is going on.
+
+    Args:
+        sources: The samples of the config's scenario and of each stream learned later; None where one cannot tell.
+        stored: What the run has written down last.
+        key: The run's key; None if somebody deleted it.
+    """
+
+    def __init__(self, sources: Sequence[Source | None], stored: bytes | None = None, key: bytes | None = None) -> None:
+        """Take the list up."""
+        self.sources, self.key, self._stored = list(sources), key, stored
+
+    def place(self, timeline: Timeline) -> None:
+        """Note which experience brings each sample, and under which ids the stream knows it."""
+        streams = [-1, *(i for i, spec in enumerate(timeline.later) if "learn" in spec)]
+        whose = dict(zip(streams, self.sources, strict=False))
+        steps = [(whose.get(origin), origin, step) for origin, step in timeline.marked()]
+        for each in filter(None, self.sources):
+            each.experiences = []
+            for rows in (each.train, each.test):
+                rows.experiences = [-1] * len(rows.ids)
+        at = {id(s): [{own: i for i, own in enumerate(r.ids)} for r in (s.train, s.test)] for s in self.sources if s}
+        for source, origin, step in steps:
+            if source is None or not isinstance(step.event, Experience):
+                continue
+            source.offset = timeline.offsets[origin]
+            source.as_new = timeline.later[origin].get("as_new") or "" if origin >= 0 else ""
+            number = len(source.experiences)
+            source.experiences.append(step.event.name)
+            brought = (source.train, step.event.data.ids), (source.test, step.exam.ids)
+            for (rows, ids), places in zip(brought, at[id(source)], strict=True):
+                for own in (ids - source.offset).tolist():
+                    if own in places:
+                        rows.experiences[places[own]] = number
+
+    def after(self, step: Step, names: Sequence[str]) -> bytes | None:
+        """Return the list to be written down with an event; None if it stays as it is.
+
+        Args:
+            step: The event.
+            names: What each class id is called.
+        """
+        if not any(self.sources):
+            return None
+        if not isinstance(step.event, Experience):
+            gone, vanished = set(step.event.data.ids.tolist()), {names[c] for c in step.event.classes}
+            for source in filter(None, self.sources):
+                whose = {name.removeprefix(source.as_new) for name in vanished if name.startswith(source.as_new)}
+                sample_list.forget(source, gone, whose, self.key)
+        now = sample_list.encode(self.sources)
+        if now == self._stored:
+            return None
+        self._stored = now
+        return now
+
+
+def listed(scenario: Scenario, watch: Watch = unwatched) -> Source | None:
+    """Write down the samples of a scenario, and let it go by that list from now on."""
+    found = scenario.listing(watch)
+    if found is not None:
+        scenario.relist(found, None)
+    return found

@@ -1,0 +1,14 @@
+"""Seeds by event name: what happened before leaves no mark on them."""
+
+from __future__ import annotations
+
+import zlib
+
+
+def seed_for(name: str, seed: int) -> int:
+    """Derive a seed from an event's name alone, so that history leaves no mark on the dice.
+
+    >>> seed_for("task-0", 1) == seed_for("task-0", 1) != seed_for("task-1", 1)
+    True
+    """
+    return zlib.crc32(f"{seed}/{name}".encode())

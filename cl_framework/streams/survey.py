@@ -1,0 +1,113 @@
+"""A look at the data before anything is learned: what cannot be read, and what makes results doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+
+from cl_framework.errors import UserError
+from cl_framework.terminal.safe_text import printable
+
+SHOWN = 20
+"""Samples that are named; more are counted."""
+MANY = 2000
+"""From so many files on, a bar shows how many have been looked at."""
+
+
+class Watch(Protocol):
+    """Told how far a look has come."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """Hear that ``done`` of ``total`` files have been looked at."""
+
+
+def unwatched(done: int, total: int) -> None:
+    """Watch nothing."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a look at the data found.
+
+    Attributes:
+        unreadable: A sentence for each sample that cannot be read.
+        warnings: A sentence for each thing that makes results doubtful.
+    """
+
+    unreadable: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+def refusal(unreadable: Sequence[str], left: str = "") -> UserError:
+    """Return what to raise where samples cannot be read and may not be left out.
+
+    Args:
+        unreadable: A sentence for each.
+        left: What is wrong with what would be left; skipping is then no way out.
+
+    >>> print(refusal(["a.png: empty.", "b.png: empty."]))
+    2 samples cannot be read; mend them, or go on without them (--skip_unreadable):
+      a.png: empty.
+      b.png: empty.
+    >>> print(refusal(["a.png: empty."], "No class has images."))
+    No class has images. 1 sample cannot be read:
+      a.png: empty.
+    """
+    if left:
+        some = "1 sample" if len(unreadable) == 1 else f"{len(unreadable):,} samples"
+        return UserError("\n".join([f"{left} {some} cannot be read:", *listed(unreadable)]))
+    if len(unreadable) == 1:
+        return UserError(f"{printable(unreadable[0])} Or go on without it (--skip_unreadable).")
+    head = f"{len(unreadable):,} samples cannot be read; mend them, or go on without them (--skip_unreadable):"
+    return UserError("\n".join([head, *listed(unreadable)]))
+
+
+def listed(sentences: Sequence[str]) -> list[str]:
+    """Return the first sentences as lines, and how many more there are."""
+    more = [f"  ... and {len(sentences) - SHOWN:,} more"] if len(sentences) > SHOWN else []
+    return [*(f"  {printable(s)}" for s in sentences[:SHOWN]), *more]
+
+
+@final
+class Bar:
+    """A progress bar on a terminal, shown once there is much to look at; use it in a ``with``."""
+
+    def __init__(self, console: Console) -> None:
+        """Show nothing yet."""
+        self.progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.progress.add_task("looking at files", visible=False)
+
+    def __enter__(self) -> Bar:
+        """Begin."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the bar away."""
+        self.progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move on."""
+        self.progress.update(self.task, completed=done, total=total, visible=total >= MANY)
+
+
+def told(found: Survey, skip: bool, console: Console) -> None:
+    """Say what a survey found.
+
+    Raises:
+        UserError: If samples cannot be read and are not to be skipped.
+    """
+    if found.unreadable and not skip:
+        raise refusal(found.unreadable)
+    if found.unreadable:
+        some = "1 sample" if len(found.unreadable) == 1 else f"{len(found.unreadable):,} samples"
+        lines = [f"Left out {some} that cannot be read:", *listed(found.unreadable)]
+        console.print(Text("\n".join(lines)), soft_wrap=True)
+    for warning in found.warnings:
+        console.print(Text(f"warning: {printable(warning)}", "yellow"), soft_wrap=True)

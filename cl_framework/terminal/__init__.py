@@ -1,0 +1,5 @@
+"""Text on a terminal: made safe to show, never cut."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+"""Pictures from files: decoded, turned upright, resized, kept."""

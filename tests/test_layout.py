@@ -1,0 +1,94 @@
+"""Rooms of the house: what each package may import, how large a folder may be, and what a package says of itself."""
+
+import ast
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "terminal": "",
+    "errors": "terminal",
+    "threads": "errors",
+    "functional": "errors",
+    "metrics": "",
+    "settings": "errors threads",
+    "storage": "errors",
+    "streams": "terminal errors settings storage",
+    "backbones": "errors functional settings storage",
+    "memory": "errors functional streams",
+    "feature_cache": "errors functional storage streams",
+    "evaluation": "terminal errors metrics storage streams",
+    "scenarios": "errors functional settings storage streams",
+    "adapters": "errors functional streams backbones memory",
+    "models": "errors streams backbones memory feature_cache adapters",
+    "methods": "terminal errors functional settings streams backbones memory adapters models",
+    "engine": "errors settings storage streams backbones memory evaluation adapters models methods",
+    "strategies": "errors functional streams memory adapters models methods",
+    "configuration": "errors threads settings streams evaluation engine",
+    "auditing": "errors metrics streams memory feature_cache models engine",
+    "runs": "terminal errors metrics settings storage streams memory feature_cache evaluation methods "
+    "engine configuration",
+    "cli": "terminal errors settings storage streams feature_cache evaluation methods engine "
+    "configuration auditing runs",
+}
+"""Packages, lowest first, and those that each imports: all of them stand above it here."""
+
+FOLDERS = [p.parent for p in (ROOT / "cl_framework").rglob("__init__.py")]
+FOLDERS += [ROOT / "scenarios", ROOT / "scenarios" / "data", ROOT / "scenarios" / "pictures"]
+PACKAGES = [name for name in MAY_IMPORT if (ROOT / "cl_framework" / name).is_dir()]
+
+
+def room(path):
+    """The package that a file lies in, or its own name where it lies beside packages."""
+    top, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return rest[0] if top == "cl_framework" else top
+
+
+def imported(path):
+    """Every package of ours that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            top, _, rest = node.module.partition(".")
+            if top == "cl_framework":
+                found |= {rest.partition(".")[0]} if rest else {alias.name for alias in node.names}
+            elif top in ("strategies", "scenarios"):
+                found.add(top)
+    return found
+
+
+FILES = [p for top in ("cl_framework", "strategies", "scenarios") for p in sorted((ROOT / top).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_what_its_room_may(path):
+    if room(path) != "__init__":  # lets idle threads sleep before anything else
+        assert imported(path) - {room(path)} <= set(MAY_IMPORT[room(path)].split())
+
+
+def test_nothing_points_upward():
+    order = list(MAY_IMPORT)
+    for name, below in MAY_IMPORT.items():
+        assert all(order.index(other) < order.index(name) for other in below.split()), name
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_folder_has_at_most_sixteen_modules(folder):
+    assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 16
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_says_what_lives_in_it_and_what_others_use(name):
+    package = import_module(f"cl_framework.{name}")
+    assert (package.__doc__ or "").strip().endswith(".")
+    assert all(hasattr(package, public) for public in package.__all__)
+    assert len(set(package.__all__)) == len(package.__all__)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("strategies", "scenarios")], ids=lambda p: p.stem)
+def test_methods_and_scenarios_import_packages_so_that_files_may_move(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cl_framework."):
+            assert node.module.count(".") == 1, f"{node.module}: import from its package"
