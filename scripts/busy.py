@@ -22,7 +22,7 @@ from cl_framework.errors import UserError
 from scripts.cells import ROOT, guarded
 from scripts.tables import write
 
-CLF = "import sys; from cl_framework.cli import main; sys.exit(main.main(sys.argv[1:]))"
+CLF = "import sys; from cl_framework.cli.main import main; sys.exit(main(sys.argv[1:]))"
 SETTINGS = ("OMP_WAIT_POLICY", "CLF_THREADS", "OMP_NUM_THREADS")
 ALLOWED = 1.2
 """Most that a run beside another may cost, in processor seconds of a run alone."""

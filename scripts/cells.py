@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 
 from cl_framework.cli import main
-from cl_framework.cli import run as commands
+from cl_framework.cli import run as cli_run
 from cl_framework.configuration.experiment import Experiment, build
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
@@ -43,9 +43,9 @@ def finished(runs: Path, method: str, seed: int, args: Sequence[str]) -> tuple[P
     path = runs / f"{method.lower()}-{seed}-{sha256(decides.encode()).hexdigest()[:8]}"
     if not (path / "results.json").exists():
         if (path / "manifest.json").exists():
-            commands.resume([str(path)])
+            cli_run.resume([str(path)])
         else:
-            commands.run([*args, "--run_dir", str(path)])
+            cli_run.run([*args, "--run_dir", str(path)])
     return path, experiment
 
 

@@ -22,10 +22,10 @@ from scripts.cells import ROOT, guarded
 from scripts.tables import write
 
 IMPORTS = "import torchvision, pytorch_lightning"
-CLF = "import sys; from cl_framework.cli import main; sys.exit(main.main({}))"
+CLF = "import sys; from cl_framework.cli.main import main; sys.exit(main({}))"
 FIRST_STEP = f"""
 import os
-from cl_framework.learner import Learner
+from cl_framework.engine.learner import Learner
 Learner.training_step = lambda *_: os._exit(0)
 {CLF}
 """

@@ -40,14 +40,14 @@ def roots(path):
 
 
 def code_lines(path):
-    """Lines that hold code: explaining must cost nothing, so docstrings, comments and blank lines do not count."""
+    """Lines that hold code: explaining must cost nothing, so docstrings, comments and imports do not count."""
     tree, lines = ast.parse(path.read_text()), set()
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
         if token.type not in {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}:
             lines |= set(range(token.start[0], token.end[0] + 1)) if token.string else set()
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom):  # the formatter gives long lists a line for each name
-            lines -= set(range(node.lineno + 1, node.end_lineno + 1))
+        if isinstance(node, ast.Import | ast.ImportFrom):  # naming where a thing comes from costs nothing either
+            lines -= set(range(node.lineno, node.end_lineno + 1))
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines -= set(range(node.lineno, node.end_lineno + 1))

@@ -235,7 +235,7 @@ def test_steps_are_counted_on_through_all_plans_and_events(world, stream):
 
 def test_the_learner_refuses_to_be_fitted_without_a_plan(world, stream):
     learner = world.learner(Finetune())
-    with pytest.raises(RuntimeError, match=r"engine\.carry_out"), loop.quiet():
+    with pytest.raises(RuntimeError, match=r"loop\.carry_out"), loop.quiet():
         Trainer.fit(world.make_trainer(None), learner, loop.loader(stream[0].data, 8))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from cl_framework.cli import main as cli
+from cl_framework.cli import main as cli_main
 from cl_framework.cli.main import main
 from cl_framework.engine import loop
 from cl_framework.errors import unforeseen
@@ -19,7 +19,7 @@ def raising(monkeypatch):
         def verb(argv):
             raise error
 
-        monkeypatch.setitem(cli.VERBS, "report", cli.Verb("", "", "light.verify"))
+        monkeypatch.setitem(cli_main.VERBS, "report", cli_main.Verb("", "", "inspect.verify"))
         monkeypatch.setattr("cl_framework.cli.inspect.verify", verb)
 
     return install

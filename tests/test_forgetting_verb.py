@@ -199,7 +199,8 @@ def test_a_class_learned_again_is_recognised_by_its_name(run, capsys):
 
 
 def test_two_processes_are_serialised_and_the_second_is_told_by_whom(run, capsys):
-    code = f"from cl_framework.run import Run\nwith Run.open({str(run)!r}).lock(): print('held', flush=True); input()"
+    hold = f"with Run.open({str(run)!r}).lock(): print('held', flush=True); input()"
+    code = f"from cl_framework.runs.directory import Run\n{hold}"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         before = files(run)

@@ -13,7 +13,7 @@ from cl_framework.errors import UserError
 from cl_framework.feature_cache.shared_directory import Shelf
 from cl_framework.runs import derived_files, receipts
 from cl_framework.runs.directory import Run
-from cl_framework.storage import files as sealed
+from cl_framework.storage import files as storage_files
 
 
 def features(*ids):
@@ -28,7 +28,7 @@ def run(tmp_path):
     run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
     (run.path / "figures").mkdir()
     for place in ("results.json", "results.csv", "figures/accuracy.png", "audit.json"):
-        sealed.write(run.path / place, b"{}")
+        storage_files.write(run.path / place, b"{}")
         derived_files.add(run.path, [place], 2)
     with run.lock():
         pass
@@ -89,7 +89,7 @@ def test_a_link_under_a_temporary_name_is_refused_as_well(run, place, tmp_path):
     with pytest.raises(UserError, match="is a symbolic link"):
         Run.open(run.path)
     with pytest.raises(UserError, match="is a symbolic link"):
-        run.sweep() if "events" in place else sealed.replace(run.path / place.replace(".tmp-", ""), b"new")
+        run.sweep() if "events" in place else storage_files.replace(run.path / place.replace(".tmp-", ""), b"new")
     assert target.read_text() == "precious"
 
 
@@ -102,7 +102,7 @@ def test_what_has_a_second_name_elsewhere_is_not_written_into(run, tmp_path):
             with run.lock():
                 pass
         else:
-            sealed.replace(run.path / place.replace(".tmp-", ""), b"new")
+            storage_files.replace(run.path / place.replace(".tmp-", ""), b"new")
         assert copy.read_text() == "a copy with hard links"
 
 
@@ -141,8 +141,8 @@ def test_a_run_is_for_its_owner_alone_whatever_the_umask(mask, tmp_path):
         run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
         run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
         with run.lock():
-            sealed.make(run.path / "figures")
-            sealed.replace(run.path / "results.json", b"{}")
+            storage_files.make(run.path / "figures")
+            storage_files.replace(run.path / "results.json", b"{}")
     finally:
         os.umask(before)
     modes = {p.relative_to(tmp_path).as_posix(): stat.S_IMODE(p.lstat().st_mode) for p in tmp_path.rglob("*")}
@@ -210,9 +210,9 @@ def test_nothing_waits_to_be_synced_when_an_event_or_a_receipt_takes_its_name(tm
     """Else after a power cut forgotten rows can stand beside a receipt that says `physical`."""
     run = Run.create(tmp_path / "run", "seed: 0\n", {})
     run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
-    sealed.make(run.path / "figures")
+    storage_files.make(run.path / "figures")
     for place in derived_files.RESULTS:
-        sealed.write(run.path / place, b"{}")
+        storage_files.write(run.path / place, b"{}")
     derived_files.add(run.path, derived_files.RESULTS, 1)
     with monkeypatch.context() as patch:
         disk = Disk(patch)

@@ -235,10 +235,10 @@ def test_inputs_are_the_same_bits_read_cold_warm_and_from_files(pictures: Path, 
 
 
 def test_a_picture_is_decoded_once(pictures: Path, monkeypatch: pytest.MonkeyPatch):
-    from scenarios.data import source as module
+    from scenarios.data import source as data_source
 
-    read, decode = [], module.decode
-    monkeypatch.setattr(module, "decode", lambda path: (read.append(path), decode(path))[1])
+    read, decode = [], data_source.decode
+    monkeypatch.setattr(data_source, "decode", lambda path: (read.append(path), decode(path))[1])
     for _ in range(2):  # as two runs would
         view, _ = both(train_files(pictures), Plain(12), training=False)
         for rows in ([0, 1], [1, 2, 3], range(8), [7]):

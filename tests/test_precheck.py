@@ -235,9 +235,9 @@ def test_an_installed_package_finds_its_configs_from_an_empty_folder(tmp_path):
     shutil.copytree(ROOT / "configs", site / "cl_framework" / "configs")
     empty.mkdir()
     program = (
-        "import sys\nfrom cl_framework.cli import main\nfrom cl_framework.configuration import shipped\n"
+        "import sys\nfrom cl_framework.cli.main import main\nfrom cl_framework.configuration import shipped\n"
         "print(shipped.located('quickstart'))\n"
-        "print(main.main(['reproduce']), main.main(sys.argv[1:]))"
+        "print(main(['reproduce']), main(sys.argv[1:]))"
     )
     words = ["run", "--config", "configs/quickstart.yaml", "--config", "clinc150", "--model.strategy", "EASY"]
     given = {**os.environ, "PYTHONPATH": str(site)}

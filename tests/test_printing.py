@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cl_framework.cli import main
 from cl_framework.errors import did_you_mean
-from cl_framework.evaluation import results as report
+from cl_framework.evaluation import results as evaluation_results
 from cl_framework.streams import survey
 from cl_framework.terminal.console import make_console
 from cl_framework.terminal.safe_text import printable, say
@@ -30,7 +30,7 @@ OBEYED = {
 
 def test_nothing_prints_but_through_one_place():
     """`say` and consoles from `make_console` spell control characters out and know no markup."""
-    own = {"printable.py", "console.py"}
+    own = {"safe_text.py", "console.py"}
     for path in SOURCES:
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         named = {ast.unparse(n.func) for n in calls}
@@ -84,7 +84,7 @@ def test_a_line_end_in_a_name_forges_no_line():
 def test_a_spreadsheet_computes_no_name():
     event = {"name": "=cmd()", "kind": "learn"}
     results = {"events": [event], "accuracy_matrix": [[0.5]], "curve": [0.5], "exams": [{"name": "@x"}]}
-    (_, row) = csv.reader(io.StringIO(report.as_csv(results)))
+    (_, row) = csv.reader(io.StringIO(evaluation_results.as_csv(results)))
     assert row == ["'=cmd()", "learn", "'@x", "0.5", "0.5"]
 
 

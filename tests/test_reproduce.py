@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cl_framework.cli import main, reproduce
-from cl_framework.cli import run as commands
+from cl_framework.cli import run as cli_run
 from cl_framework.errors import UserError
 from cl_framework.evaluation.published import Published, verdicts
 
@@ -87,8 +87,8 @@ def own(tmp_path, monkeypatch):
 
 def test_the_run_is_judged_and_a_finished_one_is_not_repeated(own, tmp_path, monkeypatch, capsys):
     started = []
-    run = commands.run
-    monkeypatch.setattr(commands, "run", lambda argv: started.append(argv) or run(argv))
+    run = cli_run.run
+    monkeypatch.setattr(cli_run, "run", lambda argv: started.append(argv) or run(argv))
     line = ["reproduce", "own", "--run_dir", str(tmp_path / "run")]
     assert main.main(line) == 1
     assert "OUTSIDE" in capsys.readouterr().out

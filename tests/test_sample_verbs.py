@@ -80,7 +80,7 @@ def test_samples_are_listed_with_all_that_names_them(run, capsys):
 def test_listing_and_a_misspelt_sample_import_no_torch(run):
     code = f"""
 import sys
-from cl_framework.cli import main
+from cl_framework.cli.main import main
 codes = [main(line) for line in (["list", "samples", {run!r}], ["forget", {run!r}, "--samples", "nowhere.txt"],
          ["plan-forget", {run!r}, "--where", "usr=alice"], ["list", "samples", "--help"])]
 heavy = set(("torch", "numpy", "rich.console")) & set(sys.modules)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from rich.cells import cell_len
 
-from cl_framework.cli import audit, forget, main, reproduce
-from cl_framework.cli import run as commands
+from cl_framework.cli import audit, forget, main, query, reproduce
+from cl_framework.cli import run as cli_run
 from cl_framework.evaluation.tables import headline
 from cl_framework.runs import open_run
 from cl_framework.terminal import grid
@@ -63,7 +63,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
     def shown(width: int, *words: object) -> str:
         out = io.StringIO()
-        for module in (commands, audit, forget, open_run):
+        for module in (cli_run, audit, forget, query, open_run):
             console = make_console(width=width, file=out, force_terminal=True, color_system=None)
             monkeypatch.setattr(module, "CONSOLE", console)
         monkeypatch.setattr(grid, "columns", lambda: width)

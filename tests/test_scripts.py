@@ -6,7 +6,7 @@ import time
 import pytest
 import yaml
 
-from cl_framework.cli import run as commands
+from cl_framework.cli import run as cli_run
 from cl_framework.errors import UserError
 from cl_framework.runs.recorder import Diary
 from scripts import bench, bench_forgetting, compare, forgetting, phases, tables
@@ -31,8 +31,8 @@ def call(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")  # half a second each
     started = []
-    run = commands.run
-    monkeypatch.setattr(commands, "run", lambda argv: started.append(argv) or run(argv))
+    run = cli_run.run
+    monkeypatch.setattr(cli_run, "run", lambda argv: started.append(argv) or run(argv))
 
     def called(*more):
         started.clear()

@@ -13,7 +13,7 @@ from cl_framework.cli.main import main
 from cl_framework.errors import UserError
 from cl_framework.runs import derived_files
 from cl_framework.runs.directory import Run
-from cl_framework.storage import files as sealed
+from cl_framework.storage import files as storage_files
 from cl_framework.streams.events import Scenario, Step
 from cl_framework.streams.samples import Relabelled
 from scenarios.class_incremental import ClassIncremental
@@ -190,7 +190,7 @@ def finished(pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
     assert start(path, pictures, "EASE", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
     assert main(["forget", str(path), "--classes", "3"]) == 0
-    sealed.replace(path / "audit.json", b"{}\n")
+    storage_files.replace(path / "audit.json", b"{}\n")
     derived_files.add(path, ["audit.json"], len(Run.open(path).events()))
     assert Run.open(path).verify() == []
     return path

@@ -17,7 +17,7 @@ from cl_framework.runs import receipts, signatures
 from cl_framework.runs.directory import Run
 from cl_framework.runs.records import history_hash, overlay, state_hash
 from cl_framework.settings import source_hash
-from cl_framework.storage import tensors as archive
+from cl_framework.storage import tensors as storage_tensors
 from cl_framework.storage.files import entry, seal
 from strategies.learning.ease import EASE
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -68,13 +68,13 @@ def put(run, folder, place, data, fingerprints=None):
 
 
 def put_tensors(run, folder, tensors):
-    marks = {n: archive.fingerprint(t) for n, t in tensors.items()}
-    put(run, folder, f"events/{folder}/state.safetensors", archive.pack(tensors), marks)
+    marks = {n: storage_tensors.fingerprint(t) for n, t in tensors.items()}
+    put(run, folder, f"events/{folder}/state.safetensors", storage_tensors.pack(tensors), marks)
 
 
 def old_model(run, before):
     """The model from before, its hash in the record: what the issue found to pass."""
-    put(run, FORGET, f"events/{FORGET}/state.safetensors", archive.pack(Run.open(before).state()))
+    put(run, FORGET, f"events/{FORGET}/state.safetensors", storage_tensors.pack(Run.open(before).state()))
 
 
 def old_model_with_fingerprints(run, before):
@@ -110,7 +110,7 @@ def old_facts(run, before):
 
 
 def old_features(run, before):
-    put(run, FORGET, f"features/{FORGET}.safetensors", archive.pack(features(0, 1, 2)))
+    put(run, FORGET, f"features/{FORGET}.safetensors", storage_tensors.pack(features(0, 1, 2)))
 
 
 def other_measurements(run, before):
@@ -187,11 +187,13 @@ def test_fingerprints_from_bytes_are_those_of_tensors(kind):
     dtype = getattr(torch, kind)
     shapes = {"some": (3, 2), "none": (0, 5), "one": ()}
     tensors = {name: torch.ones(shape).to(dtype) for name, shape in shapes.items()}
-    assert archive.fingerprints(archive.pack(tensors)) == {n: archive.fingerprint(t) for n, t in tensors.items()}
+    assert storage_tensors.fingerprints(storage_tensors.pack(tensors)) == {
+        n: storage_tensors.fingerprint(t) for n, t in tensors.items()
+    }
 
 
 def test_verify_reads_tensors_without_torch(signed):
-    code = f"import sys; from cl_framework.cli import main; main(['verify', {str(signed[0])!r}])"
+    code = f"import sys; from cl_framework.cli.main import main; main(['verify', {str(signed[0])!r}])"
     code += "; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

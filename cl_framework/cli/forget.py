@@ -78,7 +78,7 @@ def plan_forget(argv: Sequence[str]) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from cl_framework.cli import plan_forget as foretelling
+    from cl_framework.cli import plan_forget as cli_plan_forget
 
     if args.ids and not args.json:
         raise UserError("--ids names the samples in JSON; give --json with it.")
@@ -89,10 +89,10 @@ def _show(args: argparse.Namespace) -> int:
     later = _request(directory, timeline, args, picked, make_console(stderr=True) if args.json else CONSOLE)
     steps, names = [] if later is None else list(later.steps()), timeline.class_names
     if args.json:
-        told = foretelling.as_json(directory, experiment.learner, steps, names, args.ids) if steps else None
+        told = cli_plan_forget.as_json(directory, experiment.learner, steps, names, args.ids) if steps else None
         say(json.dumps(told, indent=1))
     elif steps:
-        foretelling.show(directory, experiment.learner, steps, names, CONSOLE, args.all)
+        cli_plan_forget.show(directory, experiment.learner, steps, names, CONSOLE, args.all)
     return 0
 
 

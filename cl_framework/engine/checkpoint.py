@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
 from cl_framework.storage.typed_records import RESTORE, Count, typed
-from cl_framework.streams import origins as origin
+from cl_framework.streams import origins as streams_origins
 
 FROZEN = "model.backbone."
 
@@ -47,8 +47,8 @@ def facts(learner: Learner) -> dict[str, Any]:
         "brought": [[e, list(classes)] for e, classes in model.brought.items()],
         "adapters": list(model.adapters),
         "stack": list(model.adapters.stack),
-        "origins": {name: origin.to_json(o) for name, o in model.adapters.origins.items()},
-        "head_origin": origin.to_json(model.head.origin),
+        "origins": {name: streams_origins.to_json(o) for name, o in model.adapters.origins.items()},
+        "head_origin": streams_origins.to_json(model.head.origin),
         "outlived": {holder: list(requests) for holder, requests in model.outlived.items()},
         "passes": dict(model.passes),
         "steps": learner.steps,
@@ -82,8 +82,8 @@ def restore(
         raise UserError(f"{place} is damaged at adapters: it names others than have tensors; {RESTORE}.")
     arrange(learner, names)
     bank.stack = tuple(known.stack)
-    learner.model.adapters.origins = {name: origin.from_json(o) for name, o in known.origins.items()}
-    learner.model.head.origin = origin.from_json(known.head_origin)
+    learner.model.adapters.origins = {name: streams_origins.from_json(o) for name, o in known.origins.items()}
+    learner.model.head.origin = streams_origins.from_json(known.head_origin)
     learner.model.outlived = known.outlived  # older runs do not tell
     learner.model.known = dict(known.known)
     learner.model.brought = {}

@@ -80,7 +80,7 @@ def cells(experience: str, samples: Samples, classes: Iterable[int]) -> dict[Cel
     """Return the ids of an experience's samples, class by class.
 
     >>> import torch
-    >>> from cl_framework.streams.events import Rows
+    >>> from cl_framework.streams import Rows
     >>> data = Rows(torch.zeros(3, 1), torch.tensor([4, 7, 4]), torch.tensor([10, 11, 12]))
     >>> cells("a", data, [4, 7]) == {("a", 4): frozenset({10, 12}), ("a", 7): frozenset({11})}
     True

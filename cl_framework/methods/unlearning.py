@@ -136,7 +136,7 @@ class Paired(Samples):
     An epoch goes once through the samples to retain. `gone` tells the two apart. ``pace`` is how many samples to forget
     come with one to retain: forgetting takes fewer steps than holding on.
 
-    >>> from cl_framework.streams.events import Rows
+    >>> from cl_framework.streams import Rows
     >>> a, b = (Rows(torch.zeros(3, 1), torch.full((3,), c), torch.arange(3) + 10 * c) for c in (0, 1))
     >>> pairs = Paired(retain=a, forget=b)
     >>> pairs.gone(pairs[[0, 2]]).tolist()

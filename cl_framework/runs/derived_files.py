@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from cl_framework.errors import UserError
-from cl_framework.storage import files as sealed
+from cl_framework.storage import files as storage_files
 from cl_framework.storage.files import read_listed
 from cl_framework.storage.typed_records import Count, Digest, FileEntry
 
@@ -48,7 +48,7 @@ def listed(run: Path) -> dict[str, Output]:
     Raises:
         UserError: If the index was edited.
     """
-    return sealed.unseal(run / INDEX, Index).files if (run / INDEX).exists() else {}
+    return storage_files.unseal(run / INDEX, Index).files if (run / INDEX).exists() else {}
 
 
 def add(run: Path, places: Iterable[str], events: int) -> None:
@@ -62,7 +62,7 @@ def add(run: Path, places: Iterable[str], events: int) -> None:
     Raises:
         UserError: If the index was edited.
     """
-    entries = {place: sealed.entry((run / place).read_bytes()) for place in places}
+    entries = {place: storage_files.entry((run / place).read_bytes()) for place in places}
     new = {place: Output(found.sha256, found.bytes, events) for place, found in entries.items()}
     _write(run, {**listed(run), **new})
 
@@ -81,8 +81,8 @@ def expire(run: Path, events: int) -> None:
     if old:
         drop(run, old)
         for place in old:
-            sealed.remove(run / place)
-            sealed.sync((run / place).parent)
+            storage_files.remove(run / place)
+            storage_files.sync((run / place).parent)
 
 
 def problems(run: Path) -> list[str]:
@@ -105,4 +105,4 @@ def problems(run: Path) -> list[str]:
 
 
 def _write(run: Path, files: dict[str, Output]) -> None:
-    sealed.replace(run / INDEX, sealed.seal({"files": {p: files[p] for p in sorted(files)}}))
+    storage_files.replace(run / INDEX, storage_files.seal({"files": {p: files[p] for p in sorted(files)}}))

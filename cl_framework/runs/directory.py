@@ -18,9 +18,8 @@ from msgspec.structs import replace
 
 from cl_framework.errors import UserError
 from cl_framework.feature_cache import rows as feature_cache_rows
-from cl_framework.runs import derived_files, maintenance, receipts, relocation
-from cl_framework.runs import manifest as origin
-from cl_framework.runs import records as journal
+from cl_framework.runs import derived_files, maintenance, receipts, records, relocation
+from cl_framework.runs import manifest as runs_manifest
 from cl_framework.runs.manifest import MANIFEST, SCHEMA, Manifest
 from cl_framework.runs.records import EVENTS, FEATURES, SAMPLES, Event
 from cl_framework.storage import files, locks
@@ -102,7 +101,7 @@ class Run:
             UserError: If it is no run, its manifest is not JSON, or a newer version wrote it.
         """
         path = _real(Path(path))
-        told = origin.read(path)
+        told = runs_manifest.read(path)
         maintenance.refuse_links(path)
         return cls(path, told)
 
@@ -126,9 +125,9 @@ class Run:
             UserError: If the manifest, the config or a record was edited, or an event is missing in between.
         """
         _ = self.config
-        if problems := journal.gaps(self.path):
+        if problems := records.gaps(self.path):
             raise UserError(f"{problems[0]}; restore it from a copy.")
-        return [journal.read_event(self.path, self.manifest["sha256"], f) for f in journal.committed(self.path)]
+        return [records.read_event(self.path, self.manifest["sha256"], f) for f in records.committed(self.path)]
 
     def metrics(self, event: Event) -> dict[str, Any]:
         """Return what was measured after ``event``."""
@@ -140,7 +139,7 @@ class Run:
         Raises:
             UserError: If it is missing or was edited.
         """
-        last = journal.sample_event(self.events())
+        last = records.sample_event(self.events())
         return None if last is None else self._read(last, last.samples)
 
     def state(self) -> dict[str, Tensor]:
@@ -166,7 +165,7 @@ class Run:
     def feature_parts(self) -> Iterator[dict[str, Tensor]]:
         """Yield the same, as each event stored it."""
         seen: list[dict[str, Tensor]] = []
-        for event in journal.feature_events(self.events()):
+        for event in records.feature_events(self.events()):
             part = feature_cache_rows.pairs(files.find_listed(self.path / event.features, event.files[event.features]))
             seen.append({n: ids for n, ids in part.items() if n.endswith("/ids")})
             yield part
@@ -210,11 +209,11 @@ class Run:
         receipts.read(self.path)
         if name in {e.name for e in events}:
             raise UserError(f"{self.path} already holds an event named {name!r}; choose another name.")
-        before, after = journal.overlay(events), {n: storage_tensors.fingerprint(t) for n, t in tensors.items()}
+        before, after = records.overlay(events), {n: storage_tensors.fingerprint(t) for n, t in tensors.items()}
         changed = {n: after[n] for n in sorted(after) if whole or before.get(n) != after[n]}
         removed = sorted(before.keys() - after.keys())
         rows, fresh, known = self._new_features(features)
-        run, folder = self.manifest["sha256"], journal.folder_name(len(events), kind, name)
+        run, folder = self.manifest["sha256"], records.folder_name(len(events), kind, name)
         event = Event(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
         blobs: dict[str, Sequence[bytes | memoryview]] = {
             event.data: [storage_tensors.pack({n: tensors[n] for n in changed})],
@@ -258,8 +257,8 @@ class Run:
         touched = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
         told = {
             **receipt,
-            "state": {"before": journal.state_hash(before), "after": journal.state_hash(after)},
-            "history": journal.history_hash([*events, event]),
+            "state": {"before": records.state_hash(before), "after": records.state_hash(after)},
+            "history": records.history_hash([*events, event]),
             "artifacts": {n: [side.get(n) for side in marks] for n in touched},
             "bytes_removed": maintenance.bytes_to_remove(self.path, events, event),
         }

@@ -27,8 +27,8 @@ from cl_framework.runs.records import (
     state_hash,
     strays,
 )
-from cl_framework.storage import files as sealed
-from cl_framework.storage import tensors as archive
+from cl_framework.storage import files as storage_files
+from cl_framework.storage import tensors as storage_tensors
 from cl_framework.storage.files import TEMPORARY, find_listed, read_listed, sibling
 from cl_framework.storage.typed_records import RESTORE
 
@@ -46,8 +46,8 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
     try:
         for place, entry in listed(events).items():
             waiting = sibling(path / place)
-            if waiting.exists() and sealed.entry(waiting.read_bytes()) == entry:
-                sealed.rename(waiting, path / place)
+            if waiting.exists() and storage_files.entry(waiting.read_bytes()) == entry:
+                storage_files.rename(waiting, path / place)
         remove_leftovers(path, events)
         for event, dead in outdated(events):
             take_out(path, event, dead)
@@ -67,8 +67,8 @@ def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
     ours = (FEATURES, ".safetensors"), (SAMPLES, ".json")
     for stray in strays(path, events):
         if stray.name.startswith(TEMPORARY) or (stray.parent.name, stray.suffix) in ours:
-            sealed.remove(stray)
-            sealed.sync(stray.parent)  # before a receipt says that it is gone
+            storage_files.remove(stray)
+            storage_files.sync(stray.parent)  # before a receipt says that it is gone
 
 
 OWN = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, derived_files.INDEX, *derived_files.MAY}
@@ -93,7 +93,7 @@ def refuse_links(path: Path) -> None:
         for name in (*folders, *files)
     )
     for place in (*top, *inside):
-        sealed.refuse_link(place)
+        storage_files.refuse_link(place)
         if not (place.is_file() or place.is_dir()):
             raise UserError(f"{place} is no file and no folder, and nothing reads from it; take it away.")
 
@@ -140,14 +140,14 @@ def take_out(path: Path, event: Event, dead: set[str]) -> None:
     `read_listed` finds the file that the record speaks of.
     """
     file = path / event.data
-    tensors = archive.unpack(read_listed(file, event.files[event.data]))
-    data = archive.pack({n: t for n, t in tensors.items() if n not in dead})
+    tensors = storage_tensors.unpack(read_listed(file, event.files[event.data]))
+    data = storage_tensors.pack({n: t for n, t in tensors.items() if n not in dead})
     kept = {n: d for n, d in event.tensors.items() if n not in dead}
-    event = replace(event, tensors=kept, files={**event.files, event.data: sealed.entry(data)})
-    sealed.write(sibling(file), data)
-    sealed.sync(file.parent)
-    sealed.replace(file.with_name("state.json"), event.record)
-    sealed.rename(sibling(file), file)
+    event = replace(event, tensors=kept, files={**event.files, event.data: storage_files.entry(data)})
+    storage_files.write(sibling(file), data)
+    storage_files.sync(file.parent)
+    storage_files.replace(file.with_name("state.json"), event.record)
+    storage_files.rename(sibling(file), file)
 
 
 def bytes_to_remove(path: Path, events: Sequence[Event], new: Event) -> int:
@@ -200,7 +200,7 @@ def swapped(path: Path, event: Event) -> str | None:
     """
     file = path / event.data
     try:
-        found = archive.fingerprints(read_listed(file, event.files[event.data]), file)
+        found = storage_tensors.fingerprints(read_listed(file, event.files[event.data]), file)
     except UserError as error:
         return str(error) if "holds no tensors" in str(error) else None
     wrong = sorted(n for n in found.keys() | event.tensors.keys() if found.get(n) != event.tensors.get(n))

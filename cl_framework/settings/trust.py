@@ -16,6 +16,7 @@ VARIABLE, OPTION = "CLF_TRUST", "--trust"
 KINDS = (
     "cl_framework.backbones",
     "cl_framework.adapters",
+    "cl_framework.evaluation.Published",  # the path that the parser gives it, and the file it lies in
     "cl_framework.evaluation.published.Published",
     "strategies",
     "scenarios",
