@@ -7,6 +7,7 @@ import pytest
 from cl_framework.adapters.lora import LoRA
 from cl_framework.engine import loop
 from cl_framework.errors import UserError
+from cl_framework.methods.compatibility import check_request
 from cl_framework.runs.receipt_contents import residual
 from cl_framework.settings.ranges import settings_of
 from cl_framework.streams.events import forget
@@ -56,9 +57,9 @@ def test_what_learns_again_is_refused_without_the_samples_to_learn_from(strategy
     for asked in ({"samples": [5001]}, {"classes": [5]}, {"experiences": ["task-0"]}):
         request = forget("f", stream[:3], **asked, missing=["retain"])
         if asked in possible:
-            assert learner.able(request)
+            assert check_request(learner.model, learner.strategy, learner.unlearner, request)
         else:
             with pytest.raises(UserError, match="cannot be had"):
-                learner.able(request)
+                check_request(learner.model, learner.strategy, learner.unlearner, request)
     everything = forget("f", stream[:3], experiences=["task-0", "task-1", "task-2"], missing=["retain"])
-    assert learner.able(everything)
+    assert check_request(learner.model, learner.strategy, learner.unlearner, everything)

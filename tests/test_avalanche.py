@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.methods.compatibility import check_events
 from cl_framework.metrics import continual
 from cl_framework.streams.events import forget
 from scenarios.class_incremental import ClassIncremental
@@ -132,9 +133,11 @@ def test_a_domain_incremental_benchmark_brings_the_classes_again():
 @there
 def test_only_strategies_that_learn_more_of_a_known_class_take_it(world):
     events = [s.event for s in ours(domain_incremental).steps()]
-    world.learner(Finetune()).foresee(events)
+    learner = world.learner(Finetune())
+    check_events(learner.model, learner.strategy, None, events)
+    learner = world.learner(EASE())
     with pytest.raises(UserError, match=r"again, and EASE learns a class once; use one .*Finetune"):
-        world.learner(EASE()).foresee(events)
+        check_events(learner.model, learner.strategy, None, events)
 
 
 @there

@@ -223,7 +223,7 @@ def test_an_edit_forgets_a_domain_or_says_that_it_cannot(unlearner, world, domai
     learner = world.learner(Joint(), unlearner(**brief), adapter=LoRA(2))
     request = forget("f", domains[:2], experiences=["domain-0"])
     world.learn(learner, domains[:2])
-    if told := objection(learner.unlearner, learner.model, learner.strategy, request):
+    if told := objection(learner.model, learner.strategy, learner.unlearner, request):
         assert unlearner.__name__ in ("HeadRows", "UNSIR")
         assert "stay" in told
         return

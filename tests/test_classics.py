@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 from cl_framework.engine import checkpoint, loop
 from cl_framework.memory.erasure import Erasure, erase
 from cl_framework.memory.tensor_store import Entry
+from cl_framework.methods.lessons import plans
 from cl_framework.methods.logit_memory import Answers
 from cl_framework.streams.events import forget
 from strategies.learning.der_pp import DERPlusPlus
@@ -27,7 +28,7 @@ def finetuned(world, stream):
 def loss_of(learner, event, past, rows=(0, 3, 5, 8)):
     """The first plan for ``event``, and its loss on some rows with nothing dropped out."""
     loop.remember(learner, past)
-    plan = next(iter(learner.plans(event)))
+    plan = next(iter(plans(learner.model, learner.strategy, learner.unlearner, event)))
     learner.eval()
     torch.manual_seed(0)
     batch = plan.data[list(rows)]
@@ -133,7 +134,7 @@ def test_lwf_holds_softened_scores_of_old_classes_to_what_they_were(world, strea
     x = stream[1].data[[0, 3, 5, 8]].x
     learner.eval()
     then = learner.model.head(learner.model.features(x, "shared")).detach()
-    plan = next(iter(learner.plans(stream[1])))
+    plan = next(iter(plans(learner.model, learner.strategy, learner.unlearner, stream[1])))
     with torch.no_grad():
         for p in plan.params:
             p.add_(0.3 * torch.randn_like(p))
@@ -175,7 +176,7 @@ def test_ewc_ties_parameters_by_the_squared_gradient_of_each_sample(world, strea
         else:
             for row, c in enumerate(model.classes):
                 torch.testing.assert_close(filed[Entry(c, "task-1", str(k))], torch.stack([fisher[row], p[row]], -1))
-    plan = next(iter(learner.plans(stream[2])))
+    plan = next(iter(plans(learner.model, learner.strategy, learner.unlearner, stream[2])))
     learner.eval()
     params, batch = list(plan.params), stream[2].data[[1, 4, 6]]
 

@@ -18,6 +18,7 @@ from cl_framework.cli import main
 from cl_framework.configuration.experiment import build
 from cl_framework.engine import loop
 from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.methods.compatibility import check_request
 from cl_framework.streams.events import Step, forget
 from cl_framework.streams.samples import Subset
 from scripts import forgetting
@@ -140,8 +141,9 @@ def test_gs_loras_protocol_begins_with_what_the_head_knows_and_forgets_80_of_100
     experiment = built(path, known, "--model.unlearner=NegGradPlus")
     first, *requests = experiment.scenario.steps()
     assert [len(s.event.classes) for s in requests] == [20] * 4
-    experiment.learner.able(requests[0].event)
-    marks, cost = loop.take(experiment.learner, first, experiment.make_trainer, Evaluator(), 8)
+    learner = experiment.learner
+    check_request(learner.model, learner.strategy, learner.unlearner, requests[0].event)
+    marks, cost = loop.take(learner, first, experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 0
     assert sum(right for right, _ in marks.hits.values()) > 0.9 * 200
 
@@ -184,7 +186,7 @@ def test_every_method_of_the_forgetting_comparison_takes_its_base():
         learner, first = experiment.learner, next(experiment.scenario.steps()).event
         learner.model.meet(first)
         request = forget("f", [first], classes=first.classes[:2])
-        assert learner.able(request) is learner.unlearner, method
+        assert check_request(learner.model, learner.strategy, learner.unlearner, request) is learner.unlearner, method
         assert type(learner.strategy).__name__ == told["base"]
 
 

@@ -10,6 +10,7 @@ from cl_framework.engine import checkpoint, loop
 from cl_framework.errors import UserError
 from cl_framework.feature_cache.store import FeatureStore
 from cl_framework.memory.feature_sums import drift
+from cl_framework.methods.compatibility import check_request
 from cl_framework.settings import discovery
 from cl_framework.streams.events import forget
 from strategies.learning.acil import ACIL
@@ -282,5 +283,6 @@ def test_a_checked_subtraction_notes_its_drift_and_refuses_sums_that_are_off(str
     learner.strategy.sums.get_buffer("gram")[0, 0] *= 1.001
     with pytest.raises(UserError, match=r"have drifted by .* Retrain"):
         world.learn(learner, [forget("g", request.remaining, classes=[5])], request.remaining)
+    again = forget("g", request.remaining, classes=[5], missing=["retain"])
     with pytest.raises(UserError, match="sums up what stays, which cannot be had"):
-        learner.able(forget("g", request.remaining, classes=[5], missing=["retain"]))
+        check_request(learner.model, learner.strategy, learner.unlearner, again)

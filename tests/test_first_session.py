@@ -242,7 +242,7 @@ def test_ranpac_needs_what_is_left_of_an_experience_only_to_choose_anew(world, s
     cases = ((chosen, some, True), (chosen, whole, False), (fixed, some, False), (RanPAC(), some, False))
     for strategy, request, refused in cases:
         learner = world.learn(world.learner(strategy, Subtract()), past)
-        assert (objection(learner.unlearner, learner.model, learner.strategy, request) is not None) == refused
+        assert (objection(learner.model, learner.strategy, learner.unlearner, request) is not None) == refused
 
 
 def test_aper_scores_by_one_cosine_over_both_features(world, stream):

@@ -16,6 +16,7 @@ from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.methods import group_sparsity
 from cl_framework.methods.base import Plan, Unlearner
+from cl_framework.methods.compatibility import check_events, check_request
 from cl_framework.methods.losses import columns
 from cl_framework.methods.unlearning import Paired, retained
 from cl_framework.runs.directory import Run
@@ -314,17 +315,19 @@ def test_a_list_of_betas_that_will_run_out_shows_before_anything_is_learned(worl
     coming = [*stream[:3], request_, second]
     fresh = world.learner(Joint(), GSLoRA([0.1]), ADAPTERS["lora"])
     with pytest.raises(UserError, match=r"cannot honour 'g': beta has 1 values and this is edit number 2\. Use one"):
-        fresh.foresee(coming)
+        check_events(fresh.model, fresh.strategy, fresh.unlearner, coming)
     assert fresh.model.known == {}
-    world.learner(Joint(), GSLoRA([0.1, 0.9]), ADAPTERS["lora"]).foresee(coming)
+    lasting = world.learner(Joint(), GSLoRA([0.1, 0.9]), ADAPTERS["lora"])
+    check_events(lasting.model, lasting.strategy, lasting.unlearner, coming)
 
 
 def test_edits_already_made_have_used_up_their_betas(joint, world, stream, request_):
     learner = world.learn(joint("lora", GSLoRA([0.1, 0.9], share=1.0, epochs=1)), [request_], stream[:3])
     second = forget("g", request_.remaining, classes=[6])
-    learner.foresee([second])
+    check_events(learner.model, learner.strategy, learner.unlearner, [second])
+    coming = [second, forget("h", second.remaining, classes=[5])]
     with pytest.raises(UserError, match=r"'h': beta has 2 values and this is edit number 3"):
-        learner.foresee([second, forget("h", second.remaining, classes=[5])])
+        check_events(learner.model, learner.strategy, learner.unlearner, coming)
 
 
 def test_a_run_whose_betas_will_run_out_is_not_begun(tmp_path, capsys):
@@ -354,7 +357,7 @@ def test_a_bound_that_no_cosine_head_reaches_is_refused(world, stream, request_)
 def test_a_request_is_judged_before_anything_is_learned(world, stream, request_):
     for head in ("linear", "cosine"):
         learner = world.learner(Finetune(), GSLoRA(), head=head)
-        assert learner.able(request_) is learner.unlearner
+        assert check_request(learner.model, learner.strategy, learner.unlearner, request_) is learner.unlearner
 
 
 def test_learning_goes_on_under_a_delta(joint, world, stream, request_):

@@ -84,7 +84,7 @@ def learned(world, stream, newborn):
 @pytest.mark.parametrize(("strategy", "unlearner", "asked"), CASES)
 def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, stream, newborn, learned):
     learner, request = newborn(strategy, unlearner), forget("f", stream[:3], **asked)
-    if objection(learner.unlearner, learner.model, learner.strategy, request):
+    if objection(learner.model, learner.strategy, learner.unlearner, request):
         return
     learner = learned(strategy, unlearner)
     before, foretold = world.clone(checkpoint.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
@@ -110,12 +110,12 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
     """What is honoured leaves nothing that is filed under a class or a sample that went."""
     learner, requests = learned(strategy, unlearner), [forget("f", stream[:3], **asked) for asked in REQUESTS.values()]
     before, told = world.clone(checkpoint.tensors(learner)), checkpoint.facts(learner)
-    able = [r for r in reversed(requests) if objection(learner.unlearner, learner.model, learner.strategy, r) is None]
+    able = [r for r in reversed(requests) if objection(learner.model, learner.strategy, learner.unlearner, r) is None]
     for request in [] if able else requests:
         with pytest.raises(UserError, match=r"cannot honour 'f': .*Use one that can: .*Retrain") as refusal:
             world.learn(learner, [request], stream[:3])
         for name in re.findall(r"forgets exactly with (\w+)", str(refusal.value)):
-            assert objection(discovery.load("unlearners", name)(), learner.model, learner.strategy, request) is None
+            assert objection(learner.model, learner.strategy, discovery.load("unlearners", name)(), request) is None
         after = checkpoint.tensors(learner)
         assert checkpoint.facts(learner) == told
         assert before.keys() == after.keys()
@@ -136,7 +136,7 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
 def test_an_exact_unlearner_keeps_nothing_that_met_what_goes(strategy, unlearner, stream, newborn, learned):
     for asked in REQUESTS.values():
         learner, request = newborn(strategy, unlearner), forget("f", stream[:3], **asked)
-        if objection(learner.unlearner, learner.model, learner.strategy, request):
+        if objection(learner.model, learner.strategy, learner.unlearner, request):
             continue
         learner = learned(strategy, unlearner)
         for t in lineage.treatments(learner, request, learner.unlearner):

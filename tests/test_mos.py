@@ -8,6 +8,7 @@ from cl_framework.adapters.merging import pull
 from cl_framework.errors import UserError
 from cl_framework.memory.tensor_store import Entry
 from cl_framework.methods.competition import apart
+from cl_framework.methods.lessons import plans
 from cl_framework.streams.events import forget
 from strategies.learning.mos import MOS
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -147,7 +148,7 @@ def test_the_released_contrast_asks_each_row_to_be_most_like_itself():
 
 def test_the_contrast_is_among_the_batch_and_the_means_of_old_classes(world, stream):
     learner = world.learn(world.learner(MOS(contrast=0.1, align_epochs=0)), stream[:1])
-    plan = next(iter(learner.plans(stream[1])))
+    plan = next(iter(plans(learner.model, learner.strategy, learner.unlearner, stream[1])))
     learner.eval()
     model, batch = learner.model, stream[1].data[[0, 3, 5, 8]]
     z = model.features(batch.x, "task-1")

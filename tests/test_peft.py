@@ -23,7 +23,7 @@ from cl_framework.configuration.experiment import build
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.methods.base import Strategy
-from cl_framework.methods.compatibility import suits
+from cl_framework.methods.compatibility import check_request, suits
 from cl_framework.models.model import Model
 from cl_framework.settings import discovery
 from cl_framework.streams.events import forget
@@ -430,7 +430,7 @@ def test_strategies_and_unlearners_that_use_several_at_once_refuse_what_would_un
         learner = world.learner(Finetune(), TaskNegation(), adapter=adapter)
         world.learn(learner, stream[:2])
         with pytest.raises(UserError, match="such adapters are used one at a time"):
-            learner.able(forget("f", stream[:2], classes=[5]))
+            check_request(learner.model, learner.strategy, learner.unlearner, forget("f", stream[:2], classes=[5]))
         with pytest.raises(UserError, match="one at a time"):
             learner.model.adapters.push("edit")
 

@@ -16,6 +16,7 @@ from cl_framework.engine import loop
 from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.methods.compatibility import check_events, check_request
 from cl_framework.streams.events import Step, forget
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data import glyphs
@@ -181,8 +182,9 @@ def test_what_the_backbone_has_seen_cannot_be_forgotten_exactly(kind, world):
     who = world.learner(SimpleCIL(), kind())
     for gone in ({"classes": [5]}, {"samples": [5000]}, {"classes": [5, 7]}):
         with pytest.raises(UserError, match="the backbone itself was pre-trained on it; nothing here can"):
-            who.able(forget("gone", [known, learned], **gone))
-    assert who.able(forget("gone", [known, learned], classes=[7])) is who.unlearner
+            check_request(who.model, who.strategy, who.unlearner, forget("gone", [known, learned], **gone))
+    possible = forget("gone", [known, learned], classes=[7])
+    assert check_request(who.model, who.strategy, who.unlearner, possible) is who.unlearner
 
 
 def test_exams_of_what_is_inherited_are_like_any_other():
@@ -196,7 +198,7 @@ def test_what_cannot_begin_is_refused_before_anything_is_written(world):
     first = next(Pretrained(stream()).steps()).event
     for who, told in ((learner(strategy=SimpleCIL()), "no shared head"), (learner(head="linear"), "is cosine")):
         with pytest.raises(UserError, match=told):
-            who.foresee([first])
+            check_events(who.model, who.strategy, who.unlearner, [first])
         assert who.model.known == {}
 
 

@@ -20,6 +20,7 @@ from cl_framework.backbones.timm import Timm
 from cl_framework.backbones.timm_sites import reached, transformer_sites
 from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
+from cl_framework.methods.compatibility import check_events
 from cl_framework.models.model import Model
 from cl_framework.streams.events import forget
 from cl_framework.streams.samples import Batch, Inputs, Rows
@@ -506,7 +507,7 @@ def test_l2p_forgets_by_retraining_exactly(world, stream):
 def test_an_edit_that_would_begin_with_damage_is_refused_before_anything_is_learned(adapter, world, stream):
     learner = Learner(world.TinyTransformer(), adapter, Finetune(), TaskNegation())
     with pytest.raises(UserError, match=r"TaskNegation cannot honour 'f': .*(from birth|one at a time)"):
-        learner.foresee([forget("f", stream[:2], classes=[7])])
+        check_events(learner.model, learner.strategy, learner.unlearner, [forget("f", stream[:2], classes=[7])])
 
 
 @pytest.mark.parametrize(("options", "found"), [

@@ -10,6 +10,7 @@ from cl_framework.cli.main import main
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.methods.competition import beside, doubts
+from cl_framework.methods.lessons import plans
 from cl_framework.models.head import Head
 from cl_framework.settings import discovery
 from cl_framework.streams.events import Experience, forget
@@ -48,7 +49,7 @@ def named(strategy):
 def moved(world, strategy, events):
     """Return whether the first plan for the last of ``events``, the one that trains adapters, gives them a gradient."""
     learner = world.learn(world.learner(strategy(), **PLAIN), events[:-1])
-    plan = next(iter(learner.plans(events[-1])))
+    plan = next(iter(plans(learner.model, learner.strategy, learner.unlearner, events[-1])))
     learner.begin(plan)
     loss = plan.loss(learner.model, plan.data[list(range(len(plan.data)))])
     trained = [p for p in learner.model.adapters.parameters() if p.requires_grad]
@@ -61,7 +62,8 @@ def moved(world, strategy, events):
 def test_what_a_strategy_says_of_its_rivals_is_what_gradients_say(strategy, world, ones):
     said = strategy().competes
     if said is None or strategy().founded:
-        assert not any(plan for plan in world.learn(world.learner(strategy()), ones[:1]).plans(ones[1]))
+        learner = world.learn(world.learner(strategy()), ones[:1])
+        assert not any(plans(learner.model, learner.strategy, None, ones[1]))
         return
     if strategy.__name__ in ("PEGO", "OLoRA", "LwF", "L2P"):
         return  # penalties, distillation and the pull of keys have gradients of their own

@@ -25,6 +25,7 @@ from cl_framework.engine import loop
 from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.methods.compatibility import check_request
 from cl_framework.models.compute import Compute
 from cl_framework.models.model import Model
 from cl_framework.settings import discovery
@@ -853,7 +854,7 @@ def test_ways_of_forgetting_that_move_inputs_refuse_sentences(name, folders, eve
     learner = taught(discovery.load("strategies", "Finetune"), folders["bert"], lessons[:1], world,
                      discovery.load("unlearners", name)())  # fmt: skip
     with pytest.raises(UserError, match=rf"{name} cannot honour 'f': .*gradient.*Use one that can: "):
-        learner.able(forget("f", lessons[:1], classes=[0]))
+        check_request(learner.model, learner.strategy, learner.unlearner, forget("f", lessons[:1], classes=[0]))
 
 
 def test_bytes_have_no_mean_to_be_far_from(events):

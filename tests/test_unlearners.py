@@ -12,6 +12,7 @@ import torch
 from cl_framework.adapters.lora import LoRA
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
+from cl_framework.methods.compatibility import check_request
 from cl_framework.settings import discovery
 from cl_framework.streams.events import forget
 from cl_framework.streams.samples import Samples
@@ -220,7 +221,7 @@ def test_it_refuses_where_nothing_would_stay(kind, ready, world, stream):
 
 def test_a_request_is_judged_before_anything_is_learned(kind, world, wanted):
     learner = world.learner(Joint(), kind(), LoRA(4, roles=["mlp_in", "value"]))
-    assert learner.able(wanted) is learner.unlearner
+    assert check_request(learner.model, learner.strategy, learner.unlearner, wanted) is learner.unlearner
 
 
 def test_it_says_what_it_reads_and_who_proposed_it(kind):

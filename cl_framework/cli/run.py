@@ -11,6 +11,7 @@ from cl_framework.configuration import optimiser, shipped
 from cl_framework.configuration.experiment import SKIP, Experiment, build, scenario_of
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import hits_of
+from cl_framework.methods.compatibility import check_events
 from cl_framework.methods.competition import doubts
 from cl_framework.runs import feature_sharing, maintenance, receipts, relocation
 from cl_framework.runs.directory import Run
@@ -75,7 +76,8 @@ def learn(argv: Sequence[str]) -> int:
         coming = list(longer.steps())[len(directory.events()) :]
         _try(experiment, coming)
         otherwise = "give --as_new PREFIX to learn it as a class of its own"
-        experiment.learner.foresee((s.event for s in coming), longer.class_names, otherwise)
+        learner, events = experiment.learner, (s.event for s in coming)
+        check_events(learner.model, learner.strategy, learner.unlearner, events, longer.class_names, otherwise)
         go_on(directory, experiment, longer)
     return 0
 
@@ -125,7 +127,8 @@ def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
     steps = list(Timeline(experiment.scenario).steps())
     feature_sharing.shelf_of(experiment)
     _try(experiment, steps)
-    experiment.learner.foresee((step.event for step in steps), experiment.scenario.class_names)
+    learner, events = experiment.learner, (step.event for step in steps)
+    check_events(learner.model, learner.strategy, learner.unlearner, events, experiment.scenario.class_names)
     if warning := optimiser.kept(argv, experiment.config):
         _warn(warning)
     return experiment, steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, final
 
 import torch
@@ -19,15 +19,12 @@ from cl_framework.adapters.sizes import check_size
 from cl_framework.backbones.base import Backbone
 from cl_framework.errors import UserError
 from cl_framework.methods.base import Params, Plan, Strategy, Unlearner
-from cl_framework.methods.compatibility import check_adapter, check_inherited, check_repeated, instead, objection
-from cl_framework.methods.lessons import lesson
+from cl_framework.methods.compatibility import check_adapter
 from cl_framework.models.compute import AS_EVER, Compute
 from cl_framework.models.finite import LOWER, check_scores
 from cl_framework.models.model import Model
 from cl_framework.settings import ranges
-from cl_framework.streams.events import Event, Experience, ForgetRequest
 from cl_framework.streams.samples import Batch, Inputs, Samples, Subset, inputs
-from cl_framework.streams.seeds import seed_for
 
 
 @final
@@ -86,60 +83,6 @@ class Learner(LightningModule):
         """The point on the axis of loggers: training steps and events so far."""
         return self.steps + self.events
 
-    def plans(self, event: Event) -> Iterable[Plan]:
-        """Ask the strategy, or the unlearner, what ``event`` calls for.
-
-        Raises:
-            UserError: If the request cannot be honoured; nothing has changed then.
-        """
-        self.request = event.name
-        if isinstance(event, Experience):
-            return lesson(self.model, self.strategy, event)
-        unlearner = self.able(event)
-        if missing := [c for c in event.classes if c not in self.model.known]:
-            raise UserError(
-                f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {self.model.classes}."
-            )
-        torch.manual_seed(seed_for(event.name, self.model.seed))
-        return unlearner.forget(self.model, self.strategy, event)
-
-    def foresee(self, events: Iterable[Event], names: Sequence[str] = (), otherwise: str = "") -> None:
-        """Make sure that the events to come can be carried out, as soon as they are known.
-
-        Args:
-            events: The events.
-            names: What each class id is called, for the message.
-            otherwise: What else a person can do where a class comes again.
-
-        Raises:
-            UserError: If one cannot, and why.
-        """
-        requests, known = 0, set(self.model.known)
-        for event in events:
-            if isinstance(event, ForgetRequest):
-                self.able(event, requests := requests + 1)
-                known -= set(event.classes)
-                continue
-            if event.inherited:
-                check_inherited(self.model, self.strategy, event)
-            check_repeated(self.strategy, event, known, names, otherwise)
-            known |= set(event.classes)
-
-    def able(self, event: ForgetRequest, nth: int = 1) -> Unlearner:
-        """Return the unlearner if it can honour ``event``, the ``nth`` request to come, before anything is learned.
-
-        Raises:
-            UserError: If there is none or it objects, naming those that can.
-        """
-        if self.unlearner is None:
-            raise UserError(
-                f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`."
-            )
-        if why := objection(self.unlearner, self.model, self.strategy, event, nth):
-            name, else_ = type(self.unlearner).__name__, instead(self.model, self.strategy, event, nth)
-            raise UserError(f"{name} cannot honour {event.name!r}: {why}. {else_}")
-        return self.unlearner
-
     def forward(self, x: Inputs) -> Tensor:
         """Answer as the strategy would: scores over the classes alive now.
 
@@ -166,9 +109,9 @@ class Learner(LightningModule):
         self.model.phase = "statistics"
         return alive[torch.cat(said)[order.argsort()]] if said else alive.new_empty(0)
 
-    def begin(self, plan: Plan) -> None:
-        """Let exactly what ``plan`` names change."""
-        self.plan = plan
+    def begin(self, plan: Plan, request: str = "") -> None:
+        """Let exactly what ``plan`` names change; messages name the ``request`` that it is trained for."""
+        self.plan, self.request = plan, request
         self.requires_grad_(False)
         for p in parameters(plan):
             p.requires_grad_(True)

@@ -27,6 +27,8 @@ from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.measurements import Marks
 from cl_framework.memory.exemplars import Memory
 from cl_framework.memory.provenance import Read, met
+from cl_framework.methods.compatibility import check_request
+from cl_framework.methods.lessons import plans
 from cl_framework.models.finite import LOWER, check_tensors
 from cl_framework.streams import origins
 from cl_framework.streams.events import Event, Experience, ForgetRequest, Scenario, Step, surviving
@@ -142,10 +144,13 @@ def carry_out(
 
 def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float) -> Cost:
     cost, read, seed = Cost(), set[int](), seed_for(event.dice, learner.model.seed)
-    foretold = lineage.treatments(learner, event, learner.able(event)) if isinstance(event, ForgetRequest) else []
-    for plan in learner.plans(event):
+    foretold: list[lineage.Treatment] = []
+    if isinstance(event, ForgetRequest):
+        unlearner = check_request(learner.model, learner.strategy, learner.unlearner, event)
+        foretold = lineage.treatments(learner, event, unlearner)
+    for plan in plans(learner.model, learner.strategy, learner.unlearner, event):
         device, size = learner.model.device, plan.batch_size or batch_size
-        learner.begin(plan)
+        learner.begin(plan, event.name)
         cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in parameters(plan)))
         trainer, noted = make_trainer(plan.epochs), set[tuple[int, int]]()
         with quiet():

@@ -17,9 +17,10 @@ from .classifier_alignment import align as align
 from .classifier_alignment import by_age as by_age
 from .classifier_alignment import normalised as normalised
 from .compatibility import check_adapter as check_adapter
+from .compatibility import check_events as check_events
 from .compatibility import check_inherited as check_inherited
 from .compatibility import check_repeated as check_repeated
-from .compatibility import instead as instead
+from .compatibility import check_request as check_request
 from .compatibility import objection as objection
 from .compatibility import suits as suits
 from .competition import Compete as Compete
@@ -38,6 +39,7 @@ from .group_sparsity import SparseDelta as SparseDelta
 from .group_sparsity import Sparsity as Sparsity
 from .group_sparsity import bounded as bounded
 from .lessons import lesson as lesson
+from .lessons import plans as plans
 from .logit_memory import Answers as Answers
 from .losses import classify as classify
 from .losses import classify_among as classify_among

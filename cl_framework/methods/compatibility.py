@@ -1,9 +1,13 @@
-"""Which way of forgetting can honour a request: why one cannot, and which of those that are installed can."""
+"""Whether model, strategy and unlearner fit each other and an event: objections, checks, and what would fit instead.
+
+Pure functions, asked before anything changes: `check_adapter` when a config is read, `check_events` when a stream is
+known, `check_request` when a forget request arrives.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -15,42 +19,118 @@ from cl_framework.errors import UserError
 from cl_framework.methods.base import Strategy, Unlearner
 from cl_framework.models.model import Model
 from cl_framework.settings import discovery
-from cl_framework.streams.events import Experience, ForgetRequest
+from cl_framework.streams.events import Event, Experience, ForgetRequest
 from cl_framework.terminal.safe_text import printable
 
 
-def objection(unlearner: Unlearner, model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> str | None:
+def check_events(
+    model: Model,
+    strategy: Strategy,
+    unlearner: Unlearner | None,
+    events: Iterable[Event],
+    names: Sequence[str] = (),
+    otherwise: str = "",
+) -> None:
+    """Make sure that the events to come can be carried out, as soon as they are known.
+
+    Args:
+        model: What is to learn and forget.
+        strategy: How it learns.
+        unlearner: How it forgets; None if it does not.
+        events: The events.
+        names: What each class id is called, for the message.
+        otherwise: What else a person can do where a class comes again.
+
+    Raises:
+        UserError: If one cannot, and why.
+    """
+    requests, known = 0, set(model.known)
+    for event in events:
+        if isinstance(event, ForgetRequest):
+            check_request(model, strategy, unlearner, event, requests := requests + 1)
+            known -= set(event.classes)
+            continue
+        if event.inherited:
+            check_inherited(model, strategy, event)
+        check_repeated(strategy, event, known, names, otherwise)
+        known |= set(event.classes)
+
+
+def check_request(
+    model: Model, strategy: Strategy, unlearner: Unlearner | None, event: ForgetRequest, nth: int = 1
+) -> Unlearner:
+    """Return the unlearner if it can honour ``event``, the ``nth`` request to come, before anything is learned.
+
+    Raises:
+        UserError: If there is none or it objects, naming those that can.
+    """
+    if unlearner is None:
+        raise UserError(f"{event.name!r} asks to forget, but no unlearner is set; add `--model.unlearner DropAdapter`.")
+    if why := objection(model, strategy, unlearner, event, nth):
+        name, else_ = type(unlearner).__name__, instead(model, strategy, event, nth)
+        raise UserError(f"{name} cannot honour {event.name!r}: {why}. {else_}")
+    return unlearner
+
+
+def check_known(model: Model, event: ForgetRequest) -> None:
+    """Make sure that a model knows every class that ``event`` takes altogether.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if missing := [c for c in event.classes if c not in model.known]:
+        raise UserError(f"Cannot forget class {missing[0]}: never learned, or already gone. Alive: {model.classes}.")
+
+
+def objection(model: Model, strategy: Strategy, unlearner: Unlearner, event: ForgetRequest, nth: int = 1) -> str | None:
     """Return why an unlearner cannot honour ``event``, the ``nth`` request to come; None when it can."""
-    needs = unlearner.needs if event.remaining else unlearner.needs - {"retain"}
+    return (
+        unfit(model, strategy, type(unlearner), event)
+        or unlearner.objection(model, strategy, event)
+        or unlearner.runs_out(model, nth)
+    )
+
+
+def unfit(model: Model, strategy: Strategy, kind: type[Unlearner], event: ForgetRequest) -> str | None:
+    """Return why no unlearner of a kind can honour ``event``, however it is set; None when one may."""
+    needs = kind.needs if event.remaining else kind.needs - {"retain"}
     if lacking := sorted(needs & event.missing):
         return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
-    if not unlearner.exact and (unfit := unsuited(strategy, event)):
-        return unfit
-    if unlearner.acts == "stack" and not model.adapters.adapter.several:
+    if not kind.exact and (why := unsuited(strategy, event)):
+        return why
+    if kind.acts == "stack" and not model.adapters.adapter.several:
         return "it puts its edit on top of what is in use, and such adapters are used one at a time"
-    if unlearner.acts == "stack" and not model.adapters.adapter.neutral:
+    if kind.acts == "stack" and not model.adapters.adapter.neutral:
         return "its edit begins as one that changes nothing, and such adapters change features from birth"
-    return unlearner.objection(model, strategy, event) or unlearner.runs_out(model, nth)
+    return None
 
 
 def instead(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> str:
     """Say which unlearners, as they are set by default, can honour a request, or what they would need for it."""
-    if names := able(model, strategy, event, nth):
+    if names := capable(model, strategy, event, nth):
         return f"Use one that can: {', '.join(names)}."
     whole = dataclasses.replace(event, missing=frozenset())
-    if event.missing and (names := able(model, strategy, whole, nth)):
+    if event.missing and (names := capable(model, strategy, whole, nth)):
         lacking = " and ".join(sorted(event.missing))
         return f"None can without the samples to {lacking}; with them at hand, these can: {', '.join(names)}."
     return "None of those that `clf list unlearners` names can."
 
 
-def able(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> list[str]:
-    """Return the names of all installed unlearners that can honour a request as they are set by default."""
-    found = []
+def capable(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> list[str]:
+    """Return the names of all installed unlearners that can honour a request as they are set by default.
+
+    Those with a setting that has no default come last, with what to set: only what holds for every setting is known.
+    """
+    can, may = [], []
     for kind in discovery.installed("unlearners"):
-        with suppress(TypeError):  # has arguments without a default, so it cannot be asked
-            found += [kind.__name__] if objection(kind(), model, strategy, event, nth) is None else []
-    return found
+        if unfit(model, strategy, kind, event):
+            continue
+        if settings := discovery.required(kind):
+            may.append(f"perhaps {kind.__name__} (set {' and '.join(settings)})")
+            continue
+        with suppress(Exception):  # the refusal is of another unlearner; a fault of this one must not replace it
+            can += [kind.__name__] if objection(model, strategy, kind(), event, nth) is None else []
+    return can + may
 
 
 def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
@@ -99,8 +179,9 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
         return
     fitting = []
     for other in discovery.installed("adapters"):
-        with suppress(TypeError):  # has arguments without a default, so it cannot be asked
-            fitting += [other.__name__] if suits(other(), model.backbone, kind) else []
+        with suppress(Exception):  # a fault of another adapter must not replace the message
+            if not discovery.required(other) and suits(other(), model.backbone, kind):
+                fitting.append(other.__name__)
     raise UserError(
         f"{type(strategy).__name__} works on {kind.__name__} adapters, and {type(adapter).__name__} is none; "
         f"set `model.adapter: {' or '.join(sorted(fitting)) or 'one that is'}`."

@@ -9,6 +9,7 @@ from typing import final
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.lineage import Action, Artifact, Told, Treatment, by_id, treatments
 from cl_framework.engine.sample_index import Census, Contents, cells, censuses, pooled
+from cl_framework.methods.compatibility import check_request
 from cl_framework.runs.directory import Run
 from cl_framework.runs.records import Event
 from cl_framework.storage import tensors
@@ -69,7 +70,7 @@ class Case:
         event = self.step.event
         assert isinstance(event, ForgetRequest)
         self.run, self.learner, self.event = run, learner, event
-        self.unlearner = learner.able(event)
+        self.unlearner = check_request(learner.model, learner.strategy, learner.unlearner, event)
         self.after = [Census(), *censuses(s.event for s in steps)]  # [i] is the one before step i
         self.now, self.taken = self.after[-2], self.after[-1].taken[event.name]
         exams = pooled(self.exams())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -79,6 +80,12 @@ def installed(kind: str) -> list[type[Any]]:
         UserError: If a package is shadowed or a module cannot be imported.
     """
     return [load(kind, entry.name) for entry in catalogue(kind)]
+
+
+def required(kind: type) -> list[str]:
+    """Return the settings of a class that have no default, in the order of its signature."""
+    given = inspect.signature(kind).parameters.values()
+    return [p.name for p in given if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def packages() -> list[str]:
