@@ -284,5 +284,5 @@ def test_a_checked_subtraction_notes_its_drift_and_refuses_sums_that_are_off(str
     with pytest.raises(UserError, match=r"have drifted by .* Retrain"):
         world.learn(learner, [forget("g", request.remaining, classes=[5])], request.remaining)
     again = forget("g", request.remaining, classes=[5], missing=["retain"])
-    with pytest.raises(UserError, match="sums up what stays, which cannot be had"):
+    with pytest.raises(UserError, match="sums up the retain set, which cannot be had"):
         check_request(learner.model, learner.strategy, learner.unlearner, again)

@@ -1,4 +1,4 @@
-"""ACIL: ridge regression on random features of the frozen backbone. No training, and everything is a sum.
+"""ACIL: ridge regression on random features of the frozen backbone. No training; all state is a sum.
 
 Zhuang et al., "ACIL: Analytic class-incremental learning with absolute memorization and privacy protection",
 NeurIPS 2022.
@@ -24,8 +24,8 @@ class ACIL(Strategy):
 
     Ridge regression on ``relu(z R)``, with ``R`` random and fixed (Sec. 3.2); learning adds, forgetting subtracts.
 
-    The paper updates an inverse recursively (Eqs. 3-9); keeping sums and solving when asked is the same regression. Any
-    order of experiences gives the same weights up to rounding, and so does any order of forget requests: down to
+    The paper updates an inverse recursively (Eqs. 3-9); keeping sums and solving when needed gives the same regression.
+    Any order of experiences gives the same weights up to rounding, and so does any order of forget requests: down to
     single samples, forgetting is exact to 1e-6 with the unlearner ``Subtract``.
 
     Args:
@@ -38,23 +38,23 @@ class ACIL(Strategy):
     derived = ("weights of the ridge regression",)
 
     def __init__(self, expansion: int = 1024, ridge: float = 1.0, seed: int = 0) -> None:
-        """Start with nothing summed up."""
+        """Start with empty sums."""
         super().__init__()
         self.ridge, self.sums, self._projection = ridge, Sums(), RandomFeatures(expansion, seed)
         self._solved: tuple[object, Tensor] | None = None
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Add the classes that are not summed up yet."""
+        """Add the classes that are not in the sums yet."""
         if missing := self.sums.missing(event.classes, event.name):
             self.sums.add(*self._expanded(model, event.reference.of(missing)), event.name)
         return ()
 
     def subtract(self, model: Model, gone: Samples, experience: str) -> None:
-        """Take samples out of the sums."""
+        """Subtract samples from the sums."""
         self.sums.subtract(*self._expanded(model, gone), experience)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Score with the regression that the sums stand for."""
+        """Score with the regression solved from the sums."""
         if self._solved is None or self._solved[0] != (self.sums.version, model.classes):
             weights = ridge_weights(*self.sums.of(model.classes)[:2], self.ridge)
             self._solved = ((self.sums.version, model.classes), weights)

@@ -23,27 +23,28 @@ from cl_framework.streams import Experience, Inputs
 class APER(Strategy):
     """Tunes one adapter on the first experience, then class means; choose it as a fast, strong baseline.
 
-    Cosine to class means of ``[pristine ; adapted]``, normalised as one vector: the longer half counts for more.
+    Cosine to class means of ``[pristine ; adapted]``, normalised as one vector: the half with the larger norm weighs
+    more.
 
     What is tuned is whatever the config's adapter is: `Bottleneck` of width 64 gives the published "APER w/ Adapter",
     and scaling, prompts or the whole backbone its other rows. SGD at rate 0.01, weight decay 5e-4, batches of 48, 20
     epochs on CIFAR-100; 0.05, 5e-3 and 24 on ImageNet-R.
 
-    A class forgets exactly by its means alone. A request that touches the first experience makes the adapter, and the
-    adapted means of all classes, anew.
+    A class is forgotten exactly by deleting its means. A request that touches the first experience trains the adapter
+    again, and computes the adapted means of all classes again.
     """
 
     isolates, founded, competes, repeats = "class", True, "new", True
 
     def __init__(self) -> None:
-        """Start with no prototypes."""
+        """Start without prototypes."""
         super().__init__()
         self.prototypes, self.adapted = Means(pristine=True), Means()
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Tune if nothing is tuned yet, then write down the means that are missing."""
+        """Train the adapter if there is none yet, then store the missing means."""
         if tuned(model) is None:
-            erase(Erasure(everything=True), self.adapted)  # measured with an adapter that had to go
+            erase(Erasure(everything=True), self.adapted)  # measured with an adapter that was deleted
             yield tune(model, event)
         for means, using in self._spaces(model):
             if missing := means.missing(event.name, event.classes):

@@ -1,4 +1,4 @@
-"""DER++: experience replay that holds on to old answers as well as to labels.
+"""DER++: experience replay with the logits of stored samples as well as their labels.
 
 Buzzega et al., "Dark experience for general continual learning: a strong, simple baseline", NeurIPS 2020.
 """
@@ -19,9 +19,9 @@ from cl_framework.streams import Batch, Experience, Inputs
 
 @final
 class DERPlusPlus(Strategy):
-    """Replays stored samples with old answers and labels; choose it where samples may be kept.
+    """Replays stored samples with their old logits and labels; choose it where samples may be kept.
 
-    Every step sees new samples, and two batches of old ones: one to keep old answers, one to keep labels (Eq. 6).
+    Every step reads new samples and two batches of exemplars: one to match old logits, one to match labels (Eq. 6).
 
     ``CE(new) + alpha MSE(old scores, scores then) + beta CE(old)``. The paper fills its memory from the stream by
     reservoir sampling, with the answers of that moment. Here samples are remembered when their experience ends, as many
@@ -29,7 +29,7 @@ class DERPlusPlus(Strategy):
 
     Args:
         per_class: How many samples to remember of each class; None remembers all.
-        alpha: Weight of old answers (0.1 to 0.5 in the paper, by data set and size of memory).
+        alpha: Weight of old logits (0.1 to 0.5 in the paper, by data set and size of memory).
         beta: Weight of old labels (0.5 or 1 in the paper).
     """
 
@@ -41,7 +41,7 @@ class DERPlusPlus(Strategy):
         self.alpha, self.beta, self.answers = alpha, beta, Answers(per_class)
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train on new and old samples, then remember some of the new ones and what is answered to them."""
+        """Train on new samples and exemplars, then store some of the new samples with the model's logits."""
         params = model.ready("shared", event.classes)
         if self.answers.memory and (self.alpha or self.beta):
             yield self._rehearsal(model, event, params)

@@ -59,10 +59,10 @@ class EASE(Strategy):
         route: str | None = None,
         compete: Compete = "current",
     ) -> None:
-        """Start with no subspaces.
+        """Start without subspaces.
 
         Raises:
-            UserError: If the route is none.
+            UserError: If the route is unknown.
         """
         super().__init__()
         self.visits, self.plain = fewest(route), use_init_ptm or route is not None or compete == "all"
@@ -74,7 +74,7 @@ class EASE(Strategy):
         self._completed: tuple[tuple[object, ...], Tensor, Tensor] | None = None
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train a fresh adapter under a throw-away head, then measure what is missing in the spaces up to now."""
+        """Train a new adapter under a temporary head, then compute missing prototypes in all subspaces so far."""
         if event.name not in model.adapters:
             known = others(model, event) if self.compete == "all" else ()
             yield tune(model, event, {c: self.prototypes[Entry(c)] for c in known})

@@ -1,4 +1,4 @@
-"""EWC: finetuning in which each parameter is tied to its old values as firmly as old answers depended on it.
+"""EWC: finetuning with a quadratic penalty on each parameter's change, weighted by Fisher information.
 
 Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 114, 2017.
 """
@@ -25,10 +25,10 @@ class EWC(Strategy):
 
     ``F`` is the mean over the experience's samples of the squared gradient, each sample by itself: gradients of whole
     batches, which several ports square, give less by about the size of the batch. Rows of the head are filed by class
-    and leave with it.
+    and deleted with it.
 
     Args:
-        strength: Of the ties; the paper tunes it, PyCIL takes 1000.
+        strength: Weight of the penalty; the paper tunes it, PyCIL takes 1000.
         largest: What ``F`` is cut off at; None leaves it whole, as in the paper, but training then diverges once the
             learning rate times ``strength`` times the largest ``F`` is above 2, which no default of ``strength`` rules
             out. PyCIL's limit is 1e-4 too, of gradients of batches, so that it bites less there.
@@ -37,15 +37,15 @@ class EWC(Strategy):
     repeats = True
 
     def __init__(self, strength: float = 1000.0, largest: float | None = 1e-4) -> None:
-        """Start with no ties."""
+        """Start without penalties."""
         super().__init__()
         self.strength, self.largest, self.filed = strength, largest, Ledger()
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train against the ties, then measure what matters now and tie it."""
+        """Train with the penalties, then estimate the Fisher information of this experience and store it."""
         params = model.ready("shared", event.classes)
         for entry in [e for e in self.filed if e.experience not in model.experiences]:
-            del self.filed[entry]  # nothing is left to be protected
+            del self.filed[entry]  # no class is left to protect
         ties = self._ties(model, params)
 
         def loss(model: Model, batch: Batch) -> Tensor:
@@ -66,7 +66,7 @@ class EWC(Strategy):
         return model.scores(x, "shared")
 
     def _ties(self, model: Model, params: Sequence[nn.Parameter]) -> list[tuple[Tensor, Tensor]]:
-        """Return of each parameter the sum of ``F_t``, and the mean of ``p_t`` weighted by ``F_t``: one tie for all."""
+        """Return of each parameter the sum of ``F_t``, and the mean of ``p_t`` weighted by ``F_t``."""
         sums = [torch.stack([torch.zeros_like(p)] * 2, -1) for p in params]
         for entry, here in _pieces(model, sums, params):
             for other in (e for e in self.filed if e._replace(experience=None) == entry):

@@ -32,8 +32,9 @@ class FeCAM(Strategy):
     identity, hence this a nearest class mean. (It then takes correlations of that matrix's rows, which are not
     reproduced here.)
 
-    A class that comes again has the mean and covariance of all its samples, and forgets exactly by them alone. A
-    request that touches the first experience, where it was tuned on, makes the adapter and all of them anew.
+    A class that comes again has the mean and covariance of all its samples, and is forgotten exactly by deleting them.
+    A request that touches the first experience, which the adapter was trained on, computes the adapter and all of them
+    again.
 
     Args:
         tune: Train an adapter on the first experience, as PILOT does; without, the backbone stays pristine.
@@ -49,7 +50,7 @@ class FeCAM(Strategy):
     def __init__(
         self, tune: bool = False, gamma1: float = 1.0, gamma2: float = 0.0, identity: float = 0.0, tukey: float = 1.0
     ) -> None:
-        """Start with no class."""
+        """Start without classes."""
         super().__init__()
         self.founded, self.tukey, self.gaussians = tune, tukey, Gaussians()
         self.shrinkage = (gamma1, gamma2, identity)
@@ -57,9 +58,9 @@ class FeCAM(Strategy):
         self._inverses: dict[int, tuple[Tensor, Tensor]] = {}
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Tune if that is still to be done, then measure the classes that are not measured yet."""
+        """Train the adapter if it is to be trained, then compute the missing statistics."""
         if self.founded and tuned(model) is None:
-            erase(Erasure(everything=True), self.gaussians)  # measured with an adapter that had to go
+            erase(Erasure(everything=True), self.gaussians)  # measured with an adapter that was deleted
             yield tune(model, event)
         if missing := self.gaussians.missing(event.classes, event.name):
             z, y = model.embed(event.reference.of(missing), self._space(model) or ())
@@ -72,12 +73,12 @@ class FeCAM(Strategy):
         return -mahalanobis(u, v, [self._inverse(c) for c in model.classes])
 
     def erase(self, what: Erasure) -> None:
-        """Let go of inverses too: one tells of its class, and nobody asks for that of a class that is gone."""
+        """Delete inverses too: each depends on the data of its class."""
         changed = {c for _, c in what.cells}
         self._inverses = {c: p for c, p in self._inverses.items() if not (what.hits(c) or c in changed)}
 
     def _inverse(self, cls: int) -> Tensor:
-        """Return the inverse of a class's correlations, worked out once for as long as it stays the same class."""
+        """Return the inverse of a class's correlations, computed once and kept while the class is unchanged."""
         covariance = self.gaussians.of(cls)[1]
         if cls not in self._inverses or self._inverses[cls][0] is not covariance:
             inverse = torch.linalg.pinv(correlations(covariance.double(), *self.shrinkage), hermitian=True)

@@ -1,4 +1,4 @@
-"""Train one shared adapter and head on each experience in turn: the floor every method must beat."""
+"""Train one shared adapter and head on each experience in turn: the lower bound."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cl_framework.streams import Experience, Inputs
 class Finetune(Strategy):
     """Trains one shared adapter with no protection against forgetting; choose it as the lower bound.
 
-    Plain sequential training of what is shared, with nothing done against forgetting.
+    Sequential training of the shared adapter and head, with no measure against forgetting.
     """
 
     repeats = True
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train, and keep nothing else."""
+        """Train the shared adapter and head."""
         yield Plan(event.data, model.ready("shared", event.classes))
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""InfLoRA: corrections that read only directions which the past does not need, and which the new inputs fill most.
+"""InfLoRA: low-rank updates in the input directions that earlier experiences do not use and new inputs use most.
 
 Liang and Li, "InfLoRA: Interference-free low-rank adaptation for continual learning", CVPR 2024, after Saha et al.,
 "Gradient projection memory for continual learning", ICLR 2021.
@@ -24,7 +24,7 @@ from cl_framework.streams import Experience, Inputs
 class InfLoRA(Strategy):
     """Trains low-rank updates in directions that old inputs leave free; choose it to keep no samples.
 
-    ``A`` is designed and fixed, ``B`` is trained; what inputs need is remembered by DualGPM after each experience.
+    ``A`` is designed and fixed, ``B`` is trained; DualGPM stores the directions of the inputs after each experience.
 
     Published with LoRA of rank 10 on keys and values, Adam at rate 5e-4 without weight decay, batches of 128, 20
     epochs on CIFAR-100 and 50 on ImageNet-R: 92.07 average and 86.95 final accuracy on CIFAR-100 in ten experiences
@@ -34,7 +34,7 @@ class InfLoRA(Strategy):
         threshold: Share of the inputs' energy to remember after the first experience (0.95 on CIFAR-100, 0.98 on
             ImageNet-R).
         threshold_end: Share that it rises to, in equal steps.
-        horizon: Experiences until then. The paper puts the length of its streams here, which a stream does not tell.
+        horizon: Experiences until then. The paper puts the length of its streams here, which a stream does not reveal.
         compete: Whether a new class is told from the classes of its own experience (``current``, as published) or from
             ``all``, which experiences of a single class need.
     """
@@ -45,7 +45,7 @@ class InfLoRA(Strategy):
     def __init__(
         self, threshold: float = 0.95, threshold_end: float = 1.0, horizon: int = 10, compete: Compete = "current"
     ) -> None:
-        """Start with nothing remembered."""
+        """Start without stored directions."""
         super().__init__()
         self.threshold, self.threshold_end, self.horizon = threshold, threshold_end, horizon
         self.inputs = Ledger()
@@ -53,7 +53,7 @@ class InfLoRA(Strategy):
         self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Design ``A`` from the inputs as they are, train ``B``, and remember the inputs as they have become."""
+        """Compute ``A`` from the inputs before training, train ``B``, and store their directions after it."""
         before, mine = adapter_chain.extend(model, event)
         groups, moments = adapter_chain.same_input(model), adapter_chain.input_moments(model, event.data)
         for first, sites in groups.items():
@@ -68,7 +68,7 @@ class InfLoRA(Strategy):
             self._keep(first, remember(self._past(first), moment, threshold))
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Score with all corrections and the head."""
+        """Score with all updates and the head."""
         return model.scores(x, model.adapters.learned)
 
     def _past(self, site: str) -> Remembered | None:

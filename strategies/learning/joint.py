@@ -1,4 +1,4 @@
-"""Train on everything so far: the ceiling, not a method."""
+"""Train on everything so far: the upper bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""L2P: one pool of prompts for all experiences, from which each sample is shown those that suit it.
+"""L2P: one pool of prompts for all experiences; each sample selects the prompts whose keys match its query.
 
 Wang et al., "Learning to prompt for continual learning", CVPR 2022.
 """
@@ -30,7 +30,7 @@ class L2P(Strategy):
     `configs/strategy/l2p.yaml` says, without weight decay: Adam would take full steps of it on rows without gradient.
 
     Args:
-        pull: Weight with which chosen keys are drawn to the queries that chose them.
+        pull: Weight of the term that pulls selected keys towards their queries.
         compete: Whether a new class is told from the classes of its own experience (``current``, as published) or from
             the head's rows of ``all`` known ones too, which stay as they are: experiences of a single class need that.
     """
@@ -38,14 +38,14 @@ class L2P(Strategy):
     rewrites = PromptPooling
 
     def __init__(self, pull: float = 0.1, compete: Compete = "current") -> None:
-        """Keep the weight; prompts, keys and head are the model's."""
+        """Store the weight; prompts, keys and head belong to the model."""
         super().__init__()
         self.pull = pull
         self.compete: Compete = compete
         self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Go on training what all experiences share."""
+        """Train the shared pool and head further."""
         params = model.ready("shared", event.classes)
         who = rivals(model, event, self.compete)
         own = model.head.index(torch.tensor(who.among, device=model.device))
@@ -60,5 +60,5 @@ class L2P(Strategy):
         yield Plan(event.data, params, loss, after_step=holding(model, event.classes), against=who.known)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Score what comes out of the prompts with the shared head: two passes, one of them for the query."""
+        """Score prompted features with the shared head: two passes, one of them for the query."""
         return model.scores(x, "shared")

@@ -1,4 +1,4 @@
-"""LwF: learn new classes while scores of old ones are held to what the model gave before. No samples are kept.
+"""LwF: learn new classes while distillation keeps the scores of old ones. No samples are kept.
 
 Li et al. (Li and Hoiem), "Learning without forgetting", IEEE TPAMI 40, 2018.
 """
@@ -24,9 +24,9 @@ class LwF(Strategy):
     ``CE(new) + weight KL(then || now)`` over old classes, on new samples (Fig. 3), without the paper's warm-up.
 
     Args:
-        weight: Of old answers (1 in the paper; 3 in the PyCIL lineage, where tables of class-incremental learning
+        weight: Weight of the distillation (1 in the paper; 3 in PyCIL, where tables of class-incremental learning
             mostly come from).
-        temperature: Both answers are softened with it (2).
+        temperature: Temperature of both softmaxes in the distillation (2).
         over: Classes that the cross-entropy tells apart: the ``new`` ones, as in the paper, where every task has a head
             of its own, or all ``seen`` so far, as in finetuning.
     """
@@ -34,13 +34,13 @@ class LwF(Strategy):
     repeats, widens = True, "over seen"
 
     def __init__(self, weight: float = 1.0, temperature: float = 2.0, over: Literal["new", "seen"] = "new") -> None:
-        """Keep the settings."""
+        """Store the settings."""
         super().__init__()
         self.weight, self.temperature, self.over = weight, temperature, over
         self.competes = "known" if over == "seen" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train beside the model as it was."""
+        """Train with distillation from the model before this experience."""
         old = [c for c in model.head.classes if c not in event.classes]
         params = model.ready("shared", event.classes)
         teacher = Teacher(model, self, params) if old and self.weight else None

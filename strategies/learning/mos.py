@@ -1,4 +1,4 @@
-"""MOS: adapters kept near their predecessors by merging, and chosen for each sample by what they themselves predict.
+"""MOS: adapters merged towards their predecessors, and selected for each sample by their own predictions.
 
 Sun et al., "MOS: Model surgery for pre-trained model-based class-incremental learning", AAAI 2025.
 """
@@ -37,13 +37,13 @@ from cl_framework.streams import Batch, Experience, Inputs
 class MOS(Strategy):
     """Trains an adapter per experience and picks one per sample; choose it for accuracy over many tasks.
 
-    Each experience trains a copy of the newest adapter; a sample goes to the adapter that takes it for its own.
+    Each experience trains a copy of the newest adapter; each sample is sent to the adapter that claims it.
 
     After each step the adapter in training is moved towards the mean of its predecessors. A sample starts at the
     adapter of its nearest prototype, measured with the first adapter, and moves on to that of the class it is given
     there. Its scores are the log of the head's softmax plus that of the prototypes; passes are made only where it goes,
     the first one counting: at best one, mostly two. Adapters are never dropped for a forgotten experience, since later
-    ones were started from them and merged with them; samples are not sent to them any more.
+    ones were started from them and merged with them; samples are no longer sent to them.
 
     The published tables come from ``merge="reference_inplace"`` and ``contrast=0.1``, with `Bottleneck` of width 16.
     The released code merges in place in every block of every pass, at evaluation too, where it pulls a stored adapter
@@ -54,13 +54,13 @@ class MOS(Strategy):
     answers and measures in its first batches, which depends on their size and order.
 
     Args:
-        merge: ``once_per_step`` as in the paper, or what comes of the released code.
+        merge: ``once_per_step`` as in the paper, or ``reference_inplace``, the effect of the released code.
         toward: How far a merge moves an adapter towards the mean of its predecessors (0.1).
         contrast: Weight of a term that makes every feature most similar to itself, among the batch and the means of old
             classes (0.1 as released; not in the paper).
         head_factor: Share of the learning rate that the head gets.
-        refinements: Most adapters that a sample is sent to.
-        align_epochs: Times everything is drawn in classifier alignment; 0 leaves it out.
+        refinements: Maximum number of adapters that a sample is sent to.
+        align_epochs: Epochs of drawn features in classifier alignment; 0 leaves it out.
         align_lr: Its learning rate.
         align_decay: Its weight decay; as released that of training, 5e-3 except on CIFAR-100, CUB and OmniBenchmark.
         draws: Features of each class in an epoch (five batches).
@@ -85,7 +85,7 @@ class MOS(Strategy):
         diagonal: bool = False,
         compete: Compete = "current",
     ) -> None:
-        """Start with no adapters."""
+        """Start without adapters."""
         super().__init__()
         self.merge, self.toward, self.contrast, self.head_factor = merge, toward, contrast, head_factor
         self.refinements, self.align_epochs = refinements, align_epochs
@@ -123,7 +123,7 @@ class MOS(Strategy):
             yield self.align(model, self.gaussians)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Refine the choice of adapter, then join the head's answer and the prototypes'."""
+        """Refine the choice of adapter, then combine the scores of the head and the prototypes."""
         names, routed = model.experiences, Routed(model, x)
         owner = torch.tensor([names.index(e) for e in model.known.values()], device=model.device)
         first = model.adapters.learned[0]
@@ -138,6 +138,6 @@ class MOS(Strategy):
         return torch.stack([logits.log_softmax(1), (len(names) * cosines).log_softmax(1)]).logsumexp(0)
 
     def _trained(self, model: Model, name: str) -> list[Tensor]:
-        """Return the weights of an adapter as training left them."""
+        """Return the weights of an adapter at the end of its training."""
         places = [(Entry(experience=name, name=str(k)), p) for k, p in enumerate(model.adapters.params(name))]
         return [self.trained[entry] if entry in self.trained else p.detach() for entry, p in places]

@@ -1,4 +1,4 @@
-"""O-LoRA: every experience gets its own low-rank correction, kept orthogonal to all earlier ones by a penalty.
+"""O-LoRA: every experience gets its own low-rank update, kept orthogonal to all earlier ones by a penalty.
 
 Wang et al., "Orthogonal subspace learning for language model continual learning", Findings of EMNLP 2023.
 """
@@ -21,7 +21,7 @@ from cl_framework.streams import Experience, Inputs
 class OLoRA(Strategy):
     """Adds low-rank updates kept orthogonal by a penalty; choose it where no old sample may be kept.
 
-    Low-rank corrections one on top of the other, ``loss + weight sum_i |A_i A_t^T|^2`` over all earlier ones.
+    Low-rank updates added up, ``loss + weight sum_i |A_i A_t^T|^2`` over all earlier ones.
 
     The paper sums squared entries (Eq. 8); its code, from which the published numbers come, sums absolute values:
     ``norm="l1"``. Its experiments are on T5 and LLaMA, which write labels as text; there is no published number for
@@ -48,14 +48,14 @@ class OLoRA(Strategy):
         cosines: bool = False,
         compete: Compete = "current",
     ) -> None:
-        """Keep the weights of the penalties."""
+        """Store the weights of the penalties."""
         super().__init__()
         self.weight, self.weight_l2, self.norm, self.side, self.cosines = weight, weight_l2, norm, side, cosines
         self.compete: Compete = compete
         self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train a new correction and the head, with earlier corrections in use and untouched."""
+        """Train a new update and the head, with earlier updates active and frozen."""
         before, mine = adapter_chain.extend(model, event)
         past = past_directions(model.adapters, before, self.side)
 
@@ -71,5 +71,5 @@ class OLoRA(Strategy):
         yield adapter_chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Score with all corrections and the head."""
+        """Score with all updates and the head."""
         return model.scores(x, model.adapters.learned)

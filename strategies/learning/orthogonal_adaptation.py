@@ -1,4 +1,4 @@
-"""Orthogonal Adaptation: corrections trained apart on bases that do not meet, so that adding them up is a merge.
+"""Orthogonal Adaptation: updates trained apart on orthogonal bases, so that their sum is a merge.
 
 Po et al., "Orthogonal adaptation for modular customization of diffusion models", CVPR 2024.
 """
@@ -27,11 +27,11 @@ class OrthogonalAdaptation(Strategy):
 
     ``W + sum_i B_i A_i``: rows of ``A_i`` are columns of one orthogonal matrix and stay fixed, ``B_i`` is trained.
 
-    Every experience is trained as if it were alone, under a head of its own; the answer is given with all corrections
-    at once. With disjoint columns ``A_i A_j^T = 0``: an input within the directions of one correction is not touched by
-    any other. The matrix depends on ``seed`` and width only, so that learners agree on it without talking.
+    Every experience is trained by itself, under a head of its own; predictions use the sum of all updates. With
+    disjoint columns ``A_i A_j^T = 0``: an input within the directions of one update is not changed by any other. The
+    matrix depends on ``seed`` and width only, so that learners agree on it without communication.
 
-    The paper draws columns at random (``bases="random"``), of which two corrections share ``r^2 / width`` in
+    The paper draws columns at random (``bases="random"``), of which two updates share ``r^2 / width`` in
     expectation. An experience then depends on nothing but its own samples and name, and is forgotten exactly by
     ``DropAdapter``. Disjoint columns depend on how many experiences came before, and only ``Retrain`` is exact. The
     paper's numbers are of image generation with rank 20.
@@ -49,7 +49,7 @@ class OrthogonalAdaptation(Strategy):
     def __init__(
         self, bases: Literal["disjoint", "random"] = "disjoint", seed: int = 0, compete: Compete = "current"
     ) -> None:
-        """Start with no corrections."""
+        """Start without updates."""
         super().__init__()
         self.bases, self.seed, self.rows = bases, seed, Ledger()
         self.compete: Compete = compete
@@ -58,7 +58,7 @@ class OrthogonalAdaptation(Strategy):
             self.isolates = "experience"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train the output side of a fresh correction, and a head of its own, with no other correction in use."""
+        """Train the output side of a new update, and a head of its own, with no other update active."""
         if event.name in model.adapters:
             return
         place = len(model.adapters.learned)
@@ -77,7 +77,7 @@ class OrthogonalAdaptation(Strategy):
             self.rows[Entry(c, event.name, "bias")] = next(p for p in proxy.parameters() if p.ndim == 1)[i]
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Score with the sum of all corrections and the rows of all heads."""
+        """Score with the sum of all updates and the rows of all heads."""
         return linear(model.features(x, model.experiences), *self._stacked(model.known.items()))
 
     def _stacked(self, known: Iterable[tuple[int, str]]) -> tuple[Tensor, Tensor]:

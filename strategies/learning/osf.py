@@ -1,4 +1,4 @@
-"""OSF: training that leaves the largest singular directions of every weight alone.
+"""OSF: training outside the largest singular directions of every weight.
 
 Nayak et al., "Sculpting subspaces: Constrained full fine-tuning in LLMs for continual learning", arXiv 2504.07097,
 2025.
@@ -23,11 +23,11 @@ from cl_framework.streams import Experience, Inputs
 class OSF(Strategy):
     """Trains only outside each weight's largest singular directions; choose it to protect pre-training.
 
-    Each experience adds to ``W = U S V^T``, the weight as it is by then, only what ``U_h`` and ``V_h`` do not see.
+    Each experience adds to ``W = U S V^T``, the weight at that time, only what is orthogonal to ``U_h`` and ``V_h``.
 
     The top block is ``U_h S_h V_h^T``. The paper trains ``U_l, S_l, V_l`` of the rest with gradients projected off
     ``U_h`` and ``V_h``. Here the backbone stays frozen and the same set of changes, ``B A`` with ``U_h^T B = 0`` and
-    ``A V_h = 0``, is a low-rank correction beside it; a rank of ``min(width_in, width_out)`` less the block's reaches
+    ``A V_h = 0``, is a low-rank update beside it; a rank of ``min(width_in, width_out)`` less the block's reaches
     all of it. Projected gradients alone do not hold the constraint, because Adam scales every entry: the factors
     themselves are projected after every step, and it holds to rounding. Published numbers are of T5 and LLaMA, with
     projected gradients; the head and ``compete`` are ours, and the paper's choice of a rank per layer is left out.
@@ -49,7 +49,7 @@ class OSF(Strategy):
         compete: Compete = "current",
         hold: Literal["factors", "gradients_as_released"] = "factors",
     ) -> None:
-        """Keep how much stays."""
+        """Store the settings."""
         super().__init__()
         shares = isinstance(effective_rank, float)
         if not 0 <= effective_rank <= (1 if shares else float("inf")) or not growth >= 0:
@@ -67,7 +67,7 @@ class OSF(Strategy):
         self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train a correction that is orthogonal to the top block of the frozen weight with earlier corrections."""
+        """Train an update orthogonal to the top block of the frozen weight plus earlier updates."""
         before, mine = adapter_chain.extend(model, event)
         moved = total(model.adapters, before)
         blocks = {}
@@ -87,7 +87,7 @@ class OSF(Strategy):
             yield adapter_chain.plan(model, event, params, self.compete, edit_gradients=edit)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Score with all corrections and the head."""
+        """Score with all updates and the head."""
         return model.scores(x, model.adapters.learned)
 
     def _rank(self, width: int, earlier: int) -> int:

@@ -1,7 +1,7 @@
-"""PEGO: groups of low-rank corrections that preserve what was pre-trained and differ from one another.
+"""PEGO: groups of low-rank updates that preserve the pre-trained weight and differ from one another.
 
 Hu et al., "Learn to preserve and diversify: Parameter-efficient group with orthogonal regularization for domain
-generalization", ECCV 2024. Our reading of it: the authors' code was not at hand.
+generalization", ECCV 2024. Written from the paper: the authors' code was not available.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cl_framework.streams import Experience, Inputs
 class PEGO(Strategy):
     """Trains groups of diverse low-rank updates; choose it when experiences are different domains.
 
-    Each experience trains a group of corrections, ``W + sum_n B_n A_n``, on top of earlier groups.
+    Each experience trains a group of updates, ``W + sum_n B_n A_n``, on top of earlier groups.
 
     ``loss + preserve mean_n |A_n W^T|^2 / |W|^2 + diversify mean_{n,m} |A_n A_m^T|^2``, means over sites as well. The
-    method is about one training on several domains; in a stream new members also keep off those of earlier
-    experiences. Norms, weights and this extension are our reading. A group is one LoRA whose rank is shared out: four
-    members of rank 4 are rank 16.
+    method is about one training on several domains; in a stream new members are also kept orthogonal to those of
+    earlier experiences. Norms, weights and this extension are our reading. A group is one LoRA whose rank is split:
+    four members of rank 4 are rank 16.
 
-    A square weight of full rank leaves no direction alone, so that ``preserve`` also pulls ``A`` towards zero; measure
-    ``cosines`` to prevent that, and only the ``top`` directions of the weight to ask for what can be attained.
+    A square weight of full rank leaves no direction free, so that ``preserve`` also pulls ``A`` towards zero; measure
+    ``cosines`` to prevent that, and only the ``top`` directions of the weight for a penalty that can reach zero.
 
     Args:
         preserve: Weight of orthogonality to the pre-trained weight.
@@ -58,14 +58,14 @@ class PEGO(Strategy):
         top: int | None = None,
         compete: Compete = "current",
     ) -> None:
-        """Keep the weights and what is measured."""
+        """Store the weights and what is measured."""
         super().__init__()
         self.preserve, self.diversify, self.group, self.side, self.top = preserve, diversify, group, side, top
         self.how, self.compete = (norm, cosines), compete
         self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train a new group and the head, with earlier groups in use and untouched."""
+        """Train a new group and the head, with earlier groups active and frozen."""
         before, mine = adapter_chain.extend(model, event)
         rank = max(len(r.a) for r in mine.values())
         if rank > self.group and rank % self.group:

@@ -26,8 +26,8 @@ class RanPAC(Strategy):
 
     ``relu(z R) (G + ridge I)^-1 Q`` with ``R`` random, ``G`` and ``Q`` sums over all samples so far (Alg. 1).
 
-    ``R`` is standard normal. Forgetting is exact to 1e-6, but of what the adapter was tuned on; without tuning, of
-    everything.
+    ``R`` is standard normal. Forgetting is exact to 1e-6 except for the samples that the adapter was trained on;
+    without tuning, for all samples.
 
     The paper chooses the penalty by the newest experience alone, on a fifth of its samples, and uses it with the sums
     of all (Sec. 4). In double precision 1e-8 then often does about as well as 1e3 on small experiences and wins by
@@ -40,8 +40,8 @@ class RanPAC(Strategy):
         tune: Train an adapter on the first experience; without, the backbone stays pristine.
         expansion: Number of random features; None means 10,000 for features of width 768 (Sec. 5), in proportion.
         ridge: Weight of the penalty: a number, ``gcv``, or ``published``, which chooses it from 1e-8, 1e-7, ... 1e8 as
-            the paper does. Each experience's choice is then kept, since the one before counts again where the newest is
-            forgotten, and made anew where an experience loses samples: ``Subtract`` reads what is left of it.
+            the paper does. Each experience's choice is stored, since the one before counts again where the newest is
+            forgotten, and computed again where an experience loses samples: ``Subtract`` reads what is left of it.
         cosine_as_pilot: Score by the cosine of random features and weights, as PILOT's tables do; not in the paper.
         seed: Of the random projection, which belongs to the method and is never stored.
     """
@@ -57,7 +57,7 @@ class RanPAC(Strategy):
         cosine_as_pilot: bool = False,
         seed: int = 0,
     ) -> None:
-        """Start with nothing summed up."""
+        """Start with empty sums."""
         super().__init__()
         self.founded, self.expansion, self.ridge, self.cosine_as_pilot = tune, expansion, ridge, cosine_as_pilot
         self.seed, self.sums, self.ridges = seed, Sums(), Ledger()
@@ -66,7 +66,7 @@ class RanPAC(Strategy):
         self.competes = "new" if tune else None
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Tune if that is still to be done, add the classes that are not summed up yet, choose the penalty."""
+        """Train the adapter where asked, add the classes that are not in the sums yet, choose the penalty."""
         if self.founded and tuned(model) is None:
             yield tune(model, event)
         if missing := self.sums.missing(event.classes, event.name):
@@ -76,18 +76,18 @@ class RanPAC(Strategy):
             self.ridges[own] = holdout_ridge(h, y, RIDGES, seed_for(event.dice, model.seed))
 
     def rereads(self, event: ForgetRequest) -> bool:
-        """Besides what was tuned: what is left of an experience, to choose its penalty anew."""
+        """Besides the tuned experience: what is left of an experience, to choose its penalty again."""
         left = {e.name for e in event.remaining} & set(event.experiences)
         return super().rereads(event) or (self.ridge == "published" and bool(left))
 
     def subtract(self, model: Model, gone: Samples, experience: str) -> None:
-        """Take samples out of the sums, and forget the penalty that they took part in choosing."""
+        """Subtract samples from the sums, and delete the penalty that they helped to choose."""
         self.sums.subtract(*self._expanded(model, gone), experience)
         if (chosen := Entry(experience=experience)) in self.ridges:
             del self.ridges[chosen]
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
-        """Score with the regression that the sums stand for."""
+        """Score with the regression solved from the sums."""
         state = (self.sums.version, self.ridges.version, model.classes)
         if self._solved is None or self._solved[0] != state:
             gram, q, n = self.sums.of(model.classes)

@@ -27,12 +27,12 @@ class SimpleCIL(Strategy):
     isolates, competes, repeats = "class", None, True
 
     def __init__(self) -> None:
-        """Start with no prototypes."""
+        """Start without prototypes."""
         super().__init__()
         self.prototypes = Means(pristine=True)
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Write down the mean of each class that has none; ask for no training."""
+        """Store the mean of each class that has none; no training."""
         if missing := self.prototypes.missing(event.name, event.classes):
             self.prototypes.measure(event.name, *model.embed(event.reference.of(missing), using=()), missing)
         return ()

@@ -1,4 +1,4 @@
-"""SLCA: a backbone that learns slowly, and a classifier aligned on Gaussian features.
+"""SLCA: slow training of the backbone, and a classifier aligned on Gaussian features.
 
 Zhang et al., "SLCA: Slow learner with classifier alignment for continual learning on a pre-trained model", ICCV 2023.
 """
@@ -23,16 +23,16 @@ class SLCA(Strategy):
 
     Sequential fine-tuning at two rates; after each experience the head is trained on drawn features of all classes.
 
-    Published with the adapter `Full`, which fine-tunes the whole backbone as a correction beside frozen weights; weight
+    Published with the adapter `Full`, which fine-tunes the whole backbone as an update beside frozen weights; weight
     decay then pulls towards the pre-trained weights instead of zero. With other adapters it is SLCA's recipe on fewer
-    parameters, and wants a larger ``slow``. The paper's tables: SGD at rate 0.01, weight decay 5e-4, batches of 64, 20
+    parameters, and needs a larger ``slow``. The paper's tables: SGD at rate 0.01, weight decay 5e-4, batches of 64, 20
     epochs on CIFAR-100 and 50 elsewhere, the rate a tenth at the end; here it falls as the model section says.
 
-    Each experience goes on from the head as it was before alignment, so that errors of drawn features do not add up.
+    Each experience starts from the head before alignment, so that errors of drawn features do not add up.
 
     Args:
         slow: Share of the learning rate that adapters get.
-        align_epochs: Times everything is drawn (5 in the original code, 3 in PILOT's tables); 0 leaves alignment out.
+        align_epochs: Epochs of drawn features (5 in the original code, 3 in PILOT's tables); 0 leaves alignment out.
         align_lr: Its learning rate.
         draws: Features of each class in an epoch.
         temperature: Of the normalised logits.
@@ -54,7 +54,7 @@ class SLCA(Strategy):
         shrink: float = 0.9,
         compete: Compete = "current",
     ) -> None:
-        """Start with no class."""
+        """Start without classes."""
         super().__init__()
         self.slow, self.temperature, self.shrink = slow, temperature, shrink
         self.align_epochs, self.align_lr, self.draws = align_epochs, align_lr, draws
@@ -63,7 +63,7 @@ class SLCA(Strategy):
         self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train on the new classes among themselves, put the rows of old ones back, then align all of them."""
+        """Train on the new classes only, restore the rows of old ones, then align all rows."""
         model.ready("shared", event.classes)
         adapter, head = model.adapters.params("shared"), list(model.head.parameters())
         groups: list[dict[str, Any]] = [{"params": adapter, "lr_factor": self.slow}, {"params": head}]
@@ -91,7 +91,7 @@ class SLCA(Strategy):
 
     @torch.no_grad()
     def _restore(self, model: Model, new: Iterable[int]) -> None:
-        """File the rows just trained, and put those of older classes back as they were before any alignment."""
+        """Store the rows just trained, and restore those of older classes to their values before any alignment."""
         for i, c in enumerate(model.head.classes):
             for k, p in enumerate(p for p in model.head.parameters() if p.ndim):
                 entry = Entry(c, "shared", f"row{k}")

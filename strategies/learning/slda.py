@@ -35,19 +35,19 @@ class SLDA(Strategy):
     derived = ("inverse of the shared covariance",)
 
     def __init__(self, shrinkage: float = 1e-4) -> None:
-        """Start with nothing summed up."""
+        """Start with empty sums."""
         super().__init__()
         self.shrinkage, self.sums = shrinkage, Sums()
         self._solved: tuple[object, Tensor, Tensor] | None = None
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Add the classes that are not summed up yet."""
+        """Add the classes that are not in the sums yet."""
         if missing := self.sums.missing(event.classes, event.name):
             self.sums.add(*model.embed(event.reference.of(missing), using=()), event.name)
         return ()
 
     def subtract(self, model: Model, gone: Samples, experience: str) -> None:
-        """Take samples out of the sums."""
+        """Subtract samples from the sums."""
         self.sums.subtract(*model.embed(gone, using=()), experience)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""SSIAT: one adapter tuned throughout, old class means moved along with it, and a classifier aligned on them.
+"""SSIAT: one adapter trained on every experience, old class means shifted with it, and a classifier aligned on them.
 
 Tan et al., "Semantically-shifted incremental adapter-tuning is a continual ViTransformer", CVPR 2024.
 """
@@ -20,23 +20,23 @@ from cl_framework.streams import Batch, Experience, Inputs, Subset
 
 @final
 class SSIAT(Strategy):
-    """Tunes one shared adapter throughout and moves old means along; choose it to keep one small adapter.
+    """Tunes one shared adapter throughout and shifts old means; choose it to keep one small adapter.
 
     Train the shared adapter on new classes by cosines, shift old means, then align on drawn features of all classes.
 
-    Scores are cosines to the rows of the shared head, whose bias or scale takes no part. Published with `Bottleneck` of
+    Scores are cosines to the rows of the shared head, without its bias and scale. Published with `Bottleneck` of
     width 64, SGD at rate 0.01, weight decay 5e-4, batches of 48, and 20 epochs.
 
     Args:
         scale: Factor on cosines in both losses (20 in the paper).
         margin: Taken off the cosine of the right class in training (0; the released tables: 0.3 on ImageNet-A).
         sigma: How near a sample must lie to a mean to move it (4 as released; where distances are much larger than
-            that, all samples weigh the same). In units of features, so other backbones want another.
+            that, all samples weigh the same). In units of features, so other backbones need another value.
         pairing: How samples are read before and after training, to see how they moved. ``same_pictures`` reads each
             picture twice under the test transform, as the paper means it. ``shuffled_as_released`` reads random crops
             in two random orders, so that a picture is paired with another one; the published tables come from it.
         later_epochs: Epochs of every experience but the first (10 in the paper, half of the first's); None as many.
-        align_epochs: Times everything is drawn; 0 leaves alignment out.
+        align_epochs: Epochs of drawn features; 0 leaves alignment out.
         align_lr: Its learning rate.
         draws: Features of each class in an epoch.
         shrink: Means are multiplied with ``shrink + (1 - shrink) (t + 1) / (b + 1)`` before drawing, those of
@@ -60,7 +60,7 @@ class SSIAT(Strategy):
         shrink: float = 0.9,
         compete: Compete = "current",
     ) -> None:
-        """Start with no class."""
+        """Start without classes."""
         super().__init__()
         self.scale, self.margin, self.sigma, self.pairing = scale, margin, sigma, pairing
         self.later_epochs, self.shrink = later_epochs, shrink
@@ -70,7 +70,7 @@ class SSIAT(Strategy):
         self.competes = "known" if compete == "all" else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Train, see how far samples moved, move the means of old classes, measure new ones, align."""
+        """Train, measure how far samples moved, shift the means of old classes, compute new ones, align."""
         model.ready("shared", event.classes)
         self._even(model, event.classes)
         later = len(model.experiences) > 1
@@ -110,6 +110,6 @@ class SSIAT(Strategy):
 
     @torch.no_grad()
     def _even(self, model: Model, new: Iterable[int]) -> None:
-        """Give new rows the length that standard deviation 0.02 makes at width 768: it decides how fast they turn."""
+        """Give new rows the length that standard deviation 0.02 makes at width 768: it sets how fast they turn."""
         rows = [i for i, c in enumerate(model.head.classes) if c in new and c not in self.gaussians]
         model.head.weight[rows] = 0.02 * 768**0.5 * normalize(model.head.weight[rows], dim=1)

@@ -1,4 +1,4 @@
-"""Bad teacher: imitate one who knows nothing on what must go, and the old model on what stays.
+"""Bad teacher: distil an untrained model on the forget set, and the old model on the retain set.
 
 Chundawat et al., "Can bad teaching induce forgetting?", AAAI 2023.
 """
@@ -20,16 +20,16 @@ from cl_framework.streams import Batch, ForgetRequest, Joined
 class BadTeacher(Unlearner):
     """Imitates an untrained model on forget samples; choose it when all samples are there. Approximate.
 
-    ``KL(bad || new)`` on D_f, ``KL(old || new)`` on D_r. Reads the samples to forget and to retain.
+    ``KL(bad || new)`` on D_f, ``KL(old || new)`` on D_r. Reads the forget set and the retain set.
 
     The bad teacher is the frozen backbone without what was trained, under a head of random rows.
 
     Args:
-        epochs: Passes over both (1 in the paper).
-        share: Share of what stays that is read (0.3 in the paper).
+        epochs: Passes over both sets (1 in the paper).
+        share: Share of the retain set that is read (0.3 in the paper).
         temperature: Softens teachers and student (1 in the paper).
         lr: Learning rate of AdamW (1e-4 in the paper, all weights); None trains as the model section says.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget", "retain"})
@@ -48,12 +48,12 @@ class BadTeacher(Unlearner):
         self.keep_rows = keep_rows
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Imitate both teachers, then part with the classes."""
+        """Distil both teachers, then remove the classes."""
         old = Teacher(model, strategy, editable(model))
         bad = Head(model.head.width, model.head.kind, model.classes).to(model.device)
 
         def loss(model: Model, batch: Batch) -> Tensor:
-            with torch.no_grad():  # earlier edits on the stack stay in force for it, as for every pass
+            with torch.no_grad():  # earlier edits on the stack apply to it, as to every pass
                 ignorant = bad(model.features(batch.x, ()))
             taught = torch.where(among(batch, event.data.ids)[:, None], ignorant, old(batch.x))
             return divergence(taught, strategy.predict(model, batch.x), self.temperature)

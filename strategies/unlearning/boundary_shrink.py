@@ -1,4 +1,4 @@
-"""Boundary shrink: give what must go to its nearest neighbour across the decision boundary.
+"""Boundary shrink: relabel the forget set as the nearest class across the decision boundary.
 
 Chen et al., "Boundary unlearning: rapid forgetting of deep networks via shifting the decision boundary", CVPR 2023.
 """
@@ -32,14 +32,14 @@ from cl_framework.streams import ForgetRequest
 class BoundaryShrink(Unlearner):
     """Relabels forget samples as their nearest other class; needs only these. Approximate.
 
-    Learn ``x_f`` as what the old model sees in ``x_f + eps sign(grad CE)``. Reads only samples to forget.
+    Learn ``x_f`` as what the old model sees in ``x_f + eps sign(grad CE)``. Reads the forget set only.
 
     Args:
         eps: Length of the step (FGSM) across the boundary, in units of the inputs (0.1 in the paper).
-        epochs: Passes over what must go.
+        epochs: Passes over the forget set.
         lr: Learning rate of AdamW; None trains as the model section says.
         batch: Samples per pass of the search.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget"})
@@ -52,12 +52,12 @@ class BoundaryShrink(Unlearner):
         self.eps, self.epochs, self.lr, self.batch, self.keep_rows = eps, epochs, lr, batch, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to inputs that cannot be moved across a boundary."""
+        """Refuse inputs that cannot be moved across a boundary."""
         unmoved = f"the inputs of {model.backbone.name} cannot be moved along a gradient, for none reaches them"
         return None if model.backbone.smooth else unmoved
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Find the neighbours, learn them as labels, then part with the classes."""
+        """Find the nearest classes, train on them as labels, then remove the classes."""
         with parameter_importance.open_to_gradients(model, ()):
             read = parameter_importance.batches(event.reference, self.batch, model.device)
             labels = torch.cat([neighbours(model, strategy, b.x, b.y, self.eps) for b in read])

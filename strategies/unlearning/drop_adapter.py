@@ -1,4 +1,4 @@
-"""Forget exactly, by deleting everything that saw what must go and learning again what shared it."""
+"""Forget exactly: delete all state that depends on the forget set, and train the shared part of it again."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cl_framework.streams import ForgetRequest
 
 @final
 class DropAdapter(Unlearner):
-    """Deletes all state that met what goes; choose it with strategies that keep state apart. Exact.
+    """Deletes all state that met the forget set; choose it with strategies that keep state apart. Exact.
 
-    Exact removal for strategies that isolate experiences or classes: the result never met what was forgotten.
+    Exact removal for strategies that isolate experiences or classes: the result never met the forget set.
 
     Whole experiences need no data: their adapters, prototypes and rows are deleted. When part of an experience goes,
     its adapter is trained again from the rest with the same seed, and the statistics of later classes in that adapter's
     space are measured again; this needs the training data of what remains. So does a request that touches the first
-    experience, where a strategy trains on that one only and everything rests on it: all is learned again.
+    experience, where a strategy trains on that one only and all else depends on it: everything is learned again.
     """
 
     exact, acts = True, "drop"
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object where state is shared: deleting could not separate what one class or experience put into it."""
+        """Refuse where state is shared: deleting could not separate what one class or experience put into it."""
         if event.inherited:
             return "the backbone itself was pre-trained on it; nothing here can make it never have seen it"
         name = type(strategy).__name__
@@ -39,7 +39,7 @@ class DropAdapter(Unlearner):
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Delete, then fill in what survives and is missing."""
+        """Delete, then compute again what is missing."""
         filed_once = frozenset[int]() if strategy.repeats else frozenset(event.data.labels.tolist())
         apart = strategy.isolates == "experience" or strategy.unfounded(event)
         shared = frozenset(event.experiences) if apart else frozenset()

@@ -1,4 +1,4 @@
-"""Fisher forgetting: noise where what stays does not mind it.
+"""Fisher forgetting: noise in weights that the retain set does not depend on.
 
 Golatkar et al., "Eternal sunshine of the spotless net", CVPR 2020, Sec. 5.
 """
@@ -19,15 +19,15 @@ from cl_framework.streams import ForgetRequest
 class FisherForgetting(Unlearner):
     """Adds noise to weights that retained samples need least; needs only these. Approximate.
 
-    ``theta + N(0, a / F)`` with the Fisher information F of what stays. Reads only samples to retain.
+    ``theta + N(0, a / F)`` with the Fisher information F of the retain set. Reads the retain set only.
 
-    F takes every label into account, so each sample costs as many backward passes as there are classes.
+    F sums over every label, so each sample costs as many backward passes as there are classes.
 
     Args:
         a: Strength of the noise (1e-6 in the paper).
         most: Bound on ``1 / F`` (1e3 in the released code).
-        share: Share of what stays that is read.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        share: Share of the retain set that is read.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"retain"})
@@ -38,7 +38,7 @@ class FisherForgetting(Unlearner):
         self.a, self.most, self.share, self.keep_rows = a, most, share, keep_rows
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Measure, add noise, then part with the classes; nothing is trained."""
+        """Estimate F, add noise, then remove the classes; nothing is trained."""
         params, stay = editable(model), reference_of(event, retained(event, self.share))
         with parameter_importance.open_to_gradients(model, params):
             read = parameter_importance.batches(stay, 64, model.device)

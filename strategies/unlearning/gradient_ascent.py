@@ -1,4 +1,4 @@
-"""Gradient ascent: climb the loss of what must go, and look at nothing else.
+"""Gradient ascent: raise the loss on the forget set only.
 
 Golatkar et al., "Eternal sunshine of the spotless net", CVPR 2020, Sec. 6 (the baseline "negative gradient").
 """
@@ -20,14 +20,14 @@ from cl_framework.streams import Batch, ForgetRequest
 class GradientAscent(Unlearner):
     """Raises the loss of forget samples; choose it as the simplest baseline without others. Approximate.
 
-    ``-CE(forget)`` on the shared adapters. Reads the samples to forget and no others.
+    ``-CE(forget)`` on the shared adapters. Reads the forget set only.
 
-    Nothing holds the rest in place and the ascent has no bound: a few small steps, or everything is torn down.
+    Nothing keeps the rest and the ascent has no bound: more than a few small steps destroy the model.
 
     Args:
-        epochs: Passes over what must go.
+        epochs: Passes over the forget set.
         lr: Learning rate of AdamW; None trains as the model section says.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget"})
@@ -38,7 +38,7 @@ class GradientAscent(Unlearner):
         self.epochs, self.lr, self.keep_rows = epochs, lr, keep_rows
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Climb, then part with the classes."""
+        """Ascend, then remove the classes."""
 
         def loss(model: Model, batch: Batch) -> Tensor:
             return -cross_entropy(strategy.predict(model, batch.x), columns(model, batch.y))

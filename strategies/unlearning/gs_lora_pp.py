@@ -1,4 +1,4 @@
-"""GS-LoRA++: GS-LoRA that also moves features away from the prototypes of what must go.
+"""GS-LoRA++: GS-LoRA that also moves features away from the prototypes of forgotten classes.
 
 Zhao et al., "Practical continual forgetting for pre-trained vision models", IEEE TPAMI 2026, Sec. 4.
 """
@@ -39,31 +39,31 @@ from cl_framework.streams import Batch, ForgetRequest, Joined
 class GSLoRAPlusPlus(Unlearner):
     """GS-LoRA that also moves features from class means; choose it to change features too. Approximate.
 
-    GS-LoRA's loss ``+ w_f max(0, bound_f - D(z_f, p)) + w_r D(z_r, p)``. Reads the samples to forget and to retain.
+    GS-LoRA's loss ``+ w_f max(0, bound_f - D(z_f, p)) + w_r D(z_r, p)``. Reads the forget set and the retain set.
 
     D is the divergence of features z from the mean feature p of their class before the head. Prototypes are of the
     model just before this request, on the pictures that are read, under the test transform. The released code averages
-    weights as well, but for evaluation only; with ``ema`` the averaged factors are what stays.
+    weights as well, but for evaluation only; with ``ema`` the averaged factors are kept.
 
     Args:
         beta: Weight of forgetting: one, or one for each request in turn. None balances the two gradients instead.
         ratio: Where balanced, the length of forgetting's gradient in that of retaining's.
-        bound: Where forgetting ends, in multiples of ln K.
+        bound: Loss at which forgetting ends, in multiples of ln K.
         clamp: ``sample`` bounds every sample; ``batch`` bounds the mean, as released.
         push: ``w_f``, the weight of moving away from prototypes (released: 3e-4 to 0.5, mostly 0.01).
         push_bound: ``bound_f`` in nats (18 as released).
         pull: ``w_r``, the weight of staying at prototypes (released: 0 almost everywhere, against the paper's text).
         alpha: Weight of sparsity; see `GSLoRA`.
         form: ``proximal`` yields true zeros; ``penalty`` is the released form and yields none.
-        group: What is kept or dropped together: a transformer block, a site, or a matrix.
+        group: Parameters that are kept or zeroed together: a transformer block, a site, or a matrix.
         warmup: Epochs without sparsity.
-        epochs: Passes over what is retained (100 in the paper).
-        share: Share of what stays that is read (0.1 in the paper).
-        ema: How much of the average stays at the end of each epoch (0.9 released); None keeps the last weights.
+        epochs: Passes over the retain set (100 in the paper).
+        share: Share of the retain set that is read (0.1 in the paper).
+        ema: Decay of the average at the end of each epoch (0.9 released); None keeps the last weights.
         ema_from: First epoch to be averaged (30 or 50 of 100 released).
-        pace: Samples to forget that are read with one to retain (1 in the released code).
+        pace: Samples of the forget set read with each one of the retain set (1 in the released code).
         lr: Learning rate of AdamW (1e-2 as released).
-        keep_rows: Go on scoring forgotten classes, as in the paper, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, as in the paper, to measure the edit alone.
     """
 
     acts = "stack"
@@ -97,15 +97,15 @@ class GSLoRAPlusPlus(Unlearner):
         self.epochs, self.share, self.pace, self.lr, self.keep_rows = epochs, share, pace, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to a bound out of reach."""
+        """Refuse a bound out of reach."""
         return self.rise.objection(model)
 
     def runs_out(self, model: Model, requests: int) -> str | None:
-        """Tell where the betas are fewer than the requests."""
+        """Warn where there are fewer betas than requests."""
         return self.rise.runs_out(model, requests)
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Take prototypes, train a new delta on pairs, then part with the classes."""
+        """Take prototypes, train a new delta on pairs, then remove the classes."""
         stays, raised = retained(event, self.share), self.rise.begin(model)
         pairs = Paired(stays, event.data, self.pace)
         home = prototypes(model, strategy, Joined([event.reference, reference_of(event, stays)]))
@@ -127,5 +127,5 @@ class GSLoRAPlusPlus(Unlearner):
         part(model, strategy, event, self.keep_rows)
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
-        """Return the share of groups that the request left alone."""
+        """Return the share of groups that the request left at zero."""
         return self.sparsity.notes(model.adapters, event.name)

@@ -1,4 +1,4 @@
-"""Delete the head's row and nothing else: the weakest answer that still never names the class."""
+"""Delete the head's rows only: the weakest unlearning that never predicts the class again."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class HeadRows(Unlearner):
 
     Remove the rows of forgotten classes from the head. Reads no samples.
 
-    Everything that the adapters learned of the class stays, and a new row finds it again: the baseline any edit has
-    to beat in an audit, though its accuracy on forgotten classes is zero.
+    All that the adapters learned of the class stays, and a new row recovers it: the baseline of any edit
+    in an audit, though its accuracy on forgotten classes is zero.
     """
 
     acts = "rows"
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object where samples go whose class stays."""
+        """Refuse requests for samples whose class stays."""
         partly = set(event.data.labels.tolist()) - set(event.classes)
         return "it deletes rows of classes, and of these samples the class stays" if partly else None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Part with the classes."""
+        """Remove the classes."""
         part(model, strategy, event)
         yield from ()

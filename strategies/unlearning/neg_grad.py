@@ -1,4 +1,4 @@
-"""NegGrad+: descend on what stays and ascend on what must go, at once.
+"""NegGrad+: descend on the retain set and ascend on the forget set at once.
 
 Kurmanji et al., "Towards unbounded machine unlearning", NeurIPS 2023, Sec. 5 (baselines).
 """
@@ -20,16 +20,16 @@ from cl_framework.streams import Batch, ForgetRequest
 class NegGradPlus(Unlearner):
     """Lowers the loss on retain and raises it on forget samples; choose it as a baseline. Approximate.
 
-    ``balance CE(retain) - (1 - balance) CE(forget)`` on the shared adapters. Reads both kinds of samples.
+    ``balance CE(retain) - (1 - balance) CE(forget)`` on the shared adapters. Reads the forget set and the retain set.
 
-    The ascent has no bound; ``balance`` and few epochs keep it from tearing everything down.
+    The ascent has no bound; ``balance`` and few epochs keep it from destroying the model.
 
     Args:
-        balance: Weight of what stays (0.95 in the paper's experiments).
-        epochs: Passes over what stays (10 there).
-        share: Share of what stays that is read.
+        balance: Weight of the retain set (0.95 in the paper's experiments).
+        epochs: Passes over the retain set (10 there).
+        share: Share of the retain set that is read.
         lr: Learning rate of AdamW; None trains as the model section says.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget", "retain"})
@@ -47,7 +47,7 @@ class NegGradPlus(Unlearner):
         self.balance, self.epochs, self.share, self.lr, self.keep_rows = balance, epochs, share, lr, keep_rows
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Train on pairs, then part with the classes."""
+        """Train on pairs, then remove the classes."""
         pairs = Paired(retained(event, self.share), event.data)
 
         def loss(model: Model, batch: Batch) -> Tensor:

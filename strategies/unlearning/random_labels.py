@@ -1,4 +1,4 @@
-"""Random labels: learn wrong labels for what must go beside the right ones for what stays.
+"""Random labels: train on wrong labels for the forget set and right ones for the retain set.
 
 Graves et al., "Amnesiac machine learning", AAAI 2021, Sec. 4 (unlearning); the baseline "RL" of later papers.
 """
@@ -17,16 +17,16 @@ from cl_framework.streams import ForgetRequest, Joined
 class RandomLabels(Unlearner):
     """Trains wrong labels on forget and right ones on retain samples; choose it to compare. Approximate.
 
-    Cross-entropy with a wrong label for samples to forget. Reads the samples to forget and to retain.
+    Cross-entropy with a wrong label for the forget set. Reads the forget set and the retain set.
 
-    Labels are drawn anew in each epoch from all classes alive but the true one. Some released code draws them from as
+    Labels are drawn in each epoch from all live classes but the true one. Some released code draws them from as
     many as are to be forgotten, which pushes everything onto a few.
 
     Args:
-        epochs: Passes over both.
-        share: Share of what stays that is read.
+        epochs: Passes over both sets.
+        share: Share of the retain set that is read.
         lr: Learning rate of AdamW; None trains as the model section says.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget", "retain"})
@@ -37,7 +37,7 @@ class RandomLabels(Unlearner):
         self.epochs, self.share, self.lr, self.keep_rows = epochs, share, lr, keep_rows
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Train on both, then part with the classes."""
+        """Train on both, then remove the classes."""
         both = Joined([event.data, retained(event, self.share)])
         yield Plan(both, editable(model), relabelling(strategy, event.data.ids), self.epochs, adamw(self.lr))
         part(model, strategy, event, self.keep_rows)

@@ -1,4 +1,4 @@
-"""Forget by starting over: the reference every other way of forgetting is compared with."""
+"""Forget by training again from the start: the reference for every other unlearner."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Retrain(Unlearner):
     needs = frozenset({"retain"})
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object where the backbone would have to be trained again."""
+        """Refuse where the backbone would have to be trained again."""
         seen = "the backbone itself was pre-trained on it; nothing here can make it never have seen it"
         return seen if event.inherited else None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Return to the first state and learn what remains."""
+        """Return to the initial state and learn the retain set."""
         erase(Erasure(everything=True), model, strategy)
         for experience in event.remaining:
             yield from lesson(model, strategy, experience)

@@ -1,4 +1,4 @@
-"""SalUn: random labels for what must go, learned by the weights that mattered most to it.
+"""SalUn: random labels for the forget set, trained into its most salient weights.
 
 Fan et al., "SalUn: empowering machine unlearning via gradient-based weight saliency", ICLR 2024, Sec. 4, Eq. 3-4.
 """
@@ -30,18 +30,18 @@ from cl_framework.streams import ForgetRequest, Joined
 class SalUn(Unlearner):
     """Trains wrong labels into the most salient weights only; choose it to change few. Approximate.
 
-    `RandomLabels` on the most salient weights alone. Reads the samples to forget and to retain.
+    `RandomLabels` on the most salient weights alone. Reads the forget set and the retain set.
 
     Salient is the ``top`` share of ``|sum over D_f of grad CE|``, ranked over all weights in one pass of evaluation.
-    The rest is put back after every step: weight decay and momentum move also what has no gradient.
+    The rest is restored after every step: weight decay and momentum change weights without gradient too.
 
     Args:
         top: Share of the weights that may change (0.5 in the paper).
-        epochs: Passes over both.
-        share: Share of what stays that is read.
+        epochs: Passes over both sets.
+        share: Share of the retain set that is read.
         lr: Learning rate of AdamW; None trains as the model section says.
         batch: Samples per pass of the ranking, which does not depend on it.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget", "retain"})
@@ -61,7 +61,7 @@ class SalUn(Unlearner):
         self.batch, self.keep_rows = batch, keep_rows
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Rank, train what is salient, then part with the classes."""
+        """Rank, train what is salient, then remove the classes."""
         params, entropy = editable(model), learned(strategy)
         with parameter_importance.open_to_gradients(model, params):
             read = parameter_importance.batches(event.reference, self.batch, model.device)

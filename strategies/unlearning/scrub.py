@@ -1,4 +1,4 @@
-"""SCRUB: move away from the old model on what must go, and stay with it on the rest, in turns.
+"""SCRUB: move away from the old model on the forget set and stay near it on the retain set, in turns.
 
 Kurmanji et al., "Towards unbounded machine unlearning", NeurIPS 2023, Sec. 3.
 """
@@ -32,22 +32,23 @@ from cl_framework.streams import Batch, ForgetRequest
 class SCRUB(Unlearner):
     """Moves away from the old model on forget samples and stays near it on retain samples. Approximate.
 
-    Epochs of ``max KL(old || new)`` on D_f, ``min gamma CE + alpha KL`` on D_r. Reads both kinds of samples.
+    Epochs of ``max KL(old || new)`` on D_f, ``min gamma CE + alpha KL`` on D_r. Reads the forget set and the retain
+    set.
 
-    ``rewind`` (SCRUB+R, for single samples) returns to the epoch whose error on what must go is closest to the error on
-    as many samples of each class held out from the descent, so that what must go is not conspicuously wrong. Those were
-    learned once, as there are no others at request time: their error is a low estimate.
+    ``rewind`` (SCRUB+R, for single samples) returns to the epoch whose error on the forget set is closest to the error
+    on as many samples of each class held out from the descent, so that errors on the forget set do not stand out. Those
+    were learned once, as there are no others at request time: their error is a low estimate.
 
     Args:
-        gamma: Weight of the cross-entropy on what stays (0.99 in the large-scale experiments).
-        alpha: Weight of the divergence on what stays (0.001 there).
+        gamma: Weight of the cross-entropy on the retain set (0.99 in the large-scale experiments).
+        alpha: Weight of the divergence on the retain set (0.001 there).
         temperature: Softens both models in the divergence (4 there).
-        epochs: Passes over what stays.
+        epochs: Passes over the retain set.
         ascents: How many of these begin with an epoch of ascent (msteps).
-        share: Share of what stays that is read.
+        share: Share of the retain set that is read.
         lr: Learning rate of AdamW; None trains as the model section says.
-        rewind: Return to the epoch that fits best.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        rewind: Return to the epoch of the closest error.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget", "retain"})
@@ -70,13 +71,13 @@ class SCRUB(Unlearner):
         self.share, self.lr, self.rewind, self.keep_rows = share, lr, rewind, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to rewinding where no sample of the same class stays."""
+        """Refuse rewinding where no sample of the same class stays."""
         if self.rewind and not event.single:
             return "rewinding compares with samples of the same classes that stay, and these go altogether"
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Climb and descend in turns, rewind if asked, then part with the classes."""
+        """Ascend and descend in turns, rewind if asked, then remove the classes."""
         params, entropy, optimizer = editable(model), learned(strategy), adamw(self.lr)
         teacher, stay = Teacher(model, strategy, params), retained(event, self.share)
         held, stay = hold_out(event, stay) if self.rewind else (stay, stay)

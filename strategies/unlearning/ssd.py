@@ -1,4 +1,4 @@
-"""Selective synaptic dampening: shrink the weights that matter more to what must go than to everything.
+"""Selective synaptic dampening: shrink weights that matter more to the forget set than to all samples.
 
 Foster et al., "Fast machine unlearning without retraining through selective synaptic dampening", AAAI 2024.
 """
@@ -29,16 +29,16 @@ from cl_framework.streams import ForgetRequest, Joined, Subset
 class SSD(Unlearner):
     """Shrinks weights that forget samples need most; choose it to edit without training. Approximate.
 
-    Where ``I_f > a I_D``: ``theta min(1, strength I_D / I_f)``. Reads the samples to forget and to retain.
+    Where ``I_f > a I_D``: ``theta min(1, strength I_D / I_f)``. Reads the forget set and the retain set.
 
     I is the mean over batches of the squared gradient, so it depends on their size; nothing is trained.
 
     Args:
         a: How much more a weight must matter to be dampened (10 in the paper; 5 for its ViT, 50 for faces).
-        strength: What dampening leaves grows with it (1 in the paper; 0.1 for faces).
-        share: Share of what stays that is read.
+        strength: Factor on the remaining weight (1 in the paper; 0.1 for faces).
+        share: Share of the retain set that is read.
         batch: Samples per squared gradient.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"forget", "retain"})
@@ -56,7 +56,7 @@ class SSD(Unlearner):
         self.a, self.strength, self.share, self.batch, self.keep_rows = a, strength, share, batch, keep_rows
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Measure twice, dampen, then part with the classes."""
+        """Estimate both, dampen, then remove the classes."""
         params, entropy = editable(model), learned(strategy)
         everything = Joined([event.reference, reference_of(event, retained(event, self.share))])
         mixed = Subset(everything, torch.randperm(len(everything)))

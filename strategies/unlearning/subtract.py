@@ -1,4 +1,4 @@
-"""Forget exactly, by taking what must go out of the sums it was added to."""
+"""Forget exactly: subtract the forget set from the sums it was added to."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from cl_framework.streams import ForgetRequest
 
 @final
 class Subtract(Unlearner):
-    """Takes forgotten samples out of sums; choose it with statistics such as means or ridge sums. Exact.
+    """Subtracts forgotten samples from sums; choose it with statistics such as means or ridge sums. Exact.
 
     Exact removal, to 1e-6, for strategies whose whole state is sums over samples: means, moments, ridge regression.
 
-    Classes, experiences and single samples all go in one pass over them, which the feature store often saves. It reads
-    the samples to forget and nothing else, unless ``check``, or the strategy chose something by what is left of an
+    Classes, experiences and single samples take one pass over them, which the feature store often saves. It reads
+    the forget set only, unless ``check``, or the strategy chose something by what is left of an
     experience and has to choose again.
 
     Args:
-        check: Sum up what remains anew and compare; the run notes the drift, and a request that would leave more than
-            1e-6 of the largest entry is refused. Reads what stays.
+        check: Sum up the retain set again and compare; the run notes the drift, and a request that would leave more
+            than 1e-6 of the largest entry is refused. Reads the retain set.
     """
 
     exact, acts, tolerance = True, "subtract", 1e-6
@@ -38,19 +38,19 @@ class Subtract(Unlearner):
         self.drift: float | None = None
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object where state is more than sums."""
+        """Refuse where state is not sums alone."""
         if not strategy.subtracts:
             return f"the state of {type(strategy).__name__} is no sum over samples, so none can be subtracted"
         if strategy.unfounded(event):
             return f"the features that {type(strategy).__name__} sums up were tuned on {event.first!r}, and are no sum"
         if self.check and "retain" in event.missing:
-            return "its check sums up what stays, which cannot be had"
+            return "its check sums up the retain set, which cannot be had"
         if strategy.rereads(event) and "retain" in event.missing:
             return "part of an experience stays, and what was chosen on it is chosen anew from samples that are missing"
         return None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Subtract, let classes without samples go, and fill in what is no sum; ask for no training."""
+        """Subtract, remove classes without samples, and compute again what is no sum; no training."""
         for experience, gone in zip(event.experiences, event.reference.sources, strict=True):
             strategy.subtract(model, gone, experience)
         part(model, strategy, event)
@@ -62,12 +62,12 @@ class Subtract(Unlearner):
             raise UserError(f"The sums have drifted by {self.drift:.1e}; forget with Retrain, which sums up anew.")
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
-        """Return how far the sums are from a rebuild, where that was checked."""
+        """Return the distance between the sums and a rebuild, where ``check`` is on."""
         return {} if self.drift is None else {"drift": self.drift}
 
 
 def rebuilt(model: Model, strategy: Strategy, event: ForgetRequest) -> Strategy:
-    """Return the strategy as it would be had it only ever met what remains."""
+    """Return the strategy that only met the retain set."""
     fresh = copy.deepcopy(strategy)
     erase(Erasure(everything=True), fresh)
     for experience in event.remaining:

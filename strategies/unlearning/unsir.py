@@ -1,4 +1,4 @@
-"""UNSIR: noise that means a class to the model takes the place of its samples.
+"""UNSIR: noise optimised for a class takes the place of its samples.
 
 Tarun et al., "Fast yet effective machine unlearning", IEEE TNNLS 2023.
 """
@@ -21,7 +21,7 @@ from cl_framework.streams import ForgetRequest, Joined, Rows, Samples, Subset
 class UNSIR(Unlearner):
     """Learns noise in place of a class, then repairs; choose it when its samples are gone. Approximate.
 
-    Learn noise as the class that must go (impair), then what stays (repair). Reads only samples to retain.
+    Train on noise labelled as the forgotten class (impair), then on the retain set (repair). Reads the retain set only.
 
     The noise maximises ``CE(class) - 0.1 ||noise||^2``. Only whole classes can be forgotten.
 
@@ -29,11 +29,11 @@ class UNSIR(Unlearner):
         noises: Noise pictures for each class (32 in the paper).
         noise_steps: Adam steps, at rate 0.1, that shape them (25 in the paper).
         copies: How often each appears in the impair step (80 in the paper).
-        impair: Epochs on noise and what stays (1 in the paper).
-        repair: Epochs on what stays (1 in the paper).
-        share: Share of what stays that is read.
+        impair: Epochs on noise and the retain set (1 in the paper).
+        repair: Epochs on the retain set (1 in the paper).
+        share: Share of the retain set that is read.
         lr: Learning rate of AdamW; None trains as the model section says.
-        keep_rows: Go on scoring forgotten classes, to measure the edit alone.
+        keep_rows: Keep scoring forgotten classes, to measure the edit alone.
     """
 
     needs = frozenset({"retain"})
@@ -61,14 +61,14 @@ class UNSIR(Unlearner):
         self.share, self.lr, self.keep_rows = share, lr, keep_rows
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Object to requests that name single samples, and to inputs that noise cannot stand for."""
+        """Refuse requests that name single samples, and inputs that noise cannot replace."""
         if not model.backbone.smooth:
             return f"noise cannot stand for the inputs of {model.backbone.name}, which no gradient reaches"
         partly = event.single or set(event.data.labels.tolist()) - set(event.classes)
         return "it makes noise for a class, and samples of it stay" if partly else None
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Make the noise, impair, repair, then part with the classes."""
+        """Make the noise, impair, repair, then remove the classes."""
         stay, params = retained(event, self.share), editable(model)
         noise: list[Samples] = [self._noise(model, strategy, c, stay[[0]].x) for c in event.classes]
         yield Plan(Joined([*noise, stay]), params, learned(strategy), self.impair, adamw(self.lr))
