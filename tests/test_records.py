@@ -1,5 +1,6 @@
 """A file that was edited and sealed again with wrong types gives one sentence that names it; never another error."""
 
+import base64
 import json
 import random
 import re
@@ -9,6 +10,8 @@ import pytest
 
 from cl_framework.cli import main
 from cl_framework.errors import UserError
+from cl_framework.runs import receipts
+from cl_framework.storage import envelopes
 from cl_framework.storage.files import seal, sha256
 from cl_framework.storage.typed_records import FileEntry, parsed
 
@@ -50,8 +53,8 @@ def reseal(run, name, record):
     """Write a record as somebody would who knows how files are sealed, everything that hashes it included."""
     file = run / name
     if name == "receipts.jsonl":
-        bare = {k: v for k, v in record.items() if k != "sha256"} if isinstance(record, dict) else record
-        file.write_bytes(seal(bare, None) if isinstance(bare, dict) else json.dumps(bare).encode() + b"\n")
+        body = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        file.write_bytes(envelopes.packed(body, receipts.TYPE))
     elif not isinstance(record, dict) or name in ("results.json", "audit.json") or name.endswith("metrics.json"):
         file.write_bytes(json.dumps(record).encode())
     else:
@@ -82,9 +85,15 @@ RECORDS = (
 )  # fmt: skip
 
 
+def content(file):
+    """What a record says; of an envelope, what is in it."""
+    record = json.loads(file.read_text())
+    return json.loads(base64.b64decode(record["payload"])) if "payload" in record else record
+
+
 def harmed(made, folder, name, values):
     """Yield a run in which each field of a record in turn has another value, and which field and value that is."""
-    original, dice = json.loads((made / name).read_text()), random.Random(name)
+    original, dice = content(made / name), random.Random(name)
     run = shutil.copytree(made, folder / "run")
     for at in places(original):
         for wrong in dice.sample(WRONG, values):
@@ -126,7 +135,7 @@ def test_no_wrong_type_in_a_record_stops_any_verb_with_another_error(made, tmp_p
 )  # fmt: skip
 def test_file_and_field_are_named(made, tmp_path, capsys, name, at, wrong, verb, told):
     run = shutil.copytree(made, tmp_path / "run")
-    reseal(run, name, changed(json.loads((run / name).read_text()), at, wrong))
+    reseal(run, name, changed(content(run / name), at, wrong))
     code, said = attempt(capsys, verb, run)
     assert code
     assert re.search(told, said)

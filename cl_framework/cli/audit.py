@@ -131,10 +131,11 @@ def _check_method(directory: Run, run: Learner, about: Subject) -> None:
         UserError: If a request was carried out by another one, or with other settings.
     """
     mine = run.unlearner and (type(run.unlearner).__name__, ranges.settings_of(run.unlearner))
-    for told in receipts.read(directory.path):
-        if told["request"] in about.requests and (told["method"], told["settings"]["values"]) != mine:
+    for receipt in (line.receipt for line in receipts.whole(directory.path)):
+        settings = receipt.settings and receipt.settings.values
+        if receipt.request in about.requests and (receipt.method, settings) != mine:
             raise UserError(
-                f"Shadow models forget as the config says, and {told['request']} was carried out by {told['method']} "
+                f"Shadow models forget as the config says, and {receipt.request} was carried out by {receipt.method} "
                 "with an unlearner or settings of its own; leave out --shadows."
             )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cl_framework.runs.signatures import Sign
+    from cl_framework.storage.envelopes import Signature
 
 CONFIG = "config.yaml"
 
@@ -225,7 +226,8 @@ class Run:
             blobs[event.samples] = [samples]
         event = replace(event, files={place: files.entry(*parts) for place, parts in blobs.items()})
         if receipt is not None:
-            event = replace(event, receipt=self._testified(receipt, events, event, before, after, sign))
+            facts = self._testified(receipt, events, event, before, after)
+            event = replace(event, receipt=facts, signatures=self._signatures(event.folder, facts, sign))
         try:
             self._write(event, blobs)
         except OSError as error:
@@ -246,26 +248,28 @@ class Run:
         event: Event,
         before: Mapping[str, str],
         after: Mapping[str, str],
-        sign: Sign | None,
     ) -> dict[str, Any]:
-        """Return the receipt with what only the run knows: hashes of states and artifacts, bytes removed, signature.
+        """Return the receipt with what only the run knows: hashes of states and artifacts, bytes removed.
 
         Fingerprints of single tensors are keyed: that of a few sample ids could be found by trying.
         """
         key = receipts.run_key(self.path)
         marks = [{n: digest(key, "tensor", h) for n, h in side.items()} for side in (before, after)]
         touched = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
-        told = {
+        return {
             **receipt,
             "state": {"before": records.state_hash(before), "after": records.state_hash(after)},
             "history": records.history_hash([*events, event]),
             "artifacts": {n: [side.get(n) for side in marks] for n in touched},
             "bytes_removed": maintenance.bytes_to_remove(self.path, events, event),
         }
+
+    def _signatures(self, folder: str, facts: Mapping[str, Any], sign: Sign | None) -> tuple[Signature, ...]:
         if sign is not None:
             self.sweep()  # the line before this one must be there, for its hash is signed too
-            told["signature"] = sign(receipts.body({"event": event.folder, **told}, receipts.last(self.path)))
-        return told
+        # Made in any case: what canonical JSON cannot hold is refused before the event counts.
+        signed = receipts.to_sign({"event": folder, **facts}, receipts.last(self.path))
+        return (sign(signed),) if sign is not None else ()
 
     def _new_features(
         self, features: Mapping[str, Tensor] | None

@@ -42,7 +42,7 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
     Raises:
         UserError: If a file was edited, or the disk refuses.
     """
-    told = {r.get("event") for r in receipts.read(path)}
+    told = {line.receipt.event for line in receipts.whole(path)}
     try:
         for place, entry in listed(events).items():
             waiting = sibling(path / place)
@@ -54,7 +54,7 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
         derived_files.expire(path, max((i for i, e in enumerate(events, 1) if e.kind == "forget"), default=0))
         for event in events:  # a line is written last: it stands for everything above
             if event.receipt is not None and event.folder not in told:
-                receipts.append(path, {"event": event.folder, **event.receipt})
+                receipts.append(path, {"event": event.folder, **event.receipt}, event.signatures)
     except OSError as error:
         raise UserError(
             f"Every event is complete, but tidying up {path} stopped ({error.strerror}); "
@@ -219,12 +219,11 @@ def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> l
         for e in events
         if e.kind == "forget" and e.receipt is None
     ]
-    asked = [i for i, e in enumerate(events) if "state" in (e.receipt or {})]
-    if complete and asked:  # what earlier lines speak of is gone from the files, as it should be
-        event, left = events[asked[-1]], overlay(events[: asked[-1] + 1])
-        if event.receipt and state_hash(left) != event.receipt["state"]["after"]:
-            found.append(f"{file} speaks of another state after {event.folder} than the events hold.")
-    for i in asked if complete else ():
-        if (events[i].receipt or {}).get("history") != history_hash(events[: i + 1]):
+    asked = [(i, facts) for i, e in enumerate(events) if (facts := e.facts) and facts.state]
+    for i, facts in asked[-1:] if complete else ():  # what earlier lines speak of is gone, as it should be
+        if facts.state and state_hash(overlay(events[: i + 1])) != facts.state.after:
+            found.append(f"{file} speaks of another state after {events[i].folder} than the events hold.")
+    for i, facts in asked if complete else ():
+        if facts.history != history_hash(events[: i + 1]):
             found.append(f"{file} speaks of another history up to {events[i].folder} than the events tell.")
     return found

@@ -1,5 +1,6 @@
 """One line for each forget request, each holding the hash of the line before: an edit or a gap shows.
 
+A line is a DSSE envelope of canonical JSON; lines of earlier versions are plain JSON and are read and verified too.
 A receipt names no class and no sample. It holds their keyed hashes (HMAC-SHA-256 under the run's own random ``key``
 file): whoever holds the key can ask whether a given sample was covered, and deleting the key makes that unanswerable.
 """
@@ -8,14 +9,18 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+import msgspec
 
 from cl_framework.errors import UserError
+from cl_framework.storage import envelopes
+from cl_framework.storage.envelopes import Signature
 from cl_framework.storage.files import broken_seal, encode, replace, seal, sha256
-from cl_framework.storage.typed_records import Count, decode, parsed
+from cl_framework.storage.typed_records import RESTORE, Count, decode, typed
 from cl_framework.streams.identifiers import digest
 
 FILE, KEY = "receipts.jsonl", "key"
@@ -26,43 +31,66 @@ STATEMENT = (
 )
 
 
-class Keyed(TypedDict):
+TYPE = "application/vnd.cl-framework.receipt+json"
+"""The payload type of an envelope: what a receipt's JSON means."""
+
+
+class Keyed(msgspec.Struct, frozen=True):
     """How many of something a request named, and the keyed hash of each."""
 
-    count: Count
-    keyed: list[str]
+    count: Count = 0
+    keyed: tuple[str, ...] = ()
 
 
-class Settings(TypedDict):
+class Settings(msgspec.Struct, frozen=True):
     """An unlearner's settings, and their hash."""
 
     values: dict[str, Any]
     sha256: str
 
 
-class State(TypedDict):
+class State(msgspec.Struct, frozen=True):
     """One hash over all tensors, before a request and after it."""
 
     before: str
     after: str
 
 
-class Line(TypedDict, total=False):
-    """What is read of a receipt again; a line holds more, as `docs/receipts.md` lists."""
+class Receipt(msgspec.Struct, frozen=True):
+    """What is read of a receipt again; a line holds more, as `docs/receipts.md` lists.
 
-    event: str
-    request: str
-    method: str
-    settings: Settings
-    classes: Keyed
-    experiences: Keyed
-    samples: Keyed
-    state: State
-    history: str
-    artifacts: dict[str, tuple[str | None, str | None]]
-    signature: str
-    previous: str
-    sha256: str
+    ``signature``, in hexadecimal, is there only in signed lines of earlier versions.
+    """
+
+    event: str = ""
+    request: str = ""
+    method: str = ""
+    settings: Settings | None = None
+    classes: Keyed = Keyed()
+    experiences: Keyed = Keyed()
+    samples: Keyed = Keyed()
+    state: State | None = None
+    history: str | None = None
+    artifacts: dict[str, tuple[str | None, str | None]] = msgspec.field(default_factory=dict)
+    signature: str | None = None
+    previous: str = ""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line of the file.
+
+    Attributes:
+        content: All that the receipt says, but the hash of the line before.
+        receipt: The part that is read again, with its types.
+        signed: The bytes that its signatures sign.
+        signatures: Empty where it is not signed; None for a plain line of an earlier version, which holds
+            its signature in its content.
+    """
+
+    content: dict[str, Any]
+    receipt: Receipt
+    signed: bytes
+    signatures: tuple[Signature, ...] | None
 
 
 def draft(
@@ -141,9 +169,9 @@ def covering(run: Path, kind: str, names: Collection[object]) -> dict[object, in
         names: Their ids or names.
     """
     key, field = run_key(run), {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
-    told = [entry.get(field) or {"keyed": []} for entry in read(run)]
-    found = {h: i for i, entry in enumerate(told, 1) for h in entry["keyed"]}
-    return {name: found[h] for name in names if (h := digest(key, kind, name)) in found}
+    keyed_of: list[Keyed] = [getattr(line.receipt, field) for line in whole(run)]
+    line_of = {h: i for i, entry in enumerate(keyed_of, 1) for h in entry.keyed}
+    return {name: line_of[h] for name in names if (h := digest(key, kind, name)) in line_of}
 
 
 def new_key() -> bytes:
@@ -219,49 +247,71 @@ def missing(run: Path, kept: str) -> list[str]:
     return [f"{run / FILE} has no line with the hash {kept}: this is an older copy of the run, or another run."]
 
 
-def append(run: Path, entry: Mapping[str, Any]) -> None:
+def append(run: Path, entry: Mapping[str, Any], signatures: Sequence[Signature] | None = ()) -> None:
     """Add one receipt.
+
+    Args:
+        run: The run directory.
+        entry: What it says.
+        signatures: Of `to_sign`. None writes a plain line as earlier versions did: a request that one of them
+            carried out keeps the bytes that its signature and its printed hash speak of.
 
     Raises:
         UserError: If an earlier line was edited.
     """
-    read(run)
-    path = run / FILE
+    whole(run)
+    path, previous = run / FILE, last(run)
     old = path.read_bytes() if path.exists() else b""
-    replace(path, old + seal({**entry, "previous": last(run)}, indent=None))
+    if signatures is None:
+        line = seal({**entry, "previous": previous}, indent=None)
+    else:
+        line = envelopes.packed(_content(entry, previous), TYPE, signatures)
+    replace(path, old + line)
 
 
-def body(entry: Mapping[str, Any], previous: str) -> bytes:
-    """Return what a signature of ``entry`` signs: all of it but the signature, and the hash of the line before."""
-    return encode({**{k: v for k, v in entry.items() if k != "signature"}, "previous": previous}, indent=None)
+def to_sign(entry: Mapping[str, Any], previous: str) -> bytes:
+    """Return what a signature of ``entry`` signs: all of it, and the hash of the line before."""
+    return envelopes.pae(TYPE, _content(entry, previous))
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """Return every receipt, oldest first.
+    """Return what every receipt says, oldest first.
+
+    Raises:
+        UserError: If a line was edited.
+    """
+    return [line.content for line in whole(run)]
+
+
+def whole(run: Path) -> list[Line]:
+    """Return every line, oldest first.
 
     Raises:
         UserError: If a line was edited.
     """
     if problems := check(run):
         raise UserError(f"{problems[0]}; restore the file from a copy.")
-    return [{k: v for k, v in line.items() if k not in {"previous", "sha256"}} for line in lines(run)]
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    """Return every line as it stands; its hash is not checked, the types of its fields are.
-
-    Raises:
-        UserError: If a line is not JSON, or a field has another type.
-    """
     path = run / FILE
     raw = path.read_bytes().splitlines() if path.exists() else []
-    return [_line(data, f"{path} line {number}") for number, data in enumerate(raw, 1)]
+    return [parsed(data, f"{path} line {number}") for number, data in enumerate(raw, 1)]
 
 
-def _line(raw: bytes, place: str) -> dict[str, Any]:
-    parsed(raw, Line, place)
-    found: dict[str, Any] = decode(raw)
-    return found
+def parsed(raw: bytes, place: str) -> Line:
+    """Return one line; its hash is not checked, the types of its fields are.
+
+    Raises:
+        UserError: If it is not JSON, or a field has another type.
+    """
+    try:
+        record = decode(raw)
+    except ValueError as error:
+        raise UserError(f"{place} is damaged: it is not valid JSON ({error}); {RESTORE}.") from error
+    if not isinstance(record, dict) or "payload" not in record:
+        return _plain(record, place)
+    content, envelope = envelopes.unpacked(record, TYPE, place)
+    receipt = typed(content, Receipt, place)
+    content.pop("previous", None)
+    return Line(content, receipt, envelopes.pae(TYPE, envelope.body), envelope.signatures)
 
 
 def check(run: Path) -> list[str]:
@@ -272,16 +322,33 @@ def check(run: Path) -> list[str]:
     problems, previous = list[str](), FIRST
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         raw = line + b"\n"
-        if fault := broken_seal(raw, indent=None):
-            problems.append(f"{path} line {number} {fault}")
-        elif decode(raw).get("previous") != previous:
-            problems.append(f"{path} line {number} does not follow the line before it: one was removed or replaced")
-        else:
-            try:
-                _line(raw, f"{path} line {number}")
-            except UserError as error:
-                problems.append(str(error).partition(";")[0])
+        if problem := _problem(raw, previous, f"{path} line {number}"):
+            problems.append(problem)
         previous = sha256(raw)
     if path.read_bytes()[-1:] != b"\n":
         problems.append(f"{path} line {path.read_bytes().count(10) + 1} is cut short")
     return problems
+
+
+def _problem(raw: bytes, previous: str, place: str) -> str | None:
+    if fault := broken_seal(raw, indent=None):
+        return f"{place} {fault}"
+    try:
+        line = parsed(raw, place)
+    except UserError as error:
+        return str(error).partition(";")[0]
+    if line.receipt.previous != previous:
+        return f"{place} does not follow the line before it: one was removed or replaced"
+    return None
+
+
+def _content(entry: Mapping[str, Any], previous: str) -> bytes:
+    return envelopes.canonical({**entry, "previous": previous})
+
+
+def _plain(record: Any, place: str) -> Line:
+    """Return a line of an earlier version: plain JSON that holds its own hash, and its signature in hexadecimal."""
+    receipt = typed(record, Receipt, place)
+    content = {k: v for k, v in record.items() if k not in {"previous", "sha256"}}
+    bare = {k: v for k, v in content.items() if k != "signature"}
+    return Line(content, receipt, encode({**bare, "previous": receipt.previous}, indent=None), None)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from cl_framework.errors import UserError
-from cl_framework.runs.receipts import Line
+from cl_framework.runs.receipts import Receipt
+from cl_framework.storage.envelopes import Signature
 from cl_framework.storage.files import TEMPORARY, encode, seal, sha256, unseal
 from cl_framework.storage.typed_records import RESTORE, FileEntry, typed
 
@@ -31,6 +32,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         files: Hash and size of each file, by place within the run.
         fresh: Whether its features replace all earlier ones rather than add to them.
         receipt: For a forget event, what its line in ``receipts.jsonl`` says.
+        signatures: Of that line; None where an earlier version wrote the receipt, as a plain line.
     """
 
     run: str
@@ -43,6 +45,12 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileEntry]
     fresh: bool = False
     receipt: dict[str, Any] | None = None
+    signatures: tuple[Signature, ...] | None = None
+
+    @property
+    def facts(self) -> Receipt | None:
+        """The part of its receipt that is read again."""
+        return None if self.receipt is None else typed(self.receipt, Receipt, f"{self.place}, receipt,")
 
     @property
     def place(self) -> str:
@@ -72,9 +80,10 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def lasting(self) -> dict[str, Any]:
         """What no later request changes: all but its tensors, of which later ones take some out, and its receipt."""
+        own = ("tensors", "receipt", "signatures")
         told: dict[str, Any] = msgspec.to_builtins(self)
         files = {place: entry for place, entry in told["files"].items() if place != self.data}
-        return {**{k: v for k, v in told.items() if k not in ("tensors", "receipt")}, "files": files}
+        return {**{k: v for k, v in told.items() if k not in own}, "files": files}
 
     @property
     def record(self) -> bytes:
@@ -105,7 +114,7 @@ def read_event(path: Path, run: str, folder: str) -> Event:
     if not own <= event.files.keys() <= {*own, event.features, event.samples}:
         raise UserError(f"{place} is damaged at files: it names other files than its own; {RESTORE}.")
     if event.receipt is not None:
-        typed(event.receipt, Line, f"{place}, receipt,")
+        typed(event.receipt, Receipt, f"{place}, receipt,")  # here already, so that the whole path is named
     return event
 
 

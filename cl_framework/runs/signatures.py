@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from cl_framework.errors import UserError, extras
 from cl_framework.runs import receipts
+from cl_framework.runs.receipts import Line
+from cl_framework.storage.envelopes import Signature
+from cl_framework.storage.files import sha256
 
-Sign: TypeAlias = Callable[[bytes], str]
-"""From what is signed to the signature, 64 bytes in hexadecimal."""
+Sign: TypeAlias = Callable[[bytes], Signature]
+"""From what is signed to the signature."""
 
 MAKE = "`openssl genpkey -algorithm ed25519 -out KEY.pem` makes one"
 
 
 def signer(path: str | Path) -> Sign:
-    """Return what signs with the private key in a PEM file.
+    """Return what signs with the private key in a PEM file; the key's id is the SHA-256 of its public key in DER.
 
     Raises:
         UserError: If ``cryptography`` is missing, or the file holds no Ed25519 private key without a password.
@@ -29,9 +33,11 @@ def signer(path: str | Path) -> Sign:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise UserError(f"{path} holds another kind of key than Ed25519; {MAKE}.")
 
-    def sign(data: bytes) -> str:
-        signature: bytes = key.sign(data)
-        return signature.hex()
+    public, form = key.public_key(), serialization.PublicFormat.SubjectPublicKeyInfo
+    keyid = sha256(public.public_bytes(serialization.Encoding.DER, form))
+
+    def sign(data: bytes) -> Signature:
+        return Signature(base64.b64encode(key.sign(data)).decode(), keyid)
 
     return sign
 
@@ -57,20 +63,32 @@ def problems(run: Path, public: str | Path) -> list[str]:
         raise UserError(f"{public} holds no public key; {how}.") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise UserError(f"{public} holds another kind of key than Ed25519; {how}.")
-    file, found, vouched = run / receipts.FILE, list[str](), 0
-    told = receipts.lines(run)
-    for number, line in enumerate(told, 1):
-        if (signature := line.pop("signature", None)) is None:
+    file, wrong, vouched = run / receipts.FILE, list[str](), 0
+    lines = receipts.whole(run)
+    for number, line in enumerate(lines, 1):
+        if (signatures := _signatures(line)) is None:
             continue
-        vouched, previous = number, line.pop("previous")
-        del line["sha256"]
-        try:
-            key.verify(bytes.fromhex(signature), receipts.body(line, previous))
-        except (invalid, ValueError, TypeError):
-            found.append(f"{file} line {number} was not signed with the key that belongs to {public}")
-    if vouched < len(told):
-        found.append(f"{file} line {vouched + 1} and what follows is not signed; `clf forget DIR --sign` signs.")
-    return found
+        vouched = number
+        if not any(_holds(key, signature, line.signed, invalid) for signature in signatures):
+            wrong.append(f"{file} line {number} was not signed with the key that belongs to {public}")
+    if vouched < len(lines):
+        wrong.append(f"{file} line {vouched + 1} and what follows is not signed; `clf forget DIR --sign` signs.")
+    return wrong
+
+
+def _signatures(line: Line) -> list[Signature | str] | None:
+    """Return the signatures of a line, in hexadecimal where an earlier version wrote it; None where it has none."""
+    if line.signatures is None:
+        return [line.receipt.signature] if line.receipt.signature is not None else None
+    return list(line.signatures) or None
+
+
+def _holds(key: Any, signature: Signature | str, signed: bytes, invalid: type[Exception]) -> bool:
+    try:
+        key.verify(bytes.fromhex(signature) if isinstance(signature, str) else signature.raw, signed)
+    except (invalid, ValueError, TypeError):
+        return False
+    return True
 
 
 def _read(path: str | Path) -> bytes:
