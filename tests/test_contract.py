@@ -136,9 +136,9 @@ def test_only_what_a_plan_names_changes(kind, world, stream):
         mine = {id(p) for p in loop.parameters(plan)}
         return {k: v for k, v in learner.state_dict(keep_vars=True).items() if id(v) not in mine}
 
-    def watch(plan):
+    def watch(plan, request):
         seen.append((plan, world.clone(others(plan))))
-        begin(plan)
+        begin(plan, request)
 
     def check():
         plan, before = seen[-1]
