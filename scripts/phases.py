@@ -21,7 +21,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.engine.loop import Cost
 from cl_framework.engine.trainers import MakeTrainer, RequestBar, peak_memory
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.evaluation.measurements import Marks
+from cl_framework.evaluation.measurements import Measurements
 from cl_framework.metrics.continual import average_incremental_accuracy, final_accuracy, micro_accuracy
 from cl_framework.streams.events import Event, ForgetRequest, Step
 from scenarios.data.source import View
@@ -85,7 +85,7 @@ class Stopwatch:
 
 @final
 class _Notes:
-    """A journal that keeps marks and what forget requests cost, and says on the progress bar what is being done."""
+    """Journal of accuracies and of the cost of forget requests; names the current event on the progress bar."""
 
     def __init__(self, bar: RequestBar) -> None:
         self.bar, self.curve = bar, list[float | None]()
@@ -94,10 +94,12 @@ class _Notes:
     def starts(self, step: Step) -> None:
         self.bar.label = step.event.name
 
-    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
-        self.curve.append(micro_accuracy(marks.hits.values()))
-        if marks.kind == "forget":
-            self.forgets.append({"request": marks.event, "seconds": cost.seconds, "images": sum(cost.passes.values())})
+    def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
+        self.curve.append(micro_accuracy(measurements.hits.values()))
+        if measurements.kind == "forget":
+            self.forgets.append(
+                {"request": measurements.event, "seconds": cost.seconds, "images": sum(cost.passes.values())}
+            )
 
 
 def measured(experiment: Experiment, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:

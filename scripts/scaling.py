@@ -36,7 +36,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.engine.loop import Cost
 from cl_framework.engine.trainers import fresh_trainers
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.evaluation.measurements import Marks
+from cl_framework.evaluation.measurements import Measurements
 from cl_framework.methods.base import Strategy
 from cl_framework.streams.events import Experience, Scenario, Step
 from cl_framework.streams.samples import Rows
@@ -75,10 +75,10 @@ class Costs:
         forget_peak()
         self._began = time.process_time()
 
-    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
+    def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
         """Add a row."""
         peak = {"peak_memory_bytes": peak_since(), "stored_bytes": cost.stored_bytes}
-        self.rows.append({"classes": len(marks.hits), "seconds": time.process_time() - self._began, **peak})
+        self.rows.append({"classes": len(measurements.hits), "seconds": time.process_time() - self._began, **peak})
 
 
 @final

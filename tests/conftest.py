@@ -27,7 +27,7 @@ from cl_framework.backbones.timm_sites import transformer_sites
 from cl_framework.engine import checkpoint, loop
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.trainers import MakeTrainer, fresh_trainers
-from cl_framework.evaluation.measurements import Marks
+from cl_framework.evaluation.measurements import Measurements
 from cl_framework.methods.base import Strategy, Unlearner
 from cl_framework.methods.compatibility import suits
 from cl_framework.settings import discovery
@@ -142,18 +142,18 @@ class Listed(Scenario):
 
 @dataclass
 class Listener:
-    """A journal that keeps marks, costs and the learner's state after every event."""
+    """A journal that keeps measurements, costs and the learner's state after every event."""
 
     learner: Learner
-    marks: list[Marks] = field(default_factory=list)
+    measurements: list[Measurements] = field(default_factory=list)
     costs: list[loop.Cost] = field(default_factory=list)
     states: list[tuple[dict[str, Tensor], dict[str, Any]]] = field(default_factory=list)
 
     def starts(self, step: Step) -> None:
         pass
 
-    def ends(self, step: Step, marks: Marks, cost: loop.Cost) -> None:
-        self.marks.append(marks)
+    def ends(self, step: Step, measurements: Measurements, cost: loop.Cost) -> None:
+        self.measurements.append(measurements)
         self.costs.append(cost)
         self.states.append((clone(checkpoint.tensors(self.learner)), checkpoint.facts(self.learner)))
 

@@ -180,12 +180,12 @@ def test_accuracies_are_avalanches_own():
     def answer(samples):
         return rule(samples[range(len(samples))].x).argmax(1) if len(samples) else torch.empty(0, dtype=torch.int64)
 
-    marks = [evaluator.examine(s, answer, live, dict.fromkeys(live, "")) for s in stream.steps()][-1]
-    for i, hits in enumerate(marks.exams.values()):
+    measurements = [evaluator.examine(s, answer, live, dict.fromkeys(live, "")) for s in stream.steps()][-1]
+    for i, hits in enumerate(measurements.exams.values()):
         (key,) = (k for k in theirs if "Top1_Acc_Exp" in k and k.endswith(f"Exp{i:03d}"))
         assert continual.micro_accuracy(hits.values()) == pytest.approx(theirs[key])
     (whole,) = (v for k, v in theirs.items() if "Top1_Acc_Stream" in k)
-    assert continual.micro_accuracy(marks.hits.values()) == pytest.approx(whole)
+    assert continual.micro_accuracy(measurements.hits.values()) == pytest.approx(whole)
 
 
 @there

@@ -11,7 +11,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.engine.sample_index import census, ids_of
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.evaluation.results import EventRecord, results
+from cl_framework.evaluation.results import EventResult, results
 from cl_framework.evaluation.tables import headline
 from cl_framework.methods.compatibility import objection
 from cl_framework.settings import discovery
@@ -240,15 +240,15 @@ def test_an_edit_forgets_a_domain_or_says_that_it_cannot(unlearner, world, domai
 
 
 def taken_through(world, strategy, unlearner, events):
-    """Marks of a stream that a learner met step by step, and the screen's last lines about it."""
+    """Measurements of a stream that a learner met step by step, and the screen's last lines about it."""
     learner, evaluator, seen, records = world.learner(strategy, unlearner), Evaluator(), [], []
     for step in world.Listed(events).steps():
         loop.remember(learner, surviving(seen))
-        marks, cost = loop.take(learner, step, world.make_trainer, evaluator, 8)
+        measurements, cost = loop.take(learner, step, world.make_trainer, evaluator, 8)
         passes = [cost.passes[k] for k in ("train", "statistics", "evaluate")]
-        records.append(EventRecord(marks, 0.0, cost.trainable_parameters, cost.steps, *passes, 0, 0))
+        records.append(EventResult(measurements, 0.0, cost.trainable_parameters, cost.steps, *passes, 0, 0))
         seen.append(step)
-    exams = [(r.marks.event, r.marks.classes) for r in records if r.marks.kind == "learn"]
+    exams = [(r.measurements.event, r.measurements.classes) for r in records if r.measurements.kind == "learn"]
     return records, results("S", exams, records, [f"class {c}" for c in range(8)])
 
 
@@ -256,17 +256,17 @@ def test_an_exam_leaves_with_what_its_experience_brought(world):
     past = [world.domain(t, (5, 2, 7)) for t in range(2)]
     request = forget("f", past, experiences=["domain-0"])
     records, made = taken_through(world, SimpleCIL(), DropAdapter(), [*past, request])
-    marks = records[-1].marks
-    assert set(marks.exams) == {"domain-1"}
-    assert (marks.classes, marks.forget.went, marks.forget.samples) == ((), 30, 30)
-    assert marks.forget.stays == {c: ("domain-1",) for c in (2, 5, 7)}
-    assert marks.forget.unseen is not None
+    measurements = records[-1].measurements
+    assert set(measurements.exams) == {"domain-1"}
+    assert (measurements.classes, measurements.forget.went, measurements.forget.samples) == ((), 30, 30)
+    assert measurements.forget.stays == {c: ("domain-1",) for c in (2, 5, 7)}
+    assert measurements.forget.unseen is not None
     (told,) = made["forget"]
     assert (told["went"], told["stays"]) == (30, {c: ["domain-1"] for c in "257"})
     assert told["h_mean"] is told["relapse"] is None
     last = "".join(str(cell) for column in headline(made).columns for cell in column.cells)
     assert "30 samples; classes class 2, class 5, class 7 stay through domain-1" in last
-    assert records[-1] == EventRecord.from_dict(json.loads(json.dumps(records[-1].to_dict())))
+    assert records[-1] == EventResult.from_dict(json.loads(json.dumps(records[-1].to_dict())))
 
 
 def test_what_stays_is_compared_exam_by_exam(world):
@@ -274,7 +274,7 @@ def test_what_stays_is_compared_exam_by_exam(world):
     past = [world.domain(t, (5, 2, 7)) for t in range(2)]
     request = forget("f", past, experiences=["domain-0"])
     records, made = taken_through(world, SimpleCIL(), DropAdapter(), [*past, request])
-    before, after = (r.marks.exams["domain-1"].values() for r in records[-2:])
+    before, after = (r.measurements.exams["domain-1"].values() for r in records[-2:])
     (then, n), (now, m) = (map(sum, zip(*hits, strict=True)) for hits in (before, after))
     assert made["forget"][0]["erosion"] == pytest.approx(then / n - now / m)
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.engine import checkpoint, loop
 from cl_framework.memory.erasure import Erasure, erase
-from cl_framework.memory.tensor_store import Entry
+from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.lessons import plans
 from cl_framework.methods.logit_memory import Answers
 from cl_framework.streams.events import forget
@@ -99,7 +99,7 @@ def test_answers_are_the_scores_there_were_in_any_order_of_classes(answers):
 
 def test_rows_leave_with_samples_and_columns_with_classes(answers):
     kept, then = answers
-    gone = kept.memory.ids[Entry(2, "task-0")][:2].tolist() + kept.memory.ids[Entry(7, "task-1")].tolist()
+    gone = kept.memory.ids[Key(2, "task-0")][:2].tolist() + kept.memory.ids[Key(7, "task-1")].tolist()
     erase(Erasure(classes=frozenset({0}), ids=frozenset(gone)), kept)
     check(kept, then, [5, 2, 7, 1, 6])
     assert len(kept.table([5])[0]) == 18 - 2 - 3 - 3
@@ -172,10 +172,10 @@ def test_ewc_ties_parameters_by_the_squared_gradient_of_each_sample(world, strea
             total += g**2 / len(stream[1].reference)
     for k, (p, fisher) in enumerate(zip(params, squares, strict=True)):
         if k < len(params) - 2:
-            torch.testing.assert_close(filed[Entry(None, "task-1", str(k))], torch.stack([fisher, p], -1))
+            torch.testing.assert_close(filed[Key(None, "task-1", str(k))], torch.stack([fisher, p], -1))
         else:
             for row, c in enumerate(model.classes):
-                torch.testing.assert_close(filed[Entry(c, "task-1", str(k))], torch.stack([fisher[row], p[row]], -1))
+                torch.testing.assert_close(filed[Key(c, "task-1", str(k))], torch.stack([fisher[row], p[row]], -1))
     plan = next(iter(plans(learner.model, learner.strategy, learner.unlearner, stream[2])))
     learner.eval()
     params, batch = list(plan.params), stream[2].data[[1, 4, 6]]

@@ -124,14 +124,14 @@ def test_a_config_takes_a_step_and_forgets_where_it_can(path):
     still = path.stem.partition("_")[0] in {"simplecil", "fecam"}
     assert (cost.steps, cost.trainable_parameters > 0) == ((0, False) if still else (1, True))
     for step in later:
-        marks, cost = loop.take(learner, step, experiment.make_trainer, evaluator, 8)
+        measurements, cost = loop.take(learner, step, experiment.make_trainer, evaluator, 8)
         assert cost.steps == SECOND[path.stem]
-        assert set(marks.hits) == {*first.event.classes, *step.event.classes}
+        assert set(measurements.hits) == {*first.event.classes, *step.event.classes}
     assert learner.model.classes == tuple(c for s in steps for c in s.event.classes)
     gone = first.event.classes[0]
     request = Step(forget("gone", [s.event for s in steps], classes=[gone]), first.exam.of([gone]))
-    marks, _ = loop.take(learner, request, experiment.make_trainer, evaluator, 8)
-    assert marks.forget.accuracy_after == 0
+    measurements, _ = loop.take(learner, request, experiment.make_trainer, evaluator, 8)
+    assert measurements.forget.accuracy_after == 0
     assert gone not in learner.model.classes
 
 
@@ -143,9 +143,9 @@ def test_gs_loras_protocol_begins_with_what_the_head_knows_and_forgets_80_of_100
     assert [len(s.event.classes) for s in requests] == [20] * 4
     learner = experiment.learner
     check_request(learner.model, learner.strategy, learner.unlearner, requests[0].event)
-    marks, cost = loop.take(learner, first, experiment.make_trainer, Evaluator(), 8)
+    measurements, cost = loop.take(learner, first, experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 0
-    assert sum(right for right, _ in marks.hits.values()) > 0.9 * 200
+    assert sum(right for right, _ in measurements.hits.values()) > 0.9 * 200
 
 
 def small(step):

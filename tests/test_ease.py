@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from cl_framework.errors import UserError
-from cl_framework.memory.tensor_store import Entry
+from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.adapter_routing import complete
 from cl_framework.streams.events import Experience
 from cl_framework.streams.samples import Joined, Rows
@@ -41,7 +41,7 @@ def slow_scores(learner, samples):
     table = torch.full((len(spaces), len(owner), model.backbone.width), 7.7)  # missing rows must not be looked at
     for i, c in enumerate(model.classes):
         for s in range(int(owner[i]) + 1):
-            table[s, i] = ease.prototypes[Entry(c, spaces[s])]
+            table[s, i] = ease.prototypes[Key(c, spaces[s])]
     table = slow_complete(table, owner, ease.complement == "newest")
     out = torch.zeros(len(samples), len(owner))
     for n in range(len(samples)):
@@ -54,7 +54,7 @@ def slow_scores(learner, samples):
                 if s != t:
                     score += ease.alpha / b * cos(f[s], table[s, i])
             if ease.use_init_ptm:
-                score += ease.beta * cos(model.features(x, ())[0], ease.prototypes[Entry(c)])
+                score += ease.beta * cos(model.features(x, ())[0], ease.prototypes[Key(c)])
             out[n, i] = score
     return out
 
@@ -184,7 +184,7 @@ def slow_routed(learner, samples, k):
         z = model.features(x[None], ())[0]
         near = {name: -2.0 for name in model.experiences}
         for c, name in model.known.items():
-            near[name] = max(near[name], float(cos(z, ease.prototypes[Entry(c)])))
+            near[name] = max(near[name], float(cos(z, ease.prototypes[Key(c)])))
         visited = sorted(near, key=near.get, reverse=True)[:k]
         table, _ = ease._subspaces(model)
         for i, c in enumerate(model.classes):

@@ -258,8 +258,8 @@ def test_the_journal_hears_of_every_event_before_and_after(world, stream):
         def starts(self, step):
             told.append(step.event.name)
 
-        def ends(self, step, marks, cost):
-            told.append((marks.kind, marks.event))
+        def ends(self, step, measurements, cost):
+            told.append((measurements.kind, measurements.event))
 
     told, learner = [], world.learner(SimpleCIL(), DropAdapter())
     events = [*stream[:2], forget("f", stream[:2], classes=[2])]
@@ -279,9 +279,9 @@ def test_going_on_after_any_event_equals_never_having_stopped(strategy, unlearne
         learner = world.learner(strategy(), unlearner())
         checkpoint.restore(learner, *journal.states[n - 1])
         rest = world.Listener(learner)
-        loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), rest, 8, done=journal.marks[:n])
+        loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), rest, 8, done=journal.measurements[:n])
         assert world.differences(learner, whole) == []
-        assert rest.marks == journal.marks[n:]
+        assert rest.measurements == journal.measurements[n:]
         assert [c.steps for c in rest.costs] == [c.steps for c in journal.costs[n:]]
 
 

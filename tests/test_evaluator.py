@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cl_framework.engine import loop
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.evaluation.measurements import Forgotten, Marks
+from cl_framework.evaluation.measurements import Forgotten, Measurements
 from cl_framework.streams.events import Experience, ForgetRequest, Step
 from cl_framework.streams.samples import Relabelled, Rows, Samples
 from strategies.learning.simplecil import SimpleCIL
@@ -58,18 +58,18 @@ STREAM: list[tuple[Step, dict[int, str]]] = [
 ]
 
 
-def walk(evaluator: Evaluator, stream: list[tuple[Step, dict[int, str]]] = STREAM) -> list[Marks]:
-    marks, live = [], [0]
+def walk(evaluator: Evaluator, stream: list[tuple[Step, dict[int, str]]] = STREAM) -> list[Measurements]:
+    measurements, live = [], [0]
     for step, owner in stream:
         evaluator.before(step, guess(live))
         live = list(owner)
-        marks.append(evaluator.examine(step, guess(live), live, owner))
-    return marks
+        measurements.append(evaluator.examine(step, guess(live), live, owner))
+    return measurements
 
 
 def test_hits_equal_a_slow_loop_over_every_live_test_sample() -> None:
     exams = {"a": STREAM[0][0].exam, "b": STREAM[1][0].exam, "c": STREAM[5][0].exam}
-    for (step, owner), marks in zip(STREAM, walk(Evaluator(selection=True)), strict=True):
+    for (step, owner), measurements in zip(STREAM, walk(Evaluator(selection=True)), strict=True):
         expected: dict[str, dict[int, tuple[int, int]]] = {}
         chosen = []
         for name, exam in exams.items():
@@ -79,9 +79,9 @@ def test_hits_equal_a_slow_loop_over_every_live_test_sample() -> None:
                     right, total = expected.setdefault(name, {}).get(y, (0, 0))
                     expected[name][y] = (right + (y == p), total + 1)
                     chosen.append(owner[p] == owner[y])
-        assert marks.exams == expected
-        assert marks.selected == (sum(chosen), len(chosen))
-        assert (marks.event, marks.classes) == (step.event.name, step.event.classes)
+        assert measurements.exams == expected
+        assert measurements.selected == (sum(chosen), len(chosen))
+        assert (measurements.event, measurements.classes) == (step.event.name, step.event.classes)
 
 
 def ranks(live: list[int]) -> Callable[[Samples], Tensor]:
@@ -99,7 +99,7 @@ def ranks(live: list[int]) -> Callable[[Samples], Tensor]:
 
 def test_laxer_rules_equal_a_slow_loop_and_change_nothing_else() -> None:
     stream = [*STREAM, (learn("d", 1, 3, 6, 8, start=600), {9: "c", 5: "c", 1: "d", 3: "d", 6: "d", 8: "d"})]
-    plain, asked = walk(Evaluator(), stream), list[Marks]()
+    plain, asked = walk(Evaluator(), stream), list[Measurements]()
     evaluator, live, exams = Evaluator(), [0], dict[str, Samples]()
     for step, owner in stream:
         evaluator.before(step, ranks(live))
@@ -142,42 +142,42 @@ def test_a_run_goes_on_from_events_that_counted_no_laxer_rules(world: Any, strea
     learner = world.learner(SimpleCIL())
     early, later = world.Listener(learner), world.Listener(learner)
     loop.run(learner, world.Listed(stream[:1]), world.make_trainer, Evaluator(), early, 8)
-    assert set(early.marks[0].lenient) == {"experience", "top_5", "within_experience"}
-    told = early.marks[0].to_dict()
+    assert set(early.measurements[0].lenient) == {"experience", "top_5", "within_experience"}
+    told = early.measurements[0].to_dict()
     del told["lenient"]
-    old = Marks.from_dict(told)
-    assert old == replace(early.marks[0], lenient={})
+    old = Measurements.from_dict(told)
+    assert old == replace(early.measurements[0], lenient={})
     loop.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), later, 8, [old])
-    assert later.marks[0].lenient["top_5"] == 24  # of four classes
+    assert later.measurements[0].lenient["top_5"] == 24  # of four classes
 
 
 def test_a_forgotten_class_is_measured_before_and_after_and_stays_remembered() -> None:
-    marks = {m.event: m for m in walk(Evaluator())}
+    measurements = {m.event: m for m in walk(Evaluator())}
 
     def half(exam: Samples) -> float:
         return sum(int(i) % 2 == 0 for i in exam.ids) / len(exam)
 
     f, g, h, i = (STREAM[at][0].exam for at in (2, 3, 4, 6))
-    assert marks["a"].forget is None
-    forgotten = marks["f"].forget
+    assert measurements["a"].forget is None
+    forgotten = measurements["f"].forget
     assert forgotten is not None
     assert forgotten.accuracy_before is not None
     assert forgotten.accuracy_before >= half(f) > 0  # 2 was alive then
     assert forgotten.accuracy_after == 0.0
     assert forgotten.accuracy_old is None
-    single = marks["g"].forget
+    single = measurements["g"].forget
     assert single is not None
     assert single.accuracy_after is not None
     assert single.accuracy_after >= half(g) > 0  # the class of the samples is still alive
     assert single.accuracy_old == 0.0
-    right, total = marks["g"].hits[4]
+    right, total = measurements["g"].hits[4]
     assert (single.samples, single.unseen) == (3, right / total)  # what samples of 4 never met would get
-    both = marks["h"].forget
+    both = measurements["h"].forget
     assert both is not None
     assert both == Forgotten(
         both.accuracy_before, 0.0, 0.0, went=14
     )  # f gives 0 of 7; that 4 is known says nothing of g
-    last = marks["i"].forget
+    last = measurements["i"].forget
     assert last is not None
     # 9 was learned again, so that of h only the seven samples of 7 are still forgotten: 7 + 7, none right
     assert last.accuracy_after == last.accuracy_old == 0.0
@@ -204,28 +204,30 @@ def test_samples_whose_class_stays_are_read_for_their_own_request_alone() -> Non
 
 
 def test_old_leaves_out_classes_that_were_learned_again() -> None:
-    marks = walk(Evaluator())
-    assert [list(m.old) for m in marks] == [[], [], [], ["f"], ["f"], ["f", "h"], ["f", "h"]]
-    assert marks[4].old == {"f": (0, 7)}
-    assert marks[5].old["h"] == marks[6].old["h"] == (0, 7)  # of fourteen: 9 is known again, under its own id
+    measurements = walk(Evaluator())
+    assert [list(m.old) for m in measurements] == [[], [], [], ["f"], ["f"], ["f", "h"], ["f", "h"]]
+    assert measurements[4].old == {"f": (0, 7)}
+    assert (
+        measurements[5].old["h"] == measurements[6].old["h"] == (0, 7)
+    )  # of fourteen: 9 is known again, under its own id
 
 
 def test_a_class_that_comes_back_under_a_new_id_is_no_longer_old() -> None:
     data = rows(11, start=500)
     back = Step(Experience("d", (11,), data, data, relearned={11: 2}), data)
-    marks = walk(Evaluator(), [*STREAM[:3], (back, {4: "a", 7: "b", 9: "b", 11: "d"})])
-    assert (marks[-1].old, marks[-1].relearned) == ({}, {11: 2})
-    assert Marks.from_dict(json.loads(json.dumps(marks[-1].to_dict()))) == marks[-1]
+    measurements = walk(Evaluator(), [*STREAM[:3], (back, {4: "a", 7: "b", 9: "b", 11: "d"})])
+    assert (measurements[-1].old, measurements[-1].relearned) == ({}, {11: 2})
+    assert Measurements.from_dict(json.loads(json.dumps(measurements[-1].to_dict()))) == measurements[-1]
 
 
 def test_a_forgotten_class_that_can_still_be_named_is_asked_about_and_counts_no_longer() -> None:
     live = {4: "a", 2: "a", 7: "b", 9: "b"}
-    marks = walk(Evaluator(), [*STREAM[:2], (STREAM[2][0], live), (STREAM[4][0], live)])
-    forgotten = marks[2].forget
+    measurements = walk(Evaluator(), [*STREAM[:2], (STREAM[2][0], live), (STREAM[4][0], live)])
+    forgotten = measurements[2].forget
     assert forgotten is not None
     assert forgotten.accuracy_after == forgotten.accuracy_before == 6 / 7  # `guess` knows it as well as before
-    assert 2 not in marks[2].hits
-    assert marks[3].old == {"f": (6, 7)}
+    assert 2 not in measurements[2].hits
+    assert measurements[3].old == {"f": (6, 7)}
 
 
 def test_classes_without_an_output_are_not_asked_about() -> None:
@@ -245,15 +247,15 @@ def test_classes_without_an_output_are_not_asked_about() -> None:
 
 
 def test_marks_survive_json() -> None:
-    for marks in walk(Evaluator(selection=True)):
-        told = marks.to_dict()
+    for measurements in walk(Evaluator(selection=True)):
+        told = measurements.to_dict()
         assert json.loads(json.dumps(told, allow_nan=False)) == told
-        assert Marks.from_dict(told) == marks
+        assert Measurements.from_dict(told) == measurements
 
 
 def test_hits_pool_a_class_over_exams() -> None:
-    marks = Marks("e", "learn", (1,), {"a": {1: (1, 2), 3: (4, 4)}, "b": {1: (3, 5)}})
-    assert marks.hits == {1: (4, 7), 3: (4, 4)}
+    measurements = Measurements("e", "learn", (1,), {"a": {1: (1, 2), 3: (4, 4)}, "b": {1: (3, 5)}})
+    assert measurements.hits == {1: (4, 7), 3: (4, 4)}
 
 
 def test_all_exams_are_asked_about_at_once_under_the_name_that_they_are_remembered_by() -> None:
@@ -289,10 +291,10 @@ def test_exams_of_several_sources_are_asked_about_apart() -> None:
 
     evaluator = Evaluator()
     evaluator.examine(a, spy, list(live_a), live_a)
-    marks = evaluator.examine(replace(b, exam=other), spy, list(live_b), live_b)
+    measurements = evaluator.examine(replace(b, exam=other), spy, list(live_b), live_b)
     assert sorted(s.key or "" for s in seen[1:]) == ["test", "test+1000"]
-    assert list(marks.exams) == [a.event.name, b.event.name]
-    assert all(right == total for exam in marks.exams.values() for right, total in exam.values())
+    assert list(measurements.exams) == [a.event.name, b.event.name]
+    assert all(right == total for exam in measurements.exams.values() for right, total in exam.values())
 
 
 def test_what_was_forgotten_earlier_is_asked_about_without_a_name_to_remember_it_by() -> None:
@@ -323,10 +325,10 @@ def test_a_learner_that_has_lost_every_class_is_not_asked() -> None:
     def never(samples: Samples) -> Tensor:
         raise AssertionError
 
-    marks = evaluator.examine(request, never, [], {})
-    assert marks.exams == {}
-    assert marks.forget is not None
-    assert marks.forget.accuracy_after == 0.0
+    measurements = evaluator.examine(request, never, [], {})
+    assert measurements.exams == {}
+    assert measurements.forget is not None
+    assert measurements.forget.accuracy_after == 0.0
 
 
 def test_a_forget_request_without_test_samples_has_no_accuracy() -> None:

@@ -6,7 +6,7 @@ from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.timm import Timm
 from cl_framework.engine.checkpoint import facts, tensors
 from cl_framework.engine.learner import Learner
-from cl_framework.memory.tensor_store import Entry
+from cl_framework.memory.tensor_store import Key
 from cl_framework.runs.directory import Run
 from strategies.learning.ease import EASE
 
@@ -19,7 +19,7 @@ def test_an_event_of_ease_on_vit_b_stores_at_most_8_mb(tmp_path):
         assert sum(p.numel() for p in own) == 1_189_632  # the published count for width 64
         for c in range(5 * task, 5 * task + 5):
             for space in range(20):  # as many spaces as the last of twenty tasks sees
-                learner.strategy.prototypes[Entry(c, f"task-{space}")] = torch.randn(768)
+                learner.strategy.prototypes[Key(c, f"task-{space}")] = torch.randn(768)
         run.commit(f"task-{task}", "learn", tensors(learner), facts(learner), {})
     for folder in (tmp_path / "run" / "events").iterdir():
         assert 4 * 1_189_632 < sum(f.stat().st_size for f in folder.iterdir()) <= 8 * 10**6

@@ -175,7 +175,7 @@ def test_files_in_place_of_memory_change_no_number_and_no_pass(strategy, world, 
     for budget in (1, 3000):
         two, on_disk = met(world, events, strategy(), budget, tmp_path)
         assert world.differences(one, two) == []
-        assert on_disk.marks == in_memory.marks
+        assert on_disk.measurements == in_memory.measurements
         assert [c.passes for c in on_disk.costs] == [c.passes for c in in_memory.costs]
         assert two.model.store.spilled > 0 or budget > 1
 
@@ -186,7 +186,7 @@ def test_the_store_changes_no_number(strategy, budget, world, stream):
     events = [*stream[:3], *([forget("f", stream[:3], classes=[2], samples=[7001])] if strategy is EASE else [])]
     (on, with_store), (off, without) = met(world, events, strategy(), 2**20), met(world, events, strategy(), budget)
     assert world.differences(on, off) == []
-    assert with_store.marks == without.marks
+    assert with_store.measurements == without.measurements
     spent = [sum(c.passes["evaluate"] for c in j.costs) for j in (with_store, without)]
     assert spent[0] < spent[1] or strategy is Finetune
     assert off.model.store.bytes <= budget

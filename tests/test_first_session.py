@@ -19,7 +19,7 @@ from cl_framework.functional.ridge import (
     ridge_weights,
 )
 from cl_framework.memory.feature_sums import Sums
-from cl_framework.memory.tensor_store import Entry
+from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.adapter_tuning import tuned
 from cl_framework.methods.compatibility import objection
 from cl_framework.streams.events import forget
@@ -200,17 +200,17 @@ def test_random_features_are_the_same_every_time_and_for_every_instance():
 def test_the_penalty_of_the_newest_experience_alive_counts_and_is_chosen_anew_where_samples_went(world, stream):
     learner = world.learn(world.learner(RanPAC(ridge="published"), Subtract()), stream[:3])
     ridges = learner.strategy.ridges
-    kept = float(ridges[Entry(experience="task-1")])
+    kept = float(ridges[Key(experience="task-1")])
     newest = forget("f", stream[:3], experiences=["task-2"])
     world.learn(learner, [newest], stream[:3])
     assert [e.experience for e in ridges] == ["task-0", "task-1"]
-    assert float(ridges[Entry(experience="task-1")]) == kept
-    ridges[Entry(experience="task-1")] = torch.tensor(7.0)  # would be seen again
+    assert float(ridges[Key(experience="task-1")]) == kept
+    ridges[Key(experience="task-1")] = torch.tensor(7.0)  # would be seen again
     learner.model.store.drop("noise/train", stream[1].data.ids)
     before = learner.model.passes["statistics"]
     some = forget("g", newest.remaining, samples=[7001, 7002])
     world.learn(learner, [some], newest.remaining)
-    assert float(ridges[Entry(experience="task-1")]) in RIDGES
+    assert float(ridges[Key(experience="task-1")]) in RIDGES
     assert learner.model.passes["statistics"] - before == 20  # two to subtract, eighteen to choose on
 
 

@@ -143,12 +143,12 @@ def test_it_runs_to_the_end(make, strategy, world, make_trainer, stream):
     heard = world.Listener(who)
     loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
     live = alive_after(scenario)
-    assert [set(m.hits) for m in heard.marks] == list(map(set, live))
-    for step, marks in zip(scenario.steps(), heard.marks, strict=True):
+    assert [set(m.hits) for m in heard.measurements] == list(map(set, live))
+    for step, measurements in zip(scenario.steps(), heard.measurements, strict=True):
         if isinstance(step.event, ForgetRequest) and not step.event.single:
-            assert marks.forget.accuracy_after == 0
+            assert measurements.forget.accuracy_after == 0
     if strategy == "SimpleCIL" and live[-1]:
-        assert micro_accuracy(heard.marks[-1].hits.values()) >= 0.9
+        assert micro_accuracy(heard.measurements[-1].hits.values()) >= 0.9
     never = world.learn(
         world.learner(SimpleCIL() if strategy == "SimpleCIL" else Finetune()), surviving(scenario.steps())
     )
@@ -365,10 +365,10 @@ def test_what_comes_back_is_learned_as_it_was_and_marked(world, make_trainer, st
     heard = world.Listener(who)
     loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
     first = world.learn(world.learner(SimpleCIL()), stream)
-    assert heard.marks[-1].relearned == {8: 0, 9: 1}
+    assert heard.measurements[-1].relearned == {8: 0, 9: 1}
     exam = world.noise([0, 1], 6, "test")
     assert torch.equal(who.answer(exam), first.answer(exam) + 8)
-    assert heard.marks[-1].old == {}, "what is learned again is not asked about as forgotten"
+    assert heard.measurements[-1].old == {}, "what is learned again is not asked about as forgotten"
 
 
 # --- SampleRequests -------------------------------------------------------------------------------------------------

@@ -58,9 +58,9 @@ def pictures(body, n=70):
 
 
 def one_by_one(model, x, rows, names):
-    model.abreast = False
+    model.batched = False
     found = torch.stack([model.features(inputs(x, rows), name) for name in names])
-    model.abreast = True
+    model.batched = True
     return found
 
 

@@ -18,12 +18,12 @@ from cl_framework.engine import checkpoint, loop
 from cl_framework.engine.trainers import RequestBar
 from cl_framework.evaluation import results
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.feature_cache.shared_directory import Shelf
-from cl_framework.feature_cache.sharing import Borrowing, contents_of
+from cl_framework.feature_cache.shared_directory import SharedDirectory
+from cl_framework.feature_cache.sharing import SharedFeatures, contents_of
 from cl_framework.runs import receipts
 from cl_framework.runs.directory import Run
 from cl_framework.runs.manifest import MANIFEST
-from cl_framework.runs.recorder import Diary
+from cl_framework.runs.recorder import RunRecorder
 from cl_framework.streams.events import forget
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -42,10 +42,10 @@ def working(world, events, strategy, unlearner, lent=None):
     scenario = world.Listed(events)
 
     def work(path):
-        shelf = shelf_of(path)
-        if lent is not None and not shelf.exists():
-            shutil.rmtree(half := shelf.with_name(f"{shelf.name}-half"), ignore_errors=True)
-            shutil.copytree(lent, half).rename(shelf)
+        directory = shared_directory_of(path)
+        if lent is not None and not directory.exists():
+            shutil.rmtree(half := directory.with_name(f"{directory.name}-half"), ignore_errors=True)
+            shutil.copytree(lent, half).rename(directory)
         learner = world.learner(strategy(), unlearner())
         run = Run.open(path) if (path / MANIFEST).exists() else Run.create(path, "seed: 0\n", {"seed": 0})
         with run.lock(), Path(os.devnull).open("w") as nowhere:
@@ -56,18 +56,20 @@ def working(world, events, strategy, unlearner, lent=None):
             learner.model.store.folder, learner.model.store.budget = path, 4000  # a part of it lies on the disk
             if lent is not None:
                 contents = contents_of(list(scenario.steps()))
-                learner.model.store.lender = Borrowing(Shelf(shelf, 2**30), "m", contents)
+                learner.model.store.lender = SharedFeatures(SharedDirectory(directory, 2**30), "m", contents)
             console = Console(file=nowhere)
-            diary = Diary(run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events))
+            recorder = RunRecorder(
+                run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events)
+            )
             selects = learner.strategy.isolates == "experience"
-            loop.run(learner, scenario, world.make_trainer, Evaluator(selects), diary, 8, diary.marks)
-            diary.close()
+            loop.run(learner, scenario, world.make_trainer, Evaluator(selects), recorder, 8, recorder.measurements)
+            recorder.close()
 
     return work
 
 
-def shelf_of(path):
-    return path.with_name(f"{path.name}-shelf")
+def shared_directory_of(path):
+    return path.with_name(f"{path.name}-shared-features")
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def carry_on(world, stream, tmp_path):
     request = forget("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
     events, lent = [*stream[:3], request, stream[3]], tmp_path / "lent"
     learner, scenario = world.learner(EASE(), DropAdapter()), world.Listed(events)
-    learner.model.store.lender = Borrowing(Shelf(lent, 2**30), "m", contents_of(list(scenario.steps())))
+    learner.model.store.lender = SharedFeatures(SharedDirectory(lent, 2**30), "m", contents_of(list(scenario.steps())))
     half = world.Listed(stream[:2])
     loop.run(learner, half, world.make_trainer, Evaluator(), world.Listener(learner), 8)
     return working(world, events, EASE, DropAdapter, lent)
@@ -102,7 +104,10 @@ def outcome(path):
     assert run.verify() == []
     files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
     stored = {p: (path / p).read_bytes() for p in files if p.endswith(".safetensors")}
-    stored |= {str(p.relative_to(shelf_of(path))): p.read_bytes() for p in shelf_of(path).glob("*/*/[!.]*")}
+    stored |= {
+        str(p.relative_to(shared_directory_of(path))): p.read_bytes()
+        for p in shared_directory_of(path).glob("*/*/[!.]*")
+    }
     return results.timeless(json.loads((path / "results.json").read_text())), run.state(), files, stored
 
 

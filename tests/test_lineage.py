@@ -125,7 +125,7 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
         classes, went = {*request.classes}, {*request.data.ids.tolist()}
         assert set(learner.model.classes) == {5, 2, 7, 0, 1, 6} - classes
         assert bool(world.scores(learner, world.noise(range(8), 2, "test")).isfinite().all())
-        assert not [n for n in checkpoint.tensors(learner) if "|" in n and lineage.entry_of(n).cls in classes]
+        assert not [n for n in checkpoint.tensors(learner) if "|" in n and lineage.key_of(n).cls in classes]
         for n, t in checkpoint.tensors(learner).items():
             gone = went if ".ids." in n else classes
             assert t.is_floating_point() or not gone & set(t.flatten().tolist()), n

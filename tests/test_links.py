@@ -1,4 +1,4 @@
-"""No link in a run, a shelf or a cache is written or deleted through; files are for their owner alone."""
+"""No link in a run, a shared directory or a cache is written or deleted through; files are for their owner alone."""
 
 import errno
 import fcntl
@@ -10,7 +10,7 @@ import torch
 
 from cl_framework.cli import main
 from cl_framework.errors import UserError
-from cl_framework.feature_cache.shared_directory import Shelf
+from cl_framework.feature_cache.shared_directory import SharedDirectory
 from cl_framework.runs import derived_files, receipts
 from cl_framework.runs.directory import Run
 from cl_framework.storage import files as storage_files
@@ -120,13 +120,13 @@ def test_the_run_itself_and_what_it_lies_in_may_be_links(tmp_path):
 
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_nothing_is_deleted_through_a_link_in_a_shelf(what, tmp_path):
-    shelf = Shelf(tmp_path / "shelf", 1)
-    shelf.put("d", "m", torch.arange(3), torch.ones(3, 2))
-    (place,) = (tmp_path / "shelf").glob("d/m/*.safetensors")
+    directory = SharedDirectory(tmp_path / "shared-features", 1)
+    directory.put("d", "m", torch.arange(3), torch.ones(3, 2))
+    (place,) = (tmp_path / "shared-features").glob("d/m/*.safetensors")
     place = place if what == "file" else place.parent
     place.rename(target := tmp_path / "target")
     place.symlink_to(target)
-    for act in (lambda: shelf.erase("d", torch.arange(3)), shelf.evict, lambda: shelf.pieces("d", "m")):
+    for act in (lambda: directory.erase("d", torch.arange(3)), directory.evict, lambda: directory.pieces("d", "m")):
         with pytest.raises(UserError, match="is a symbolic link"):
             act()
     assert target.exists()

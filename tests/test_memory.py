@@ -6,7 +6,7 @@ import torch
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure, erase
 from cl_framework.memory.exemplars import Memory
-from cl_framework.memory.tensor_store import Entry
+from cl_framework.memory.tensor_store import Key
 
 
 def full(stream, per_class=None):
@@ -64,7 +64,7 @@ def test_erasing_by_class_experience_and_sample(stream):
 def test_a_class_whose_last_sample_goes_leaves_no_entry(stream):
     memory = full(stream)
     erase(Erasure(ids=frozenset(range(2000, 2010))), memory)
-    assert Entry(2, "task-0") not in memory.ids
+    assert Key(2, "task-0") not in memory.ids
 
 
 def test_a_loaded_memory_needs_its_data_back(stream):

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cl_framework.adapters.merging import pull
 from cl_framework.errors import UserError
-from cl_framework.memory.tensor_store import Entry
+from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.competition import apart
 from cl_framework.methods.lessons import plans
 from cl_framework.streams.events import forget
@@ -24,7 +24,7 @@ def slow_scores(learner, x, first="task-0"):
     model, mos, names = learner.model, learner.strategy, list(learner.model.experiences)
     task = [names.index(model.known[c]) for c in model.classes]
     z0 = model.features(x[None], first)[0]
-    near = torch.stack([torch.cosine_similarity(z0, mos.prototypes[Entry(c, first)], 0) for c in model.classes])
+    near = torch.stack([torch.cosine_similarity(z0, mos.prototypes[Key(c, first)], 0) for c in model.classes])
     tau, visited, times = task[int(near.argmax())], [first], 0
     while times < mos.refinements:
         logits = model.head(model.features(x[None], names[tau]))[0]
@@ -109,14 +109,14 @@ def test_an_adapter_starts_as_the_newest_and_is_drawn_to_the_mean_of_all(world, 
 
 def test_in_the_limit_of_released_merging_a_finished_adapter_is_the_mean_of_its_predecessors(world, stream):
     learner = world.learn(world.learner(MOS("reference_inplace", align_epochs=0), optimizer=sgd(0.1)), stream[:3])
-    model, ledger = learner.model, learner.strategy.trained
+    model, store = learner.model, learner.strategy.trained
     first, second, third = (weights(model, f"task-{t}") for t in range(3))
     for k, (a, b, c) in enumerate(zip(first, second, third, strict=True)):
-        trained = ledger[Entry(experience="task-1", name=str(k))]
-        assert torch.equal(ledger[Entry(experience="task-0", name=str(k))], a)
+        trained = store[Key(experience="task-1", name=str(k))]
+        assert torch.equal(store[Key(experience="task-0", name=str(k))], a)
         assert torch.equal(a, b)
         torch.testing.assert_close(c, (a + trained) / 2)
-    assert any((ledger[Entry(experience="task-1", name=str(k))] - a).abs().max() > 0 for k, a in enumerate(first))
+    assert any((store[Key(experience="task-1", name=str(k))] - a).abs().max() > 0 for k, a in enumerate(first))
     gaussian = learner.strategy.gaussians.of(7)[0]  # a class of task-1, measured where it will be answered
     z, y = model.embed(stream[1].reference, "task-0")
     torch.testing.assert_close(gaussian, z[y == 7].mean(0))
@@ -214,12 +214,12 @@ def test_adapters_that_samples_are_sent_to_share_their_passes(torn, world):
     """Each round sends 8 samples to up to four adapters: one chunk, where one by one would take as many as adapters."""
     learner, test = torn(), world.noise(range(8), 1, "test")
     counts = {}
-    for abreast in (True, False):
-        learner.model.abreast, sizes = abreast, []
+    for batched in (True, False):
+        learner.model.batched, sizes = batched, []
         hook = learner.model.backbone.mlp.register_forward_hook(lambda _, x, __, sizes=sizes: sizes.append(len(x[0])))
         scores = world.scores(learner, test)
         hook.remove()
-        counts[abreast] = scores, sizes
+        counts[batched] = scores, sizes
     torch.testing.assert_close(counts[True][0], counts[False][0], atol=1e-4, rtol=1e-4)
     assert set(counts[True][1]) == {64}
     assert len(counts[True][1]) < len(counts[False][1])

@@ -414,7 +414,7 @@ def test_runs_with_and_without_a_cache_learn_the_same_bits(world, pictures: Path
         stream = ClassIncremental(f"imagefolder:{pictures}", increment=1, transform=Plain(8), cache=cache)
         told.append(run(world, stream))
     for later in told[1:]:
-        assert later.marks == told[0].marks
+        assert later.measurements == told[0].measurements
         for (a, _), (b, _) in zip(told[0].states, later.states, strict=True):
             assert a.keys() == b.keys()
             assert all(torch.equal(a[k], b[k]) for k in a)

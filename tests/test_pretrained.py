@@ -112,7 +112,7 @@ def test_gs_loras_protocol_forgets_without_learning_first(world, make_trainer):
     scenario = ForgetSequence(Pretrained(stream()), times=2, classes=4)
     order = next(stream().steps()).event.classes
     heard = follow(world, make_trainer, learner(NegGradPlus(epochs=1, keep_rows=True)), scenario)
-    start, first, second = heard.marks
+    start, first, second = heard.measurements
     assert (start.kind, start.classes, heard.costs[0].steps) == ("learn", order, 0)
     assert sum(r for r, _ in start.hits.values()) / sum(t for _, t in start.hits.values()) > 0.9
     assert (set(first.classes), set(second.classes)) == (set(order[-4:]), set(order[-8:-4]))
@@ -144,8 +144,8 @@ def test_more_can_be_learned_afterwards_and_forgotten_exactly(world, make_traine
 
 def test_a_window_can_begin_with_what_is_known(world, make_trainer):
     scenario = SlidingWindow(Pretrained(stream(base=12, increment=4)))
-    marks = follow(world, make_trainer, learner(NegGradPlus(epochs=1)), scenario).marks
-    assert [(m.kind, len(m.hits)) for m in marks] == [
+    measurements = follow(world, make_trainer, learner(NegGradPlus(epochs=1)), scenario).measurements
+    assert [(m.kind, len(m.hits)) for m in measurements] == [
         ("learn", 12), ("learn", 16), ("forget", 12), ("learn", 16), ("forget", 12)
     ]  # fmt: skip
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.console import Console, RenderableType
 
 from cl_framework.cli import inspect
-from cl_framework.evaluation.measurements import Forgotten, Marks
-from cl_framework.evaluation.results import EventRecord, as_csv, as_json, results, timeless, write
+from cl_framework.evaluation.measurements import Forgotten, Measurements
+from cl_framework.evaluation.results import EventResult, as_csv, as_json, results, timeless, write
 from cl_framework.evaluation.tables import headline, newest, table
 from cl_framework.terminal.console import make_console
 
@@ -24,15 +25,15 @@ EXAMS = [("a", (0, 1)), ("b", (2, 3))]
 NAMES = ["zero", "one", "two", "three", "four"]
 
 
-def record(marks: Marks, seconds: float = 1.5, memory: int = 7) -> EventRecord:
-    return EventRecord(marks, seconds, 10, 3, 100, 20, 40, memory, 50)
+def record(measurements: Measurements, seconds: float = 1.5, memory: int = 7) -> EventResult:
+    return EventResult(measurements, seconds, 10, 3, 100, 20, 40, memory, 50)
 
 
 RECORDS = [
-    record(Marks("a", "learn", (0, 1), {"a": {0: (8, 10), 1: (10, 10)}}, (19, 20))),
-    record(Marks("b", "learn", (2, 3), {"a": {0: (6, 10), 1: (8, 10)}, "b": {2: (5, 5), 3: (4, 5)}}, (24, 30))),
+    record(Measurements("a", "learn", (0, 1), {"a": {0: (8, 10), 1: (10, 10)}}, (19, 20))),
+    record(Measurements("b", "learn", (2, 3), {"a": {0: (6, 10), 1: (8, 10)}, "b": {2: (5, 5), 3: (4, 5)}}, (24, 30))),
     record(
-        Marks(
+        Measurements(
             "forget-1",
             "forget",
             (1,),
@@ -56,9 +57,9 @@ def long(tasks: int) -> dict[str, Any]:
     for t in range(tasks):
         exams.append((f"task-{t}", (t,)))
         hits = {f"task-{i}": {i: (90 - (t - i), 100)} for i in range(t + 1)}
-        records.append(record(Marks(f"task-{t}", "learn", (t,), hits)))
+        records.append(record(Measurements(f"task-{t}", "learn", (t,), hits)))
         if t % 5 == 4:
-            records.append(record(Marks(f"forget-{t}", "forget", (), hits, None, Forgotten(1.0, 0.5, 0.25))))
+            records.append(record(Measurements(f"forget-{t}", "forget", (), hits, None, Forgotten(1.0, 0.5, 0.25))))
     return results("Finetune", exams, records, [str(t) for t in range(tasks)])
 
 
@@ -134,13 +135,15 @@ def test_results_are_what_was_worked_out_by_hand(found: dict[str, Any]) -> None:
 
 def test_relapse_and_the_accuracy_before_any_request_come_from_all_days_together() -> None:
     days = [
-        Marks("a", "learn", (0, 1, 2), {"a": {0: (9, 10), 1: (10, 10), 2: (8, 10)}}),
-        Marks("b", "learn", (3,), {"a": {0: (7, 10), 1: (8, 10), 2: (6, 10)}, "b": {3: (4, 5)}}),
-        Marks("f0", "forget", (0,), {"a": {1: (5, 10), 2: (6, 10)}, "b": {3: (4, 5)}}, None, Forgotten(0.7, 0.1, None)),
-        Marks(
+        Measurements("a", "learn", (0, 1, 2), {"a": {0: (9, 10), 1: (10, 10), 2: (8, 10)}}),
+        Measurements("b", "learn", (3,), {"a": {0: (7, 10), 1: (8, 10), 2: (6, 10)}, "b": {3: (4, 5)}}),
+        Measurements(
+            "f0", "forget", (0,), {"a": {1: (5, 10), 2: (6, 10)}, "b": {3: (4, 5)}}, None, Forgotten(0.7, 0.1, None)
+        ),
+        Measurements(
             "f1", "forget", (1, 3), {"a": {2: (6, 10)}}, None, Forgotten(9 / 15, 0.0, 0.3), {"f0": (3, 10)}
         ),
-        Marks("c", "learn", (4,), {"a": {2: (9, 10)}}, None, None, {"f0": (1, 10), "f1": (0, 10)}, {4: 3}),
+        Measurements("c", "learn", (4,), {"a": {2: (9, 10)}}, None, None, {"f0": (1, 10), "f1": (0, 10)}, {4: 3}),
     ]  # fmt: skip
     found = results("Finetune", EXAMS, [record(d) for d in days], NAMES)
     one, two = found["forget"]
@@ -160,9 +163,9 @@ def test_of_samples_whose_class_stays_only_what_means_something_is_reported(tmp_
     hits = {"a": {0: (9, 10), 1: (8, 10)}}
     less = {"a": {0: (8, 10), 1: (9, 10)}}  # 17 of 20 as before, but for rounding
     days = [
-        Marks("a", "learn", (0, 1), hits),
-        Marks("f", "forget", (), less, None, Forgotten(1.0, 0.9, None, samples=10, unseen=0.87)),
-        Marks("b", "learn", (2,), hits, None, None, {"f": (0, 10)}),  # as runs wrote before
+        Measurements("a", "learn", (0, 1), hits),
+        Measurements("f", "forget", (), less, None, Forgotten(1.0, 0.9, None, samples=10, unseen=0.87)),
+        Measurements("b", "learn", (2,), hits, None, None, {"f": (0, 10)}),  # as runs wrote before
     ]
     found = results("ACIL", EXAMS, [record(d) for d in days], NAMES)
     (told,) = found["forget"]
@@ -183,8 +186,10 @@ def test_of_samples_whose_class_stays_only_what_means_something_is_reported(tmp_
 
 def overlapping(*days: tuple[str, dict[str, dict[str, tuple[float, float]]]]) -> dict[str, Any]:
     hits = {"a": {0: (1, 2)}}
-    marks = [Marks(n, "forget" if n == "f" else "learn", (), hits, None, None, overlap=met) for n, met in days]
-    return results("OLoRA", EXAMS[:1], [record(m) for m in marks], NAMES)
+    measurements = [
+        Measurements(n, "forget" if n == "f" else "learn", (), hits, None, None, overlap=met) for n, met in days
+    ]
+    return results("OLoRA", EXAMS[:1], [record(m) for m in measurements], NAMES)
 
 
 def test_overlaps_are_gathered_pair_by_pair_and_measured_anew_by_a_forget_request(tmp_path: Path) -> None:
@@ -224,35 +229,40 @@ def test_runs_are_compared_by_overlap_only_where_one_has_it(tmp_path: Path, caps
 
 
 def test_marks_of_older_runs_have_no_overlap() -> None:
-    marks = Marks("b", "learn", (0,), {"a": {0: (1, 2)}}, overlap={"b": {"a": (0.25, 0.5)}})
-    told = marks.to_dict()
-    assert Marks.from_dict(json.loads(json.dumps(told))) == marks
+    measurements = Measurements("b", "learn", (0,), {"a": {0: (1, 2)}}, overlap={"b": {"a": (0.25, 0.5)}})
+    told = measurements.to_dict()
+    assert Measurements.from_dict(json.loads(json.dumps(told))) == measurements
     del told["overlap"]
-    assert Marks.from_dict(told).overlap == {}
+    assert Measurements.from_dict(told).overlap == {}
 
 
 def test_laxer_rules_are_shares_of_all_samples_and_none_on_days_of_older_runs(found: dict[str, Any]) -> None:
     rules = ("top_5_accuracy", "within_experience_accuracy", "experience_accuracy")
     assert [found[rule] for rule in rules] == [None, None, None]
     counted = [{}, {"experience": 27, "top_5": 30, "within_experience": 24}, {"experience": 19, "top_5": 20}]
-    days = [replace(r, marks=replace(r.marks, lenient=by)) for r, by in zip(RECORDS, counted, strict=True)]
+    days = [
+        structs.replace(r, measurements=replace(r.measurements, lenient=by))
+        for r, by in zip(RECORDS, counted, strict=True)
+    ]
     told = [json.loads(json.dumps(day.to_dict())) for day in days]
     del told[0]["marks"]["lenient"]  # as it was written before they were counted
-    now = results("EASE", EXAMS, [EventRecord.from_dict(t) for t in told], NAMES)
+    now = results("EASE", EXAMS, [EventResult.from_dict(t) for t in told], NAMES)
     assert now["top_5_accuracy"] == [None, 30 / 30, 20 / 20]
     assert now["within_experience_accuracy"] == [None, 24 / 30, None]
     assert now["experience_accuracy"] == [None, 27 / 30, 19 / 20]
-    gone = results("EASE", EXAMS, [record(replace(RECORDS[2].marks, exams={}, lenient={"experience": 0}))], NAMES)
+    gone = results(
+        "EASE", EXAMS, [record(replace(RECORDS[2].measurements, exams={}, lenient={"experience": 0}))], NAMES
+    )
     assert gone["experience_accuracy"] == [None]
     assert {k: v for k, v in now.items() if k not in rules} == {k: v for k, v in found.items() if k not in rules}
 
 
 def test_once_the_newest_experience_is_forgotten_only_earlier_ones_have_an_accuracy() -> None:
     days = [
-        Marks("a", "learn", (0,), {"a": {0: (9, 10)}}),
-        Marks("b", "learn", (2,), {"a": {0: (8, 10)}, "b": {2: (1, 5)}}),
-        Marks("f", "forget", (2,), {"a": {0: (7, 10)}}, None, Forgotten(0.2, 0.0, None)),
-        Marks("c", "learn", (3,), {"a": {0: (6, 10)}, "c": {3: (5, 5)}}),
+        Measurements("a", "learn", (0,), {"a": {0: (9, 10)}}),
+        Measurements("b", "learn", (2,), {"a": {0: (8, 10)}, "b": {2: (1, 5)}}),
+        Measurements("f", "forget", (2,), {"a": {0: (7, 10)}}, None, Forgotten(0.2, 0.0, None)),
+        Measurements("c", "learn", (3,), {"a": {0: (6, 10)}, "c": {3: (5, 5)}}),
     ]  # fmt: skip
     found = results("EASE", EXAMS, [record(d) for d in days], NAMES)
     assert found["newest_accuracy"] == [0.9, 0.2, None, 1.0]
@@ -260,13 +270,13 @@ def test_once_the_newest_experience_is_forgotten_only_earlier_ones_have_an_accur
 
 
 def test_without_selection_there_is_none_and_without_forgetting_no_entry() -> None:
-    found = results("Finetune", EXAMS[:1], [record(Marks("a", "learn", (0, 1), {"a": {0: (1, 2)}}))], NAMES)
+    found = results("Finetune", EXAMS[:1], [record(Measurements("a", "learn", (0, 1), {"a": {0: (1, 2)}}))], NAMES)
     assert found["adapter_selection_accuracy"] is None
     assert found["forget"] == []
 
 
 def test_an_exam_whose_classes_are_all_gone_is_none_and_so_is_a_day_without_classes() -> None:
-    gone = Marks("forget-all", "forget", (0, 1), {}, None, Forgotten(None, None, None))
+    gone = Measurements("forget-all", "forget", (0, 1), {}, None, Forgotten(None, None, None))
     found = results("EASE", EXAMS[:1], [RECORDS[0], record(gone)], NAMES)
     assert found["accuracy_matrix"] == [[0.9], [None]]
     assert found["curve"] == [0.9, None]
@@ -279,7 +289,7 @@ def test_records_survive_json() -> None:
     for r in RECORDS:
         told = r.to_dict()
         assert json.loads(json.dumps(told, allow_nan=False)) == told
-        assert EventRecord.from_dict(told) == r
+        assert EventResult.from_dict(told) == r
 
 
 def test_results_are_valid_json_that_reads_back_equal(found: dict[str, Any]) -> None:
@@ -293,7 +303,7 @@ def test_results_are_valid_json_that_reads_back_equal(found: dict[str, Any]) -> 
 
 
 def test_two_runs_that_differ_in_time_and_memory_are_the_same_without_them(found: dict[str, Any]) -> None:
-    slower = results("EASE", EXAMS, [record(r.marks, seconds=99.0, memory=12345) for r in RECORDS], NAMES)
+    slower = results("EASE", EXAMS, [record(r.measurements, seconds=99.0, memory=12345) for r in RECORDS], NAMES)
     assert slower != found
     assert timeless(slower) == timeless(found)
     other = results("EASE", EXAMS, [*RECORDS[:2], RECORDS[1]], NAMES)

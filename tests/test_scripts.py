@@ -8,7 +8,7 @@ import yaml
 
 from cl_framework.cli import run as cli_run
 from cl_framework.errors import UserError
-from cl_framework.runs.recorder import Diary
+from cl_framework.runs.recorder import RunRecorder
 from scripts import bench, bench_forgetting, compare, forgetting, phases, tables
 
 TINY = {
@@ -80,7 +80,7 @@ def test_a_cell_that_was_stopped_is_resumed(call, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Diary, "close", stop)
+        patched.setattr(RunRecorder, "close", stop)
         assert call() == (130, 1)
     assert call() == (0, 1)  # the first seed goes on, the second starts
     assert (tmp_path / "tables" / "tiny.md").exists()

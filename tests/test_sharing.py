@@ -16,8 +16,8 @@ from cl_framework.cli.main import main
 from cl_framework.engine import checkpoint, loop
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.feature_cache.shared_directory import MOST, Shelf
-from cl_framework.feature_cache.sharing import Borrowing, _folder, contents_of
+from cl_framework.feature_cache.shared_directory import MOST, SharedDirectory
+from cl_framework.feature_cache.sharing import SharedFeatures, _folder, contents_of
 from cl_framework.feature_cache.store import FeatureStore
 from cl_framework.runs.directory import Run
 from cl_framework.runs.feature_sharing import made_with
@@ -48,24 +48,26 @@ def files(path):
     return sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".lock")
 
 
-def held(shelf, data="d", made="m"):
-    return sorted(i for piece in shelf.pieces(data, made) for i in piece.ids.tolist())
+def held(directory, data="d", made="m"):
+    return sorted(i for piece in directory.pieces(data, made) for i in piece.ids.tolist())
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    return Shelf(tmp_path / "shelf", LARGE)
+def directory(tmp_path):
+    return SharedDirectory(tmp_path / "shared-features", LARGE)
 
 
 @pytest.fixture
 def met(world, tmp_path):
-    """Carry out events beside a shelf; return the learner, the marks and what it cost."""
+    """Carry out events beside a shared directory; return the learner, the measurements and what it cost."""
 
     def met(events, strategy, made="m", store=None, among=None):
         learner, scenario = world.learner(strategy, DropAdapter()), world.Listed(events)
         learner.model.store = store or FeatureStore()
         contents = contents_of(list(world.Listed(among or events).steps()))
-        learner.model.store.lender = Borrowing(Shelf(tmp_path / "shelf", LARGE), made, contents)
+        learner.model.store.lender = SharedFeatures(
+            SharedDirectory(tmp_path / "shared-features", LARGE), made, contents
+        )
         journal = world.Listener(learner)
         loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, 8)
         return learner, journal
@@ -84,7 +86,7 @@ def found(journal):
 def test_the_same_run_again_makes_no_frozen_pass_and_gets_the_same_bits(met, world, stream):
     (one, first), (two, second) = met(stream, EASE()), met(stream, EASE())
     assert world.differences(one, two) == []
-    assert first.marks == second.marks
+    assert first.measurements == second.measurements
     assert (found(first), passes(second)) == (0, 0)
     assert found(second) == passes(first) > 0
     assert [c.found for c in second.costs] == [c.passes["statistics"] + c.passes["evaluate"] for c in first.costs]
@@ -109,7 +111,7 @@ def test_a_shelf_changes_no_number_whatever_the_store(store, met, world, stream,
     for _ in range(2):
         learner, shared = met(events, EASE(), store=make())
         assert world.differences(plain, learner) == []
-        assert shared.marks == journal.marks
+        assert shared.measurements == journal.measurements
         if store != "off":
             assert passes(shared) + found(shared) == passes(journal)
     assert (found(shared) > 0) is (store != "off")
@@ -174,8 +176,8 @@ def test_a_request_takes_forgotten_samples_off_the_shelf_for_all_runs(asked, met
     contents = contents_of(list(world.Listed(stream[:3]).steps()))
 
     def on_the_shelf(split):
-        shelf, data = Shelf(tmp_path / "shelf", LARGE), _folder(contents(f"noise/{split}"))
-        return [set(held(shelf, data, p.name)) for p in (shelf.path / data).iterdir()]
+        directory, data = SharedDirectory(tmp_path / "shared-features", LARGE), _folder(contents(f"noise/{split}"))
+        return [set(held(directory, data, p.name)) for p in (directory.path / data).iterdir()]
 
     met(stream[:3], EASE(), made="another backbone")
     before = {split: on_the_shelf(split) for split in gone}
@@ -192,7 +194,7 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
     """Nothing is given before the request is recorded; what was recorded is given, or erased, when it goes on."""
     events = [*stream[:2], forget("f", stream[:2], classes=[2]), stream[2]]
     met(stream[:1], EASE(), among=events)
-    shutil.copytree(tmp_path / "shelf", tmp_path / "again")
+    shutil.copytree(tmp_path / "shared-features", tmp_path / "again")
     _, whole = met(events, EASE())
 
     class Killed(Exception):
@@ -207,15 +209,15 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
         def starts(self, step):
             self.kept = None
 
-        def ends(self, step, marks, cost):
+        def ends(self, step, measurements, cost):
             if step.event.name == self.at and not self.late:
                 raise Killed
-            self.inner.ends(step, marks, cost)
+            self.inner.ends(step, measurements, cost)
             self.inner.features = {k: v.clone() for k, v in self.inner.learner.model.store.state().items()}
             if step.event.name == self.at:
                 raise Killed
 
-    marks, costs, kept = [], [], None
+    measurements, costs, kept = [], [], None
     deaths = [
         ("task-0", False),
         ("task-0", True),
@@ -231,16 +233,20 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
         if kept is not None:
             checkpoint.restore(learner, *kept[0])
             learner.model.store.load(kept[1])
-        shelf = Shelf(tmp_path / "again", LARGE)
-        learner.model.store.lender = Borrowing(shelf, "m", contents_of(list(scenario.steps())))
+        directory = SharedDirectory(tmp_path / "again", LARGE)
+        learner.model.store.lender = SharedFeatures(directory, "m", contents_of(list(scenario.steps())))
         with suppress(Killed):
-            loop.run(learner, scenario, world.make_trainer, Evaluator(), Dying(journal, at, late), 8, list(marks))
-        marks, costs = [*marks, *journal.marks], [*costs, *journal.costs]
+            loop.run(
+                learner, scenario, world.make_trainer, Evaluator(), Dying(journal, at, late), 8, list(measurements)
+            )
+        measurements, costs = [*measurements, *journal.measurements], [*costs, *journal.costs]
         kept = (journal.states[-1], journal.features) if journal.states else kept
-    assert marks == whole.marks
+    assert measurements == whole.measurements
     assert [(c.passes, c.found) for c in costs] == [(c.passes, c.found) for c in whole.costs]
     assert found(whole) > 0
-    names = [[str(p.relative_to(tmp_path / side)) for p in files(tmp_path / side)] for side in ("shelf", "again")]
+    names = [
+        [str(p.relative_to(tmp_path / side)) for p in files(tmp_path / side)] for side in ("shared-features", "again")
+    ]
     assert names[0] == names[1]
 
 
@@ -253,83 +259,83 @@ def test_a_shelf_that_takes_no_more_is_left_alone_and_one_that_keeps_what_must_g
     events = [*stream[:2], forget("f", stream[:2], classes=[2])]
     plain, _ = met(events, SimpleCIL(), made="other")
     with monkeypatch.context() as patch:
-        patch.setattr(Shelf, "put", full)
+        patch.setattr(SharedDirectory, "put", full)
         assert world.differences(plain, met(events, SimpleCIL())[0]) == []
     met(stream[:2], SimpleCIL(), made="another")
     with monkeypatch.context() as patch:
-        patch.setattr(Shelf, "erase", full)
-        with pytest.raises(UserError, match=r"recorded, but .*shelf.*clf resume"):
+        patch.setattr(SharedDirectory, "erase", full)
+        with pytest.raises(UserError, match=r"recorded, but .*shared-features.*clf resume"):
             met(events, SimpleCIL())
     contents = contents_of(list(world.Listed(events).steps()))
-    shelf, request = Shelf(tmp_path / "shelf", LARGE), events[-1]
-    assert shelf.erase(_folder(contents("noise/train")), request.data.ids) > 0
+    directory, request = SharedDirectory(tmp_path / "shared-features", LARGE), events[-1]
+    assert directory.erase(_folder(contents("noise/train")), request.data.ids) > 0
 
 
 def test_what_was_evicted_is_not_given_again_at_every_request(met, stream, tmp_path, monkeypatch):
     given = []
-    put = Shelf.put
+    put = SharedDirectory.put
     monkeypatch.setattr(
-        Shelf, "put", lambda self, d, m, ids, rows: (given.append(len(ids)), put(self, d, m, ids, rows))
+        SharedDirectory, "put", lambda self, d, m, ids, rows: (given.append(len(ids)), put(self, d, m, ids, rows))
     )
-    monkeypatch.setattr(Shelf, "pieces", lambda self, data, made: [])
+    monkeypatch.setattr(SharedDirectory, "pieces", lambda self, data, made: [])
     _, journal = met(stream, EASE())
     assert sum(given) == passes(journal)
 
 
-def test_rows_are_found_by_sample_and_files_are_put_together(shelf):
+def test_rows_are_found_by_sample_and_files_are_put_together(directory):
     for i in range(2 * MOST):
         ids = torch.tensor([5 * i, 5 * i + 3, 3])[: 2 + (i > 0)]
-        shelf.put("d", "m", ids, rows_of(ids))
-    assert len(files(shelf.path)) < MOST
-    borrowing = Borrowing(shelf, "m", {"s": "content"}.get)
-    assert borrowing.offer("bare/unknown", torch.tensor([1])) is None
-    for reader in (shelf, Shelf(shelf.path, LARGE)):
+        directory.put("d", "m", ids, rows_of(ids))
+    assert len(files(directory.path)) < MOST
+    shared_features = SharedFeatures(directory, "m", {"s": "content"}.get)
+    assert shared_features.offer("bare/unknown", torch.tensor([1])) is None
+    for reader in (directory, SharedDirectory(directory.path, LARGE)):
         pieces = reader.pieces("d", "m")
         assert all(torch.equal(p.rows, rows_of(p.ids)) for p in pieces)
         assert {i for p in pieces for i in p.ids.tolist()} == {5 * i + k for i in range(2 * MOST) for k in (0, 3)}
 
 
 @pytest.mark.parametrize("damage", ["torn", "edited", "emptied", "nonsense"])
-def test_a_damaged_file_is_taken_away_and_written_again(damage, shelf):
+def test_a_damaged_file_is_taken_away_and_written_again(damage, directory):
     ids = torch.arange(100)
-    shelf.put("d", "m", ids, rows_of(ids))
-    (file,) = files(shelf.path)
+    directory.put("d", "m", ids, rows_of(ids))
+    (file,) = files(directory.path)
     raw = file.read_bytes()
     file.write_bytes({"torn": raw[:-7], "edited": raw[:-1] + b"x", "emptied": b"", "nonsense": raw[::-1]}[damage])
-    fresh = Shelf(shelf.path, LARGE)
+    fresh = SharedDirectory(directory.path, LARGE)
     assert fresh.pieces("d", "m") == []
-    assert files(shelf.path) == []
+    assert files(directory.path) == []
     fresh.put("d", "m", ids, rows_of(ids))
-    assert files(shelf.path) == [file]
+    assert files(directory.path) == [file]
     assert file.read_bytes() == raw
 
 
-def test_what_was_used_longest_ago_leaves_first(shelf):
+def test_what_was_used_longest_ago_leaves_first(directory):
     ids = torch.arange(100)
     for i, made in enumerate("abc"):
-        shelf.put("d", made, ids + i, rows_of(ids + i))
-        os.utime(files(shelf.path / "d" / made)[0], (1000 + i, 1000 + i))
-    size = files(shelf.path)[0].stat().st_size
-    assert held(shelf, made="a")  # read, so used just now
-    Shelf(shelf.path, 3 * size).evict()
-    assert len(files(shelf.path)) == 3
-    Shelf(shelf.path, 3 * size - 1).evict()
-    assert [m for m in "abc" if held(shelf, made=m)] == ["a", "c"]
-    stale = shelf.path / "d" / "a" / ".tmp-1"
+        directory.put("d", made, ids + i, rows_of(ids + i))
+        os.utime(files(directory.path / "d" / made)[0], (1000 + i, 1000 + i))
+    size = files(directory.path)[0].stat().st_size
+    assert held(directory, made="a")  # read, so used just now
+    SharedDirectory(directory.path, 3 * size).evict()
+    assert len(files(directory.path)) == 3
+    SharedDirectory(directory.path, 3 * size - 1).evict()
+    assert [m for m in "abc" if held(directory, made=m)] == ["a", "c"]
+    stale = directory.path / "d" / "a" / ".tmp-1"
     stale.write_bytes(b"half")
-    shelf.evict()
+    directory.evict()
     assert stale.exists()
     os.utime(stale, (1000, 1000))
-    Shelf(shelf.path, 0).evict()
-    assert list(shelf.path.rglob("*")) in ([shelf.path / ".lock"], [])
+    SharedDirectory(directory.path, 0).evict()
+    assert list(directory.path.rglob("*")) in ([directory.path / ".lock"], [])
 
 
-def test_only_the_owner_may_look_and_a_directory_that_cannot_be_used_is_named(shelf, tmp_path):
-    shelf.put("d", "m", torch.arange(3), rows_of(torch.arange(3)))
-    assert {p.stat().st_mode & 0o077 for p in (shelf.path, shelf.path / "d", shelf.path / "d" / "m")} == {0}
+def test_only_the_owner_may_look_and_a_directory_that_cannot_be_used_is_named(directory, tmp_path):
+    directory.put("d", "m", torch.arange(3), rows_of(torch.arange(3)))
+    assert {p.stat().st_mode & 0o077 for p in (directory.path, directory.path / "d", directory.path / "d" / "m")} == {0}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file.*--features"):
-        Shelf(tmp_path / "file", LARGE)
+        SharedDirectory(tmp_path / "file", LARGE)
 
 
 @forks
@@ -337,41 +343,43 @@ def test_processes_that_write_evict_and_erase_at_once_read_nothing_wrong(world, 
     limit = 40_000
 
     def work(seed):
-        dice, shelf, end, right = random.Random(seed), Shelf(tmp_path, limit), time.monotonic() + 1.5, 0
+        dice, directory, end, right = random.Random(seed), SharedDirectory(tmp_path, limit), time.monotonic() + 1.5, 0
         while time.monotonic() < end:
             made = dice.choice("ab")
             ids = torch.tensor(dice.sample(range(500), 40))
-            for piece in shelf.pieces("d", made):
+            for piece in directory.pieces("d", made):
                 assert torch.equal(piece.rows, rows_of(piece.ids))
                 assert piece.ids.diff().gt(0).all()
                 right += len(piece.ids)
-            shelf.put("d", made, ids, rows_of(ids))
+            directory.put("d", made, ids, rows_of(ids))
             if dice.random() < 0.3:
-                shelf.erase("d", torch.tensor(dice.sample(range(500), 100)))
-            shelf.evict()
+                directory.erase("d", torch.tensor(dice.sample(range(500), 100)))
+            directory.evict()
         assert right
 
     pids = [world.forked(lambda s=s: work(s)) for s in range(3)]
     os.kill(pids[-1], signal.SIGKILL) if time.sleep(0.7) is None else None  # it may hold the lock
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0, -signal.SIGKILL]
-    shelf = Shelf(tmp_path, limit)
-    shelf.evict()
+    directory = SharedDirectory(tmp_path, limit)
+    directory.evict()
     assert 0 < sum(p.stat().st_size for p in files(tmp_path) if not p.name.startswith(".tmp-")) <= limit
-    shelf.erase("d", torch.arange(500))
-    assert held(shelf, made="a") == held(shelf, made="b") == []
+    directory.erase("d", torch.arange(500))
+    assert held(directory, made="a") == held(directory, made="b") == []
 
 
 @forks
 def test_two_who_erase_at_once_both_get_their_way(world, tmp_path):
-    shelf, everything = Shelf(tmp_path, LARGE), torch.arange(200)
+    directory, everything = SharedDirectory(tmp_path, LARGE), torch.arange(200)
     for made in "abcdefgh":
-        shelf.put("d", made, everything, rows_of(everything))
+        directory.put("d", made, everything, rows_of(everything))
     pids = [
-        world.forked(lambda s=s: [Shelf(tmp_path, LARGE).erase("d", torch.tensor([i])) for i in range(s, 60, 2)])
+        world.forked(
+            lambda s=s: [SharedDirectory(tmp_path, LARGE).erase("d", torch.tensor([i])) for i in range(s, 60, 2)]
+        )
         for s in (0, 1)
     ]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
-    assert all(held(shelf, made=made) == list(range(60, 200)) for made in "abcdefgh")
+    assert all(held(directory, made=made) == list(range(60, 200)) for made in "abcdefgh")
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +405,7 @@ def test_a_request_in_another_precision_takes_none_of_the_features_of_the_run(so
 def test_the_verbs_share_and_forget_from_any_directory(somewhere, tmp_path, monkeypatch):
     root = somewhere
     monkeypatch.chdir(root)
-    shelf, count = Shelf(root / "shared", LARGE), len(files(root / "shared"))
+    directory, count = SharedDirectory(root / "shared", LARGE), len(files(root / "shared"))
     assert count
     monkeypatch.setenv("CLF_FEATURES", "shared")
     assert main(["run", *GLYPHS[: GLYPHS.index("--features")], "--run_dir", "two"]) == 0
@@ -405,13 +413,15 @@ def test_the_verbs_share_and_forget_from_any_directory(somewhere, tmp_path, monk
     assert costs[0]["passes_statistics"] + costs[0]["passes_evaluate"] == costs[1]["features_found"] > 0
     assert costs[1]["passes_statistics"] == costs[1]["passes_evaluate"] == costs[0]["features_found"] == 0
     monkeypatch.chdir(tmp_path)
-    places = {p.parent for p in files(shelf.path)}
-    before = sum(len(held(shelf, p.parent.name, p.name)) for p in places)
+    places = {p.parent for p in files(directory.path)}
+    before = sum(len(held(directory, p.parent.name, p.name)) for p in places)
     assert main(["forget", str(root / "one"), "--classes", "3"]) == 0
-    assert {p.parent for p in files(shelf.path)} == places, "a run that goes on files its features where it did before"
-    assert before - sum(len(held(shelf, p.parent.name, p.name)) for p in places) == 6 + 3
+    assert {p.parent for p in files(directory.path)} == places, (
+        "a run that goes on files its features where it did before"
+    )
+    assert before - sum(len(held(directory, p.parent.name, p.name)) for p in places) == 6 + 3
     assert main(["verify", str(root / "one")]) == 0
     assert not (tmp_path / "shared").exists()
-    shutil.rmtree(shelf.path)
+    shutil.rmtree(directory.path)
     assert main(["forget", str(root / "two"), "--classes", "3"]) == 0
-    assert not shelf.path.exists()
+    assert not directory.path.exists()

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cl_framework.functional.class_statistics import semantic_shift
-from cl_framework.memory.tensor_store import Entry
+from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.base import Plan, Strategy
 from cl_framework.methods.losses import classify_among
 from cl_framework.streams.events import forget
@@ -115,9 +115,9 @@ def test_slca_goes_on_from_the_head_as_it_was_before_alignment(world, stream):
     for p, q in zip(one.model.adapters.params("shared"), two.model.adapters.params("shared"), strict=True):
         assert torch.equal(p, q)
     for i, c in enumerate(one.model.head.classes):
-        row = two.strategy.rows[Entry(c, "shared", "row0")]
+        row = two.strategy.rows[Key(c, "shared", "row0")]
         assert torch.equal(row, one.model.head.weight[i])
-        torch.testing.assert_close(two.strategy.rows[Entry(c, "shared", "row1")], one.model.head.bias[i].detach())
+        torch.testing.assert_close(two.strategy.rows[Key(c, "shared", "row1")], one.model.head.bias[i].detach())
 
 
 def test_slca_has_two_rates(world, stream):

@@ -613,7 +613,7 @@ def test_the_engine_measures_the_overlap_of_adapters_with_factors(world, stream)
     learner = world.learner(OrthogonalAdaptation(), Retrain())
     journal = world.Listener(learner)
     loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(False), journal, 8)
-    found = [m.overlap for m in journal.marks]
+    found = [m.overlap for m in journal.measurements]
     assert [{new: list(row) for new, row in met.items()} for met in found] == [
         {}, {"task-1": ["task-0"]}, {"task-2": ["task-0", "task-1"]}, {"task-2": ["task-0"]},
     ]  # fmt: skip

@@ -45,9 +45,9 @@ def results(world: Any, scenario: Any) -> tuple[Any, dict[str, Any]]:
     loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
     records = [
         evaluation_results.EventRecord(m, c.seconds, c.trainable_parameters, c.steps, 0, 0, 0, 0, 0)
-        for m, c in zip(journal.marks, journal.costs, strict=True)
+        for m, c in zip(journal.measurements, journal.costs, strict=True)
     ]
-    learned = [(m.event, m.classes) for m in journal.marks if m.kind == "learn"]
+    learned = [(m.event, m.classes) for m in journal.measurements if m.kind == "learn"]
     return learner, evaluation_results.results("Finetune", learned, records, scenario.class_names)
 
 

@@ -26,14 +26,14 @@ PART = 2
 adapters. A glyph_vit loses 2 % of a pass to copies at 2, and 8 % at 1."""
 
 
-class Abreast(Rewrite, ABC):
+class BatchedRewrite(Rewrite, ABC):
     """A rewrite that can work beside others of its kind, each on a part of the batch of its own, in one product.
 
     All that tells two rewrites of one site and of the same shapes apart is in their state.
     """
 
     @abstractmethod
-    def abreast(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    def batched(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Do what `forward` does in evaluation, part by part.
 
         Args:
@@ -44,12 +44,12 @@ class Abreast(Rewrite, ABC):
 
 
 def signature(rewrites: Sequence[nn.Module]) -> tuple[object, ...] | None:
-    """Return what adapters that go abreast have in common, shapes by name; None for those that cannot.
+    """Return what adapters that can be batched have in common, shapes by name; None for those that cannot.
 
     Args:
         rewrites: What a pass goes through, by site, as `AdapterBank.modules_of` returns it.
     """
-    if not rewrites or not all(isinstance(r, Abreast) for by_site in rewrites for r in by_site.children()):
+    if not rewrites or not all(isinstance(r, BatchedRewrite) for by_site in rewrites for r in by_site.children()):
         return None
     return tuple((name, value.shape) for by_site in rewrites for name, value in by_site.state_dict().items())
 
@@ -58,7 +58,7 @@ def signature(rewrites: Sequence[nn.Module]) -> tuple[object, ...] | None:
 class Parts(Rewrite):
     """Rewrites of one site, one after the other along the batch."""
 
-    def __init__(self, rewrites: Sequence[Abreast]) -> None:
+    def __init__(self, rewrites: Sequence[BatchedRewrite]) -> None:
         """Put their weights in one tensor each, with the part in front."""
         super().__init__()
         self.like, self.parts = rewrites[0], len(rewrites)
@@ -74,7 +74,7 @@ class Parts(Rewrite):
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
         """Rewrite each part as its own adapter does."""
         weights = {name.replace("/", "."): value for name, value in self._buffers.items() if value is not None}
-        rewritten = self.like.abreast(self._split(given), self._split(out), weights)
+        rewritten = self.like.batched(self._split(given), self._split(out), weights)
         return rewritten.reshape(out.shape)
 
     def _split(self, rows: Tensor) -> Tensor:

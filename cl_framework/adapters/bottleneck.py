@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_framework.adapters.base import Adapter, Rewrite
-from cl_framework.adapters.batched import Abreast
+from cl_framework.adapters.batched import BatchedRewrite
 from cl_framework.backbones.base import Site
 
 
@@ -37,7 +37,7 @@ class Bottleneck(Adapter):
 
 
 @final
-class _Branch(Abreast):
+class _Branch(BatchedRewrite):
     def __init__(self, site: Site, spec: Bottleneck) -> None:
         super().__init__()
         self.down = nn.Linear(site.width_in, spec.width)  # torch's own start is Kaiming-uniform with a = sqrt(5)
@@ -52,7 +52,7 @@ class _Branch(Abreast):
         branch: Tensor = self.up(bottleneck)
         return out + self.scale * branch
 
-    def abreast(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    def batched(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         down, up = (weights[f"{n}.weight"].mT for n in ("down", "up"))
         bottleneck = torch.baddbmm(weights["down.bias"][:, None], given, down).relu_()
         return out + self.scale * torch.baddbmm(weights["up.bias"][:, None], bottleneck, up)

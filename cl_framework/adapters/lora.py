@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_framework.adapters.base import Adapter, Rewrite
-from cl_framework.adapters.batched import Abreast
+from cl_framework.adapters.batched import BatchedRewrite
 from cl_framework.adapters.low_rank import LowRank
 from cl_framework.backbones.base import Role, Site
 from cl_framework.errors import UserError
@@ -49,7 +49,7 @@ class LoRA(Adapter):
 
 
 @final
-class Factors(Abreast, LowRank):
+class Factors(BatchedRewrite, LowRank):
     """``out + scale * b a given``, with ``b`` at zero at birth.
 
     Attributes:
@@ -70,6 +70,6 @@ class Factors(Abreast, LowRank):
         """Add the correction."""
         return out + self.scale * (given @ self.a.T @ self.b.T)
 
-    def abreast(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    def batched(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Add to each part its own correction."""
         return out + self.scale * torch.bmm(torch.bmm(given, weights["a"].mT), weights["b"].mT)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, normalize
 from cl_framework.auditing.attacks import Measured, probabilities, right
 from cl_framework.auditing.subjects import Subject, few, joined
 from cl_framework.engine.learner import Learner
-from cl_framework.memory.tensor_store import Ledger
+from cl_framework.memory.tensor_store import TensorStore
 from cl_framework.metrics import recovery
 from cl_framework.metrics.membership import Floats
 from cl_framework.models.model import Model, Using
@@ -60,7 +60,7 @@ def probes(model: Model, about: Subject) -> Measured:
 def put_back(learner: Learner, about: Subject, original: Mapping[str, Tensor], knew: Mapping[int, str]) -> float | None:
     """Return the accuracy on unseen samples of the vanished classes once the original's rows for them are back.
 
-    Changes ``learner``: head rows and ledger entries (prototypes) of those classes come from the ``original`` model.
+    Changes ``learner``: head rows and stored prototypes of those classes come from the ``original`` model.
 
     Args:
         learner: A copy that nobody needs afterwards.
@@ -75,9 +75,9 @@ def put_back(learner: Learner, about: Subject, original: Mapping[str, Tensor], k
     lost = [c for c in about.vanished if c in knew]
     if not lost or learner.strategy.isolates == "experience" or learner.strategy.founded:
         return None
-    source = Ledger()
+    source = TensorStore()
     for name, part in learner.named_modules():
-        if isinstance(part, Ledger):
+        if isinstance(part, TensorStore):
             start = f"{name}."
             source.load_state_dict({k.removeprefix(start): v for k, v in original.items() if k.startswith(start)})
             for entry in [e for e in source if e.cls in lost and e not in part]:

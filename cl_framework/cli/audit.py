@@ -113,14 +113,14 @@ def _learning(args: Namespace, about: Subject) -> list[Experience]:
 def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str, Any]]:
     """Return what the run itself wrote down about the requests: what they cost, and whether it lasted."""
     records = recorded(directory)
-    learned = [(r.marks.event, r.marks.classes) for r in records if r.marks.kind == "learn"]
+    learned = [(r.measurements.event, r.measurements.classes) for r in records if r.measurements.kind == "learn"]
     told = {f["event"]: f for f in results("", learned, records, timeline.class_names)["forget"]}
     rows = []
     for i, r in enumerate(records):
-        if r.marks.event in about.requests and r.marks.event in told:
+        if r.measurements.event in about.requests and r.measurements.event in told:
             removed = records[i - 1].stored_bytes - r.stored_bytes if i else None
-            row = {name: told[r.marks.event][name] for name in RECORD}
-            rows.append({"request": r.marks.event, **row, "seconds": r.seconds, "bytes_removed": removed})
+            row = {name: told[r.measurements.event][name] for name in RECORD}
+            rows.append({"request": r.measurements.event, **row, "seconds": r.seconds, "bytes_removed": removed})
     return rows
 
 

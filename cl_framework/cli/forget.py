@@ -18,7 +18,7 @@ from cl_framework.errors import Absent, UserError
 from cl_framework.runs import copies, maintenance, receipts
 from cl_framework.runs.directory import Run
 from cl_framework.runs.open_run import check_finished, go_on, opened, reopen
-from cl_framework.runs.recorder import Testimony
+from cl_framework.runs.recorder import ReceiptDetails
 from cl_framework.runs.signatures import signer
 from cl_framework.streams.events import Experience, Need, surviving
 from cl_framework.streams.identifiers import called, class_ids, hide
@@ -49,9 +49,9 @@ def forget(argv: Sequence[str]) -> int:
         later = _request(directory, timeline, args, picked)
         for sentence in copies.of_request(directory, list(later.steps())[-1]).told if later else ():
             CONSOLE.print(Text(printable(sentence), "yellow"), soft_wrap=True)
-        testimony = Testimony(args.requester, sign, args.history == "drop", people=picked.who)
+        details = ReceiptDetails(args.requester, sign, args.history == "drop", people=picked.who)
         try:
-            go_on(directory, experiment, later or timeline, testimony)
+            go_on(directory, experiment, later or timeline, details)
         except Absent as error:
             raise _needed(experiment, later or timeline) or error from error
         if strange := maintenance.foreign(directory.path, directory.events()):

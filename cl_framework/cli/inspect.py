@@ -16,7 +16,7 @@ import msgspec
 from cl_framework.cli import listing
 from cl_framework.errors import UserError
 from cl_framework.evaluation import summary as evaluation_summary
-from cl_framework.runs.records import Event
+from cl_framework.runs.records import EventRecord
 from cl_framework.settings import discovery
 from cl_framework.terminal import grid
 from cl_framework.terminal.safe_text import printable, say
@@ -107,7 +107,7 @@ def verify(argv: Sequence[str]) -> int:
     return 0
 
 
-def _signed(events: Sequence[Event], any_receipt: bool) -> str:
+def _signed(events: Sequence[EventRecord], any_receipt: bool) -> str:
     """Say how far signatures that hold reach: to the last forget event, and not beyond it."""
     if not any_receipt:
         return ", nothing is signed"

@@ -12,7 +12,7 @@ from cl_framework.cli.run import _examined, _say, prepared
 from cl_framework.errors import UserError, some_of
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.store import FeatureStore
-from cl_framework.runs.open_run import diary_of, opened, reopen
+from cl_framework.runs.open_run import opened, recorder_of, reopen
 from cl_framework.streams.events import Experience
 from cl_framework.streams.identifiers import called
 from cl_framework.streams.samples import Inputs
@@ -28,14 +28,14 @@ def evaluate(argv: Sequence[str]) -> int:
     experiment, timeline = reopen(directory)
     if args.data:
         return _examined(directory, experiment, timeline, args.data)
-    diary = diary_of(directory, experiment, timeline)
-    if not diary.records:
+    recorder = recorder_of(directory, experiment, timeline)
+    if not recorder.records:
         raise UserError(f"{directory.path} has no event yet; `clf resume {directory.path}` begins.")
     evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
-    steps = list(timeline.steps())[: len(diary.records)]
-    for step, marks in zip(steps, diary.marks, strict=True):
-        evaluator.restore(step, marks)
-    model, last = experiment.learner.model, diary.marks[-1]
+    steps = list(timeline.steps())[: len(recorder.records)]
+    for step, measurements in zip(steps, recorder.measurements, strict=True):
+        evaluator.restore(step, measurements)
+    model, last = experiment.learner.model, recorder.measurements[-1]
     model.store = FeatureStore()  # compute every feature again: stored ones would agree with themselves
     again = evaluator.hits(experiment.learner.answer)
     same, asked, told = again == last.hits, *(sum(n for _, n in hits.values()) for hits in (again, last.hits))

@@ -125,7 +125,7 @@ def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
         Run.check_free(experiment.run_dir)
     _look(experiment.scenario, experiment.skip_unreadable)
     steps = list(Timeline(experiment.scenario).steps())
-    feature_sharing.shelf_of(experiment)
+    feature_sharing.shared_directory_of(experiment)
     _try(experiment, steps)
     learner, events = experiment.learner, (step.event for step in steps)
     check_events(learner.model, learner.strategy, learner.unlearner, events, experiment.scenario.class_names)

@@ -18,7 +18,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.engine.sample_index import Census, Contents, census, ids_of
 from cl_framework.memory.exemplars import Memory
 from cl_framework.memory.provenance import Ingredient, Reading
-from cl_framework.memory.tensor_store import COUNT, PRISTINE, Entry, Ledger, entry_of
+from cl_framework.memory.tensor_store import COUNT, PRISTINE, Key, TensorStore, key_of
 from cl_framework.methods.base import Unlearner
 from cl_framework.methods.logit_memory import Answers
 from cl_framework.models.model import ADAPTERS
@@ -128,7 +128,7 @@ class Told:
             return (self._ingredient(self.head, HEAD, ""),)
         if "|" not in tensor:
             return (self._ingredient(streams_origins.of(self.brought), tensor),)
-        entry = entry_of(tensor)
+        entry = key_of(tensor)
         own = self._ingredient(streams_origins.of(self._filed(entry)), tensor)
         if entry.experience is None or entry.name == PRISTINE:
             return (own,)
@@ -138,7 +138,7 @@ class Told:
         """Return what plans read: what went into the adapters and the head."""
         return (*map(self._adapter, self.origins), self._ingredient(self.head, HEAD, ""))
 
-    def _filed(self, entry: Entry) -> list[Cell]:
+    def _filed(self, entry: Key) -> list[Cell]:
         """Return what is filed under an entry: a class of an experience, or a class in the space of an experience."""
         if entry.cls is None:
             return [(e, c) for e, c in self.brought if entry.experience in (None, e)]
@@ -270,16 +270,16 @@ def _rows(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterat
 
 
 def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
-    """Yield what ledgers hold: of a class, and made with the adapter of the experience it is filed under."""
-    for path, ledger in learner.named_modules():
-        if not isinstance(ledger, Ledger) or not path.startswith(("strategy.", "model.")):
+    """Yield what tensor stores hold: of a class, and made with the adapter of the experience it is filed under."""
+    for path, store in learner.named_modules():
+        if not isinstance(store, TensorStore) or not path.startswith(("strategy.", "model.")):
             continue
         reading = path.startswith("model.")
         part = learner.get_submodule(path.rpartition(".")[0])
         by_id = reading or isinstance(part, Memory)
         kind = "lineage" if reading else path.split(".")[1]
-        for name, entry in ledger.named():
-            value, tensor = ledger[entry], f"{path}.{name}"
+        for name, entry in store.named():
+            value, tensor = store[entry], f"{path}.{name}"
             yield Artifact(
                 kind,
                 " in ".join(str(x) for x in (entry.cls, entry.experience) if x is not None),

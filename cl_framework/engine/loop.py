@@ -24,7 +24,7 @@ from cl_framework.engine.sample_index import Contents, cells, pooled
 from cl_framework.engine.trainers import MakeTrainer, peak_memory, quiet
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.evaluation.measurements import Marks
+from cl_framework.evaluation.measurements import Measurements
 from cl_framework.memory.exemplars import Memory
 from cl_framework.memory.provenance import Read, met
 from cl_framework.methods.compatibility import check_request
@@ -62,7 +62,7 @@ class Journal(Protocol):
     def starts(self, step: Step) -> None:
         """Hear that an event begins."""
 
-    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
+    def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
         """Hear what came of it."""
 
 
@@ -73,7 +73,7 @@ def run(
     evaluator: Evaluator,
     journal: Journal,
     batch_size: int = 48,
-    done: Sequence[Marks] = (),
+    done: Sequence[Measurements] = (),
     validation: float = 0.0,
 ) -> None:
     """Meet every step of ``scenario`` in order, examining the learner after each.
@@ -85,7 +85,7 @@ def run(
         evaluator: Opens the exams.
         journal: Told about every event.
         batch_size: Samples per training step.
-        done: Marks of the events of an earlier process, which are not repeated.
+        done: Measurements of the events of an earlier process, which are not repeated.
         validation: Share of each plan's samples to hold out, for a loss that tells when to stop.
     """
     learner.to(make_trainer(None).strategy.root_device)  # statistics and exams run where training does
@@ -98,8 +98,8 @@ def run(
         else:
             remember(learner, surviving(seen))
             journal.starts(step)
-            marks, cost = take(learner, step, make_trainer, evaluator, batch_size, validation)
-            journal.ends(step, marks, cost)
+            measurements, cost = take(learner, step, make_trainer, evaluator, batch_size, validation)
+            journal.ends(step, measurements, cost)
             settle(learner, step)
         seen.append(step)
 
@@ -111,7 +111,7 @@ def take(
     evaluator: Evaluator,
     batch_size: int,
     validation: float = 0.0,
-) -> tuple[Marks, Cost]:
+) -> tuple[Measurements, Cost]:
     """Carry out one event and examine what came of it."""
     before, found, began = learner.model.passes.copy(), learner.model.store.found, time.perf_counter()
     evaluator.before(step, learner.answer)
@@ -119,16 +119,20 @@ def take(
     bank = learner.model.adapters
     learner.model.store.keep_only([*learner.model.digests(bank), "bare"], learner.model.digests(bank.stack))
     ranked = partial(learner.answer, ranked=True)
-    marks = evaluator.examine(step, ranked, learner.model.classes, learner.model.known)
-    if isinstance(step.event, ForgetRequest) and marks.forget is not None and learner.unlearner is not None:
+    measurements = evaluator.examine(step, ranked, learner.model.classes, learner.model.known)
+    if isinstance(step.event, ForgetRequest) and measurements.forget is not None and learner.unlearner is not None:
         scrub(learner, step.event, step.exam)
-        marks = replace(marks, forget=replace(marks.forget, notes=learner.unlearner.notes(learner.model, step.event)))
-    marks = replace(marks, overlap=overlaps(bank, step.event.name if isinstance(step.event, Experience) else None))
+        measurements = replace(
+            measurements, forget=replace(measurements.forget, notes=learner.unlearner.notes(learner.model, step.event))
+        )
+    measurements = replace(
+        measurements, overlap=overlaps(bank, step.event.name if isinstance(step.event, Experience) else None)
+    )
     cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
     cost.found = learner.model.store.found - found
     cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
     cost.stored_bytes = checkpoint.size_of(learner)
-    return marks, cost
+    return measurements, cost
 
 
 def carry_out(

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.loop import Cost, Journal
-from cl_framework.evaluation.measurements import Marks
+from cl_framework.evaluation.measurements import Measurements
 from cl_framework.streams.events import Step
 
 MEASURES = (
@@ -63,7 +63,7 @@ class Book(Journal, Protocol):
     """A journal that can tell the results so far."""
 
     @property
-    def marks(self) -> Sequence[Marks]:
+    def measurements(self) -> Sequence[Measurements]:
         """Those of every event so far."""
 
     def results(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def tracked(book: Book, learner: Learner, loggers: Sequence[Logger], config: str
         loggers: To tell.
         config: What the run was started with, as YAML in which no class and no sample to forget is named.
     """
-    learner.events = len(book.marks)
+    learner.events = len(book.measurements)
     for logger in loggers:
         logger.log_hyperparams(flat(yaml.safe_load(config)))
     status = "failed"
@@ -100,9 +100,9 @@ class _Tracked:
     def starts(self, step: Step) -> None:
         self.book.starts(step)
 
-    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
-        self.book.ends(step, marks, cost)
-        self.learner.events = len(self.book.marks)
+    def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
+        self.book.ends(step, measurements, cost)
+        self.learner.events = len(self.book.measurements)
         metrics = numbers(self.book.results()) if self.loggers else {}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.learner.now)

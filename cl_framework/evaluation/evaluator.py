@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import Absent
-from cl_framework.evaluation.measurements import Forgotten, Marks
+from cl_framework.evaluation.measurements import Forgotten, Measurements
 from cl_framework.metrics.continual import Hits, micro_accuracy
 from cl_framework.metrics.ranked import top_k_hits, within_experience_hits
 from cl_framework.streams.events import Event, Experience, ForgetRequest, Step
@@ -59,7 +59,7 @@ class Evaluator:
         if isinstance(step.event, ForgetRequest):
             self._before = step.event.name, _accuracy([step.exam], answer)
 
-    def examine(self, step: Step, answer: Answer, live: Sequence[int], owner: Mapping[int, str]) -> Marks:
+    def examine(self, step: Step, answer: Answer, live: Sequence[int], owner: Mapping[int, str]) -> Measurements:
         """Open every exam so far, after ``step`` was carried out.
 
         Args:
@@ -81,7 +81,7 @@ class Evaluator:
         selected = _selected(outcomes.values(), owner)
         learns = isinstance(event, Experience)
         again = {name: _asked(exam, answer, live) for name, exam in self._forgotten.items() if name in old}
-        return Marks(
+        return Measurements(
             event=event.name,
             kind="learn" if learns else "forget",
             classes=event.classes,
@@ -94,16 +94,16 @@ class Evaluator:
         )
 
     def hits(self, answer: Answer) -> dict[int, Hits]:
-        """Return right answers and samples of every live class, all exams together, as `Marks.hits` does.
+        """Return right answers and samples of every live class, all exams together, as `Measurements.hits` does.
 
         Raises:
             UserError: If a sample is another than it was; those that are gone are left out.
         """
         return _hits(_pooled(_by_exam(_sheets(self._exams, answer, strict=True)).values()))
 
-    def restore(self, step: Step, marks: Marks) -> None:
-        """Take ``step`` up as if it had just been examined with the result ``marks``."""
-        self._admit(step, marks.hits)
+    def restore(self, step: Step, measurements: Measurements) -> None:
+        """Take ``step`` up as if it had just been examined with the result ``measurements``."""
+        self._admit(step, measurements.hits)
         self._before = None
 
     def _admit(self, step: Step, live: Iterable[int]) -> None:

@@ -40,7 +40,7 @@ class Forgotten:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Marks:
+class Measurements:
     """Everything one exam day showed.
 
     Attributes:
@@ -101,7 +101,7 @@ class Marks:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Marks:
+    def from_dict(cls, data: Mapping[str, Any]) -> Measurements:
         """Undo `to_dict`.
 
         Raises:

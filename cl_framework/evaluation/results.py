@@ -6,12 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cl_framework.evaluation.measurements import Marks
+import msgspec
+
+from cl_framework.evaluation.measurements import Measurements
 from cl_framework.metrics import continual
 from cl_framework.metrics.cost import total_cost
 from cl_framework.metrics.unlearning import erosion_staying, h_mean, relapse_max_later, spillover_exams
@@ -25,12 +26,11 @@ LENIENT = ("top_5", "within_experience", "experience")
 """Laxer rules by which an answer may count as right."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventRecord:
+class EventResult(msgspec.Struct, frozen=True):
     """One event of a run: what the exams showed, and what it cost.
 
     Attributes:
-        marks: What the exams showed after it.
+        measurements: What the exams showed after it.
         seconds: Wall time of carrying it out and examining it.
         trainable_parameters: Most parameters that were trained at once.
         steps: Optimiser steps.
@@ -42,7 +42,7 @@ class EventRecord:
         features_found: Features that other runs had left in a shared store, hence passes that were not made.
     """
 
-    marks: Marks
+    measurements: Measurements = msgspec.field(name="marks")  # as files of all versions call them
     seconds: float
     trainable_parameters: int
     steps: int
@@ -55,15 +55,15 @@ class EventRecord:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """Every number but the marks, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "marks"}
+        """Every number but the measurements, by name."""
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "measurements"}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {"marks": self.marks.to_dict(), **self.cost}
+        return {"marks": self.measurements.to_dict(), **self.cost}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], place: Path | str = "The record of an event") -> EventRecord:
+    def from_dict(cls, data: Mapping[str, Any], place: Path | str = "The record of an event") -> EventResult:
         """Undo `to_dict`.
 
         Args:
@@ -79,7 +79,7 @@ class EventRecord:
 def results(
     strategy: str,
     exams: Sequence[tuple[str, Sequence[int]]],
-    records: Sequence[EventRecord],
+    records: Sequence[EventResult],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
     """Work out everything that `docs/results.md` lists.
@@ -90,7 +90,7 @@ def results(
         records: One per event, in order.
         class_names: What each class id is called.
     """
-    days = [r.marks for r in records]
+    days = [r.measurements for r in records]
     matrix = [[continual.micro_accuracy(d.exams.get(name, {}).values()) for name, _ in exams] for d in days]
     curve = [continual.micro_accuracy(d.hits.values()) for d in days]
     hits = days[-1].hits if days else {}
@@ -118,12 +118,12 @@ def results(
         "earlier_accuracy": [earlier for _, earlier in ages],
         **{f"{rule}_accuracy": _leniently(days, rule) for rule in LENIENT},
         "overlap": _overlap(days),
-        "forget": [_forget(i, days, curve[i], r.seconds) for i, r in enumerate(records) if r.marks.forget],
+        "forget": [_forget(i, days, curve[i], r.seconds) for i, r in enumerate(records) if r.measurements.forget],
         "cost": total_cost([r.cost for r in records]),
     }
 
 
-def _alive(days: Sequence[Marks]) -> list[int]:
+def _alive(days: Sequence[Measurements]) -> list[int]:
     """Return the classes learned and not forgotten, examined or not."""
     found: set[int] = set()
     for day in days:
@@ -131,7 +131,7 @@ def _alive(days: Sequence[Marks]) -> list[int]:
     return sorted(found | (days[-1].hits.keys() if days else set()))
 
 
-def _newest_and_earlier(days: Sequence[Marks]) -> list[tuple[float | None, float | None]]:
+def _newest_and_earlier(days: Sequence[Measurements]) -> list[tuple[float | None, float | None]]:
     """Return, for each day, the accuracy on the exam learned last and that on all earlier ones, pooled."""
     newest, found = "", []
     for day in days:
@@ -142,7 +142,7 @@ def _newest_and_earlier(days: Sequence[Marks]) -> list[tuple[float | None, float
     return found
 
 
-def _leniently(days: Sequence[Marks], rule: str) -> list[float | None] | None:
+def _leniently(days: Sequence[Measurements], rule: str) -> list[float | None] | None:
     """Return the accuracy over all live classes on each day by a laxer rule; None where no day counted it."""
     totals = [sum(total for _, total in day.hits.values()) for day in days]
     found = [(day.lenient.get(rule), total) for day, total in zip(days, totals, strict=True)]
@@ -150,7 +150,7 @@ def _leniently(days: Sequence[Marks], rule: str) -> list[float | None] | None:
     return shares if any(rule in day.lenient for day in days) else None
 
 
-def _overlap(days: Sequence[Marks]) -> dict[str, Any] | None:
+def _overlap(days: Sequence[Measurements]) -> dict[str, Any] | None:
     """Return how far the subspaces of adapters meet, pair by pair and on average; None without a pair."""
     pairs: dict[tuple[str, str], tuple[float, float]] = {}
     for day in days:
@@ -168,13 +168,13 @@ def _overlap(days: Sequence[Marks]) -> dict[str, Any] | None:
     return found
 
 
-def _event(record: EventRecord) -> dict[str, Any]:
-    day = record.marks
+def _event(record: EventResult) -> dict[str, Any]:
+    day = record.measurements
     back = {"relearned": {str(new): old for new, old in day.relearned.items()}} if day.kind == "learn" else {}
     return {"name": day.event, "kind": day.kind, "classes": list(day.classes), **back, **record.cost}
 
 
-def _forget(i: int, days: Sequence[Marks], retain: float | None, seconds: float) -> dict[str, Any]:
+def _forget(i: int, days: Sequence[Measurements], retain: float | None, seconds: float) -> dict[str, Any]:
     """Say what request ``i`` did, at once and, as far as later days tell, for good.
 
     Where every class stayed, a right answer about a forgotten sample is no trace of it: what is weighed against it (H)
@@ -215,7 +215,7 @@ def _forget(i: int, days: Sequence[Marks], retain: float | None, seconds: float)
     }
 
 
-def _before_any(i: int, days: Sequence[Marks]) -> float | None:
+def _before_any(i: int, days: Sequence[Measurements]) -> float | None:
     """Return the accuracy on the classes of request ``i`` as it was before any request since each was learned."""
     found: dict[int, continual.Hits] = {}
     settled: set[int] = set()

@@ -45,8 +45,8 @@ class Piece(NamedTuple):
 
 
 @final
-class Shelf:
-    """The directory.
+class SharedDirectory:
+    """A directory of features that several runs share.
 
     Args:
         path: Where it is; made for its owner alone if it is not there.
@@ -167,10 +167,10 @@ class Shelf:
             yield
 
 
-def _refuse_link(shelf: Path, folder: Path) -> None:
-    """Refuse a folder within the shelf that is a link, or lies in one; the shelf itself may be one."""
+def _refuse_link(directory: Path, folder: Path) -> None:
+    """Refuse a folder within the directory that is a link, or lies in one; the directory itself may be one."""
     for place in (folder, *folder.parents):
-        if place == shelf:
+        if place == directory:
             return
         if place.is_symlink():
             refuse_link(place)

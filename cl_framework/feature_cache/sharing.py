@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
-from cl_framework.feature_cache.shared_directory import Piece, Shelf
+from cl_framework.feature_cache.shared_directory import Piece, SharedDirectory
 from cl_framework.feature_cache.table import Table
 from cl_framework.functional.sorted_ids import among
 from cl_framework.storage.files import sha256
@@ -25,20 +25,20 @@ Contents: TypeAlias = Callable[[str], str | None]
 
 
 @final
-class Borrowing:
-    """A run's dealings with the shelf: it takes what is there, and gives when a request has been recorded.
+class SharedFeatures:
+    """The features of a shared directory, for one run: read at any time, written when a request has been recorded.
 
     Whatever a killed process had not recorded it had not given either, so that the next one finds what it found.
 
     Args:
-        shelf: The directory.
+        directory: The directory.
         made: Hash of all that decides a feature besides the sample and the adapters' weights.
         contents: Tells data sets apart by their bytes, whatever they are called.
     """
 
-    def __init__(self, shelf: Shelf, made: str, contents: Contents) -> None:
+    def __init__(self, directory: SharedDirectory, made: str, contents: Contents) -> None:
         """Start with nothing in hand."""
-        self.shelf, self.made, self.contents = shelf, made, contents
+        self.directory, self.made, self.contents = directory, made, contents
         self._now: dict[str, list[Piece]] = {}  # as it was when a key was first asked for during this request
 
     def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -52,7 +52,7 @@ class Borrowing:
         return (torch.cat([p.ids for p in found]), torch.cat([p.rows for p in found])) if found else None
 
     def settle(self, new: Mapping[str, tuple[Tensor, Table]], gone: Iterable[tuple[str, Tensor]]) -> None:
-        """Take samples that must be forgotten off the shelf, under whatever they were filed; then give what is new.
+        """Remove samples that must be forgotten, under whatever they were filed; then write what is new.
 
         Raises:
             UserError: If something must go and cannot be reached.
@@ -61,33 +61,33 @@ class Borrowing:
         try:
             for samples, ids in gone:
                 if (data := self.contents(samples)) is not None:
-                    self.shelf.erase(_folder(data), ids.cpu())
+                    self.directory.erase(_folder(data), ids.cpu())
         except OSError as error:
             raise UserError(
-                f"The request is recorded, but features of what was forgotten are still in {self.shelf.path} "
+                f"The request is recorded, but features of what was forgotten are still in {self.directory.path} "
                 f"({error.strerror}); make it writable, then `clf resume` the run."
             ) from error
         try:
             if any([self._give(key, ids, table) for key, (ids, table) in new.items()]):
-                self.shelf.evict()
-        except OSError:  # a shelf that takes no more is no reason to stop
+                self.directory.evict()
+        except OSError:  # a shared directory that takes no more is no reason to stop
             pass
         self._now.clear()
 
     def _give(self, key: str, ids: Tensor, table: Table) -> bool:
-        """Put those features of the samples ``ids`` on the shelf that are not there; tell whether there were any."""
+        """Write those features of the samples ``ids`` that are not there; tell whether there were any."""
         place = self._place(key)
-        for piece in self.shelf.pieces(*place) if place is not None else ():
+        for piece in self.directory.pieces(*place) if place is not None else ():
             ids = ids[~among(ids, piece.ids)]
         if place is None or not len(ids):
             return False
-        self.shelf.put(*place, ids, table.read(ids))
+        self.directory.put(*place, ids, table.read(ids))
         return True
 
     def _pieces(self, key: str) -> list[Piece]:
         if key not in self._now:
             place = self._place(key)
-            self._now[key] = [] if place is None else self.shelf.pieces(*place)
+            self._now[key] = [] if place is None else self.directory.pieces(*place)
         return self._now[key]
 
     def _place(self, key: str) -> tuple[str, str] | None:

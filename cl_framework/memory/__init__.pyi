@@ -10,6 +10,6 @@ from .provenance import Reading as Reading
 from .provenance import met as met
 from .tensor_store import COUNT as COUNT
 from .tensor_store import PRISTINE as PRISTINE
-from .tensor_store import Entry as Entry
-from .tensor_store import Ledger as Ledger
-from .tensor_store import entry_of as entry_of
+from .tensor_store import Key as Key
+from .tensor_store import TensorStore as TensorStore
+from .tensor_store import key_of as key_of

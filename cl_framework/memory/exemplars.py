@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.tensor_store import Entry, Ledger
+from cl_framework.memory.tensor_store import Key, TensorStore
 from cl_framework.streams.events import Experience
 from cl_framework.streams.samples import Joined, Samples
 
@@ -29,7 +29,7 @@ class Memory(nn.Module):
         """Start empty."""
         super().__init__()
         self.per_class = per_class
-        self.ids = Ledger()
+        self.ids = TensorStore()
         self._source: dict[str, Samples] = {}
 
     def __bool__(self) -> bool:
@@ -42,7 +42,7 @@ class Memory(nn.Module):
         for c in event.classes:
             ids = event.data.ids[event.data.labels == c]
             some = ids if self.per_class is None else ids[torch.randperm(len(ids))[: self.per_class]].sort().values
-            self.ids[Entry(c, event.name)] = some
+            self.ids[Key(c, event.name)] = some
 
     @property
     def sources(self) -> Mapping[str, Samples]:
@@ -62,7 +62,7 @@ class Memory(nn.Module):
         return Joined(self._parts())
 
     def erase(self, what: Erasure) -> None:
-        """Forget erased samples; classes and experiences are let go of by the ledger itself."""
+        """Forget erased samples; classes and experiences are let go of by the tensor store itself."""
         gone = torch.tensor(sorted(what.ids), dtype=torch.int64)
         for entry in list(self.ids):
             kept: Tensor = self.ids[entry]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cl_framework.functional.class_statistics import class_means
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.tensor_store import COUNT, PRISTINE, Entry, Ledger
+from cl_framework.memory.tensor_store import COUNT, PRISTINE, Key, TensorStore
 
 
 @final
@@ -30,24 +30,24 @@ class Means(nn.Module):
     def __init__(self, pristine: bool = False) -> None:
         """Start with no class."""
         super().__init__()
-        self.filed, self._name = Ledger(), PRISTINE if pristine else ""
+        self.filed, self._name = TensorStore(), PRISTINE if pristine else ""
         self._pooled: tuple[object, Tensor] | None = None
 
     def missing(self, experience: str, classes: Iterable[int]) -> list[int]:
         """Return the classes of an experience that are not measured."""
-        return [c for c in classes if Entry(c, experience, self._name) not in self.filed]
+        return [c for c in classes if Key(c, experience, self._name) not in self.filed]
 
     def measure(self, experience: str, z: Tensor, y: Tensor, classes: Iterable[int]) -> None:
         """File the means of features ``(n, width)`` of classes ``(n,)`` that an experience brought."""
         for c, mean in class_means(z, y, classes).items():
-            self.filed[Entry(c, experience, self._name)] = mean
-            self.filed[Entry(c, experience, COUNT)] = (y == c).sum()
+            self.filed[Key(c, experience, self._name)] = mean
+            self.filed[Key(c, experience, COUNT)] = (y == c).sum()
 
     def of(self, classes: Sequence[int]) -> Tensor:
         """Return the means ``(classes, width)``, put together once until something changes."""
         key = self.filed.version, tuple(classes)
         if self._pooled is None or self._pooled[0] != key:
-            parts: dict[int | None, list[Entry]] = {}
+            parts: dict[int | None, list[Key]] = {}
             for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # an order that no history changes
                 if entry.name == self._name:
                     parts.setdefault(entry.cls, []).append(entry)
@@ -55,10 +55,10 @@ class Means(nn.Module):
         return self._pooled[1]
 
     def erase(self, what: Erasure) -> None:
-        """Let go of what was put together; what is filed the ledger erases by itself."""
+        """Let go of what was put together; what is filed the tensor store erases by itself."""
         self._pooled = None
 
-    def _mean(self, parts: Sequence[Entry]) -> Tensor:
+    def _mean(self, parts: Sequence[Key]) -> Tensor:
         means = [self.filed[entry] for entry in parts]
         if len(parts) == 1:
             return means[0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.tensor_store import COUNT, Entry, Ledger
+from cl_framework.memory.tensor_store import COUNT, Key, TensorStore
 
 
 @final
@@ -33,7 +33,7 @@ class Sums(nn.Module):
         """Start with nothing summed up; the first samples decide the width."""
         super().__init__()
         self.register_buffer("gram", torch.empty(0, 0, dtype=torch.float64))
-        self.filed = Ledger()
+        self.filed = TensorStore()
         self.register_load_state_dict_pre_hook(self._resize)  # type: ignore[no-untyped-call]
 
     def missing(self, classes: Iterable[int], experience: str | None = None) -> list[int]:
@@ -67,9 +67,9 @@ class Sums(nn.Module):
         if all(what.hits(e.cls, e.experience) for e in self.filed):
             self.register_buffer("gram", self.get_buffer("gram").new_empty(0, 0))
 
-    def _place(self, cls: int, experience: str | None) -> Entry:
-        old = Entry(cls)  # older runs filed by class alone
-        return old if old in self.filed else Entry(cls, experience)
+    def _place(self, cls: int, experience: str | None) -> Key:
+        old = Key(cls)  # older runs filed by class alone
+        return old if old in self.filed else Key(cls, experience)
 
     def _move(self, h: Tensor, y: Tensor, experience: str | None, sign: int) -> None:
         outer = sign * h.T @ h
@@ -77,7 +77,7 @@ class Sums(nn.Module):
         for c in sorted(set(y.tolist())):
             place = self._place(c, experience)
             for entry, value in ((place, h[y == c].sum(0)), (place._replace(name=COUNT), (y == c).sum().to(h))):
-                before = self.filed[entry] if entry in self.filed else 0  # noqa: SIM401  # a ledger has no get
+                before = self.filed[entry] if entry in self.filed else 0  # noqa: SIM401  # a tensor store has no get
                 self.filed[entry] = sign * value + before
 
     def _resize(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.tensor_store import Entry, Ledger
+from cl_framework.memory.tensor_store import Key, TensorStore
 from cl_framework.streams.origins import Cell, Origin
 
 
@@ -49,12 +49,12 @@ class Reading(nn.Module):
     def __init__(self) -> None:
         """Start with nothing filed."""
         super().__init__()
-        self.ids = Ledger()
+        self.ids = TensorStore()
 
     def note(self, owner: str, read: Read, had: Origin) -> None:
         """Note that ``owner`` was trained on ``read``; it was trained on ``had`` before."""
         for (experience, c), some in read.items():
-            entry = Entry(c, experience, owner)
+            entry = Key(c, experience, owner)
             if some is None:
                 if entry in self.ids:
                     del self.ids[entry]

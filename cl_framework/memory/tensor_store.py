@@ -17,7 +17,7 @@ PRISTINE = "pristine"
 """Name of an entry that was measured on the backbone without adapters."""
 
 
-class Entry(NamedTuple):
+class Key(NamedTuple):
     """Where a tensor is filed: the class and the experience it came from, and a name among its like."""
 
     cls: int | None = None
@@ -26,20 +26,20 @@ class Entry(NamedTuple):
 
 
 @final
-class Ledger(nn.Module):
+class TensorStore(nn.Module):
     """Tensors under entries; checkpoints and moves like buffers and, unlike them, may grow and shrink.
 
-    >>> old, new = Ledger(), Ledger()
-    >>> old[Entry(cls=3, experience="task-0")] = torch.ones(2)
+    >>> old, new = TensorStore(), TensorStore()
+    >>> old[Key(cls=3, experience="task-0")] = torch.ones(2)
     >>> _ = new.load_state_dict(old.state_dict())
-    >>> new[Entry(3, "task-0")]
+    >>> new[Key(3, "task-0")]
     tensor([1., 1.])
     >>> new.erase(Erasure(classes=frozenset({3})))
     >>> len(new)
     0
 
     Attributes:
-        version: Rises with every change, so that what is derived from the ledger knows when to be derived again.
+        version: Rises with every change, so that what is derived from the tensor store knows when to be derived again.
     """
 
     def __init__(self) -> None:
@@ -49,10 +49,10 @@ class Ledger(nn.Module):
         self._stacked: dict[object, Tensor] = {}
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
-    def __getitem__(self, entry: Entry) -> Tensor:
+    def __getitem__(self, entry: Key) -> Tensor:
         """Return the tensor under ``entry``."""
         if entry not in self:
-            raise KeyError(f"Nothing is filed under {entry}; the ledger holds {list(self)[:20]}.")
+            raise KeyError(f"Nothing is filed under {entry}; the tensor store holds {list(self)[:20]}.")
         found: Tensor = self.get_buffer(_spell(entry))
         return found
 
@@ -60,28 +60,28 @@ class Ledger(nn.Module):
         """Return the tensors ``(classes, ...)`` filed under each class, put together once until something changes."""
         key = classes, experience
         if key not in self._stacked:
-            self._stacked[key] = torch.stack([self[Entry(c, experience)] for c in classes])
+            self._stacked[key] = torch.stack([self[Key(c, experience)] for c in classes])
         return self._stacked[key]
 
-    def __setitem__(self, entry: Entry, value: Tensor) -> None:
+    def __setitem__(self, entry: Key, value: Tensor) -> None:
         """File a tensor, detached from any graph."""
         self._changed()
         self.register_buffer(_spell(entry), value.detach().clone())
 
-    def __delitem__(self, entry: Entry) -> None:
+    def __delitem__(self, entry: Key) -> None:
         """Erase a tensor."""
         self._changed()
         delattr(self, _spell(entry))
 
     def __contains__(self, entry: object) -> bool:
         """Tell whether something is filed under ``entry``."""
-        return isinstance(entry, Entry) and _spell(entry) in self._buffers
+        return isinstance(entry, Key) and _spell(entry) in self._buffers
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Key]:
         """Iterate over entries, oldest first."""
         return map(_parse, list(self._buffers))
 
-    def named(self) -> Iterator[tuple[str, Entry]]:
+    def named(self) -> Iterator[tuple[str, Key]]:
         """Iterate over entries with the name of each in the state."""
         return ((name, _parse(name)) for name in list(self._buffers))
 
@@ -97,9 +97,9 @@ class Ledger(nn.Module):
 
     def _changed(self) -> None:
         self.version += 1
-        self._stacked.clear()  # what leaves the ledger leaves memory
+        self._stacked.clear()  # what leaves the tensor store leaves memory
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Ledger:
+    def _apply(self, fn: Any, recurse: bool = True) -> TensorStore:
         self._changed()  # another device
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -113,20 +113,20 @@ class Ledger(nn.Module):
                 self.register_buffer(key[len(prefix) :], torch.empty_like(value))
 
 
-def entry_of(tensor: str) -> Entry:
+def key_of(tensor: str) -> Key:
     """Return where a tensor is filed, from its name in a state.
 
-    >>> entry_of("strategy.prototypes.|3|task-0")
-    Entry(cls=3, experience='task-0', name='')
+    >>> key_of("strategy.prototypes.|3|task-0")
+    Key(cls=3, experience='task-0', name='')
     """
     return _parse(tensor.rpartition(".")[2])
 
 
-def _spell(entry: Entry) -> str:
+def _spell(entry: Key) -> str:
     cls = "" if entry.cls is None else str(entry.cls)
     return f"{entry.name}|{cls}|{(entry.experience or '').replace('.', '·')}"
 
 
-def _parse(key: str) -> Entry:
+def _parse(key: str) -> Key:
     name, cls, experience = key.split("|", 2)
-    return Entry(int(cls) if cls else None, experience.replace("·", ".") or None, name)
+    return Key(int(cls) if cls else None, experience.replace("·", ".") or None, name)

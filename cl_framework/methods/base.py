@@ -52,7 +52,7 @@ class Plan:
 class Strategy(nn.Module, ABC):
     """How to learn an experience, and how to answer afterwards.
 
-    State lives in parts (`Ledger`, `Head`, the model's adapters) that are saved, moved and erased with it.
+    State lives in parts (`TensorStore`, `Head`, the model's adapters) that are saved, moved and erased with it.
 
     Attributes:
         isolates: What has its state to itself: each ``class``, each ``experience``, or None when all is shared.

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.functional.class_statistics import class_moments
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.tensor_store import COUNT, Entry, Ledger
+from cl_framework.memory.tensor_store import COUNT, Key, TensorStore
 from cl_framework.methods.base import Params, Plan
 from cl_framework.models.model import Model
 from cl_framework.streams.samples import Batch, Samples
@@ -42,9 +42,9 @@ class Gaussians(nn.Module):
     def __init__(self, diagonal: bool = False) -> None:
         """Start with no class."""
         super().__init__()
-        self.diagonal, self.filed = diagonal, Ledger()
+        self.diagonal, self.filed = diagonal, TensorStore()
         self._version = -1
-        self._found: dict[int | None, list[Entry]] = {}
+        self._found: dict[int | None, list[Key]] = {}
         self._pooled: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __contains__(self, cls: object) -> bool:
@@ -53,7 +53,7 @@ class Gaussians(nn.Module):
 
     def missing(self, classes: Iterable[int], experience: str) -> list[int]:
         """Return the classes of which nothing is filed under an experience."""
-        return [c for c in classes if Entry(c, experience, MEAN) not in self.filed]
+        return [c for c in classes if Key(c, experience, MEAN) not in self.filed]
 
     def measure(self, z: Tensor, y: Tensor, classes: Iterable[int], space: str, more: bool = False) -> None:
         """File classes anew.
@@ -69,10 +69,10 @@ class Gaussians(nn.Module):
             for entry in [e for e in self.filed if e.cls == c and not more]:
                 del self.filed[entry]
             if more:
-                self.filed[Entry(c, space, COUNT)] = torch.tensor(moments.count)
+                self.filed[Key(c, space, COUNT)] = torch.tensor(moments.count)
             spread = moments.covariance()
-            self.filed[Entry(c, space, MEAN)] = moments.mean().to(z.dtype)
-            self.filed[Entry(c, space, COVARIANCE)] = (spread.diagonal() if self.diagonal else spread).to(z.dtype)
+            self.filed[Key(c, space, MEAN)] = moments.mean().to(z.dtype)
+            self.filed[Key(c, space, COVARIANCE)] = (spread.diagonal() if self.diagonal else spread).to(z.dtype)
 
     def of(self, cls: int) -> tuple[Tensor, Tensor]:
         """Return mean ``(width,)`` and covariance ``(width, width)``, or variances ``(width,)``, of a class."""
@@ -94,10 +94,10 @@ class Gaussians(nn.Module):
             self.filed[entry] = self.filed[entry] + step.to(self.filed[entry])
 
     def erase(self, what: Erasure) -> None:
-        """Let go of what was put together; what is filed the ledger erases by itself."""
+        """Let go of what was put together; what is filed the tensor store erases by itself."""
         self._version, self._found, self._pooled = -1, {}, {}
 
-    def _parts(self, cls: int) -> list[Entry]:
+    def _parts(self, cls: int) -> list[Key]:
         """Return where means of a class are filed, in an order that no history changes."""
         if self._version != self.filed.version:
             self._version, self._found, self._pooled = self.filed.version, {}, {}
@@ -107,7 +107,7 @@ class Gaussians(nn.Module):
             raise KeyError(f"Class {cls} has not been measured.")
         return self._found[cls]
 
-    def _pool(self, parts: Sequence[Entry]) -> tuple[Tensor, Tensor]:
+    def _pool(self, parts: Sequence[Key]) -> tuple[Tensor, Tensor]:
         """Return mean and covariance of all samples: ``C = (sum (n-1) C_e + sum n (m_e-m)(m_e-m)^T) / (N-1)``."""
         n = torch.stack([self.filed[e._replace(name=COUNT)] for e in parts]).double()
         means = torch.stack([self.filed[e] for e in parts]).double()

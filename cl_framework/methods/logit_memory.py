@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cl_framework.memory.erasure import Erasure
 from cl_framework.memory.exemplars import Memory
-from cl_framework.memory.tensor_store import Entry, Ledger
+from cl_framework.memory.tensor_store import Key, TensorStore
 from cl_framework.models.model import Model, Using
 from cl_framework.streams.events import Experience
 from cl_framework.streams.samples import Subset
@@ -30,17 +30,17 @@ class Answers(nn.Module):
     def __init__(self, per_class: int | None = None) -> None:
         """Start empty."""
         super().__init__()
-        self.memory, self.filed = Memory(per_class), Ledger()
+        self.memory, self.filed = Memory(per_class), TensorStore()
 
     def keep(self, model: Model, event: Experience, using: Using) -> None:
         """Remember some samples of each class, and what the model answers to them under the test transform."""
         self.memory.keep(event)
         for c in event.classes:
-            ids = self.memory.ids[Entry(c, event.name)].cpu()
+            ids = self.memory.ids[Key(c, event.name)].cpu()
             rows = (ids[:, None] == event.reference.ids).int().argmax(1)
             z, _ = model.embed(Subset(event.reference, rows), using)
-            self.filed[Entry(c, event.name, SCORES)] = model.head(z)
-            self.filed[Entry(c, event.name, COLUMNS)] = model.head.get_buffer("rows")
+            self.filed[Key(c, event.name, SCORES)] = model.head(z)
+            self.filed[Key(c, event.name, COLUMNS)] = model.head.get_buffer("rows")
 
     def table(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return sample ids ``(n,)`` and scores ``(n, classes)``, NaN for classes that were not known yet."""
@@ -54,7 +54,7 @@ class Answers(nn.Module):
         ids, rows = zip(*found, strict=True) if found else ((), ())
         return (torch.cat(ids), torch.cat(rows)) if found else (wanted.new_empty(0), torch.empty(0, len(classes)))
 
-    def sides(self, entry: Entry) -> tuple[frozenset[int], frozenset[int]]:
+    def sides(self, entry: Key) -> tuple[frozenset[int], frozenset[int]]:
         """Return the samples that an entry of `filed` has rows of, and the classes that it has columns of."""
         ids, columns = self.memory.ids[entry._replace(name="")], self.filed[entry._replace(name=COLUMNS)]
         return frozenset(ids.tolist()), frozenset(columns.tolist())

@@ -41,7 +41,7 @@ class Model(nn.Module):
         seed: The run's seed, from which the seed of each experience is derived.
         precision: What frozen passes compute in, as training does; None for single precision. Features are single ones.
         exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
-        abreast: Whether frozen passes hold several adapters at once, where their kind can.
+        batched: Whether frozen passes hold several adapters at once, where their kind can.
         passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
     """
 
@@ -52,7 +52,7 @@ class Model(nn.Module):
         self.adapters = AdapterBank(backbone, adapter)
         self.head = Head(backbone.width, head)
         self.store = FeatureStore()
-        self.abreast = True
+        self.batched = True
         self._shared = Passes(backbone, self.adapters)
         self.precision: torch.dtype | None = None
         self.exit = nn.Identity()
@@ -264,11 +264,11 @@ class Model(nn.Module):
     def _fresh(
         self, x: Inputs, applied: Sequence[tuple[str, ...]], missing: Tensor
     ) -> Iterator[tuple[Tensor | int, Tensor, Tensor]]:
-        """Compute missing features, of adapters that go abreast together: choices, samples, and features."""
+        """Compute missing features, of adapters that can be batched: choices, samples, and features."""
         groups: dict[tuple[object, ...], list[int]] = {}
         for i in missing.any(1).nonzero()[:, 0].tolist():
             coupled = bool(applied[i]) and self.adapters.adapter.coupled
-            alike = signature(self.adapters.modules_of(applied[i])) if self.abreast and not coupled else None
+            alike = signature(self.adapters.modules_of(applied[i])) if self.batched and not coupled else None
             if alike is not None:
                 groups.setdefault(alike, []).append(i)
                 continue

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from cl_framework.configuration.optimiser import apart
 from cl_framework.errors import UserError
-from cl_framework.runs.records import Event
+from cl_framework.runs.records import EventRecord
 from cl_framework.storage.typed_records import RESTORE, typed
 
 NOTE = "changed"
 """Where an event's record says which."""
 
 
-def changed(events: Sequence[Event], run: Path) -> list[str]:
+def changed(events: Sequence[EventRecord], run: Path) -> list[str]:
     """Return the options with which the last event of a run was carried out beside its config.
 
     Raises:

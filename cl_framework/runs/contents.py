@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cl_framework.evaluation.results import EventRecord
+from cl_framework.evaluation.results import EventResult
 from cl_framework.runs.directory import Run
 from cl_framework.streams.sample_list import Listed, decode, listed
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from cl_framework.runs.directory import Run
 
 
-def recorded(run: Run) -> list[EventRecord]:
+def recorded(run: Run) -> list[EventResult]:
     """Return what was written down after each event of a run, oldest first.
 
     Raises:
         UserError: If a file is missing, edited, or has a field of another type.
     """
-    return [EventRecord.from_dict(run.metrics(e), run.path / e.metrics) for e in run.events()]
+    return [EventResult.from_dict(run.metrics(e), run.path / e.metrics) for e in run.events()]
 
 
 def read(run: Run) -> list[Listed]:

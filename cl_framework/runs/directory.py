@@ -21,7 +21,7 @@ from cl_framework.feature_cache import rows as feature_cache_rows
 from cl_framework.runs import derived_files, maintenance, receipts, records, relocation
 from cl_framework.runs import manifest as runs_manifest
 from cl_framework.runs.manifest import MANIFEST, SCHEMA, Manifest
-from cl_framework.runs.records import EVENTS, FEATURES, SAMPLES, Event
+from cl_framework.runs.records import EVENTS, FEATURES, SAMPLES, EventRecord
 from cl_framework.storage import files, locks
 from cl_framework.storage import tensors as storage_tensors
 from cl_framework.storage.files import read_listed, sibling
@@ -119,7 +119,7 @@ class Run:
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path / CONFIG} is damaged: it is no text in UTF-8; {RESTORE}.") from error
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[EventRecord]:
         """Return the committed events in order; what a killed write left behind is not among them.
 
         Raises:
@@ -130,7 +130,7 @@ class Run:
             raise UserError(f"{problems[0]}; restore it from a copy.")
         return [records.read_event(self.path, self.manifest["sha256"], f) for f in records.committed(self.path)]
 
-    def metrics(self, event: Event) -> dict[str, Any]:
+    def metrics(self, event: EventRecord) -> dict[str, Any]:
         """Return what was measured after ``event``."""
         return parsed(self._read(event, event.metrics), dict[str, Any], self.path / event.metrics)
 
@@ -172,7 +172,7 @@ class Run:
             yield part
         self._known = feature_cache_rows.known_rows(feature_cache_rows.joined(seen))
 
-    def _read(self, event: Event, place: str) -> bytes:
+    def _read(self, event: EventRecord, place: str) -> bytes:
         return read_listed(self.path / place, event.files[place])
 
     def commit(
@@ -187,7 +187,7 @@ class Run:
         sign: Sign | None = None,
         whole: bool = False,
         samples: bytes | None = None,
-    ) -> Event:
+    ) -> EventRecord:
         """Add an event, whole or not at all.
 
         Args:
@@ -215,7 +215,7 @@ class Run:
         removed = sorted(before.keys() - after.keys())
         rows, fresh, known = self._new_features(features)
         run, folder = self.manifest["sha256"], records.folder_name(len(events), kind, name)
-        event = Event(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
+        event = EventRecord(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
         blobs: dict[str, Sequence[bytes | memoryview]] = {
             event.data: [storage_tensors.pack({n: tensors[n] for n in changed})],
             event.metrics: [files.encode(metrics)],
@@ -244,8 +244,8 @@ class Run:
     def _testified(
         self,
         receipt: Mapping[str, Any],
-        events: Sequence[Event],
-        event: Event,
+        events: Sequence[EventRecord],
+        event: EventRecord,
         before: Mapping[str, str],
         after: Mapping[str, str],
     ) -> dict[str, Any]:
@@ -283,7 +283,7 @@ class Run:
         gone = feature_cache_rows.lost_rows(known, now)
         return feature_cache_rows.new_rows(features, {} if gone else known), gone, now
 
-    def _write(self, event: Event, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
+    def _write(self, event: EventRecord, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
         final = self.path / EVENTS / event.folder
         files.remove(sibling(final))
         for folder in (final.parent, sibling(final), self.path / FEATURES, self.path / SAMPLES):

@@ -11,8 +11,8 @@ import torch
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.configuration.experiment import Experiment
-from cl_framework.feature_cache.shared_directory import Shelf
-from cl_framework.feature_cache.sharing import Borrowing, contents_of
+from cl_framework.feature_cache.shared_directory import SharedDirectory
+from cl_framework.feature_cache.sharing import SharedFeatures, contents_of
 from cl_framework.settings import source_hash
 from cl_framework.storage.files import sha256
 from cl_framework.streams.events import Scenario
@@ -24,7 +24,7 @@ ELSEWHERE = ("strategy", "unlearner", "optimizer", "schedule", "head")
 """What of the ``model:`` section decides no feature, or only through an adapter's weights."""
 
 
-def borrowing(experiment: Experiment, weights: str, scenario: Scenario, begun: bool) -> Borrowing | None:
+def shared_features(experiment: Experiment, weights: str, scenario: Scenario, begun: bool) -> SharedFeatures | None:
     """Return a run's dealings with the directory that its config names, if it does.
 
     Args:
@@ -36,22 +36,24 @@ def borrowing(experiment: Experiment, weights: str, scenario: Scenario, begun: b
     Raises:
         UserError: If the directory cannot be written to.
     """
-    shelf = None if begun and experiment.features and not experiment.features.exists() else shelf_of(experiment)
-    if shelf is None:
+    directory = (
+        None if begun and experiment.features and not experiment.features.exists() else shared_directory_of(experiment)
+    )
+    if directory is None:
         return None
     model, device = experiment.learner.model, experiment.make_trainer(None).strategy.root_device
     made = made_with(experiment.config, weights, device, model.backbone, model.adapters.adapter, experiment.scenario)
-    return Borrowing(shelf, made, contents_of(list(scenario.steps())))
+    return SharedFeatures(directory, made, contents_of(list(scenario.steps())))
 
 
-def shelf_of(experiment: Experiment) -> Shelf | None:
-    """Return the shelf in the directory that a run's config names, if it does.
+def shared_directory_of(experiment: Experiment) -> SharedDirectory | None:
+    """Return the shared directory that a run's config names, if it does.
 
     Raises:
         UserError: If the directory cannot be written to.
     """
     directory, limit = experiment.features, int(experiment.features_limit * 2**30)
-    return None if directory is None else Shelf(directory, limit)
+    return None if directory is None else SharedDirectory(directory, limit)
 
 
 def made_with(config: str, weights: str, device: torch.device, *parts: object) -> str:

@@ -11,7 +11,7 @@ from cl_framework.engine.lineage import Action, Artifact, Told, Treatment, by_id
 from cl_framework.engine.sample_index import Census, Contents, cells, censuses, pooled
 from cl_framework.methods.compatibility import check_request
 from cl_framework.runs.directory import Run
-from cl_framework.runs.records import Event
+from cl_framework.runs.records import EventRecord
 from cl_framework.storage import tensors
 from cl_framework.storage.files import read_listed
 from cl_framework.streams.events import Experience, ForgetRequest, Step, surviving
@@ -171,7 +171,7 @@ class Case:
         asked = pooled(self.now.taken[name] for name in singles)
         return Foretold(Treatment(a, action, why), asked, pooled(self.exams(steps)))
 
-    def _checkpoint(self, i: int, e: Event, later: Sequence[Event]) -> Foretold:
+    def _checkpoint(self, i: int, e: EventRecord, later: Sequence[EventRecord]) -> Foretold:
         """Foretell of the tensors of an event: the learner holds some as they are, others were replaced since."""
         changed = {n for t in self.inside if t.action != "keep" for n in t.artifact.tensors}
         replaced = e.tensors.keys() & {n for other in later for n in [*other.tensors, *other.removed]}
@@ -187,7 +187,7 @@ class Case:
         why = "tensors that are deleted or replaced are taken out" if hit else "holds nothing that changes"
         return Foretold(Treatment(artifact, "rewrite" if hit else "keep", why), pooled(parts))
 
-    def _trained(self, events: Iterable[Event]) -> Contents:
+    def _trained(self, events: Iterable[EventRecord]) -> Contents:
         """Return everything that was ever trained on, also what is learned anew or gone since."""
         told = Told.now(self.learner)
         states = [told.then(e.state) for e in events]

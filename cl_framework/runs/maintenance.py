@@ -15,7 +15,7 @@ from cl_framework.runs.records import (
     EVENTS,
     FEATURES,
     SAMPLES,
-    Event,
+    EventRecord,
     committed,
     feature_events,
     gaps,
@@ -36,7 +36,7 @@ START = ("manifest.json", "config.yaml", receipts.KEY, ".lock", relocation.PLACE
 """Files of a run in which nothing has happened yet."""
 
 
-def sweep(path: Path, events: Sequence[Event]) -> None:
+def sweep(path: Path, events: Sequence[EventRecord]) -> None:
     """Bring the run at ``path`` to the state its events describe; a second time changes nothing.
 
     Raises:
@@ -62,7 +62,7 @@ def sweep(path: Path, events: Sequence[Event]) -> None:
         ) from error
 
 
-def remove_leftovers(path: Path, events: Sequence[Event]) -> None:
+def remove_leftovers(path: Path, events: Sequence[EventRecord]) -> None:
     """Remove temporary files, features and lists of samples that no event lists; files that are not ours stay."""
     ours = (FEATURES, ".safetensors"), (SAMPLES, ".json")
     for stray in strays(path, events):
@@ -126,14 +126,14 @@ def discard(path: Path) -> None:
         raise UserError(f"Could not take {path} away ({error.strerror}); delete it yourself.") from error
 
 
-def foreign(path: Path, events: Sequence[Event]) -> list[str]:
+def foreign(path: Path, events: Sequence[EventRecord]) -> list[str]:
     """Return files under ``path``, by place, that the run neither writes nor examines: logs of trainers, notes."""
     own = OWN | {*derived_files.listed(path), *listed(events), *(e.place for e in events)}
     found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
     return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
 
 
-def take_out(path: Path, event: Event, dead: set[str]) -> None:
+def take_out(path: Path, event: EventRecord, dead: set[str]) -> None:
     """Rewrite an event's file without the tensors ``dead``.
 
     The new file waits under its temporary name, the record changes, the file is renamed. Between any two steps
@@ -150,7 +150,7 @@ def take_out(path: Path, event: Event, dead: set[str]) -> None:
     storage_files.rename(sibling(file), file)
 
 
-def bytes_to_remove(path: Path, events: Sequence[Event], new: Event) -> int:
+def bytes_to_remove(path: Path, events: Sequence[EventRecord], new: EventRecord) -> int:
     """Return the bytes of tensors and features that leave the files of ``events`` when ``new`` follows them."""
     total = 0
     for event, dead in outdated([*events, new]):
@@ -171,7 +171,7 @@ def tensor_sizes(data: bytes) -> dict[str, int]:
 
 def problems(path: Path, run: str) -> list[str]:
     """Return every problem of the run at ``path`` whose manifest has the hash ``run``, each naming a file."""
-    found, events = gaps(path), list[Event]()
+    found, events = gaps(path), list[EventRecord]()
     for folder in committed(path):
         try:
             events.append(read_event(path, run, folder))
@@ -193,7 +193,7 @@ def problems(path: Path, run: str) -> list[str]:
     return found + (receipts.check(path) or unmatched_receipts(path, events, complete))
 
 
-def swapped(path: Path, event: Event) -> str | None:
+def swapped(path: Path, event: EventRecord) -> str | None:
     """Say whether an event's file holds other tensors than its record tells, whose fingerprints receipts speak of.
 
     What is wrong with the file as a whole is for others to say.
@@ -207,7 +207,7 @@ def swapped(path: Path, event: Event) -> str | None:
     return f"{file} holds another {wrong[0]!r} than its record tells: it was replaced; {RESTORE}." if wrong else None
 
 
-def unmatched_receipts(path: Path, events: Sequence[Event], complete: bool) -> list[str]:
+def unmatched_receipts(path: Path, events: Sequence[EventRecord], complete: bool) -> list[str]:
     """Compare the receipts with what the events say; ``complete`` tells whether all events could be read."""
     told, file = receipts.read(path), path / receipts.FILE
     due = [{"event": e.folder, **e.receipt} for e in events if e.receipt is not None]

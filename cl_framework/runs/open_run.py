@@ -22,8 +22,8 @@ from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.runs import changed_settings, feature_sharing, receipts, relocation
 from cl_framework.runs.directory import Run
 from cl_framework.runs.manifest import MANIFEST
-from cl_framework.runs.recorder import Diary, Testimony
-from cl_framework.runs.records import Event
+from cl_framework.runs.recorder import ReceiptDetails, RunRecorder
+from cl_framework.runs.records import EventRecord
 from cl_framework.storage.typed_records import Count, typed
 from cl_framework.streams import sample_list, survey
 from cl_framework.streams.identifiers import as_typed
@@ -74,7 +74,7 @@ class Origin(msgspec.Struct, frozen=True):
     trial: str | None = None
 
 
-def _requests(directory: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
+def _requests(directory: Run, events: Sequence[EventRecord]) -> list[dict[str, Any]]:
     """Return the later requests that events speak of, in order.
 
     Raises:
@@ -185,38 +185,38 @@ def samples_of(directory: Run, timeline: Timeline) -> SampleRecord:
     return record
 
 
-def diary_of(
+def recorder_of(
     directory: Run,
     experiment: Experiment,
     timeline: Timeline,
-    testimony: Testimony | None = None,
+    details: ReceiptDetails | None = None,
     samples: SampleRecord | None = None,
-) -> Diary:
-    """Return the run's diary, open where it ends."""
+) -> RunRecorder:
+    """Return the run's recorder, open where it ends."""
     lasting = {changed_settings.NOTE: list(experiment.changes)} if experiment.changes else {}
     notes = [lasting if i < 0 else {"later": [i, timeline.later[i]], **lasting} for i, _ in timeline.marked()]
-    told = testimony or Testimony()
+    told = details or ReceiptDetails()
     data = [directory.manifest["data"], *(s["data"] for s in timeline.later if "data" in s)]
     told = dataclasses.replace(told, facts={"data": data, "versions": versions()})
     learner, names = experiment.learner, timeline.class_names
-    return Diary(directory, learner, names, CONSOLE, experiment.bar, len(notes), notes, told, samples)
+    return RunRecorder(directory, learner, names, CONSOLE, experiment.bar, len(notes), notes, told, samples)
 
 
-def go_on(directory: Run, experiment: Experiment, timeline: Timeline, testimony: Testimony | None = None) -> None:
+def go_on(directory: Run, experiment: Experiment, timeline: Timeline, details: ReceiptDetails | None = None) -> None:
     """Carry out what of the timeline is not done yet, and say where to look."""
     samples = samples_of(directory, timeline)
-    diary, told = diary_of(directory, experiment, timeline, testimony, samples), receipts.last(directory.path)
+    recorder, told = recorder_of(directory, experiment, timeline, details, samples), receipts.last(directory.path)
     if warning := other_threads(directory):
         CONSOLE.print(warning, soft_wrap=True)
     store = experiment.learner.model.store
     store.folder = directory.path
     weights = directory.manifest["backbone"]["sha256"]
-    store.lender = feature_sharing.borrowing(experiment, weights, timeline, bool(diary.records))
+    store.lender = feature_sharing.shared_features(experiment, weights, timeline, bool(recorder.records))
     evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
     learner, size, share = experiment.learner, experiment.batch_size, experiment.validation
-    with tracked(diary, learner, experiment.loggers, directory.config) as journal:
-        loop.run(learner, timeline, experiment.make_trainer, evaluator, journal, size, diary.marks, share)
-    figure = diary.close()
+    with tracked(recorder, learner, experiment.loggers, directory.config) as journal:
+        loop.run(learner, timeline, experiment.make_trainer, evaluator, journal, size, recorder.measurements, share)
+    figure = recorder.close()
     CONSOLE.print(f"figure   {figure}", soft_wrap=True)
     CONSOLE.print(f"results  {directory.path / 'results.json'}", soft_wrap=True)
     if (kept := receipts.last(directory.path)) != told:

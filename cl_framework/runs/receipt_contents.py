@@ -11,7 +11,7 @@ from typing import Any
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.loop import Cost
 from cl_framework.evaluation import staying
-from cl_framework.evaluation.measurements import Marks
+from cl_framework.evaluation.measurements import Measurements
 from cl_framework.memory.exemplars import Memory
 from cl_framework.methods.base import Unlearner
 from cl_framework.metrics.continual import micro_accuracy
@@ -25,13 +25,13 @@ from cl_framework.streams.seeds import seed_for
 SEMANTIC = "not examined here; `clf audit` examines it"
 
 
-def account(
+def receipt_of(
     run: Path,
     learner: Learner,
     event: ForgetRequest,
-    marks: Marks,
+    measurements: Measurements,
     cost: Cost,
-    before: Marks | None,
+    before: Measurements | None,
     origin: Mapping[str, Any],
     requester: str | None = None,
     foreign: int = 0,
@@ -42,7 +42,7 @@ def account(
         run: The run directory, which holds the key.
         learner: In the state after the request.
         event: The request.
-        marks: What the exams showed after it.
+        measurements: What the exams showed after it.
         cost: What it took.
         before: What the exams showed after the event before it, if there was one.
         origin: Hashes of the data, the config and the versions the run was started with.
@@ -51,7 +51,7 @@ def account(
     """
     unlearner = learner.unlearner
     assert unlearner is not None
-    assert marks.forget is not None
+    assert measurements.forget is not None
     settings = settings_of(unlearner)
     strange = f" Files here that the run did not write were not looked into: {foreign}." if foreign else ""
     return receipts.draft(
@@ -62,14 +62,14 @@ def account(
         type(unlearner).__name__,
         unlearner.exact,
         {
-            "forget": marks.forget.accuracy_before,
+            "forget": measurements.forget.accuracy_before,
             "live": before and micro_accuracy(before.hits.values()),
             "old": before and micro_accuracy(before.old.values()),
         },
         {
-            "forget": marks.forget.accuracy_after,
-            "live": micro_accuracy(marks.hits.values()),
-            "old": marks.forget.accuracy_old,
+            "forget": measurements.forget.accuracy_after,
+            "live": micro_accuracy(measurements.hits.values()),
+            "old": measurements.forget.accuracy_old,
         },
         event.experiences,
         requester,
@@ -82,7 +82,7 @@ def account(
         seed={"run": learner.model.seed, "request": seed_for(event.name, learner.model.seed)},
         verified=levels(learner, event, unlearner),
         semantic=SEMANTIC,
-        notes=marks.forget.notes,
+        notes=measurements.forget.notes,
         residual=residual(learner, event, unlearner) + strange,
     )
 

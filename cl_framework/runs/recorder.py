@@ -19,11 +19,11 @@ from cl_framework.engine.loop import Cost
 from cl_framework.engine.trainers import RequestBar
 from cl_framework.evaluation import results as evaluation_results
 from cl_framework.evaluation import staying, tables
-from cl_framework.evaluation.measurements import Marks
-from cl_framework.evaluation.results import EventRecord
+from cl_framework.evaluation.measurements import Measurements
+from cl_framework.evaluation.results import EventResult
 from cl_framework.runs import contents, derived_files, maintenance, receipts
 from cl_framework.runs.directory import Run
-from cl_framework.runs.receipt_contents import account
+from cl_framework.runs.receipt_contents import receipt_of
 from cl_framework.runs.signatures import Sign
 from cl_framework.streams.events import Experience, ForgetRequest, Step
 from cl_framework.streams.identifiers import called
@@ -36,7 +36,7 @@ GONE = "(forgotten)"
 
 @final
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class ReceiptDetails:
     """What a forget request adds to its receipt, and how it is committed.
 
     Attributes:
@@ -55,7 +55,7 @@ class Testimony:
 
 
 @final
-class Diary:
+class RunRecorder:
     """Commits every event to the run directory and prints the table as it grows.
 
     Args:
@@ -66,7 +66,7 @@ class Diary:
         bar: The progress bar to label.
         total: How many events there will be.
         notes: What to write beside each event, by position in the stream.
-        testimony: What forget requests add to their receipts.
+        details: What forget requests add to their receipts.
         samples: The run's list of samples.
     """
 
@@ -79,20 +79,20 @@ class Diary:
         bar: RequestBar,
         total: int,
         notes: Sequence[dict[str, Any]] = (),
-        testimony: Testimony | None = None,
+        details: ReceiptDetails | None = None,
         samples: SampleRecord | None = None,
     ) -> None:
         """Take up the events that are already committed."""
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
-        self.total, self.notes, self.testimony = total, notes, testimony or Testimony()
+        self.total, self.notes, self.details = total, notes, details or ReceiptDetails()
         self.samples = samples or SampleRecord(())
         self._results: tuple[int, dict[str, Any]] | None = None
         self.records, self._headed = contents.recorded(run), False
 
     @property
-    def marks(self) -> list[Marks]:
-        """Marks of every committed event, in order."""
-        return [r.marks for r in self.records]
+    def measurements(self) -> list[Measurements]:
+        """Measurements of every committed event, in order."""
+        return [r.measurements for r in self.records]
 
     def starts(self, step: Step) -> None:
         """Name the request, also on the progress bar."""
@@ -117,10 +117,10 @@ class Diary:
         line.add_row(ProgressBar(total=self.total, completed=len(self.records), width=24), told)
         self.console.print(line if self.console.is_terminal else told, soft_wrap=not self.console.is_terminal)
 
-    def ends(self, step: Step, marks: Marks, cost: Cost) -> None:
+    def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
         """Commit the event and print the table; of it only the new row where no terminal shows it."""
-        record = EventRecord(
-            marks,
+        record = EventResult(
+            measurements,
             cost.seconds,
             cost.trainable_parameters,
             cost.steps,
@@ -134,14 +134,14 @@ class Diary:
         note = self.notes[len(self.records)] if self.notes else {}
         self.run.commit(
             step.event.name,
-            marks.kind,
+            measurements.kind,
             checkpoint.tensors(self.learner),
             {**checkpoint.facts(self.learner), **note, "threads": torch.get_num_threads()},
             record.to_dict(),
             self.learner.model.store.state(),
-            self._receipt(step, marks, cost),
-            self.testimony.sign,
-            self.testimony.whole and isinstance(step.event, ForgetRequest),
+            self._receipt(step, measurements, cost),
+            self.details.sign,
+            self.details.whole and isinstance(step.event, ForgetRequest),
             self.samples.after(step, self.class_names),
         )
         self.records.append(record)
@@ -154,7 +154,9 @@ class Diary:
     def results(self) -> dict[str, Any]:
         """Return the results so far; forgotten classes have no name in them."""
         if self._results is None or self._results[0] != len(self.records):
-            learned = [(r.marks.event, r.marks.classes) for r in self.records if r.marks.kind == "learn"]
+            learned = [
+                (r.measurements.event, r.measurements.classes) for r in self.records if r.measurements.kind == "learn"
+            ]
             gone = self._gone()
             names = [GONE if c in gone else name for c, name in enumerate(self.class_names)]
             made = evaluation_results.results(type(self.learner.strategy).__name__, learned, self.records, names)
@@ -173,19 +175,21 @@ class Diary:
 
     def _gone(self) -> set[int]:
         gone: set[int] = set()
-        for marks in self.marks:
-            gone = gone | set(marks.classes) if marks.kind == "forget" else gone - set(marks.classes)
+        for measurements in self.measurements:
+            gone = (
+                gone | set(measurements.classes) if measurements.kind == "forget" else gone - set(measurements.classes)
+            )
         return gone
 
-    def _receipt(self, step: Step, marks: Marks, cost: Cost) -> dict[str, Any] | None:
-        if not isinstance(step.event, ForgetRequest) or marks.forget is None or self.learner.unlearner is None:
+    def _receipt(self, step: Step, measurements: Measurements, cost: Cost) -> dict[str, Any] | None:
+        if not isinstance(step.event, ForgetRequest) or measurements.forget is None or self.learner.unlearner is None:
             return None
-        before, who = self.records[-1].marks if self.records else None, self.testimony.requester
+        before, who = self.records[-1].measurements if self.records else None, self.details.requester
         facts = {"data": self.run.manifest.get("data"), "config": self.run.manifest["config"]["sha256"]}
-        facts |= self.testimony.facts
-        if self.testimony.people:
+        facts |= self.details.facts
+        if self.details.people:
             gone = set(step.event.data.ids.tolist())
-            people = {name: gone.intersection(ids) for name, ids in self.testimony.people.items()}
+            people = {name: gone.intersection(ids) for name, ids in self.details.people.items()}
             facts["requesters"] = receipts.requesters(self.run.path, people)
         foreign = len(maintenance.foreign(self.run.path, self.run.events()))
-        return account(self.run.path, self.learner, step.event, marks, cost, before, facts, who, foreign)
+        return receipt_of(self.run.path, self.learner, step.event, measurements, cost, before, facts, who, foreign)

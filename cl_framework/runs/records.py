@@ -18,7 +18,7 @@ from cl_framework.storage.typed_records import RESTORE, FileEntry, typed
 EVENTS, FEATURES, SAMPLES = "events", "features", "samples"
 
 
-class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EventRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A committed event, as its ``state.json`` tells it.
 
     Attributes:
@@ -100,14 +100,14 @@ def folder_name(number: int, kind: str, name: str) -> str:
     return f"{number:03d}-{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80]}"
 
 
-def read_event(path: Path, run: str, folder: str) -> Event:
+def read_event(path: Path, run: str, folder: str) -> EventRecord:
     """Read one event of the run at ``path`` whose manifest has the hash ``run``.
 
     Raises:
         UserError: If its record is missing, edited, or from another run or place.
     """
     place = path / EVENTS / folder / "state.json"
-    event = unseal(place, Event)
+    event = unseal(place, EventRecord)
     if (event.run, event.folder) != (run, folder):
         raise UserError(f"{place} was not written by this run in this place; {RESTORE}.")
     own = {event.data, event.metrics}
@@ -136,7 +136,7 @@ def gaps(path: Path) -> list[str]:
     return problems
 
 
-def overlay(events: Sequence[Event]) -> dict[str, str]:
+def overlay(events: Sequence[EventRecord]) -> dict[str, str]:
     """Return the fingerprint of each tensor that the events together leave, the later one winning."""
     found: dict[str, str] = {}
     for event in events:
@@ -155,12 +155,12 @@ def state_hash(fingerprints: Mapping[str, str]) -> str:
     return sha256(encode(dict(sorted(fingerprints.items())), indent=None))
 
 
-def history_hash(events: Sequence[Event]) -> str:
+def history_hash(events: Sequence[EventRecord]) -> str:
     """Return one hash over what lasts of these events: their facts, measurements, features, and the run's manifest."""
     return sha256(encode({"events": [e.lasting for e in events]}, indent=None))
 
 
-def outdated(events: Sequence[Event]) -> Iterator[tuple[Event, set[str]]]:
+def outdated(events: Sequence[EventRecord]) -> Iterator[tuple[EventRecord, set[str]]]:
     """Yield events that store tensors which were replaced or removed up to the last forget event, with their names."""
     last = max((i for i, e in enumerate(events) if e.kind == "forget"), default=-1)
     for i, event in enumerate(events[: max(last, 0)]):
@@ -169,18 +169,18 @@ def outdated(events: Sequence[Event]) -> Iterator[tuple[Event, set[str]]]:
             yield event, dead
 
 
-def feature_events(events: Sequence[Event]) -> list[Event]:
+def feature_events(events: Sequence[EventRecord]) -> list[EventRecord]:
     """Return the events whose features count: those that have some, from the last fresh start on."""
     start = max((i for i, e in enumerate(events) if e.fresh), default=0)
     return [e for e in events[start:] if e.features in e.files]
 
 
-def sample_event(events: Sequence[Event]) -> Event | None:
+def sample_event(events: Sequence[EventRecord]) -> EventRecord | None:
     """Return the event whose list of samples counts: the last that has one."""
     return next((e for e in reversed(events) if e.samples in e.files), None)
 
 
-def listed(events: Sequence[Event]) -> dict[str, FileEntry]:
+def listed(events: Sequence[EventRecord]) -> dict[str, FileEntry]:
     """Return hash and size of every file that counts, by place within the run."""
     counting, last = {e.features for e in feature_events(events)}, sample_event(events)
     counting |= {last.samples} if last is not None else set()
@@ -192,7 +192,7 @@ def listed(events: Sequence[Event]) -> dict[str, FileEntry]:
     }
 
 
-def strays(path: Path, events: Sequence[Event]) -> list[Path]:
+def strays(path: Path, events: Sequence[EventRecord]) -> list[Path]:
     """Return what lies in the run without belonging to it: leftovers of killed writes, and foreign files."""
     known = {path / place for place in listed(events)} | {path / e.place for e in events}
     found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cl_framework.functional import class_means
-from cl_framework.memory import Entry, Ledger
+from cl_framework.memory import Key, TensorStore
 from cl_framework.methods import Compete, Plan, Strategy, complete, fewest, nearest, others, tune, weighed
 from cl_framework.models import Model
 from cl_framework.streams import Experience, Inputs
@@ -70,24 +70,24 @@ class EASE(Strategy):
         if compete == "all":
             self.isolates, self.adopts, self.competes = None, False, "known"
         self.alpha, self.beta, self.complement, self.use_init_ptm = alpha, beta, complement, use_init_ptm
-        self.prototypes = Ledger()
+        self.prototypes = TensorStore()
         self._completed: tuple[tuple[object, ...], Tensor, Tensor] | None = None
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a new adapter under a temporary head, then compute missing prototypes in all subspaces so far."""
         if event.name not in model.adapters:
             known = others(model, event) if self.compete == "all" else ()
-            yield tune(model, event, {c: self.prototypes[Entry(c)] for c in known})
+            yield tune(model, event, {c: self.prototypes[Key(c)] for c in known})
         spaces = [*([PRISTINE] if self.plain else []), *model.experiences[: model.experiences.index(event.name) + 1]]
         todo: dict[tuple[int, ...], list[str]] = {}
         for space in spaces:
-            if missing := tuple(c for c in event.classes if Entry(c, space or None) not in self.prototypes):
+            if missing := tuple(c for c in event.classes if Key(c, space or None) not in self.prototypes):
                 todo.setdefault(missing, []).append(space)
         for missing, where in todo.items():
             z, y = model.embed_each(event.reference.of(missing), [space or () for space in where])
             for space, rows in zip(where, z, strict=True):
                 for c, mean in class_means(rows, y, missing).items():
-                    self.prototypes[Entry(c, space or None)] = mean
+                    self.prototypes[Key(c, space or None)] = mean
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Sum a class's cosines: its own space once, the others ``alpha`` in all, the pristine one ``beta`` times."""
@@ -112,7 +112,7 @@ class EASE(Strategy):
             for i, c in enumerate(model.classes):
                 for name, s in spaces.items():
                     if s <= owner[i]:
-                        table[s, i] = self.prototypes[Entry(c, name)]
+                        table[s, i] = self.prototypes[Key(c, name)]
             filled = complete(table, owner, self.complement == "newest")
             self._completed = (state, normalize(filled, dim=-1), owner)
         return self._completed[1], self._completed[2]

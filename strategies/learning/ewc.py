@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from cl_framework.memory import Entry, Ledger
+from cl_framework.memory import Key, TensorStore
 from cl_framework.methods import Plan, Strategy, batches, classify, mean_square, open_to_gradients
 from cl_framework.models import Model
 from cl_framework.streams import Batch, Experience, Inputs
@@ -39,7 +39,7 @@ class EWC(Strategy):
     def __init__(self, strength: float = 1000.0, largest: float | None = 1e-4) -> None:
         """Start without penalties."""
         super().__init__()
-        self.strength, self.largest, self.filed = strength, largest, Ledger()
+        self.strength, self.largest, self.filed = strength, largest, TensorStore()
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train with the penalties, then estimate the Fisher information of this experience and store it."""
@@ -75,11 +75,11 @@ class EWC(Strategy):
         return [(s[..., 0], s[..., 1] / s[..., 0].clamp_min(1e-30)) for s in sums]
 
 
-def _pieces(model: Model, values: Sequence[Tensor], params: Sequence[nn.Parameter]) -> Iterator[tuple[Entry, Tensor]]:
+def _pieces(model: Model, values: Sequence[Tensor], params: Sequence[nn.Parameter]) -> Iterator[tuple[Key, Tensor]]:
     """Cut values of the parameters into what is filed: rows of the head by class, anything else as a whole."""
     head = {id(p) for p in model.head.parameters() if p.ndim}
     for k, (value, p) in enumerate(zip(values, params, strict=True)):
         if id(p) in head:
-            yield from ((Entry(c, name=str(k)), row) for c, row in zip(model.head.classes, value, strict=True))
+            yield from ((Key(c, name=str(k)), row) for c, row in zip(model.head.classes, value, strict=True))
         else:
-            yield Entry(name=str(k)), value
+            yield Key(name=str(k)), value

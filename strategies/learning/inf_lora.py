@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cl_framework.adapters import LowRank
 from cl_framework.functional import Remembered, leading, remember
-from cl_framework.memory import Entry, Ledger
+from cl_framework.memory import Key, TensorStore
 from cl_framework.methods import Compete, Plan, Strategy, adapter_chain
 from cl_framework.models import Model
 from cl_framework.streams import Experience, Inputs
@@ -48,7 +48,7 @@ class InfLoRA(Strategy):
         """Start without stored directions."""
         super().__init__()
         self.threshold, self.threshold_end, self.horizon = threshold, threshold_end, horizon
-        self.inputs = Ledger()
+        self.inputs = TensorStore()
         self.compete: Compete = compete
         self.competes = "known" if compete == "all" else "new"
 
@@ -72,10 +72,10 @@ class InfLoRA(Strategy):
         return model.scores(x, model.adapters.learned)
 
     def _past(self, site: str) -> Remembered | None:
-        found = {free: Entry(name=f"{site} {'free' if free else 'needed'}") for free in (False, True)}
+        found = {free: Key(name=f"{site} {'free' if free else 'needed'}") for free in (False, True)}
         return next((Remembered(self.inputs[e], free) for free, e in found.items() if e in self.inputs), None)
 
     def _keep(self, site: str, now: Remembered) -> None:
         for entry in [e for e in self.inputs if e.name.split()[0] == site]:
             del self.inputs[entry]
-        self.inputs[Entry(name=f"{site} {'free' if now.free else 'needed'}")] = now.base
+        self.inputs[Key(name=f"{site} {'free' if now.free else 'needed'}")] = now.base

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from cl_framework.adapters import pull
 from cl_framework.functional import class_means
-from cl_framework.memory import Entry, Ledger
+from cl_framework.memory import Key, TensorStore
 from cl_framework.methods import (
     Compete,
     Gaussians,
@@ -90,7 +90,7 @@ class MOS(Strategy):
         self.merge, self.toward, self.contrast, self.head_factor = merge, toward, contrast, head_factor
         self.refinements, self.align_epochs = refinements, align_epochs
         self.align = partial(align, epochs=align_epochs, lr=align_lr, draws=draws, weight_decay=align_decay)
-        self.gaussians, self.prototypes, self.trained = Gaussians(diagonal), Ledger(), Ledger()
+        self.gaussians, self.prototypes, self.trained = Gaussians(diagonal), TensorStore(), TensorStore()
         self.compete, self.competes = compete, "known" if compete == "all" or contrast else "new"
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
@@ -113,12 +113,12 @@ class MOS(Strategy):
         yield Plan(event.data, [{"params": own}, head], loss, after_step=merge, against=met)
         if self.merge == "reference_inplace":
             for k, p in enumerate(own):
-                self.trained[Entry(experience=event.name, name=str(k))] = p
+                self.trained[Key(experience=event.name, name=str(k))] = p
             pull(own, mean, 1.0)
         z, y = model.embed_each(event.reference, [event.name, *chain[:1]])
         self.gaussians.measure(z[0], y, event.classes, event.name)
         for c, prototype in class_means(z[-1], y, event.classes).items():
-            self.prototypes[Entry(c, (*chain, event.name)[0])] = prototype
+            self.prototypes[Key(c, (*chain, event.name)[0])] = prototype
         if self.align_epochs and len(model.experiences) > 1:
             yield self.align(model, self.gaussians)
 
@@ -139,5 +139,5 @@ class MOS(Strategy):
 
     def _trained(self, model: Model, name: str) -> list[Tensor]:
         """Return the weights of an adapter at the end of its training."""
-        places = [(Entry(experience=name, name=str(k)), p) for k, p in enumerate(model.adapters.params(name))]
+        places = [(Key(experience=name, name=str(k)), p) for k, p in enumerate(model.adapters.params(name))]
         return [self.trained[entry] if entry in self.trained else p.detach() for entry, p in places]

@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from cl_framework.adapters import LowRank, factors
 from cl_framework.errors import UserError
 from cl_framework.functional import rotation
-from cl_framework.memory import Entry, Ledger
+from cl_framework.memory import Key, TensorStore
 from cl_framework.methods import Compete, Plan, Strategy, beside, others, under
 from cl_framework.models import Head, Model
 from cl_framework.streams import Experience, Inputs
@@ -51,7 +51,7 @@ class OrthogonalAdaptation(Strategy):
     ) -> None:
         """Start without updates."""
         super().__init__()
-        self.bases, self.seed, self.rows = bases, seed, Ledger()
+        self.bases, self.seed, self.rows = bases, seed, TensorStore()
         self.compete: Compete = compete
         self.competes = "known" if compete == "all" else "new"
         if bases == "random" and compete == "current":
@@ -73,8 +73,8 @@ class OrthogonalAdaptation(Strategy):
         scores = beside(proxy, *self._stacked(known)) if known else proxy
         yield under(proxy, event, [r.b for r in mine.values()], scores, [c for c, _ in known])
         for i, c in enumerate(proxy.classes):
-            self.rows[Entry(c, event.name, "weight")] = proxy.weight[i]
-            self.rows[Entry(c, event.name, "bias")] = next(p for p in proxy.parameters() if p.ndim == 1)[i]
+            self.rows[Key(c, event.name, "weight")] = proxy.weight[i]
+            self.rows[Key(c, event.name, "bias")] = next(p for p in proxy.parameters() if p.ndim == 1)[i]
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with the sum of all updates and the rows of all heads."""
@@ -82,7 +82,7 @@ class OrthogonalAdaptation(Strategy):
 
     def _stacked(self, known: Iterable[tuple[int, str]]) -> tuple[Tensor, Tensor]:
         """Return weights ``(classes, width)`` and biases ``(classes,)`` of classes and their experiences."""
-        rows = [(self.rows[Entry(c, e, "weight")], self.rows[Entry(c, e, "bias")]) for c, e in known]
+        rows = [(self.rows[Key(c, e, "weight")], self.rows[Key(c, e, "bias")]) for c, e in known]
         weights, biases = zip(*rows, strict=True)
         return torch.stack(weights), torch.stack(biases)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cl_framework.functional import RandomFeatures, gcv_ridge, holdout_ridge, ridge_weights
-from cl_framework.memory import Entry, Ledger, Sums
+from cl_framework.memory import Key, Sums, TensorStore
 from cl_framework.methods import Plan, Strategy, tune, tuned
 from cl_framework.models import Model, Using
 from cl_framework.streams import Experience, ForgetRequest, Inputs, Samples, seed_for
@@ -60,7 +60,7 @@ class RanPAC(Strategy):
         """Start with empty sums."""
         super().__init__()
         self.founded, self.expansion, self.ridge, self.cosine_as_pilot = tune, expansion, ridge, cosine_as_pilot
-        self.seed, self.sums, self.ridges = seed, Sums(), Ledger()
+        self.seed, self.sums, self.ridges = seed, Sums(), TensorStore()
         self._projection: RandomFeatures | None = None
         self._solved: tuple[object, Tensor] | None = None
         self.competes = "new" if tune else None
@@ -71,7 +71,7 @@ class RanPAC(Strategy):
             yield tune(model, event)
         if missing := self.sums.missing(event.classes, event.name):
             self.sums.add(*self._expanded(model, event.reference.of(missing)), event.name)
-        if self.ridge == "published" and (own := Entry(experience=event.name)) not in self.ridges:
+        if self.ridge == "published" and (own := Key(experience=event.name)) not in self.ridges:
             h, y = self._expanded(model, event.reference)
             self.ridges[own] = holdout_ridge(h, y, RIDGES, seed_for(event.dice, model.seed))
 
@@ -83,7 +83,7 @@ class RanPAC(Strategy):
     def subtract(self, model: Model, gone: Samples, experience: str) -> None:
         """Subtract samples from the sums, and delete the penalty that they helped to choose."""
         self.sums.subtract(*self._expanded(model, gone), experience)
-        if (chosen := Entry(experience=experience)) in self.ridges:
+        if (chosen := Key(experience=experience)) in self.ridges:
             del self.ridges[chosen]
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class RanPAC(Strategy):
 
     def _penalty(self, model: Model, gram: Tensor, q: Tensor, n: Tensor) -> float:
         if self.ridge == "published":
-            return float(self.ridges[Entry(experience=model.experiences[-1])])
+            return float(self.ridges[Key(experience=model.experiences[-1])])
         return gcv_ridge(gram, q, n) if self.ridge == "gcv" else float(self.ridge)
 
     def _expanded(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from cl_framework.memory import Entry, Ledger
+from cl_framework.memory import Key, TensorStore
 from cl_framework.methods import Compete, Gaussians, Plan, Strategy, align, by_age, classify_among, normalised, rivals
 from cl_framework.models import Model
 from cl_framework.streams import Batch, Experience, Inputs
@@ -58,7 +58,7 @@ class SLCA(Strategy):
         super().__init__()
         self.slow, self.temperature, self.shrink = slow, temperature, shrink
         self.align_epochs, self.align_lr, self.draws = align_epochs, align_lr, draws
-        self.gaussians, self.rows = Gaussians(), Ledger()
+        self.gaussians, self.rows = Gaussians(), TensorStore()
         self.compete: Compete = compete
         self.competes = "known" if compete == "all" else "new"
 
@@ -94,7 +94,7 @@ class SLCA(Strategy):
         """Store the rows just trained, and restore those of older classes to their values before any alignment."""
         for i, c in enumerate(model.head.classes):
             for k, p in enumerate(p for p in model.head.parameters() if p.ndim):
-                entry = Entry(c, "shared", f"row{k}")
+                entry = Key(c, "shared", f"row{k}")
                 if c in new:
                     self.rows[entry] = p[i]
                 p[i] = self.rows[entry]
