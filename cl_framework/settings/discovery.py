@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def installed(kind: str) -> list[type[Any]]:
     Raises:
         UserError: If a package is shadowed or a module cannot be imported.
     """
-    return [load(kind, entry.name) for entry in catalogue(kind)]
+    return [getattr(_import(entry.module), entry.name) for entry in catalogue(kind)]
 
 
 def required(kind: type) -> list[str]:
@@ -135,9 +137,26 @@ def _packages() -> dict[str, Path]:
     """Return every plugin package and its folder, ours first."""
     root = Path(__file__).resolve().parents[2]
     own = {package: root.joinpath(*package.split(".")) for package in OWN}
-    others = {p.value: p.dist.name if p.dist else "an installed package" for p in entry_points(group=GROUP)}
+    others = _announced(entry_points, tuple(map(_changed, sys.path)))
     found = {p: _unshadowed(p, folder, "cl-framework") for p, folder in own.items() if folder.is_dir()}
     return found | {p: _unshadowed(p, None, owner) for p, owner in others.items() if p not in own}
+
+
+@lru_cache(maxsize=8)
+def _announced(read: Callable[..., EntryPoints], places: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    """Return packages that entry points name, and who does: read again only when ``places`` have changed.
+
+    Reading them opens a file of every installed distribution.
+    """
+    return {p.value: p.dist.name if p.dist else "an installed package" for p in read(group=GROUP)}
+
+
+def _changed(place: str) -> tuple[str, int]:
+    """Return a directory of the import path and when something was last installed in it or removed."""
+    try:
+        return place, os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return place, 0
 
 
 def _unshadowed(package: str, expected: Path | None, owner: str) -> Path:
