@@ -92,3 +92,19 @@ def test_methods_and_scenarios_import_packages_so_that_files_may_move(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cl_framework."):
             assert node.module.count(".") == 1, f"{node.module}: import from its package"
+
+
+def sentences():
+    """Lines of the table of packages in CONTRIBUTING: every package with the first line of its docstring."""
+    lines = ["| package | what it holds |", "|---|---|"]
+    for name in MAY_IMPORT:
+        top = ROOT / name if name in ("strategies", "scenarios") else ROOT / "cl_framework" / name
+        file = top / "__init__.py" if top.is_dir() else top.with_suffix(".py")
+        told = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]
+        lines.append(f"| `{file.relative_to(ROOT) if file.stem == name else top.relative_to(ROOT)}` | {told} |")
+    return "\n".join(lines)
+
+
+def test_contributing_lists_the_packages_in_their_own_words():
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("<!-- packages -->")[2].partition("<!-- /packages -->")[0]
+    assert table.strip() == sentences(), "a package's sentence changed: put it into the table of CONTRIBUTING.md"
