@@ -21,11 +21,11 @@ MAY_IMPORT = {
     "feature_cache": "errors functional storage streams",
     "evaluation": "terminal errors metrics storage streams",
     "scenarios": "errors functional settings storage streams",
-    "adapters": "errors functional streams backbones memory",
+    "adapters": "errors functional settings streams backbones memory",
     "models": "errors streams backbones memory feature_cache adapters",
     "methods": "terminal errors functional settings streams backbones memory adapters models",
     "engine": "errors settings storage streams backbones memory evaluation adapters models methods",
-    "strategies": "errors functional streams memory adapters models methods",
+    "strategies": "errors functional settings streams memory adapters models methods",
     "configuration": "errors threads settings streams evaluation engine",
     "auditing": "errors metrics streams memory feature_cache models engine",
     "runs": "terminal errors metrics settings storage streams memory feature_cache evaluation methods "

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from cl_framework.backbones.base import Role, Site
+from cl_framework.settings.recorded import Recorded
 
 
 class Rewrite(nn.Module, ABC):
@@ -27,7 +28,7 @@ class Asking(Rewrite, ABC):
         """Return the site's new output; ``query`` ``(n, width)`` is row-aligned, without gradients, always there."""
 
 
-class Adapter(ABC):
+class Adapter(Recorded, ABC):
     """How to build one rewrite per site.
 
     Attributes:

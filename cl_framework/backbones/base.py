@@ -11,6 +11,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cl_framework.settings.recorded import Recorded
+
 Role: TypeAlias = Literal[
     "query", "key", "value", "attention_out", "mlp_in", "mlp_out", "block_mlp",
     "linear", "norm", "embedding", "attention_in", "block_in", "block_out", "tokens_out",
@@ -58,7 +60,7 @@ class Site:
     position: Tensor | None = None
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(Recorded, nn.Module, ABC):
     """A frozen network: features out, sites where adapters may attach.
 
     Attributes:

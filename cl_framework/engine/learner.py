@@ -24,11 +24,12 @@ from cl_framework.models.compute import AS_EVER, Compute
 from cl_framework.models.finite import LOWER, check_scores
 from cl_framework.models.model import Model
 from cl_framework.settings import ranges
+from cl_framework.settings.recorded import Recorded
 from cl_framework.streams.samples import Batch, Inputs, Samples, Subset, inputs
 
 
 @final
-class Learner(LightningModule):
+class Learner(Recorded, LightningModule):
     """The ``model:`` section of a config.
 
     Args:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from cl_framework.methods.losses import Loss, classify
 from cl_framework.models.model import Model
+from cl_framework.settings.recorded import Recorded
 from cl_framework.streams.events import Experience, ForgetRequest, Need
 from cl_framework.streams.samples import Inputs, Samples
 
@@ -49,7 +50,7 @@ class Plan:
     against: Sequence[int] = ()
 
 
-class Strategy(nn.Module, ABC):
+class Strategy(Recorded, nn.Module, ABC):
     """How to learn an experience, and how to answer afterwards.
 
     State lives in parts (`TensorStore`, `Head`, the model's adapters) that are saved, moved and erased with it.
@@ -127,7 +128,7 @@ class Strategy(nn.Module, ABC):
         """
 
 
-class Unlearner(nn.Module, ABC):
+class Unlearner(Recorded, nn.Module, ABC):
     """How to carry out a forget request. Works like ``Strategy.learn``.
 
     Attributes:

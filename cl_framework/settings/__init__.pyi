@@ -9,4 +9,6 @@ from .discovery import Entry as Entry
 from .discovery import catalogue as catalogue
 from .ranges import LARGEST as LARGEST
 from .ranges import settings_of as settings_of
+from .recorded import Recorded as Recorded
+from .recorded import arguments as arguments
 from .trust import refusal as refusal

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
+from cl_framework.settings.recorded import Recorded
 from cl_framework.streams import origins, sample_list
 from cl_framework.streams.inventory import Inventory
 from cl_framework.streams.origins import Cell
@@ -220,7 +221,7 @@ def surviving(steps: Iterable[Step]) -> list[Experience]:
     return past
 
 
-class Scenario(ABC):
+class Scenario(Recorded, ABC):
     """Turns data into an ordered stream of steps.
 
     Attributes:

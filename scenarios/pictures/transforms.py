@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from cl_framework.errors import UserError
+from cl_framework.settings import Recorded
 from scenarios.pictures import resampling
 from scenarios.pictures.decode import in_parallel
 
@@ -49,7 +50,7 @@ class Fixed(NamedTuple):
     dtype: torch.dtype = torch.uint8
 
 
-class Transform(ABC):
+class Transform(Recorded, ABC):
     """A pair of pipelines; the one for tests has no randomness and treats each sample by itself.
 
     Attributes:

@@ -1,0 +1,66 @@
+"""The arguments that an object was made with: what a config needs to make it again. Needs no torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+PLACE = "_made_with"
+_Made = TypeVar("_Made", bound="Recorded")
+
+
+class _Arguments:
+    """Arguments of one construction, in no attribute that a setting could be called by."""
+
+    __slots__ = ("_named", "_positional")
+
+    def __init__(self, positional: Sequence[Any], named: Mapping[str, Any]) -> None:
+        self._positional, self._named = positional, named
+
+    def of(self, kind: type) -> dict[str, Any]:
+        takes = inspect.signature(kind.__init__)
+        given = takes.bind(None, *self._positional, **self._named).arguments
+        _, *names = takes.parameters.values()
+        found: dict[str, Any] = {}
+        for p in names:
+            if p.kind is p.VAR_KEYWORD:
+                found |= given.get(p.name, {})
+            elif p.name in given:
+                found[p.name] = given[p.name]
+        return found
+
+
+class _Signature:
+    """The signature of a class, read from its ``__init__``; `Recorded.__new__` would hide it."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        whole = inspect.signature(owner.__init__)
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
+class Recorded:
+    """Base of all that a config can name: each object keeps the arguments it was made with."""
+
+    __signature__ = _Signature()
+
+    def __new__(cls: type[_Made], *args: Any, **kwargs: Any) -> _Made:
+        """Keep the arguments before ``__init__`` uses them; ``__init__`` judges them."""
+        made = super().__new__(cls)
+        made.__dict__[PLACE] = _Arguments(args, kwargs)
+        return made
+
+
+def arguments(made: Recorded) -> dict[str, Any]:
+    """Return the arguments that an object was made with, by name; defaults that were not given are left out.
+
+    >>> class Mine(Recorded):
+    ...     def __init__(self, width: int, depth: int = 2) -> None:
+    ...         pass
+    >>> arguments(Mine(3)), arguments(Mine(3, depth=1))
+    ({'width': 3}, {'width': 3, 'depth': 1})
+    """
+    kept: _Arguments = made.__dict__[PLACE]
+    return kept.of(type(made))
