@@ -7,6 +7,7 @@ from .declared import known_to_timm as known_to_timm
 from .declared import no_model as no_model
 from .discovery import Entry as Entry
 from .discovery import catalogue as catalogue
+from .discovery import exports as exports
 from .ranges import LARGEST as LARGEST
 from .ranges import settings_of as settings_of
 from .recorded import Recorded as Recorded

@@ -14,7 +14,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,6 +107,29 @@ def discover() -> tuple[str, ...]:
     return tuple(names)
 
 
+def exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` of a package that exports every public class of its modules.
+
+    No list is kept: a new file is exported as it is discovered, and a module is imported when its class is asked for.
+
+    Args:
+        package: Its dotted name; it is being imported.
+    """
+    folder = Path(str(sys.modules[package].__file__)).parent
+
+    @cache
+    def homes() -> dict[str, str]:
+        files = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
+        return {name: file.stem for file in reversed(files) for name in _public_classes(file)}
+
+    def get(name: str) -> Any:
+        if name not in homes():
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{homes()[name]}"), name)
+
+    return get, lambda: sorted(homes())
+
+
 def data_sources() -> Any:
     """Return the module that opens data by name; it imports nothing heavy before it opens some.
 
@@ -197,6 +220,10 @@ def _declared(module: str, file: Path, interface: str) -> Iterator[Entry]:
             if interface in bases and "ABC" not in bases:
                 text = ast.get_docstring(node) or ast.get_docstring(tree) or ""
                 yield Entry(node.name, text.partition("\n")[0].replace("``", "`"), module)
+
+
+def _public_classes(file: Path) -> list[str]:
+    return [n.name for n in signatures.tree(file).body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
 
 
 def _last_name(base: ast.expr) -> str:

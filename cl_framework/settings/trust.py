@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from cl_framework.errors import UserError
 
 VARIABLE, OPTION = "CLF_TRUST", "--trust"
+EXPORTED = ("GlyphViT", "Timm", "HuggingFace", "Bottleneck", "LoRA", "SSF", "VPT", "PromptPool", "Full", "Peft")
+"""Backbones and adapters that ``cl_framework`` itself exports: the parser names them by that shorter path."""
 KINDS = (
     "cl_framework.backbones",
     "cl_framework.adapters",
     "cl_framework.evaluation.Published",  # the path that the parser gives it, and the file it lies in
     "cl_framework.evaluation.published.Published",
+    *(f"cl_framework.{name}" for name in EXPORTED),
     "strategies",
     "scenarios",
     "torch.optim",

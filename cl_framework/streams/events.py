@@ -234,14 +234,14 @@ class Scenario(Recorded, ABC):
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order they happen; every call yields the same ones."""
 
-    def unlock(self, key: bytes) -> None:  # noqa: B027  # nothing to do where no samples are named
+    def unlock(self, key: bytes) -> None:  # nothing to do where no samples are named
         """Take the key under which a run's config hides the samples that its requests name; most name none."""
 
     def fingerprint(self) -> str:
         """Return a hash of the data behind the stream, for the run's manifest."""
         return ""
 
-    def skip_unreadable(self) -> None:  # noqa: B027  # nothing to do where nothing is read from files
+    def skip_unreadable(self) -> None:  # nothing to do where nothing is read from files
         """Leave out samples that cannot be read; asked for before the data are first used."""
 
     def survey(self, watch: Watch) -> Survey:

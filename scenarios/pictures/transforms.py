@@ -73,7 +73,7 @@ class Transform(Recorded, ABC):
         """Return the step of a pipeline whose results may be kept; None if there is none."""
         return None
 
-    def check(self, sentences: Sequence[str]) -> None:  # noqa: B027  # pictures of any size will do
+    def check(self, sentences: Sequence[str]) -> None:  # pictures of any size will do
         """Refuse sentences that will not fit, before the first of them is read.
 
         Raises:
