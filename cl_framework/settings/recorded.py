@@ -19,7 +19,7 @@ class _Arguments:
         self._positional, self._named = positional, named
 
     def of(self, kind: type) -> dict[str, Any]:
-        takes = inspect.signature(kind.__init__)
+        takes = inspect.signature(kind.__init__)  # type: ignore[misc]  # the very class, no instance
         given = takes.bind(None, *self._positional, **self._named).arguments
         _, *names = takes.parameters.values()
         found: dict[str, Any] = {}
@@ -37,7 +37,7 @@ class _Signature:
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
         if instance is not None:
             raise AttributeError("__signature__")
-        whole = inspect.signature(owner.__init__)
+        whole = inspect.signature(owner.__init__)  # type: ignore[misc]  # the very class, no instance
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
 
