@@ -16,7 +16,7 @@ from cl_framework.cli import run as cli_run
 from cl_framework.configuration.experiment import Experiment, build
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.runs import open_run
+from cl_framework.runs import reopening
 from cl_framework.runs.directory import Run
 from cl_framework.streams.events import Experience
 from cl_framework.streams.samples import Joined, Subset
@@ -38,7 +38,7 @@ def device() -> str:
 def finished(runs: Path, method: str, seed: int, args: Sequence[str]) -> tuple[Path, Experiment]:
     """Bring one cell to its end, from wherever it is, and return its run directory."""
     experiment = build(args, CONSOLE)
-    manifest = open_run.manifest(experiment)
+    manifest = reopening.manifest(experiment)
     decides = json.dumps([list(args), manifest["backbone"], manifest["data"]])
     path = runs / f"{method.lower()}-{seed}-{sha256(decides.encode()).hexdigest()[:8]}"
     if not (path / "results.json").exists():

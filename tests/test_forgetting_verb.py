@@ -215,7 +215,7 @@ def test_two_processes_are_serialised_and_the_second_is_told_by_whom(run, capsys
 @pytest.mark.parametrize("verb", [["plan-forget"], ["forget", "--dry-run"]])
 def test_what_would_be_done_is_shown_and_nothing_is_done(run, verb, monkeypatch):
     before, shown = files(run), []
-    monkeypatch.setattr(plan_forget, "show", lambda run, learner, steps, *_: shown.append(steps[-1].event))
+    monkeypatch.setattr(plan_forget, "show", lambda run, *_: shown.append(run.steps[-1].event))
     assert main([verb[0], str(run), *verb[1:], "--classes", "3"]) == 0
     assert [e.classes for e in shown] == [(3,)]
     assert files(run) == before

@@ -14,7 +14,7 @@ from cl_framework.configuration import optimiser
 from cl_framework.configuration.experiment import resolve
 from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.runs import changed_settings
+from cl_framework.runs import reopening
 from cl_framework.runs.directory import Run
 
 SMALL = [
@@ -89,7 +89,7 @@ def test_nothing_but_the_optimiser_may_change(begun, capsys):
     assert "`clf resume` has no option --model.strategy" in capsys.readouterr().err
     event = SimpleNamespace(state={"changed": ["--config", "/etc/passwd"]}, place="events/000/state.json")
     with pytest.raises(UserError, match="changes other settings than the optimiser's"):
-        changed_settings.changed([event], begun)
+        reopening.changed([event], begun)
 
 
 def test_divergence_names_a_command_that_works(begun, capsys):

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from cl_framework.cli import audit, forget, main, query, reproduce
 from cl_framework.cli import run as cli_run
 from cl_framework.evaluation.tables import headline
-from cl_framework.runs import open_run
+from cl_framework.runs import open_run, reopening
 from cl_framework.terminal import grid
 from cl_framework.terminal.console import make_console
 from cl_framework.terminal.safe_text import printable
@@ -63,7 +63,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
     def shown(width: int, *words: object) -> str:
         out = io.StringIO()
-        for module in (cli_run, audit, forget, query, open_run):
+        for module in (cli_run, audit, forget, query, open_run, reopening):
             console = make_console(width=width, file=out, force_terminal=True, color_system=None)
             monkeypatch.setattr(module, "CONSOLE", console)
         monkeypatch.setattr(grid, "columns", lambda: width)

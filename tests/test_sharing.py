@@ -21,7 +21,7 @@ from cl_framework.feature_cache.sharing import SharedFeatures, _folder, contents
 from cl_framework.feature_cache.store import FeatureStore
 from cl_framework.runs.directory import Run
 from cl_framework.runs.feature_sharing import made_with
-from cl_framework.runs.open_run import reopen
+from cl_framework.runs.open_run import OpenRun
 from cl_framework.streams.events import Experience, forget
 from cl_framework.streams.samples import Joined, Relabelled, Rows
 from scenarios.data.source import Pictures
@@ -398,8 +398,8 @@ def test_a_request_in_another_precision_takes_none_of_the_features_of_the_run(so
         (["--trainer.precision", "bf16-mixed"], False),
         (["--data.batch_size", "3"], True),
     ):
-        experiment, _ = reopen(Run.open(somewhere / "one"), args)
-        assert bool(experiment.learner.model.store.state()) is wanted
+        run = OpenRun.reopen(Run.open(somewhere / "one"), args)
+        assert bool(run.learner.model.store.state()) is wanted
 
 
 def test_the_verbs_share_and_forget_from_any_directory(somewhere, tmp_path, monkeypatch):

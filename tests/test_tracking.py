@@ -16,7 +16,7 @@ from cl_framework.engine import loop
 from cl_framework.engine.holdout import held_out
 from cl_framework.engine.tracking import flat
 from cl_framework.engine.trainers import OnAxis
-from cl_framework.runs import open_run
+from cl_framework.runs import reopening
 from cl_framework.runs.directory import Run
 from strategies.learning.finetune import Finetune
 
@@ -256,9 +256,9 @@ class Memo:
 
 
 def test_any_logger_is_told_the_end_once_and_how_it_came(tmp_path, monkeypatch, capsys):
-    memo, build = Memo(), open_run.build
+    memo, build = Memo(), reopening.build
     assert main(["run", *TINY, "--model.strategy", "SimpleCIL", "--run_dir", str(tmp_path / "r")]) == 0
-    monkeypatch.setattr(open_run, "build", lambda *a: dataclasses.replace(build(*a), loggers=(memo,)))
+    monkeypatch.setattr(reopening, "build", lambda *a: dataclasses.replace(build(*a), loggers=(memo,)))
     assert main(["forget", str(tmp_path / "r"), "--classes", "0"]) == 0
     assert memo.ended == ["success"]
     assert len(memo.settings) == 1

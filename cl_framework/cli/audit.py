@@ -24,7 +24,8 @@ from cl_framework.evaluation.results import results
 from cl_framework.runs import derived_files, receipts, relocation
 from cl_framework.runs.contents import recorded
 from cl_framework.runs.directory import Run
-from cl_framework.runs.open_run import opened, reopen
+from cl_framework.runs.open_run import OpenRun
+from cl_framework.runs.reopening import opened
 from cl_framework.settings import ranges
 from cl_framework.storage import files
 from cl_framework.streams.events import Experience
@@ -44,11 +45,11 @@ RECORD = (
 def audit(argv: Sequence[str]) -> int:
     """Carry out ``clf audit``."""
     args = arguments.parse("audit", argv)
-    directory = opened(args)
     quietly = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
-    experiment, timeline = reopen(directory, quietly)
+    opened_run = OpenRun.reopen(opened(args.dir, args.relocate), quietly)
+    directory, experiment, timeline = opened_run.directory, opened_run.experiment, opened_run.timeline
     events = directory.events()
-    about = subject(list(timeline.steps())[: len(events)], args.request)
+    about = subject(opened_run.steps[: len(events)], args.request)
     about, lost = reachable(about, _learning(args, about))
     if args.shadows:
         _check_method(directory, experiment.learner, about)
@@ -150,7 +151,7 @@ def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False
     for what in ("backbone", "data"):
         if run.manifest[what] != directory.manifest[what]:
             raise UserError(f"{other} has another {what} than {directory.path}; give a run of the same kind.")
-    learner = reopen(run)[0].learner
+    learner = OpenRun.reopen(run).learner
     known = set(learner.model.classes)
     if known != classes if exactly else not classes <= known:
         raise UserError(

@@ -13,15 +13,15 @@ from rich.text import Text
 
 from cl_framework.cli import arguments
 from cl_framework.cli.picking import Picked, requested
-from cl_framework.configuration.experiment import Experiment
 from cl_framework.errors import Absent, UserError
 from cl_framework.runs import copies, maintenance, receipts
 from cl_framework.runs.directory import Run
-from cl_framework.runs.open_run import check_finished, go_on, opened, reopen
+from cl_framework.runs.open_run import OpenRun
 from cl_framework.runs.recorder import ReceiptDetails
+from cl_framework.runs.reopening import opened
 from cl_framework.runs.signatures import signer
 from cl_framework.streams.events import Experience, Need, surviving
-from cl_framework.streams.identifiers import called, class_ids, hide
+from cl_framework.streams.identifiers import called, class_ids
 from cl_framework.streams.timeline import Timeline
 from cl_framework.terminal.console import CONSOLE, make_console
 from cl_framework.terminal.safe_text import printable, say
@@ -40,32 +40,33 @@ def forget(argv: Sequence[str]) -> int:
         raise UserError(
             "--json, --ids and --all show what would be done; give --dry-run too, or ask `clf plan-forget`."
         )
-    directory, sign = opened(args), signer(args.sign) if args.sign else None
+    directory, sign = opened(args.dir, args.relocate), signer(args.sign) if args.sign else None
     with directory.lock():
         directory.sweep()
-        experiment, timeline = reopen(directory, _overrides(args))
-        check_finished(directory, timeline)
+        run = OpenRun.reopen(directory, _overrides(args))
+        run.check_finished()
         picked = requested(directory, args.samples, args.where, [*args.classes, *args.experiences])
-        later = _request(directory, timeline, args, picked)
-        for sentence in copies.of_request(directory, list(later.steps())[-1]).told if later else ():
+        later = _request(run, args, picked)
+        for sentence in copies.of_request(directory, later.steps[-1]).told if later else ():
             CONSOLE.print(Text(printable(sentence), "yellow"), soft_wrap=True)
         details = ReceiptDetails(args.requester, sign, args.history == "drop", people=picked.who)
+        run = later or run
         try:
-            go_on(directory, experiment, later or timeline, details)
+            run.go_on(details)
         except Absent as error:
-            raise _needed(experiment, later or timeline) or error from error
+            raise _needed(run) or error from error
         if strange := maintenance.foreign(directory.path, directory.events()):
             names = ", ".join(strange[:5]) + (f", ... ({len(strange)})" if len(strange) > 5 else "")
             CONSOLE.print(f"The run did not write these files, and left them as they are: {names}", soft_wrap=True)
     return 0
 
 
-def _needed(experiment: Experiment, timeline: Timeline) -> UserError | None:
+def _needed(run: OpenRun) -> UserError | None:
     """Name all that stays and is gone, where a way of forgetting had to read some of it."""
-    gone = [g for e in surviving(list(timeline.steps())) for g in e.data.absent()]
+    gone = [g for e in surviving(run.steps) for g in e.data.absent()]
     if not gone:
         return None
-    name, more = type(experiment.learner.unlearner).__name__, f", ... ({len(gone)})" if len(gone) > SHOWN else ""
+    name, more = type(run.learner.unlearner).__name__, f", ... ({len(gone)})" if len(gone) > SHOWN else ""
     return UserError(
         f"{name} reads samples that stay and are gone or changed: {', '.join(gone[:SHOWN])}{more}; bring them "
         "back, forget them too (--samples FILE --without forget), or take an --unlearner that reads none."
@@ -82,17 +83,14 @@ def _show(args: argparse.Namespace) -> int:
 
     if args.ids and not args.json:
         raise UserError("--ids names the samples in JSON; give --json with it.")
-    directory = opened(args)
-    experiment, timeline = reopen(directory, _overrides(args))
-    check_finished(directory, timeline)
-    picked = requested(directory, args.samples, args.where, [*args.classes, *args.experiences])
-    later = _request(directory, timeline, args, picked, make_console(stderr=True) if args.json else CONSOLE)
-    steps, names = [] if later is None else list(later.steps()), timeline.class_names
+    run = OpenRun.reopen(opened(args.dir, args.relocate), _overrides(args))
+    run.check_finished()
+    picked = requested(run.directory, args.samples, args.where, [*args.classes, *args.experiences])
+    later = _request(run, args, picked, make_console(stderr=True) if args.json else CONSOLE)
     if args.json:
-        told = cli_plan_forget.as_json(directory, experiment.learner, steps, names, args.ids) if steps else None
-        say(json.dumps(told, indent=1))
-    elif steps:
-        cli_plan_forget.show(directory, experiment.learner, steps, names, CONSOLE, args.all)
+        say(json.dumps(cli_plan_forget.as_json(later, args.ids) if later else None, indent=1))
+    elif later:
+        cli_plan_forget.show(later, CONSOLE, args.all)
     return 0
 
 
@@ -119,14 +117,11 @@ class _Past:
         return past
 
 
-def _request(
-    directory: Run, timeline: Timeline, args: argparse.Namespace, picked: Picked, console: Console = CONSOLE
-) -> Timeline | None:
-    """Return the timeline with the request at its end; None if all it asks for is forgotten already.
+def _request(run: OpenRun, args: argparse.Namespace, picked: Picked, console: Console = CONSOLE) -> OpenRun | None:
+    """Return the run with the request at the end of its timeline; None if all it asks for is forgotten already.
 
     Args:
-        directory: The run.
-        timeline: What it met so far.
+        run: What is to forget.
         args: What was typed.
         picked: The samples that this names.
         console: Where to say what is forgotten already.
@@ -134,9 +129,9 @@ def _request(
     Raises:
         UserError: If it asks for nothing, or for what was never learned.
     """
-    steps = list(timeline.steps())
-    ever = _Past.of(s.event for s in steps if isinstance(s.event, Experience))
-    left = _Past.of(surviving(steps))
+    directory, timeline = run.directory, run.timeline
+    ever = _Past.of(s.event for s in run.steps if isinstance(s.event, Experience))
+    left = _Past.of(surviving(run.steps))
     names = timeline.class_names
     classes = class_ids(args.classes, names, left.classes, timeline.hidden)
     if strange := [c for c in classes if c not in ever.classes]:
@@ -154,12 +149,7 @@ def _request(
     missing: list[Need] = args.without
     spec = {"classes": kept_classes, "experiences": experiences, "samples": kept_samples, "missing": missing}
     spec |= {"cells": cells}
-    spec = {k: v for k, v in spec.items() if v}
-    asked = Timeline(timeline.first, [*timeline.later, {"forget": spec}], timeline.streams, timeline.key)
-    _ = list(asked.steps())  # what was never learned shows while samples still have their ids
-    if kept_samples and timeline.key:
-        asked.later[-1] = {"forget": {**spec, "samples": hide(kept_samples, timeline.key)}}
-    return asked
+    return run.along(timeline.forgetting({k: v for k, v in spec.items() if v}))
 
 
 def _cell(word: str, experiences: Collection[str], timeline: Timeline, left: _Past) -> list[str | int]:

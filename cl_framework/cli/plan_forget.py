@@ -9,13 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from cl_framework.cli.outline import outline
-from cl_framework.engine.learner import Learner
 from cl_framework.engine.lineage import Artifact
 from cl_framework.engine.sample_index import Contents, ids_of, pooled
 from cl_framework.runs import copies
-from cl_framework.runs.directory import Run
 from cl_framework.runs.forget_plan import Case, Foretold
-from cl_framework.streams.events import Step
+from cl_framework.runs.open_run import OpenRun
 from cl_framework.streams.identifiers import called
 from cl_framework.terminal import grid
 from cl_framework.terminal.safe_text import printable
@@ -23,33 +21,19 @@ from cl_framework.terminal.safe_text import printable
 STYLES = {"keep": "dim", "delete": "red", "retrain": "yellow", "edit": "yellow", "subtract": "green"}
 
 
-def plan(run: Run, learner: Learner, steps: Sequence[Step]) -> list[Foretold]:
-    """Resolve a request, the last of ``steps``, against what a learner holds and what its run directory keeps.
-
-    Raises:
-        UserError: If the unlearner cannot honour the request.
-    """
-    return _all(Case(run, learner, steps))
-
-
-def show(
-    run: Run, learner: Learner, steps: Sequence[Step], names: Sequence[str], console: Console, each: bool = False
-) -> None:
+def show(run: OpenRun, console: Console, each: bool = False) -> None:
     """Print what would be done in a line for each action.
 
     Args:
-        run: The run directory.
-        learner: In the state before the request.
-        steps: The stream; the last step is the request.
-        names: What each class id is called.
+        run: In the state before the last step of its timeline, which is the request.
         console: Where to print.
         each: Also print artifacts of one kind and fate on a line each, with what went into them and why.
     """
-    case = Case(run, learner, steps)
+    case, names = Case(run.directory, run.learner, run.steps), run.timeline.class_names
     found = _all(case)
     policy = "exact" if case.unlearner.exact else "approximate"
     head = f"{case.event.name} with {type(case.unlearner).__name__} ({policy}): what would be done; nothing is done yet"
-    for sentence in copies.of_request(run, case.step).told:
+    for sentence in copies.of_request(run.directory, case.step).told:
         console.print(Text(printable(sentence), "yellow"), soft_wrap=True)
     rows: list[grid.Row] = [
         ((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found, lambda c: called(c, names))
@@ -86,21 +70,19 @@ def _rows(case: Case, found: Sequence[Foretold], names: Sequence[str]) -> list[g
     return rows
 
 
-def as_json(
-    run: Run, learner: Learner, steps: Sequence[Step], names: Sequence[str], ids: bool = False
-) -> dict[str, Any]:
+def as_json(run: OpenRun, ids: bool = False) -> dict[str, Any]:
     """Return the same for a program, artifact by artifact; samples are counted, and named only if ``ids``."""
-    case = Case(run, learner, steps)
+    case, names = Case(run.directory, run.learner, run.steps), run.timeline.class_names
     return {
         "request": case.event.name,
         "unlearner": type(case.unlearner).__name__,
         "policy": "exact" if case.unlearner.exact else "approximate",
         "classes": list(case.event.classes),
-        "class_names": {str(c): names[c] for c in learner.model.classes},
+        "class_names": {str(c): names[c] for c in run.learner.model.classes},
         "samples": len(ids_of(case.taken)),
         "stays": {str(c): list(experiences) for c, experiences in case.event.stays.items()},
         "test_samples": len(ids_of(case.tested)),
-        **copies.of_request(run, case.step).as_json(),
+        **copies.of_request(run.directory, case.step).as_json(),
         "artifacts": [_told(f, case, ids) for f in _all(case)],
     }
 

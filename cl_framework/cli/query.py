@@ -12,7 +12,8 @@ from cl_framework.cli.run import _examined, _say, prepared
 from cl_framework.errors import UserError, some_of
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.store import FeatureStore
-from cl_framework.runs.open_run import opened, recorder_of, reopen
+from cl_framework.runs.open_run import OpenRun
+from cl_framework.runs.reopening import opened
 from cl_framework.streams.events import Experience
 from cl_framework.streams.identifiers import called
 from cl_framework.streams.samples import Inputs
@@ -24,33 +25,30 @@ from cl_framework.terminal.safe_text import printable
 def evaluate(argv: Sequence[str]) -> int:
     """Open every exam again and say whether the results still hold."""
     args = arguments.parse("evaluate", argv)
-    directory = opened(args)
-    experiment, timeline = reopen(directory)
+    run = OpenRun.reopen(opened(args.dir, args.relocate))
     if args.data:
-        return _examined(directory, experiment, timeline, args.data)
-    recorder = recorder_of(directory, experiment, timeline)
+        return _examined(run, args.data)
+    recorder = run.recorder()
     if not recorder.records:
-        raise UserError(f"{directory.path} has no event yet; `clf resume {directory.path}` begins.")
-    evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
-    steps = list(timeline.steps())[: len(recorder.records)]
+        raise UserError(f"{run.path} has no event yet; `clf resume {run.path}` begins.")
+    learner, names = run.learner, run.timeline.class_names
+    evaluator = Evaluator(learner.strategy.isolates == "experience")
+    steps = run.steps[: len(recorder.records)]
     for step, measurements in zip(steps, recorder.measurements, strict=True):
         evaluator.restore(step, measurements)
-    model, last = experiment.learner.model, recorder.measurements[-1]
+    model, last = learner.model, recorder.measurements[-1]
     model.store = FeatureStore()  # compute every feature again: stored ones would agree with themselves
-    again = evaluator.hits(experiment.learner.answer)
+    again = evaluator.hits(learner.answer)
     same, asked, told = again == last.hits, *(sum(n for _, n in hits.values()) for hits in (again, last.hits))
     exams = [s.exam.of(model.classes) for s in steps if isinstance(s.event, Experience)] if asked < told else []
     lost = [name for exam in exams for name in exam.absent()]
     if told and not asked:
         raise UserError(
-            f"None of the {told} test samples of {directory.path} is there any more ({some_of(lost)}); say where they "
+            f"None of the {told} test samples of {run.path} is there any more ({some_of(lost)}); say where they "
             "are (--relocate OLD=NEW), or examine it on others (--data DATA)."
         )
-    rows = [
-        (called(c, timeline.class_names), str(right), str(total), f"{right / total:.3f}")
-        for c, (right, total) in again.items()
-    ]
-    title = printable(f"{directory.path} after {last.event}")
+    rows = [(called(c, names), str(right), str(total), f"{right / total:.3f}") for c, (right, total) in again.items()]
+    title = printable(f"{run.path} after {last.event}")
     grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=title)
     if asked < told:
         what = f"{told - asked} of {told} test samples are gone: nothing is compared with the record. Gone: "
@@ -66,11 +64,11 @@ def evaluate(argv: Sequence[str]) -> int:
 def predict(argv: Sequence[str]) -> int:
     """Name what is in files."""
     args = arguments.parse("predict", argv)
-    directory = opened(args)
-    experiment, timeline = reopen(directory)
-    learner, x = experiment.learner, timeline.first.read(args.files)
+    run = OpenRun.reopen(opened(args.dir, args.relocate))
+    learner, timeline = run.learner, run.timeline
+    x = timeline.first.read(args.files)
     if not learner.model.classes:
-        raise UserError(f"{directory.path} knows no class; learn some first.")
+        raise UserError(f"{run.path} knows no class; learn some first.")
     with torch.no_grad():
         scores = learner(Inputs(lambda: x, torch.arange(len(x))))
     rows = []
@@ -85,10 +83,10 @@ def predict(argv: Sequence[str]) -> int:
 
 def plan(argv: Sequence[str]) -> int:
     """Print what a config would do, and do nothing."""
-    experiment, steps = prepared(argv)
+    experiment, timeline = prepared(argv)
     learner, names = experiment.learner, experiment.scenario.class_names
     rows = []
-    for step in steps:
+    for step in timeline.steps():
         event = step.event
         shown = ", ".join(printable(names[c]) for c in event.classes[:8]) + (" ..." if len(event.classes) > 8 else "")
         kind, nobody = ("learn", "nothing new") if isinstance(event, Experience) else ("forget", "single samples")

@@ -15,7 +15,8 @@ from cl_framework.methods.compatibility import check_events
 from cl_framework.methods.competition import doubts
 from cl_framework.runs import feature_sharing, maintenance, receipts, relocation
 from cl_framework.runs.directory import Run
-from cl_framework.runs.open_run import check_finished, go_on, manifest, opened, reopen
+from cl_framework.runs.open_run import OpenRun
+from cl_framework.runs.reopening import manifest, opened
 from cl_framework.streams import survey
 from cl_framework.streams.events import Experience, Scenario, Step
 from cl_framework.streams.identifiers import concealed
@@ -28,16 +29,17 @@ from cl_framework.terminal.safe_text import printable
 def run(argv: Sequence[str]) -> int:
     """Carry out a config from the first event to the last."""
     argv = shipped.with_paths(argv)
-    experiment, steps = prepared(argv)
-    path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
     key = receipts.new_key()
+    experiment, timeline = prepared(argv, key)
+    path = Path(experiment.run_dir) if experiment.run_dir else _free(Path("runs"), _title(argv))
     config = concealed(relocation.absolute(experiment.config), experiment.scenario.class_names, key)
     directory = Run.create(path, config, manifest(experiment), key)
-    CONSOLE.print(f"{len(steps)} request{'s'[: len(steps) != 1]} -> {path}", soft_wrap=True)
+    count = len(list(timeline.steps()))
+    CONSOLE.print(f"{count} request{'s'[: count != 1]} -> {path}", soft_wrap=True)
     _say(experiment.learner.model.backbone.notes)
     with directory.lock():
         try:
-            go_on(directory, experiment, Timeline(experiment.scenario, key=key))
+            OpenRun(directory, experiment, timeline).go_on()
         except Exception:  # with nothing committed there is nothing to resume, and the same mistake would come again
             maintenance.discard(directory.path)
             raise
@@ -47,55 +49,53 @@ def run(argv: Sequence[str]) -> int:
 def resume(argv: Sequence[str]) -> int:
     """Go on where a run was stopped."""
     args = arguments.parse("resume", argv)
-    directory = opened(args)
+    directory = opened(args.dir, args.relocate)
     with directory.lock():
         directory.sweep()
-        experiment, timeline = reopen(directory, changes=args.rest, renew=True)
-        whole = len(list(timeline.steps()))
-        CONSOLE.print(f"{whole - len(directory.events())} of {whole} requests left -> {directory.path}", soft_wrap=True)
-        go_on(directory, experiment, timeline)
+        run = OpenRun.reopen(directory, changes=args.rest, renew=True)
+        CONSOLE.print(f"{len(run.left)} of {len(run.steps)} requests left -> {run.path}", soft_wrap=True)
+        run.go_on()
     return 0
 
 
 def learn(argv: Sequence[str]) -> int:
     """Learn more on a finished run."""
     args = arguments.parse("learn", argv)
-    directory = opened(args)
+    directory = opened(args.dir, args.relocate)
     with directory.lock():
         directory.sweep()
         changes, rest = optimiser.apart(args.rest)
-        experiment, timeline = reopen(directory, changes=changes)
-        check_finished(directory, timeline)
+        run = OpenRun.reopen(directory, changes=changes)
+        run.check_finished()
         stream, described = scenario_of([*rest, *([SKIP] if args.skip_unreadable else [])])
         _look(stream, args.skip_unreadable)
         told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
         told += [SKIP] if args.skip_unreadable else []
         asked = {"learn": told, "data": stream.fingerprint()}
-        later = [*timeline.later, {**asked, "as_new": args.as_new} if args.as_new else asked]
-        longer = Timeline(timeline.first, later, [*timeline.streams, stream], timeline.key).settled()
-        coming = list(longer.steps())[len(directory.events()) :]
-        _try(experiment, coming)
+        spec = {**asked, "as_new": args.as_new} if args.as_new else asked
+        longer = run.along(run.timeline.learning(spec, stream))
+        _try(longer.experiment, longer.left)
         otherwise = "give --as_new PREFIX to learn it as a class of its own"
-        learner, events = experiment.learner, (s.event for s in coming)
-        check_events(learner.model, learner.strategy, learner.unlearner, events, longer.class_names, otherwise)
-        go_on(directory, experiment, longer)
+        learner, events, names = longer.learner, (s.event for s in longer.left), longer.timeline.class_names
+        check_events(learner.model, learner.strategy, learner.unlearner, events, names, otherwise)
+        longer.go_on()
     return 0
 
 
-def _examined(directory: Run, experiment: Experiment, timeline: Timeline, data: str) -> int:
+def _examined(run: OpenRun, data: str) -> int:
     """Examine a run on other data, and say which samples of theirs it cannot be asked about."""
-    learner = experiment.learner
-    learner.to(experiment.make_trainer(None).strategy.root_device)
+    learner, timeline = run.learner, run.timeline
+    learner.to(run.experiment.make_trainer(None).strategy.root_device)
     exam, others = timeline.first.exam(data, {timeline.class_names[c]: c for c in learner.model.classes})
     if not len(exam):
         known = ", ".join(timeline.class_names[c] for c in learner.model.classes[:5])
-        raise UserError(f"{data} holds no sample of a class that {directory.path} knows, such as {known}.")
+        raise UserError(f"{data} holds no sample of a class that {run.path} knows, such as {known}.")
     hits = hits_of(exam, learner.answer)
     rows = [
         (printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
         for c, (right, total) in hits.items()
     ]
-    grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=printable(f"{directory.path} on {data}"))
+    grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=printable(f"{run.path} on {data}"))
     right, total = (sum(pair[i] for pair in hits.values()) for i in (0, 1))
     CONSOLE.print(f"accuracy {right / total:.3f}: {right} of {total} samples")
     if others:
@@ -111,8 +111,12 @@ def _say(lines: Iterable[str]) -> None:
         CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
+def prepared(argv: Sequence[str], key: bytes | None = None) -> tuple[Experiment, Timeline]:
     """Build what a config describes, and find out all that would stop it before a directory is made.
+
+    Args:
+        argv: Config files and flags.
+        key: The key of the run to be.
 
     Returns:
         The experiment and its requests.
@@ -124,14 +128,15 @@ def prepared(argv: Sequence[str]) -> tuple[Experiment, list[Step]]:
     if experiment.run_dir:
         Run.check_free(experiment.run_dir)
     _look(experiment.scenario, experiment.skip_unreadable)
-    steps = list(Timeline(experiment.scenario).steps())
+    timeline = Timeline(experiment.scenario, key=key)
+    steps = list(timeline.steps())
     feature_sharing.shared_directory_of(experiment)
     _try(experiment, steps)
     learner, events = experiment.learner, (step.event for step in steps)
     check_events(learner.model, learner.strategy, learner.unlearner, events, experiment.scenario.class_names)
     if warning := optimiser.kept(argv, experiment.config):
         _warn(warning)
-    return experiment, steps
+    return experiment, timeline
 
 
 def _look(scenario: Scenario, skip: bool) -> None:

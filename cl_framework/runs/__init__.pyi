@@ -3,13 +3,10 @@ from .directory import Run as Run
 from .forget_plan import Case as Case
 from .forget_plan import Foretold as Foretold
 from .manifest import MANIFEST as MANIFEST
-from .open_run import check_finished as check_finished
-from .open_run import go_on as go_on
-from .open_run import opened as opened
-from .open_run import recorder_of as recorder_of
-from .open_run import reopen as reopen
+from .open_run import OpenRun as OpenRun
 from .receipts import KEY as KEY
 from .receipts import run_key as run_key
 from .recorder import ReceiptDetails as ReceiptDetails
 from .records import EventRecord as EventRecord
+from .reopening import opened as opened
 from .signatures import signer as signer

@@ -1,234 +1,183 @@
-"""A run directory opened for work: the experiment behind it, its whole timeline, and going on from its last event."""
+"""A run opened for work: its directory, the experiment behind it, its timeline and the steps, each worked out once."""
 
 from __future__ import annotations
 
 import dataclasses
-import platform
 import shlex
-from argparse import Namespace
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from itertools import zip_longest
-from typing import Any
+from pathlib import Path
+from typing import final
 
-import msgspec
 import torch
 
-from cl_framework.configuration.experiment import Experiment, build, scenario_of
-from cl_framework.engine import checkpoint, loop
+from cl_framework.configuration.experiment import Experiment
+from cl_framework.engine import loop
+from cl_framework.engine.learner import Learner
 from cl_framework.engine.tracking import tracked
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.runs import changed_settings, feature_sharing, receipts, relocation
+from cl_framework.runs import feature_sharing, receipts, relocation, reopening
 from cl_framework.runs.directory import Run
-from cl_framework.runs.manifest import MANIFEST
 from cl_framework.runs.recorder import ReceiptDetails, RunRecorder
-from cl_framework.runs.records import EventRecord
-from cl_framework.storage.typed_records import Count, typed
 from cl_framework.streams import sample_list, survey
+from cl_framework.streams.events import Step
 from cl_framework.streams.identifiers import as_typed
 from cl_framework.streams.sample_record import SampleRecord, listed
-from cl_framework.streams.timeline import Later, Timeline
+from cl_framework.streams.timeline import Timeline
 from cl_framework.terminal.console import CONSOLE
-from cl_framework.terminal.safe_text import printable
 
 
-def manifest(experiment: Experiment) -> dict[str, Any]:
-    """Return what decides a run's numbers: versions, hashes of weights and data, seeds."""
-    return {
-        "versions": versions(),
-        "platform": platform.platform(),
-        "backbone": {
-            "name": experiment.learner.model.backbone.name,
-            "sha256": experiment.learner.model.backbone.digest(),
-        },
-        "data": experiment.scenario.fingerprint(),
-        "seed": experiment.seed,
-        "threads": torch.get_num_threads(),
-        "trial": experiment.trial,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide numbers."""
-    packages = ("cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
-    return {"python": platform.python_version(), **{p: _version(p) for p in packages}}
-
-
-class Weights(msgspec.Struct, frozen=True):
-    """The backbone that a run was made with."""
-
-    name: str
-    sha256: str
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """What a manifest tells of the experiment behind a run, as `manifest` wrote it."""
-
-    backbone: Weights
-    data: str
-    seed: int
-    versions: dict[str, str]
-    platform: str
-    threads: Count | None = None
-    trial: str | None = None
-
-
-def _requests(directory: Run, events: Sequence[EventRecord]) -> list[dict[str, Any]]:
-    """Return the later requests that events speak of, in order.
-
-    Raises:
-        UserError: If a field of an event's record is of another type.
-    """
-    found: dict[int, dict[str, Any]] = {}
-    for event in events:
-        place = directory.path / event.place
-        typed(event.state, checkpoint.Facts, place)
-        if "later" in event.state:
-            typed(event.state["later"], tuple[int, Later], f"{place}, later,")
-            number, spec = event.state["later"]
-            found[number] = spec
-    return [found[i] for i in sorted(found)]
-
-
-def reopen(
-    directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = (), renew: bool = False
-) -> tuple[Experiment, Timeline]:
-    """Build a run's experiment again and put its learner into the state of the last event.
-
-    The stream is rebuilt from the run's list of samples. Data without one are compared as a whole.
+@final
+class OpenRun:
+    """A run that is worked on; `reopen` makes one of a directory.
 
     Args:
-        directory: The run.
-        overrides: Options that hold for this time only.
-        changes: Settings of the optimiser that hold from now on, beside those with which the run went on last.
-        renew: Whether to look what is there of the samples: those that were never met are taken as they are now.
-
-    Raises:
-        UserError: If a file, the backbone's weights, or data without a list are not what they were.
+        directory: Where it is kept.
+        experiment: What its config describes, the learner in the state of the last event.
+        timeline: Its whole stream; what of it is not done yet is carried out by `go_on`.
     """
-    _ = directory.config
-    before = changed_settings.changed(directory.events(), directory.path)
-    changes = before if before[len(before) - len(changes) :] == [*changes] else [*before, *changes]
-    moves = relocation.read(directory.path)
-    with relocation.config_of(directory.path, moves) as config:
-        experiment = build(["--config", config, *changes, *overrides], CONSOLE)
-    experiment = dataclasses.replace(experiment, changes=tuple(changes))
-    told = typed(directory.manifest, Origin, directory.path / MANIFEST)
-    if told.backbone.sha256 != experiment.learner.model.backbone.digest():
-        raise UserError(
-            f"{directory.path} was made with other backbone weights; bring back {told.backbone.name} as it was."
-        )
-    events = directory.events()
-    specs = _requests(directory, events)
-    streams = [scenario_of(relocation.rewritten(s["learn"], moves))[0] for s in specs if "learn" in s]
-    # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
-    key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
-    raw = directory.samples()
-    sources = [] if raw is None else sample_list.decode(raw, directory.path / sample_list.FOLDER)
-    data = [told.data, *(s["data"] for s in specs if "learn" in s)]
-    for scenario, was, source in zip_longest([experiment.scenario, *streams], data, sources):
-        if source is not None:
-            scenario.relist(relocation.located(source, directory.path, moves), key)
-            for line in scenario.renew({e.name for e in events}).lines() if renew else ():
-                CONSOLE.print(printable(line), soft_wrap=True, markup=False, highlight=False)
-        elif events and was != scenario.fingerprint():
-            raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
-    timeline = Timeline(experiment.scenario, specs, streams, key)
-    if events:
-        checkpoint.restore(experiment.learner, directory.state(), events[-1].state, directory.path / events[-1].place)
-        store = experiment.learner.model.store
-        store.folder = directory.path
-        store.load({})
-        alike = feature_sharing.passes_of(directory.config) == feature_sharing.passes_of(experiment.config)
-        for part in directory.feature_parts() if alike else ():  # `overrides` may ask for another precision
-            store.take(part)
-    return experiment, timeline
 
+    def __init__(self, directory: Run, experiment: Experiment, timeline: Timeline) -> None:
+        """Keep the parts; `reopen` makes them."""
+        self.directory, self.experiment, self.timeline = directory, experiment, timeline
 
-def check_finished(directory: Run, timeline: Timeline) -> None:
-    """Refuse a run that has requests left.
+    @classmethod
+    def reopen(
+        cls, directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = (), renew: bool = False
+    ) -> OpenRun:
+        """Build a run's experiment again and put its learner into the state of the last event.
 
-    Raises:
-        UserError: If it has.
-    """
-    if len(directory.events()) < len(list(timeline.steps())):
-        raise UserError(f"{directory.path} is not finished; `clf resume {directory.path}` first.")
+        The stream is rebuilt from the run's list of samples. Data without one are compared as a whole.
 
+        Args:
+            directory: The run.
+            overrides: Options that hold for this time only.
+            changes: Settings of the optimiser that hold from now on, beside those with which the run went on last.
+            renew: Whether to look what is there of the samples: those that were never met are taken as they are now.
 
-def opened(args: Namespace) -> Run:
-    """Open the run that a command line names, after noting what it says of things that were moved.
+        Raises:
+            UserError: If a file, the backbone's weights, or data without a list are not what they were.
+        """
+        experiment = reopening.experiment_of(directory, overrides, changes)
+        timeline = reopening.timeline_of(directory, experiment.scenario, renew)
+        reopening.restore(directory, experiment)
+        return cls(directory, experiment, timeline)
 
-    Raises:
-        UserError: If there is none, or what was moved is not there.
-    """
-    directory = Run.open(args.dir)
-    if args.relocate:
-        with directory.lock():
-            relocation.keep(directory.path, args.relocate)
-    return directory
+    @property
+    def path(self) -> Path:
+        """Where the run is."""
+        return self.directory.path
 
+    @property
+    def learner(self) -> Learner:
+        """The learner of the experiment."""
+        return self.experiment.learner
 
-def samples_of(directory: Run, timeline: Timeline) -> SampleRecord:
-    """Return the run's list of samples; what it does not tell of yet is listed now, and files are read for that."""
-    raw = directory.samples()
-    if raw is None and directory.events():
-        return SampleRecord(())
-    kept = sample_list.decode(raw, directory.path / sample_list.FOLDER) if raw is not None else []
-    streams = [timeline.first, *timeline.streams]
-    with survey.Bar(CONSOLE) as bar:
-        sources = [s.listing(bar) if told is not None else None for s, told in zip(streams, kept, strict=False)]
-        record = SampleRecord([*sources, *(listed(s, bar) for s in streams[len(kept) :])], raw, timeline.key)
-    record.place(timeline)
-    for source in filter(None, record.sources):
-        relocation.beside(source, directory.path)
-    return record
+    @property
+    def steps(self) -> list[Step]:
+        """Every step of the timeline, done or not.
 
+        Raises:
+            UserError: If a request cannot be resolved.
+        """
+        return list(self.timeline.steps())
 
-def recorder_of(
-    directory: Run,
-    experiment: Experiment,
-    timeline: Timeline,
-    details: ReceiptDetails | None = None,
-    samples: SampleRecord | None = None,
-) -> RunRecorder:
-    """Return the run's recorder, open where it ends."""
-    lasting = {changed_settings.NOTE: list(experiment.changes)} if experiment.changes else {}
-    notes = [lasting if i < 0 else {"later": [i, timeline.later[i]], **lasting} for i, _ in timeline.marked()]
-    told = details or ReceiptDetails()
-    data = [directory.manifest["data"], *(s["data"] for s in timeline.later if "data" in s)]
-    told = dataclasses.replace(told, facts={"data": data, "versions": versions()})
-    learner, names = experiment.learner, timeline.class_names
-    return RunRecorder(directory, learner, names, CONSOLE, experiment.bar, len(notes), notes, told, samples)
+    @property
+    def done(self) -> int:
+        """How many of the steps the run has met."""
+        return len(self.directory.events())
 
+    @property
+    def left(self) -> list[Step]:
+        """The steps that the run has not met yet."""
+        return self.steps[self.done :]
 
-def go_on(directory: Run, experiment: Experiment, timeline: Timeline, details: ReceiptDetails | None = None) -> None:
-    """Carry out what of the timeline is not done yet, and say where to look."""
-    samples = samples_of(directory, timeline)
-    recorder, told = recorder_of(directory, experiment, timeline, details, samples), receipts.last(directory.path)
-    if warning := other_threads(directory):
-        CONSOLE.print(warning, soft_wrap=True)
-    store = experiment.learner.model.store
-    store.folder = directory.path
-    weights = directory.manifest["backbone"]["sha256"]
-    store.lender = feature_sharing.shared_features(experiment, weights, timeline, bool(recorder.records))
-    evaluator = Evaluator(experiment.learner.strategy.isolates == "experience")
-    learner, size, share = experiment.learner, experiment.batch_size, experiment.validation
-    with tracked(recorder, learner, experiment.loggers, directory.config) as journal:
-        loop.run(learner, timeline, experiment.make_trainer, evaluator, journal, size, recorder.measurements, share)
-    figure = recorder.close()
-    CONSOLE.print(f"figure   {figure}", soft_wrap=True)
-    CONSOLE.print(f"results  {directory.path / 'results.json'}", soft_wrap=True)
-    if (kept := receipts.last(directory.path)) != told:
-        CONSOLE.print(
-            f"receipt  {kept}\n         Keep this hash elsewhere: `clf verify DIR --last HASH` refuses older copies."
-        )
-    if experiment.trial:
-        CONSOLE.print(f"note     {experiment.trial}: the code was tried, these numbers are no result", soft_wrap=True)
-    alive, where = experiment.learner.model.classes, shlex.quote(str(directory.path))
-    word = as_typed(alive[0], timeline.class_names, alive) if alive else ""
-    verb = f"forget {where} --classes {word}" if alive else f"verify {where}"
-    CONSOLE.print(f"next     clf {verb}", soft_wrap=True)
+    def check_finished(self) -> None:
+        """Refuse a run that has requests left.
+
+        Raises:
+            UserError: If it has.
+        """
+        if self.left:
+            raise UserError(f"{self.path} is not finished; `clf resume {self.path}` first.")
+
+    def along(self, timeline: Timeline) -> OpenRun:
+        """Return the same run with another timeline, which begins with what the run has met."""
+        return OpenRun(self.directory, self.experiment, timeline)
+
+    def recorder(self, details: ReceiptDetails | None = None, samples: SampleRecord | None = None) -> RunRecorder:
+        """Return what writes down the run's events, where they end.
+
+        Args:
+            details: What a forget request adds to its receipt.
+            samples: The run's list of samples.
+        """
+        experiment, timeline = self.experiment, self.timeline
+        lasting = {reopening.CHANGED: list(experiment.changes)} if experiment.changes else {}
+        notes = [lasting if i < 0 else {"later": [i, timeline.later[i]], **lasting} for i, _ in timeline.marked()]
+        data = [self.directory.manifest["data"], *(s["data"] for s in timeline.later if "data" in s)]
+        facts = {"data": data, "versions": reopening.versions()}
+        told = dataclasses.replace(details or ReceiptDetails(), facts=facts)
+        names, bar = timeline.class_names, experiment.bar
+        return RunRecorder(self.directory, self.learner, names, CONSOLE, bar, len(notes), notes, told, samples)
+
+    def go_on(self, details: ReceiptDetails | None = None) -> None:
+        """Carry out what of the timeline is not done yet, and say where to look."""
+        directory, experiment, learner = self.directory, self.experiment, self.learner
+        samples = self._listed()
+        recorder, told = self.recorder(details, samples), receipts.last(self.path)
+        if warning := other_threads(directory):
+            CONSOLE.print(warning, soft_wrap=True)
+        store, weights = learner.model.store, directory.manifest["backbone"]["sha256"]
+        store.folder = self.path
+        store.lender = feature_sharing.shared_features(experiment, weights, self.timeline, bool(recorder.records))
+        evaluator = Evaluator(learner.strategy.isolates == "experience")
+        size, share = experiment.batch_size, experiment.validation
+        with tracked(recorder, learner, experiment.loggers, directory.config) as journal:
+            loop.run(
+                learner, self.timeline, experiment.make_trainer, evaluator, journal, size, recorder.measurements, share
+            )
+        self._say_where(recorder.close(), told)
+
+    def _listed(self) -> SampleRecord:
+        """Return the run's list of samples; what it does not tell of yet is listed now, and files are read for that.
+
+        From then on the stream takes its samples from the list, so that what is listed now is resolved again.
+        """
+        raw = self.directory.samples()
+        if raw is None and self.done:
+            return SampleRecord(())
+        kept = sample_list.decode(raw, self.path / sample_list.FOLDER) if raw is not None else []
+        streams = [self.timeline.first, *self.timeline.streams]
+        with survey.Bar(CONSOLE) as bar:
+            sources = [s.listing(bar) if told is not None else None for s, told in zip(streams, kept, strict=False)]
+            new = [listed(s, bar) for s in streams[len(kept) :]]
+        if any(new):
+            self.timeline = self.timeline.relisted()
+        record = SampleRecord([*sources, *new], raw, self.timeline.key)
+        record.place(self.timeline)
+        for source in filter(None, record.sources):
+            relocation.beside(source, self.path)
+        return record
+
+    def _say_where(self, figure: Path, told: str) -> None:
+        """Say where the results are, and what may come next.
+
+        Args:
+            figure: Where the figure is.
+            told: Hash of the last receipt before.
+        """
+        CONSOLE.print(f"figure   {figure}", soft_wrap=True)
+        CONSOLE.print(f"results  {self.path / 'results.json'}", soft_wrap=True)
+        if (kept := receipts.last(self.path)) != told:
+            keep = "Keep this hash elsewhere: `clf verify DIR --last HASH` refuses older copies."
+            CONSOLE.print(f"receipt  {kept}\n         {keep}")
+        if trial := self.experiment.trial:
+            CONSOLE.print(f"note     {trial}: the code was tried, these numbers are no result", soft_wrap=True)
+        alive, where = self.learner.model.classes, shlex.quote(str(self.path))
+        word = as_typed(alive[0], self.timeline.class_names, alive) if alive else ""
+        verb = f"forget {where} --classes {word}" if alive else f"verify {where}"
+        CONSOLE.print(f"next     clf {verb}", soft_wrap=True)
 
 
 def other_threads(directory: Run) -> str | None:
@@ -241,10 +190,3 @@ def other_threads(directory: Run) -> str | None:
         f"{directory.path} was made with {told} CPU threads so far and goes on with {now}: the last bits of new "
         f"numbers may differ from those of a run that was not interrupted; CLF_THREADS={told} keeps them equal."
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "source"

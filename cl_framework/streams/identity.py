@@ -35,6 +35,16 @@ class Register:
         self.names, self.alive, self._hide = list(names), list[int](), hide
         self._ever = set[int]()
 
+    def copy(self, hide: Callable[[str], Iterable[str]]) -> Register:
+        """Return a register that knows the same and goes on by itself.
+
+        Args:
+            hide: What stands for a name once its class is forgotten, in place of what did so far.
+        """
+        made = Register(self.names, hide)
+        made.alive, made._ever = [*self.alive], {*self._ever}
+        return made
+
     def ids_for(self, names: Iterable[str], experience: str) -> list[int]:
         """Return the id of each class that an experience brings by name.
 

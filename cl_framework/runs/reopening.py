@@ -1,0 +1,200 @@
+"""From a run directory back to the experiment behind it and its whole timeline, in the state of the last event."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from cl_framework.configuration.experiment import Experiment, build, scenario_of
+from cl_framework.configuration.optimiser import apart
+from cl_framework.engine import checkpoint
+from cl_framework.errors import UserError
+from cl_framework.runs import feature_sharing, receipts, relocation
+from cl_framework.runs.directory import Run
+from cl_framework.runs.manifest import MANIFEST
+from cl_framework.runs.records import EventRecord
+from cl_framework.storage.typed_records import RESTORE, Count, typed
+from cl_framework.streams import sample_list
+from cl_framework.streams.events import Scenario
+from cl_framework.streams.timeline import Later, Timeline
+from cl_framework.terminal.console import CONSOLE
+from cl_framework.terminal.safe_text import printable
+
+CHANGED = "changed"
+"""Where an event's record says which settings the run went on with beside its config."""
+
+
+def manifest(experiment: Experiment) -> dict[str, Any]:
+    """Return what decides a run's numbers: versions, hashes of weights and data, seeds."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "backbone": {
+            "name": experiment.learner.model.backbone.name,
+            "sha256": experiment.learner.model.backbone.digest(),
+        },
+        "data": experiment.scenario.fingerprint(),
+        "seed": experiment.seed,
+        "threads": torch.get_num_threads(),
+        "trial": experiment.trial,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide numbers."""
+    packages = ("cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{p: _version(p) for p in packages}}
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """The backbone that a run was made with."""
+
+    name: str
+    sha256: str
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a manifest tells of the experiment behind a run, as `manifest` wrote it."""
+
+    backbone: Weights
+    data: str
+    seed: int
+    versions: dict[str, str]
+    platform: str
+    threads: Count | None = None
+    trial: str | None = None
+
+
+def changed(events: Sequence[EventRecord], run: Path) -> list[str]:
+    """Return the options with which the last event of a run was carried out beside its config.
+
+    Raises:
+        UserError: If the record names others than those that may change.
+    """
+    if not events or CHANGED not in events[-1].state:
+        return []
+    place = run / events[-1].place
+    words: list[str] = typed(events[-1].state[CHANGED], list[str], f"{place}, {CHANGED},")
+    if apart(words)[1]:
+        raise UserError(f"{place} is damaged at {CHANGED}: it changes other settings than the optimiser's; {RESTORE}.")
+    return words
+
+
+def opened(path: str | Path, relocate: Sequence[str] = ()) -> Run:
+    """Open the run in a directory, after noting what it says of things that were moved.
+
+    Args:
+        path: The directory.
+        relocate: What was moved, each ``OLD=NEW``.
+
+    Raises:
+        UserError: If there is no run, or what was moved is not there.
+    """
+    directory = Run.open(path)
+    if relocate:
+        with directory.lock():
+            relocation.keep(directory.path, relocate)
+    return directory
+
+
+def experiment_of(directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = ()) -> Experiment:
+    """Build a run's experiment again, in the state before its first event.
+
+    Args:
+        directory: The run.
+        overrides: Options that hold for this time only.
+        changes: Settings of the optimiser that hold from now on, beside those with which the run went on last.
+
+    Raises:
+        UserError: If a file or the backbone's weights are not what they were.
+    """
+    _ = directory.config
+    before = changed(directory.events(), directory.path)
+    changes = before if before[len(before) - len(changes) :] == [*changes] else [*before, *changes]
+    with relocation.config_of(directory.path, relocation.read(directory.path)) as config:
+        experiment = build(["--config", config, *changes, *overrides], CONSOLE)
+    told = typed(directory.manifest, Origin, directory.path / MANIFEST)
+    if told.backbone.sha256 != experiment.learner.model.backbone.digest():
+        raise UserError(
+            f"{directory.path} was made with other backbone weights; bring back {told.backbone.name} as it was."
+        )
+    return dataclasses.replace(experiment, changes=tuple(changes))
+
+
+def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timeline:
+    """Return a run's whole stream, made of the run's list of samples; data without one are compared as a whole.
+
+    Args:
+        directory: The run.
+        first: The scenario of its config.
+        renew: Whether to look what is there of the samples: those that were never met are taken as they are now.
+
+    Raises:
+        UserError: If data without a list are not what they were.
+    """
+    events, moves = directory.events(), relocation.read(directory.path)
+    specs = _requests(directory, events)
+    streams = [scenario_of(relocation.rewritten(s["learn"], moves))[0] for s in specs if "learn" in s]
+    # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
+    key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
+    raw = directory.samples()
+    sources = [] if raw is None else sample_list.decode(raw, directory.path / sample_list.FOLDER)
+    data = [directory.manifest["data"], *(s["data"] for s in specs if "learn" in s)]
+    for scenario, was, source in zip_longest([first, *streams], data, sources):
+        if source is not None:
+            scenario.relist(relocation.located(source, directory.path, moves), key)
+            for line in scenario.renew({e.name for e in events}).lines() if renew else ():
+                CONSOLE.print(printable(line), soft_wrap=True, markup=False, highlight=False)
+        elif events and was != scenario.fingerprint():
+            raise UserError(f"The data behind {directory.path} have changed since; restore them, or start a new run.")
+    return Timeline(first, specs, streams, key)
+
+
+def restore(directory: Run, experiment: Experiment) -> None:
+    """Put the learner into the state of the run's last event, with the features that it stored.
+
+    Raises:
+        UserError: If a file is missing or was edited.
+    """
+    events = directory.events()
+    if not events:
+        return
+    checkpoint.restore(experiment.learner, directory.state(), events[-1].state, directory.path / events[-1].place)
+    store = experiment.learner.model.store
+    store.folder = directory.path
+    store.load({})
+    alike = feature_sharing.passes_of(directory.config) == feature_sharing.passes_of(experiment.config)
+    for part in directory.feature_parts() if alike else ():  # the command line may ask for another precision
+        store.take(part)
+
+
+def _requests(directory: Run, events: Sequence[EventRecord]) -> list[dict[str, Any]]:
+    """Return the later requests that events speak of, in order.
+
+    Raises:
+        UserError: If a field of an event's record is of another type.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for event in events:
+        place = directory.path / event.place
+        typed(event.state, checkpoint.Facts, place)
+        if "later" in event.state:
+            typed(event.state["later"], tuple[int, Later], f"{place}, later,")
+            number, spec = event.state["later"]
+            found[number] = spec
+    return [found[i] for i in sorted(found)]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "source"
