@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import stream_figure
+from scripts import stream_figure, tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+MEASURED = [p for p in PAGES if "<!-- table: " in p.read_text(encoding="utf-8")]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 SHORT = {
@@ -73,6 +74,14 @@ def test_the_short_table_of_the_readme_agrees_with_the_full_one():
     assert len(short) == 7
     for name, *numbers in short[2:]:
         assert numbers == expected[name], name
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "<!-- table: " in p.read_text(encoding="utf-8")], ids=lambda p: p.name
+)
+def test_tables_of_measurements_are_those_that_scripts_wrote(page):
+    text = page.read_text(encoding="utf-8")
+    assert tables.filled(text, ROOT / "docs" / "tables") == text, "run `python scripts/compare.py --readme`"
 
 
 def run_of(folder, matrix, forget):
