@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong: one sentence that says what to do next."""
+"""Errors for users: one sentence that says what to do next."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["UserError", "did_you_mean"]
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints the sentence and exits with code 2."""
+    """An error that the user can correct. The command line prints the sentence and exits with code 2."""
 
 
 @final
 class Absent(UserError):
-    """A sample that is to be read is not there any more, or it is ``changed``: another than it was."""
+    """A sample that is to be read is missing, or its content has ``changed``."""
 
     def __init__(self, told: str, changed: bool = False) -> None:
-        """Keep what to tell the user."""
+        """Store the message."""
         super().__init__(told)
         self.changed = changed
 
@@ -40,7 +40,7 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
-    """Return the first of some names for a sentence.
+    """Return the first few names for a sentence.
 
     >>> some_of(["a.png", "b.png", "c.png", "d.png"])
     'a.png, b.png, c.png, ...'

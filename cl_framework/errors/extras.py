@@ -1,4 +1,4 @@
-"""How to install what an optional feature needs: the packages themselves, since no registry holds this one."""
+"""How to install an optional feature: its packages themselves, since this package is on no registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stops a command without being foreseen, in a sentence: too little memory, a part of a library, our own fault."""
+"""Unforeseen errors as one sentence: too little memory, a class of another library, a fault of our own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS = {
     "torch.optim": "The optimiser",
     "pytorch_lightning.trainer": "The trainer section",
 }
-"""Packages whose classes a config names, and what to call such a class."""
+"""Packages whose classes a config may name, and the word for such a class."""
 
 
 def sentence(error: BaseException) -> str:
@@ -34,7 +34,7 @@ def sentence(error: BaseException) -> str:
 
 
 def mendable(error: BaseException) -> str | None:
-    """Return the sentence for what a user can mend: memory, or a part that the config names. None for the rest."""
+    """Return the sentence for what a user can correct: memory, or a class that the config names; else None."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and MEMORY.search(str(error))):
         return _memory(error)
     if part := _part(error):
@@ -78,6 +78,6 @@ def _package(frame: FrameType | None) -> str:
 
 
 def _message(error: BaseException) -> str:
-    """Return what an error says, on one line and not too long."""
+    """Return an error's message on one short line."""
     text = " ".join(str(error).split())
     return text if len(text) <= 400 else text[:400] + " ..."

@@ -1,4 +1,4 @@
-"""Features as pairs of sample ids and rows, as files hold them: read, told apart from known ones, joined."""
+"""Features as pairs of sample ids and rows, as files hold them: read, compared with known ones, joined."""
 
 from __future__ import annotations
 

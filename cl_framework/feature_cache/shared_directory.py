@@ -1,9 +1,9 @@
-"""A directory of features that several runs share: bounded, safe without readers' locks, and forgetful.
+"""A directory of features that several runs share: bounded, safe without locks for readers, and erasable.
 
 ``DIR/<data>/<made>/<hash>.safetensors`` holds the ids and features of some samples of one data set, in order of id;
 ``<made>`` stands for all else that decides a feature. A file's name is the hash of its bytes: it appears under that
-name whole, is never changed, and one that was torn or edited is taken away instead of believed. Writers take turns by a
-file lock, which the system takes back from a process that dies.
+name whole, is never changed, and a damaged or edited one is deleted instead of used. Writers take turns by a
+file lock, which the system releases when a process dies.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from cl_framework.storage.locks import locked
 from cl_framework.storage.tensors import mapped, packed
 
 STALE = 3600.0
-"""Seconds after which a temporary file belongs to no living process."""
+"""Seconds after which a temporary file counts as abandoned."""
 MOST = 16
-"""Files of one kind that are put together into one."""
+"""Files of one kind that are merged into one."""
 
 
 class Piece(NamedTuple):
@@ -50,7 +50,7 @@ class SharedDirectory:
 
     Args:
         path: Where it is; made for its owner alone if it is not there.
-        limit: Most bytes to keep; the files that were used longest ago leave first.
+        limit: Most bytes to keep; least recently used files are deleted first.
 
     Raises:
         UserError: If it cannot be written to.
@@ -100,7 +100,7 @@ class SharedDirectory:
                     remove(other)
 
     def erase(self, data: str, ids: Tensor) -> int:
-        """Take every feature of these samples of a data set away, whatever it was made with; return how many went.
+        """Delete every feature of these samples of a data set, whatever it was made with; return how many.
 
         Raises:
             OSError: If the disk refuses; nothing of the file in question has changed then.
@@ -120,7 +120,7 @@ class SharedDirectory:
         return count
 
     def evict(self) -> None:
-        """Take the files that were used longest ago away, down to the limit, and what dead writers left behind."""
+        """Delete least recently used files, down to the limit, and temporary files of dead writers."""
         with self._alone():
             for stray in self.path.glob(f"*/*/{TEMPORARY}*"):
                 with suppress(OSError):
@@ -145,7 +145,7 @@ class SharedDirectory:
         parts = packed({"ids": ordered, "rows": rows[order]})
         waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{entry(*parts).sha256}.safetensors"
         try:
-            write(waiting, *parts, durable=False)  # its name is its hash: one that was torn is not believed
+            write(waiting, *parts, durable=False)  # its name is its hash: a damaged one is not used
             if used is not None:
                 os.utime(waiting, (used, used))
             waiting.replace(final)
@@ -178,7 +178,7 @@ def _refuse_link(directory: Path, folder: Path) -> None:
 
 def _measured(files: Sequence[Path]) -> Iterator[tuple[Path, os.stat_result]]:
     for file in files:
-        with suppress(OSError):  # a reader took a damaged one away
+        with suppress(OSError):  # a reader deleted a damaged one
             yield file, file.stat()
 
 

@@ -1,8 +1,8 @@
-"""Features that runs lend each other: what a run may take for its own, and what it gives once a request is recorded.
+"""Features shared between runs: what a run reads from others, and what it writes once a request is recorded.
 
 A feature is filed under all that decides it: the bytes of the data set, the transform, the weights and settings of
-backbone and adapters, the precision, the device, the versions and the code of what computes. What another run has left
-there is therefore bit for bit what would be computed.
+backbone and adapters, the precision, the device, the versions and the code of what computes. A feature of another run
+therefore equals, bit for bit, what would be computed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cl_framework.storage.files import sha256
 from cl_framework.streams.events import Experience, Step
 
 Contents: TypeAlias = Callable[[str], str | None]
-"""Returns the hash of the bytes behind a source, split and transform; None if nobody knows."""
+"""Returns the hash of the bytes behind a source, split and transform; None if unknown."""
 
 
 @final
 class SharedFeatures:
     """The features of a shared directory, for one run: read at any time, written when a request has been recorded.
 
-    Whatever a killed process had not recorded it had not given either, so that the next one finds what it found.
+    A killed process has written nothing that it had not recorded, so the next one finds the same features.
 
     Args:
         directory: The directory.
@@ -37,9 +37,9 @@ class SharedFeatures:
     """
 
     def __init__(self, directory: SharedDirectory, made: str, contents: Contents) -> None:
-        """Start with nothing in hand."""
+        """Start without reads."""
         self.directory, self.made, self.contents = directory, made, contents
-        self._now: dict[str, list[Piece]] = {}  # as it was when a key was first asked for during this request
+        self._now: dict[str, list[Piece]] = {}  # as it was when a key was first read during this request
 
     def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return ids ``(k,)`` and features ``(k, width)`` of those among the samples ``ids`` that are there, if any."""
@@ -96,7 +96,7 @@ class SharedFeatures:
 
 
 def contents_of(steps: Collection[Step]) -> Contents:
-    """Return what tells the data of a stream apart; nothing is read before it is asked."""
+    """Return what tells the data of a stream apart; nothing is read before a source is asked for."""
     parts = [p for s in steps if isinstance(s.event, Experience) for p in (*s.event.reference.sources, *s.exam.sources)]
     told: dict[str, str | None] = {}
 

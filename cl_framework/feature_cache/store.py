@@ -1,8 +1,8 @@
 """The feature store: each (adapter, sample) pair under the test transform is computed at most once in a run.
 
 The backbone is frozen and so is a finished adapter, hence a feature never changes. Passes run in chunks of a fixed
-size, the last one padded, so that a feature depends on its own sample alone, bit for bit: what is found in the store
-equals what would be computed again in any other company. `sharing` lends a store what other runs have computed.
+size, the last one padded, so that a feature depends on its own sample alone, bit for bit: a stored feature equals one
+computed again in any other batch. `sharing` adds features of other runs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ CHUNK = 64
 
 
 class Lender(Protocol):
-    """Where features are that other runs have computed."""
+    """Source of features that other runs have computed."""
 
     def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return what there is of the samples ``ids``: ids ``(k,)`` and features ``(k, width)``; None if nothing."""
+        """Return stored ids ``(k,)`` and features ``(k, width)`` among the samples ``ids``; None if there are none."""
 
     def settle(self, new: Mapping[str, tuple[Tensor, Table]], gone: Iterable[tuple[str, Tensor]]) -> None:
         """Take up ``new`` features: by key, whose and where they are. Let go of ``gone`` samples.
@@ -41,12 +41,12 @@ class FeatureStore:
     """Features by key and sample id, in memory up to a budget and in mapped files beyond it.
 
     Args:
-        budget: Most bytes to hold in memory; zero turns the store off. Numbers are the same either way.
-        folder: Where to put what does not fit in memory; None if nowhere: it is then computed again each time.
+        budget: Most bytes to hold in memory; zero turns the store off. Results do not depend on it.
+        folder: Folder for what does not fit in memory; None computes it again each time.
         limit: Most bytes to put there.
 
     Attributes:
-        lender: Asked for features that are not here; None if nobody.
+        lender: Source of features that are not here; None if there is none.
         found: How many features it had.
     """
 
@@ -112,7 +112,7 @@ class FeatureStore:
             elif table is EMPTY:
                 table = Table()
             table.add(ids, features)
-        except OSError:  # no room on the disk: a feature too many is no reason to stop
+        except OSError:  # no room on the disk: storing features is optional
             return
         self._tables[key] = table
         self._new.setdefault(key, []).append(ids)
@@ -132,7 +132,7 @@ class FeatureStore:
         self._new.clear()
 
     def keep_only(self, adapters: Iterable[str], stack: Sequence[str] = ()) -> None:
-        """Drop the features of every adapter that changed or is gone, and those made under another stack of edits.
+        """Delete the features of adapters that changed or are gone, and those made under another stack of edits.
 
         Args:
             adapters: Digests of the adapters there are.
@@ -147,13 +147,13 @@ class FeatureStore:
         self._tables = {k: table for k, table in self._tables.items() if valid(k)}
 
     def drop(self, samples: str | None, ids: Tensor) -> None:
-        """Drop the features of the samples ``ids`` of the source, split and transform named by ``samples``."""
+        """Delete the features of the samples ``ids`` of the source, split and transform named by ``samples``."""
         for key in self.keys(samples) if samples is not None else []:
             table = self._tables.pop(key)
             if not bool(table.has(ids).any()):
                 self._tables[key] = table
                 continue
-            with suppress(OSError):  # without room for a file of the others, they go too and are computed again
+            with suppress(OSError):  # without room for a file of the others, they are deleted too and computed again
                 left = table.without(ids, table.folder)
                 self._tables |= {key: left} if len(left) else {}
 

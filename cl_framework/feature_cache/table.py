@@ -1,4 +1,4 @@
-"""Rows by sample id that grow at the end, in memory or in a file without a name that nobody else can open."""
+"""Rows by sample id that grow at the end, in memory or in an unnamed file that no other process can open."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cl_framework.storage.files import TEMPORARY
 class Table:
     """Rows ``(n, width)`` in the order they came in, found by id.
 
-    A file is mapped, not read. It has no name: it is gone with the process, however that ends.
+    A file is mapped, not read. It has no name: it ends with the process, even a killed one.
 
     Args:
-        folder: Where to put the file that holds the rows; None for memory.
+        folder: Folder for the file of the rows; None for memory.
 
     Raises:
         OSError: From `add`, if the disk has no room; the table is then as it was.
@@ -82,7 +82,7 @@ class Table:
         return found
 
     def _room(self, n: int, like: Tensor) -> Tensor:
-        """Return space for ``n`` rows, the first ones as they are."""
+        """Return space for ``n`` rows, beginning with those there are."""
         width, size = like.shape[1], like.element_size()
         if self.folder is None:
             room = like.new_empty(n, width, device="cpu")
@@ -96,7 +96,7 @@ class Table:
 def _mapped(folder: Path, size: int) -> Tensor:
     """Return bytes ``(size,)`` of a new file, which has lost its name before anything is written to it."""
     with NamedTemporaryFile(dir=folder, prefix=TEMPORARY) as file:
-        reserve = getattr(os, "posix_fallocate", None)  # a full disk shows here, not as a signal at the first write
+        reserve = getattr(os, "posix_fallocate", None)  # a full disk raises here, not at the first write
         file.truncate(size) if reserve is None else reserve(file.fileno(), 0, size)
         try:
             return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Statistics of features that can be added and subtracted, hence also forgotten."""
+"""Class statistics of features that can be added and subtracted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Moments:
 
     @classmethod
     def of(cls, z: Tensor) -> Moments:
-        """Measure features ``(n, width)``."""
+        """Compute the moments of features ``(n, width)``."""
         wide = z.double()
         return cls(len(z), wide.sum(0), wide.T @ wide)
 
@@ -54,7 +54,7 @@ class Moments:
         return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
 
     def __sub__(self, other: Moments) -> Moments:
-        """Take samples out again; they must have been put in."""
+        """Subtract samples that were added."""
         return Moments(self.count - other.count, self.total - other.total, self.outer - other.outer)
 
     def mean(self) -> Tensor:
@@ -97,7 +97,7 @@ def mahalanobis(u: Tensor, v: Tensor, inverses: Sequence[Tensor]) -> Tensor:
     >>> mahalanobis(torch.tensor([[3.0, 4.0]]), torch.zeros(2, 2), [torch.eye(2), 2 * torch.eye(2)])
     tensor([[25., 50.]])
     """
-    room = 2**20 if u.device.type == "cpu" else 2**26  # in numbers: what a cache holds, what a GPU is kept busy with
+    room = 2**20 if u.device.type == "cpu" else 2**26  # numbers in a block: fits a CPU cache, fills a GPU
     size, found = max(1, room // max(u.numel(), 1)), []
     for i in range(0, len(v), size):
         apart = u - v[i : i + size, None]
@@ -106,7 +106,7 @@ def mahalanobis(u: Tensor, v: Tensor, inverses: Sequence[Tensor]) -> Tensor:
 
 
 def semantic_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 4.0, floor: float = 1e-5) -> Tensor:
-    """Return how far class means moved, from how samples near them moved: ``sum_i w_ci (after_i - before_i)``.
+    """Return the shift of class means, estimated from samples near them: ``sum_i w_ci (after_i - before_i)``.
 
     ``w_ci = exp(-|before_i - means_c|^2 / (2 sigma^2)) + floor``, normalised over samples: Yu et al., "Semantic drift
     compensation for class-incremental learning", CVPR 2020, with SSIAT's floor, which makes the shift that of
@@ -114,9 +114,9 @@ def semantic_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 
 
     Args:
         means: ``(classes, width)``.
-        before: ``(n, width)`` features of samples as they were.
-        after: ``(n, width)`` features of the same samples as they are.
-        sigma: How near is near, in the units of features.
+        before: ``(n, width)`` features of samples before training.
+        after: ``(n, width)`` features of the same samples after it.
+        sigma: Width of the Gaussian weight, in the units of features.
         floor: Added to every weight.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What pictures must be before they are used: a layout, a type, a range."""
+"""Checks of pictures: layout, type and range."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cl_framework.errors import UserError
 
 SLACK = 1e-3
 """How far a pixel may lie outside [0, 1], as resizing rounds: a quarter of a grey level."""
-ROWS = 256  # looked at in one go: a copy of all pixels may not fit
+ROWS = 256  # rows checked at once: a copy of all pixels may not fit
 
 
 def off_range(x: Tensor) -> str | None:
     """Return why the numbers of floating point pictures are no pixels in [0, 1], as a clause; None if they are.
 
     Args:
-        x: ``(n, ...)``; NaN and infinity are passed over, `not_finite` finds them.
+        x: ``(n, ...)``; NaN and infinity are ignored, `not_finite` finds them.
 
     >>> off_range(torch.tensor([[0.0, 0.5]])) is None, off_range(torch.tensor([[0.0, 255.0]]))
     (True, 'run from 0 to 255; divide by 255')
@@ -42,13 +42,13 @@ def check_layout(name: str, x: Tensor, advice: str, side: int | None = None) -> 
     """Refuse inputs that are no floating point pictures ``(n, 3, side, side)``; reads none of them.
 
     Args:
-        name: Of the backbone.
+        name: Name of the backbone.
         x: Inputs.
         advice: What to set where only the size is wrong, as a clause.
-        side: The size it sees, in pixels; None for any.
+        side: The size that it takes, in pixels; None for any.
 
     Raises:
-        UserError: If they are none; what was given and what is expected is said.
+        UserError: If they are not; says what was given and what is expected.
     """
     if x.dim() == 2:
         raise UserError(
@@ -70,7 +70,7 @@ def check_layout(name: str, x: Tensor, advice: str, side: int | None = None) -> 
 
 
 def check_pixels(name: str, x: Tensor) -> None:
-    """Refuse pictures whose numbers are not in [0, 1], or are none; reads all of them.
+    """Refuse pictures with values outside [0, 1] or not finite; reads all of them.
 
     Raises:
         UserError: If there are some, saying what was found.

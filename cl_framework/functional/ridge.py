@@ -1,4 +1,4 @@
-"""Ridge regression from sums: its weights, and how much to penalise them.
+"""Ridge regression from sums: weights and choice of the penalty.
 
 Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter", Technometrics
 21, 1979.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-10
-"""Least penalty, as a share of the trace of ``G``: a smaller one would amplify the rounding of sums into answers."""
+"""Least penalty, as a share of the trace of ``G``: a smaller one would amplify the rounding of sums."""
 SHARES = tuple(10.0 ** (k / 2) for k in range(-20, 1))
 """Penalties that `gcv_ridge` chooses from, as shares of the trace of ``G``."""
 
@@ -40,7 +40,7 @@ def ridge_weights(gram: Tensor, q: Tensor, ridge: float) -> Tensor:
 
 
 def gcv_ridge(gram: Tensor, q: Tensor, n: Tensor) -> float:
-    """Return the largest penalty that is all but best by `gcv_errors` among `SHARES` of the trace of ``G``.
+    """Return the largest penalty of nearly minimal `gcv_errors` among `SHARES` of the trace of ``G``.
 
     It follows from the sums alone: no sample is read, and neither the order of experiences nor a random split counts.
     Small penalties often do equally well, and rounding would choose among them.
@@ -62,7 +62,7 @@ def gcv_errors(gram: Tensor, q: Tensor, n: Tensor, ridges: Sequence[float]) -> T
     squares of one-hot labels, ``df = sum s / (s + l)``: with ``p^2 / s`` the part of the labels along a direction and
     ``u`` what no direction explains, ``RSS = u + sum p^2 / s (l / (s + l))^2`` and ``N - df`` is ``N`` less the rank
     plus ``sum l / (s + l)``. As differences from ``N`` both would be rounding alone where samples are fewer than
-    features. Infinite where ``df`` is ``N``: nothing is left to judge by.
+    features. Infinite where ``df`` is ``N``: no degree of freedom is left.
 
     Args:
         gram: ``G = sum h h^T`` ``(width, width)``.
@@ -90,8 +90,8 @@ def holdout_errors(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], ridg
     One eigendecomposition serves them all: of ``h^T h``, or of ``h h^T`` where there are fewer samples than features.
 
     Args:
-        fit: ``h`` ``(n, width)`` and targets ``(n, classes)`` of the samples that the regression is made of.
-        held: The same of those that it is judged on.
+        fit: ``h`` ``(n, width)`` and targets ``(n, classes)`` of the samples to fit.
+        held: The same of the held-out samples.
         ridges: Weights of the penalty.
     """
     (h, y), (g, wanted) = ((a.double(), b.double()) for a, b in (fit, held))
@@ -134,7 +134,7 @@ class RandomFeatures:
     """
 
     def __init__(self, size: int, seed: int = 0) -> None:
-        """Draw nothing yet: the first features decide the width."""
+        """Draw ``R`` later: the first features set the width."""
         self.size, self.seed = size, seed
         self._projection = torch.empty(0)
 

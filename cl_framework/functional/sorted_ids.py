@@ -1,4 +1,4 @@
-"""Sorted ids: which of some are among them, and how rows are put in between."""
+"""Sorted ids: membership, and insertion of rows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Subspaces and how far they meet: penalties, projections, what to keep of inputs, bases that never meet.
+"""Subspaces: overlap penalties, projections, memory of input directions, disjoint bases.
 
-Rows of a factor ``a`` ``(rank, width)`` are directions of the input. Two corrections do not disturb each other on any
-input if their rows are orthogonal. For directions of the output pass the columns of ``b``, transposed. Decompositions
-run in double precision.
+Rows of a factor ``a`` ``(rank, width)`` are directions of the input. Two low-rank updates do not interfere on any input
+if their rows are orthogonal. For directions of the output pass the columns of ``b``, transposed. Decompositions run in
+double precision.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def interference(new: Tensor, old: Tensor, norm: Norm = "squared", cosines: bool
 
 
 def preservation(members: Tensor, weight: Tensor, norm: Norm = "squared", cosines: bool = False) -> Tensor:
-    """Return how much a group's members read what a weight reads: mean over members of ``|A W^T|^2 / |W|^2``.
+    """Return how far a group's members overlap a weight's inputs: mean over members of ``|A W^T|^2 / |W|^2``.
 
     Args:
         members: ``(members, r, width)``.
@@ -60,7 +60,7 @@ def diversity(members: Tensor, others: Tensor | None = None, norm: Norm = "squar
 
     Args:
         members: ``(members, r, width)``.
-        others: ``(others, r, width)``, which stay as they are.
+        others: ``(others, r, width)``, which are constant.
         norm: As in `interference`.
         cosines: As in `interference`.
 
@@ -86,7 +86,7 @@ def basis(rows: Tensor) -> Tensor:
 
 
 def overlap(one: Tensor, two: Tensor) -> float:
-    """Return ``||Q_1^T Q_2||_F^2 / min(r_1, r_2)`` of two orthonormal bases: 1 where one holds the other, 0 apart.
+    """Return ``||Q_1^T Q_2||_F^2 / min(r_1, r_2)`` of two orthonormal bases: 1 if one contains the other, else less.
 
     Args:
         one: ``(width, r_1)``, from `basis`.
@@ -128,11 +128,11 @@ def rotation(width: int, seed: int) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """Directions of a map's input that its past needs, kept as their own basis or, once they are many, as the rest.
+    """Input directions that earlier experiences use: a basis of them or, once they are many, of their complement.
 
     Attributes:
         base: Orthonormal columns ``(width, k)``, at most half of the width.
-        free: Whether ``base`` spans the directions that are still free; otherwise those that are remembered.
+        free: Whether ``base`` spans the free directions; otherwise the stored ones.
     """
 
     base: Tensor
@@ -145,7 +145,7 @@ class Remembered:
 
 
 def remember(past: Remembered | None, moment: Tensor, threshold: float) -> Remembered:
-    """Remember the fewest further directions that explain a share of a second moment (DualGPM).
+    """Store the fewest further directions that explain a share of a second moment (DualGPM).
 
     Liang and Li, "Adaptive plasticity improvement for continual learning", CVPR 2023, as InfLoRA uses it: the share is
     taken of the *squared* singular values of the second moment. Both forms follow one rule, and a basis that outgrows
@@ -153,7 +153,7 @@ def remember(past: Remembered | None, moment: Tensor, threshold: float) -> Remem
     direction fewer after the first experience, and then relabels a large basis without exchanging it.)
 
     Args:
-        past: What is remembered already; None for nothing.
+        past: Directions stored so far; None for nothing.
         moment: ``(width, width)`` second moment of the new inputs, in double precision.
         threshold: Share to explain.
     """
@@ -168,10 +168,10 @@ def remember(past: Remembered | None, moment: Tensor, threshold: float) -> Remem
 
 
 def leading(moment: Tensor, rank: int, past: Remembered | None = None) -> Tensor:
-    """Return the ``rank`` leading directions of a second moment outside what is remembered, as rows ``(rank, width)``.
+    """Return the ``rank`` leading directions of a second moment outside the stored ones, as rows ``(rank, width)``.
 
     Rows are zero where no direction is left: a singular value of zero comes with arbitrary vectors, which may lie in
-    what is remembered.
+    the stored directions.
 
     >>> leading(torch.diag(torch.tensor([0.0, 3.0, 5.0])), 3).abs().tolist()
     [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
@@ -186,11 +186,11 @@ def _size(x: Tensor, norm: Norm) -> Tensor:
 
 
 def _fewest(part: Tensor, whole: float, threshold: float) -> Tensor:
-    """Return the fewest left singular vectors of ``part`` that lift what is explained of ``whole`` to the threshold."""
+    """Return the fewest left singular vectors of ``part`` that raise the explained share of ``whole`` enough."""
     u, s, _ = _svd(part)
     energy = s.square() / max(whole, torch.finfo(s.dtype).tiny)
     explained = torch.cat([energy.new_zeros(1), energy.cumsum(0)]) + (1 - energy.sum())
-    return u[:, : int((explained < threshold - 1e-12).sum())]  # rounded shares would never add up to 1
+    return u[:, : int((explained < threshold - 1e-12).sum())]  # rounded shares may never sum to 1
 
 
 def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,7 +199,7 @@ def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    """Return an orthonormal basis of independent columns; each points the way its column does."""
+    """Return an orthonormal basis of independent columns; each has the sign of its column."""
     q, r = torch.linalg.qr(columns)
     signed: Tensor = q * r.diagonal().sign()
     return signed

@@ -1,4 +1,4 @@
-"""State that is filed by class, experience and sample and can be erased by them; where trained state comes from."""
+"""State filed by class, experience and sample, which can be erased by them; provenance of trained state."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What must go: every part that files state by class, experience or sample lets go of it in the same way."""
+"""What to erase: one description for every part that files state by class, experience or sample."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Erasure:
     """The classes, experiences and sample ids to erase.
 
     Attributes:
-        classes: Classes that go altogether.
-        experiences: Experiences of which nothing that was made for them may stay.
-        ids: Samples that go.
-        cells: Classes of experiences that go, though another experience may keep the class.
+        classes: Classes to erase altogether.
+        experiences: Experiences whose own state must be erased.
+        ids: Samples to erase.
+        cells: Cells to erase: a class of an experience; another experience may keep the class.
         everything: True to return each part to its first state, shared ones too.
     """
 
@@ -29,7 +29,7 @@ class Erasure:
     cells: frozenset[Cell] = frozenset()
 
     def hits(self, cls: int | None = None, experience: str | None = None) -> bool:
-        """Tell whether something filed under ``cls`` and ``experience`` must go.
+        """Tell whether something filed under ``cls`` and ``experience`` is to be erased.
 
         >>> Erasure(classes=frozenset({3})).hits(cls=3, experience="task-0")
         True
@@ -44,7 +44,7 @@ class Erasure:
 
 @runtime_checkable
 class Erasable(Protocol):
-    """A part that can let go of what it keeps."""
+    """A part that can erase what it stores."""
 
     def erase(self, what: Erasure) -> None:
         """Remove every trace of ``what``."""

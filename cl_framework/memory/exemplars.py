@@ -1,4 +1,4 @@
-"""Samples of the past, kept by id and filed by experience and class."""
+"""Exemplar memory: ids of samples, filed by experience and class."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cl_framework.streams.samples import Joined, Samples
 
 @final
 class Memory(nn.Module):
-    """Some samples of each class of each experience, so that each can be erased; None keeps all of them.
+    """Exemplars of each class of each experience; each can be erased.
 
     What is stored is ids. The samples themselves stay in the data source, which ``attach`` brings back after a resume.
 
     Args:
-        per_class: How many samples to keep of each class.
+        per_class: Number of exemplars of each class; None keeps all samples.
     """
 
     def __init__(self, per_class: int | None = None) -> None:
@@ -33,11 +33,11 @@ class Memory(nn.Module):
         self._source: dict[str, Samples] = {}
 
     def __bool__(self) -> bool:
-        """Tell whether anything is remembered."""
+        """Tell whether there are exemplars."""
         return len(self.ids) > 0
 
     def keep(self, event: Experience) -> None:
-        """Remember some samples of each class, drawn at random unless all are kept."""
+        """Store exemplars of each class, drawn at random unless all are kept."""
         self._source[event.name] = event.data
         for c in event.classes:
             ids = event.data.ids[event.data.labels == c]
@@ -46,19 +46,19 @@ class Memory(nn.Module):
 
     @property
     def sources(self) -> Mapping[str, Samples]:
-        """All samples of the experiences that it keeps some of, or could, by name."""
+        """All samples of the experiences that exemplars may come from, by name."""
         return self._source
 
     def attach(self, past: Iterable[Experience]) -> None:
-        """Bring back the data of past experiences."""
+        """Attach the data of past experiences after a resume."""
         self._source = {e.name: e.data for e in past}
 
     def with_(self, data: Samples) -> Samples:
-        """Return ``data`` followed by everything remembered."""
+        """Return ``data`` followed by all exemplars."""
         return Joined([data, *self._parts()]) if self else data
 
     def all(self) -> Samples:
-        """Return everything remembered, in order of arrival."""
+        """Return all exemplars, in order of arrival."""
         return Joined(self._parts())
 
     def erase(self, what: Erasure) -> None:

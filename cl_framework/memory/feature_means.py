@@ -1,4 +1,4 @@
-"""Means of features in parts: each class of each experience by itself, pooled when they are asked for."""
+"""Class means of features, stored for each class of each experience and pooled on request."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Means(nn.Module):
     """
 
     def __init__(self, pristine: bool = False) -> None:
-        """Start with no class."""
+        """Start empty."""
         super().__init__()
         self.filed, self._name = TensorStore(), PRISTINE if pristine else ""
         self._pooled: tuple[object, Tensor] | None = None
 
     def missing(self, experience: str, classes: Iterable[int]) -> list[int]:
-        """Return the classes of an experience that are not measured."""
+        """Return the classes of an experience without a mean."""
         return [c for c in classes if Key(c, experience, self._name) not in self.filed]
 
     def measure(self, experience: str, z: Tensor, y: Tensor, classes: Iterable[int]) -> None:
@@ -44,11 +44,11 @@ class Means(nn.Module):
             self.filed[Key(c, experience, COUNT)] = (y == c).sum()
 
     def of(self, classes: Sequence[int]) -> Tensor:
-        """Return the means ``(classes, width)``, put together once until something changes."""
+        """Return the means ``(classes, width)``, computed once until something changes."""
         key = self.filed.version, tuple(classes)
         if self._pooled is None or self._pooled[0] != key:
             parts: dict[int | None, list[Key]] = {}
-            for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # an order that no history changes
+            for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # no history changes it
                 if entry.name == self._name:
                     parts.setdefault(entry.cls, []).append(entry)
             self._pooled = key, torch.stack([self._mean(parts[c]) for c in classes])

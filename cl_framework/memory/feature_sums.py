@@ -1,4 +1,4 @@
-"""Linear classifiers from sums: classes and single samples go in and out, and the weights follow exactly."""
+"""Sums for linear classifiers: classes and single samples can be added and subtracted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cl_framework.memory.tensor_store import COUNT, Key, TensorStore
 class Sums(nn.Module):
     """``G = sum h h^T`` over all samples, ``q_c = sum h`` and ``n_c`` over those of class ``c``, in double precision.
 
-    What is taken out leaves at most rounding behind: see `drift`.
+    Subtraction leaves at most rounding error: see `drift`.
 
     >>> from cl_framework.functional.ridge import ridge_weights
     >>> sums, h, y = Sums(), torch.eye(2), torch.tensor([4, 7])
@@ -30,7 +30,7 @@ class Sums(nn.Module):
     """
 
     def __init__(self) -> None:
-        """Start with nothing summed up; the first samples decide the width."""
+        """Start empty; the first samples set the width."""
         super().__init__()
         self.register_buffer("gram", torch.empty(0, 0, dtype=torch.float64))
         self.filed = TensorStore()
@@ -42,7 +42,7 @@ class Sums(nn.Module):
 
     @property
     def version(self) -> int:
-        """Rises with every change."""
+        """Increases with every change."""
         return self.filed.version
 
     def add(self, h: Tensor, y: Tensor, experience: str | None = None) -> None:
@@ -50,20 +50,20 @@ class Sums(nn.Module):
         self._move(h.double(), y, experience, 1)
 
     def subtract(self, h: Tensor, y: Tensor, experience: str | None = None) -> None:
-        """Take samples out again; they must have been added."""
+        """Subtract samples that were added."""
         self._move(h.double(), y, experience, -1)
 
     def of(self, classes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``G`` ``(width, width)``, and of each class ``q`` ``(width, classes)`` and ``n`` ``(classes,)``."""
         found: dict[tuple[int | None, str], Tensor] = {}
-        for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # an order that no history changes
+        for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # no history changes it
             key = entry.cls, entry.name
             found[key] = found[key] + self.filed[entry] if key in found else self.filed[entry]
         q, n = ([found[c, name] for c in classes] for name in ("", COUNT))
         return self.get_buffer("gram"), torch.stack(q, 1), torch.stack(n)
 
     def erase(self, what: Erasure) -> None:
-        """Return to the first state if no class is left; samples of a class are taken out with `subtract` before."""
+        """Return to the first state if no class is left; samples of a class are subtracted with `subtract` before."""
         if all(what.hits(e.cls, e.experience) for e in self.filed):
             self.register_buffer("gram", self.get_buffer("gram").new_empty(0, 0))
 
@@ -81,7 +81,7 @@ class Sums(nn.Module):
                 self.filed[entry] = sign * value + before
 
     def _resize(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
-        """Before sums arrive, be as wide as they are."""
+        """Take the width of the sums to be loaded."""
         if f"{prefix}gram" in state:
             self.register_buffer("gram", torch.empty_like(state[f"{prefix}gram"]))
 

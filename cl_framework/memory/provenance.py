@@ -1,4 +1,4 @@
-"""Where something comes from: the classes of each experience whose samples went into it. Needs no torch."""
+"""Provenance: the classes of each experience whose samples state was trained on. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cl_framework.streams.origins import Cell, Origin
 @final
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """What went into something, so that the stream can tell which samples that were.
+    """What state was trained on, so that the stream can name the samples.
 
-    They are all samples of its classes that are alive, for a request that takes samples makes anew whatever met them
-    or takes them out. Two things differ from that and are written down.
+    By default all live samples of its classes: a forget request trains again or subtracts whatever met its samples. Two
+    exceptions are recorded.
 
     Attributes:
         origin: Experience -> classes.
-        outlived: Requests whose samples it met and holds on to, because it was edited or left as it was.
+        outlived: Requests whose samples it met and still depends on, because it was edited or left unchanged.
         parts: The samples read of a class of an experience, where only some were.
     """
 
@@ -40,14 +40,14 @@ Read: TypeAlias = Mapping[Cell, frozenset[int] | None]
 
 @final
 class Reading(nn.Module):
-    """Sample ids by owner, class and experience; of a class that is not filed an owner read all.
+    """Sample ids by owner, class and experience; of a class that is not listed an owner read all.
 
-    Ids are tensors, like those of a memory: a forget request takes them out of the files with everything else. That an
-    adapter which is only edited still holds them is told by the request's name (`Model.outlived`), not by their ids.
+    Ids are tensors, like those of a memory: a forget request erases them from the files too. That an adapter which is
+    only edited still depends on them is recorded by the request's name (`Model.outlived`), not by their ids.
     """
 
     def __init__(self) -> None:
-        """Start with nothing filed."""
+        """Start empty."""
         super().__init__()
         self.ids = TensorStore()
 
@@ -71,12 +71,12 @@ class Reading(nn.Module):
         }
 
     def drop(self, owner: str) -> None:
-        """Let go of what ``owner`` read."""
+        """Delete what ``owner`` read."""
         for entry in [e for e in self.ids if e.name == owner]:
             del self.ids[entry]
 
     def erase(self, what: Erasure) -> None:
-        """Let go of erased samples; an entry that loses all of them stays, for it says that no other was read."""
+        """Delete erased samples; an entry that loses all of them stays: it says that no other was read."""
         gone = torch.tensor(sorted(what.ids), dtype=torch.int64)
         for entry in list(self.ids):
             kept: Tensor = self.ids[entry]
@@ -94,8 +94,8 @@ def met(
 ) -> dict[Cell, frozenset[int] | None]:
     """Return what was trained on, experience by experience and class by class.
 
-    Samples that are none of those alive, such as made-up ones, stand for all that is known of their class: what they
-    were made from met it. Those that a forget request takes count neither way, but what they belong to was met.
+    Samples that are not alive, such as generated ones, count as all that is known of their class: their source met it.
+    Samples that a forget request erases are not counted, but their class was met.
 
     >>> alive = {("a", 4): frozenset({0, 1}), ("b", 4): frozenset({2}), ("a", 7): frozenset({5})}
     >>> met([4, 7], [(4, 0), (7, 5)], alive, alive, {})
@@ -106,7 +106,7 @@ def met(
         read: Class and id of each sample that was read.
         alive: The samples there are, as far as that is known.
         known: What the learner knows.
-        gone: The samples that a forget request takes.
+        gone: The samples that a forget request erases.
     """
     every, lost, cells = {i for _, i in read}, frozenset[int]().union(*gone.values()), set(known)
     by_class, places = defaultdict[int, set[int]](set), defaultdict[int, list[Cell]](list)

@@ -1,4 +1,4 @@
-"""State that grows: tensors filed by class and experience, so that they can be erased by class and experience."""
+"""Tensors filed by class and experience, so that they can be erased by them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl_framework.memory.erasure import Erasure
 
 COUNT = "count"
-"""Name of an entry that tells of how many samples the others are."""
+"""Name of the entry with the number of samples behind the others."""
 
 PRISTINE = "pristine"
 """Name of an entry that was measured on the backbone without adapters."""
@@ -27,7 +27,7 @@ class Key(NamedTuple):
 
 @final
 class TensorStore(nn.Module):
-    """Tensors under entries; checkpoints and moves like buffers and, unlike them, may grow and shrink.
+    """Tensors by key; saved and moved like buffers, but their number may change.
 
     >>> old, new = TensorStore(), TensorStore()
     >>> old[Key(cls=3, experience="task-0")] = torch.ones(2)
@@ -39,7 +39,8 @@ class TensorStore(nn.Module):
     0
 
     Attributes:
-        version: Rises with every change, so that what is derived from the tensor store knows when to be derived again.
+        version: Increases with every change, so that what is derived from the tensor store knows when to be derived
+            again.
     """
 
     def __init__(self) -> None:
@@ -57,14 +58,14 @@ class TensorStore(nn.Module):
         return found
 
     def stacked(self, classes: tuple[int, ...], experience: str | None = None) -> Tensor:
-        """Return the tensors ``(classes, ...)`` filed under each class, put together once until something changes."""
+        """Return the tensors ``(classes, ...)`` filed under each class, stacked once until something changes."""
         key = classes, experience
         if key not in self._stacked:
             self._stacked[key] = torch.stack([self[Key(c, experience)] for c in classes])
         return self._stacked[key]
 
     def __setitem__(self, entry: Key, value: Tensor) -> None:
-        """File a tensor, detached from any graph."""
+        """Store a tensor, detached from any graph."""
         self._changed()
         self.register_buffer(_spell(entry), value.detach().clone())
 
@@ -105,7 +106,7 @@ class TensorStore(nn.Module):
         return self
 
     def _grow_to_match(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
-        """Before tensors arrive, hold exactly the entries they belong to, in their shapes."""
+        """Create the entries of the tensors to be loaded, in their shapes."""
         self._changed()
         self._buffers.clear()
         for key, value in state.items():

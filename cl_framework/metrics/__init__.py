@@ -1,4 +1,4 @@
-"""Formulas of what was measured: pure functions of plain numbers, each named after its formula."""
+"""Metrics as pure functions of plain numbers, each named after its formula."""
 
 import lazy_loader
 

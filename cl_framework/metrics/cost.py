@@ -1,4 +1,4 @@
-"""What a run cost: images through the backbone, seconds, bytes."""
+"""Cost of a run: images through the backbone, seconds, bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SUMMED = ("passes_train", "passes_statistics", "passes_evaluate", "features_foun
 
 
 def total_cost(events: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the cost of a run: passes and seconds add up, memory is the highest peak, storage what is held at the end.
+    """Return the cost of a run: passes and seconds are summed, memory is the highest peak, storage the last value.
 
     Args:
         events: Per event, images sent through the backbone while training, for statistics and for evaluation

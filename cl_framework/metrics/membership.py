@@ -1,8 +1,8 @@
-"""Membership inference: can anybody tell, from a model's answers, what it was trained on and then told to forget?
+"""Membership inference: attacks that tell from a model's outputs what it was trained on and then told to forget.
 
 Members are the forgotten training samples, non-members unseen samples of the same classes. Every attack gives each
-sample a score, higher meaning "was trained on"; what counts is its AUC: 0.5 tells nothing, 1 tells all. Below 0.5 the
-sign is wrong but the trace is there: forgotten samples are treated worse than unseen ones.
+sample a score, higher meaning "was trained on"; an attack is reported as its AUC: 0.5 is chance, 1 separates perfectly.
+Below 0.5 the sign is reversed but the trace is there: forgotten samples score worse than unseen ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 TINY = 1e-12
-"""Probabilities are kept this far from 0 and 1 where a logarithm is taken."""
+"""Distance of probabilities from 0 and 1 where a logarithm is taken."""
 
 
 def auc(members: NDArray[Any], others: NDArray[Any]) -> float | None:
@@ -66,7 +66,7 @@ def correctness_attack(p: Floats, columns: NDArray[np.int64]) -> Floats:
 
 
 def confidence_max_attack(p: Floats) -> Floats:
-    """Score ``max_k p_k``: confidence in whatever is answered, which needs no label and no output for it.
+    """Score ``max_k p_k``: confidence in the predicted class; needs no label and no output for it.
 
     Others call the probability of the true class confidence; that is `loss_attack` here.
     """
@@ -75,7 +75,7 @@ def confidence_max_attack(p: Floats) -> Floats:
 
 
 def entropy_attack(p: Floats) -> Floats:
-    """Score ``-H(p)``: what was trained on is answered with little doubt. Needs no label.
+    """Score ``-H(p)``: training samples get predictions of low entropy. Needs no label.
 
     >>> entropy_attack(np.array([[1.0, 0.0], [0.5, 0.5]])).round(3).tolist()
     [0.0, -0.693]
@@ -88,7 +88,7 @@ LABELLED: dict[str, Callable[[Floats, NDArray[np.int64]], Floats]] = {
     "mia_loss_auc": loss_attack,
     "mia_correctness_auc": correctness_attack,
 }
-"""Attacks that ask for the output of the true class."""
+"""Attacks that need the output of the true class."""
 
 UNLABELLED: dict[str, Callable[[Floats], Floats]] = {
     "mia_confidence_max_auc": confidence_max_attack,
@@ -97,10 +97,10 @@ UNLABELLED: dict[str, Callable[[Floats], Floats]] = {
 
 
 def logistic_5fold_accuracy(members: NDArray[Any], others: NDArray[Any], seed: int = 0) -> float | None:
-    """Accuracy of logistic regression on one score, five stratified folds, both sides cut to one size (SCRUB's attack).
+    """Accuracy of logistic regression on one score, five stratified folds, sides of equal size (SCRUB's attack).
 
-    ``(right calls of members and others) / all``: 0.5 tells nothing. Kurmanji et al., NeurIPS 2023, attack the loss,
-    clipped at 400 nats; folds of 20 % stand in for their five random tenths, so that every sample is judged once.
+    ``(right calls of members and others) / all``: 0.5 is chance. Kurmanji et al., NeurIPS 2023, attack the loss,
+    clipped at 400 nats; folds of 20 % replace their five random tenths, so that every sample is judged once.
 
     Returns:
         None with fewer than five samples on either side.

@@ -1,4 +1,4 @@
-"""Laxer ways to count an answer as right, from rankings: all class ids that could be said, best first."""
+"""Top-k and within-experience hits from rankings of class ids, best first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def top_k_hits(ranking: Tensor, labels: Tensor, k: int = 5) -> int:
     Args:
         ranking: ``(n, classes)`` class ids, best first.
         labels: ``(n,)`` the true ones.
-        k: How many answers each sample has.
+        k: Number of predictions for each sample.
 
     >>> top_k_hits(torch.tensor([[4, 2, 7], [7, 4, 2]]), torch.tensor([2, 2]), k=2)
     1
@@ -23,7 +23,7 @@ def top_k_hits(ranking: Tensor, labels: Tensor, k: int = 5) -> int:
 
 
 def within_experience_hits(ranking: Tensor, labels: Tensor, owner: Mapping[int, str]) -> int:
-    """Return how many samples have their class before all others of its experience, as if the experience were told.
+    """Return how many samples have their class before all others of its experience, as if the experience were known.
 
     Args:
         ranking: ``(n, classes)`` class ids, best first.

@@ -1,4 +1,4 @@
-"""Distances between the answers of two models, and probes that read features whatever the head says."""
+"""Distances between the outputs of two models, and probes of features without the head."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def ridge_probe_accuracy(z: Floats, y: Labels, exam: Floats, truth: Labels) -> f
 
     Args:
         z: ``(n, width)`` training features.
-        y: ``(n,)`` class ids, those that stay and those that went.
-        exam: ``(m, width)`` test features of what went.
+        y: ``(n,)`` class ids, retained and forgotten ones.
+        exam: ``(m, width)`` test features of forgotten classes.
         truth: ``(m,)`` their class ids.
     """
     if not len(truth):
@@ -90,12 +90,12 @@ def ridge_probe_accuracy(z: Floats, y: Labels, exam: Floats, truth: Labels) -> f
 def ncm_accuracy(
     z: Floats, y: Labels, exam: Floats, truth: Labels, k: int | None = None, draws: int = 5
 ) -> float | None:
-    """Accuracy of nearest class mean by cosine, the means of what went rebuilt from ``k`` samples of each class.
+    """Accuracy of nearest class mean by cosine, means of forgotten classes computed from ``k`` samples of each.
 
     Args:
         z: ``(n, width)`` training features.
         y: ``(n,)`` class ids; the means of those that are not in ``truth`` come from all their samples.
-        exam: ``(m, width)`` test features of what went.
+        exam: ``(m, width)`` test features of forgotten classes.
         truth: ``(m,)`` their class ids.
         k: Samples of each class; None for all.
         draws: Random choices of the ``k`` samples, with fixed seeds, over which the accuracy is averaged.
@@ -120,7 +120,7 @@ def knn_accuracy(z: Floats, y: Labels, exam: Floats, truth: Labels, k: int = 5) 
     Args:
         z: ``(n, width)`` training features.
         y: ``(n,)`` class ids.
-        exam: ``(m, width)`` test features of what went.
+        exam: ``(m, width)`` test features of forgotten classes.
         truth: ``(m,)`` their class ids.
         k: Neighbours, at most all.
     """
@@ -136,6 +136,6 @@ def knn_accuracy(z: Floats, y: Labels, exam: Floats, truth: Labels, k: int = 5) 
 
 
 def unit(z: Floats) -> Floats:
-    """Return rows scaled to length 1; a row of zeros stays."""
+    """Return rows scaled to length 1; a row of zeros is kept."""
     out: Floats = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), TINY)
     return out

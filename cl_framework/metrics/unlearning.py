@@ -1,6 +1,6 @@
-"""Unlearning metrics: what is gone, weighed against what stayed. Plain numbers in, plain numbers out.
+"""Unlearning metrics: forgetting against retention. Plain numbers in, plain numbers out.
 
-None stands for "there was nothing to measure" throughout; what a value means is told in ``docs/audit.md``.
+None means "nothing to measure" throughout; ``docs/audit.md`` explains the values.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _K = TypeVar("_K")
 
 
 def h_mean(retain: float, forget_before: float, forget_after: float) -> float:
-    """Harmonic mean of retained accuracy and of the drop on what had to go (GS-LoRA, Zhao et al., 2024).
+    """Harmonic mean of retained accuracy and of the drop on the forget set (GS-LoRA, Zhao et al., 2024).
 
-    ``H = 2 * retain * drop / (retain + drop)`` with ``drop = forget_before - forget_after``. It goes by two names that
+    ``H = 2 * retain * drop / (retain + drop)`` with ``drop = forget_before - forget_after``. It has two names that
     differ in one argument: **H_step** takes ``forget_before`` just before this request; **H_pre** takes it from the
-    model as it was before any request at all, and is what the paper's tables hold. Results report both.
+    model before any request, as the paper's tables do. Results report both.
 
     Args:
         retain: Accuracy on the retained classes after the request.
-        forget_before: Accuracy on what had to go, before.
-        forget_after: The same, after.
+        forget_before: Accuracy on the forget set before.
+        forget_after: The same after.
 
     Returns:
         A value in [0, 1]; 0.0 when nothing dropped or nothing is retained, where no harmonic mean exists.
@@ -52,7 +52,7 @@ def gap_to_retrain(measured: Mapping[str, float | None], retrained: Mapping[str,
 
 
 def relapse_max_later(after: float | None, later: Sequence[float | None]) -> float | None:
-    """Forgetting undone by later requests: ``max(later) - after``, accuracies on what had to go; None without any.
+    """Forgetting undone by later requests: ``max(later) - after``, accuracies on the forget set; None without any.
 
     >>> relapse_max_later(0.25, [0.25, None, 0.75, 0.5])
     0.5
@@ -64,13 +64,13 @@ def relapse_max_later(after: float | None, later: Sequence[float | None]) -> flo
 
 
 def erosion_staying(before: Mapping[_K, Hits], after: Mapping[_K, Hits]) -> float | None:
-    """Accuracy that a request cost the classes that stay: before minus after, over the classes of ``after``.
+    """Accuracy that a request costs the retained classes: before minus after, over the classes of ``after``.
 
-    Accuracies are pooled over samples. Positive: knowledge was lost. Negative: rivals are gone.
+    Accuracies are pooled over samples. Positive: knowledge was lost. Negative: competing classes are gone.
 
     Args:
         before: Class, or exam and class -> ``(right, total)`` just before the request.
-        after: The same just after it; what went is not in it.
+        after: The same just after it; forgotten classes are not in it.
 
     >>> erosion_staying({1: (9, 10), 2: (10, 10), 3: (0, 10)}, {1: (8, 10), 2: (6, 10)})
     0.25
@@ -100,12 +100,12 @@ def relearn_steps(curve: Mapping[int, float], target: float, tolerance: float = 
     """Steps of relearning until accuracy comes within ``tolerance`` of ``target``: ``min k: a_k >= (1 - tol) target``.
 
     Args:
-        curve: Steps taken -> accuracy on what had to go, in order; 0 is before the first step.
+        curve: Steps taken -> accuracy on the forget set, in order; 0 is before the first step.
         target: The original model's accuracy on the same.
         tolerance: A share of the target (0.05 to 0.1 in the literature).
 
     Returns:
-        A number of steps, or None when the curve never gets there.
+        A number of steps, or None if the curve never does.
 
     >>> relearn_steps({0: 0.0, 1: 0.5, 5: 0.97, 10: 0.8}, target=1.0)
     5
@@ -121,12 +121,12 @@ def anamnesis_index(unlearned: int | None, retrained: int | None, longest: int) 
     About 1: as slow as a model that never knew. Far below 1: hidden knowledge. Far above: over-erased.
 
     Args:
-        unlearned: Steps until relearned; None when it took more than were tried.
+        unlearned: Steps until relearned; None if more than ``longest``.
         retrained: The same of the retrained model.
         longest: Steps that were tried; None counts as one more, so that the index is then a bound.
 
     Returns:
-        The ratio; None when neither got there, or only the retrained one needed no step at all.
+        The ratio; None if neither relearned, or only the retrained one needed no step at all.
 
     >>> anamnesis_index(2, 8, longest=30), anamnesis_index(0, 0, longest=30), anamnesis_index(3, None, longest=29)
     (0.25, 1.0, 0.1)
@@ -138,12 +138,12 @@ def anamnesis_index(unlearned: int | None, retrained: int | None, longest: int) 
 
 
 def recovery_over_pristine(unlearned: float, pristine: float, original: float) -> float | None:
-    """What a probe brings back of what training had added: ``(p_u - p_pristine) / (p_orig - p_pristine)``.
+    """Share of the accuracy gained in training that a probe recovers: ``(p_u - p_pristine) / (p_orig - p_pristine)``.
 
     0: the features know no more than the backbone did before any training. 1: as much as before forgetting.
 
     Returns:
-        The ratio; None where training had added nothing to this probe (``original <= pristine``).
+        The ratio; None where training added nothing to this probe (``original <= pristine``).
 
     >>> [recovery_over_pristine(u, 0.5, 1.0) for u in (0.5, 0.75, 1.0)]
     [0.0, 0.5, 1.0]
@@ -161,7 +161,7 @@ def clpu_ratio(across: float, within: float) -> float | None:
         within: Mean divergence among the latter, which differ in their seed (IGJS).
 
     Returns:
-        0 when it is one of them. None where they do not differ (1e-9 or less, which is rounding) and it does.
+        0 if it is one of them. None where they do not differ (1e-9 or less, which is rounding) and it does.
 
     >>> clpu_ratio(0.25, 0.125), clpu_ratio(0.0, 0.0), clpu_ratio(0.1, 0.0)
     (1.0, 0.0, None)

@@ -15,7 +15,7 @@ def make_console(**options: Any) -> Console:
     """Return a console of rich that takes text as it is; ``options`` are those of rich.
 
     Style is given by `rich.text.Text`, never by markup in brackets. Names that may hold control characters go through
-    `printable` first, so that a table measures what it shows; what is overlooked is spelled out all the same.
+    `printable` first, so that a table measures what it shows; any that remain are escaped here.
     """
     console = Console(markup=False, emoji=False, highlight=False, **options)
     console.push_render_hook(_SpellingOut())
@@ -30,7 +30,7 @@ class _SpellingOut(RenderHook):
 
 @dataclass(frozen=True, slots=True)
 class _SpelledOut:
-    """Something to show, with control characters in its text as escapes; those that rich itself sends stay."""
+    """A renderable with control characters in its text as escapes; those of rich itself are kept."""
 
     shown: ConsoleRenderable
 

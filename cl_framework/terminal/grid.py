@@ -1,4 +1,4 @@
-"""Tables that cut no number: text is folded, and columns of numbers that find no room follow in a table below."""
+"""Tables that cut no number: text is folded, and columns of numbers that do not fit follow in a table below."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
-from rich.cells import cell_len, chop_cells  # which loads nothing else of rich
+from rich.cells import cell_len, chop_cells  # loads nothing else of rich
 
 from cl_framework.terminal.safe_text import say
 
@@ -23,7 +23,7 @@ Row: TypeAlias = Sequence[Cell]
 GAP = 2
 """Columns of a terminal between two columns of a table."""
 LEAST = 12
-"""Columns of a terminal that each column of text keeps, if it wants so many, before numbers go below."""
+"""Width that each column of text keeps, if it needs so much, before numbers move below."""
 WHOLE = 10_000
 """The width where no terminal shows a table: a line for each row, for programs that read it."""
 _PLACES = re.compile(r"(?<=[\s_/,:.-])(?!(?<=\d[,:.-])\d)(?=[^\s_/,:.-])")
@@ -50,7 +50,7 @@ def show(console: Console, heads: Sequence[str], rows: Sequence[Row], texts: int
 
 
 def say_table(heads: Sequence[str], rows: Sequence[Row], texts: int = 1) -> None:
-    """Do the same for a verb that answers at once: without styles, for which much of rich would be loaded."""
+    """Print a table without styles, for light verbs: styles would load much of rich."""
     for line in lines(heads, rows, texts, columns()):
         say("".join(text for text, _ in line))
 
@@ -137,7 +137,7 @@ def _groups(sizes: Sequence[int], texts: int, width: int) -> Iterator[list[int]]
 
 
 def _share(wanted: Sequence[int], room: int) -> list[int]:
-    """Return how wide columns are that share ``room``: what they want, or the same for all that want more.
+    """Return how wide columns are that share ``room``: what they need, or the same for all that need more.
 
     >>> _share([4, 40, 30], 44), _share([4, 40], 60)
     ([4, 20, 20], [4, 40])

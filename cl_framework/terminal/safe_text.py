@@ -1,4 +1,4 @@
-r"""Text from outside made safe to show: names of classes and files are data, and a terminal obeys nothing in them.
+r"""Untrusted text made safe to print: names of classes and files are data, never control codes.
 
 Everything the product prints goes through here or through `console`; `tests/test_printing.py` checks that.
 """
@@ -33,5 +33,5 @@ def _obeyed(c: str) -> bool:
 
 
 def say(text: object = "", error: bool = False) -> None:
-    """Print lines that need no layout, to stderr if they tell of an ``error``."""
+    """Print lines without layout, to stderr for an ``error``."""
     print(printable(text, lines=True), file=sys.stderr if error else sys.stdout)
