@@ -17,8 +17,8 @@ from pytorch_lightning import Trainer
 
 from cl_framework.configuration.experiment import Experiment
 from cl_framework.engine import loop
+from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.loop import Cost
 from cl_framework.engine.trainers import MakeTrainer, RequestBar, peak_memory
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.measurements import Measurements

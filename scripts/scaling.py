@@ -32,8 +32,8 @@ from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.base import Backbone, Site
 from cl_framework.configuration.experiment import TRAINER_DEFAULTS, build
 from cl_framework.engine import loop as engine_loop
+from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.loop import Cost
 from cl_framework.engine.trainers import fresh_trainers
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.measurements import Measurements

@@ -25,6 +25,7 @@ from cl_framework.adapters.prompt_pool import PromptPool, PromptPooling
 from cl_framework.backbones.base import Backbone, Site
 from cl_framework.backbones.timm_sites import transformer_sites
 from cl_framework.engine import checkpoint, loop
+from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.trainers import MakeTrainer, fresh_trainers
 from cl_framework.evaluation.measurements import Measurements
@@ -146,13 +147,13 @@ class Listener:
 
     learner: Learner
     measurements: list[Measurements] = field(default_factory=list)
-    costs: list[loop.Cost] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
     states: list[tuple[dict[str, Tensor], dict[str, Any]]] = field(default_factory=list)
 
     def starts(self, step: Step) -> None:
         pass
 
-    def ends(self, step: Step, measurements: Measurements, cost: loop.Cost) -> None:
+    def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
         self.measurements.append(measurements)
         self.costs.append(cost)
         self.states.append((clone(checkpoint.tensors(self.learner)), checkpoint.facts(self.learner)))

@@ -98,7 +98,7 @@ def test_alignment_trains_the_head_alone_for_as_many_steps_as_classes_without_a_
     settings = {"epochs": 6, "lr": 0.05, "draws": 32, "weight_decay": 0.0}
     plan = align(model, found, **settings)
     before, passes = world.clone(learner.state_dict()), dict(model.passes)
-    learner.plans = lambda event: [plan]
+    learner.strategy.learn = lambda model, event: [plan]
     cost = loop.carry_out(learner, stream[0], world.make_trainer, 8)
     assert (cost.steps, dict(model.passes)) == (6 * 4, passes)
     moved = {k for k, v in learner.state_dict().items() if not torch.equal(v, before[k])}
@@ -161,7 +161,7 @@ def test_an_alignment_factorises_each_class_once_however_long_it_trains(world, s
         found.measure(*model.embed(event.reference, "shared"), event.classes, "shared")
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda wide: calls.append(wide.dtype) or cholesky(wide))
     plan = align(model, found, epochs=6, lr=0.05, draws=32)
-    learner.plans = lambda event: [plan]
+    learner.strategy.learn = lambda model, event: [plan]
     loop.carry_out(learner, stream[0], world.make_trainer, 8)
     assert calls == [torch.float64] * 4
 
@@ -186,7 +186,7 @@ def test_classes_of_which_only_rows_are_known_are_refused(strategy, world, strea
 def planned(world, learner, event):
     """Learn an experience and return its plans."""
     seen, begin = [], learner.begin
-    learner.begin = lambda plan: (seen.append(plan), begin(plan))
+    learner.begin = lambda plan, request: (seen.append(plan), begin(plan, request))
     world.learn(learner, [event])
     learner.begin = begin
     return seen

@@ -9,6 +9,7 @@ from cl_framework.adapters.lora import LoRA
 from cl_framework.engine import checkpoint, lineage, loop
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.sample_index import census, ids_of
+from cl_framework.engine.treatments import treatments
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.results import EventResult, results
@@ -146,7 +147,7 @@ def test_lineage_counts_every_sample_of_classes_that_came_again(world, domains):
     assert by_name(learner, domains[:2])["adapter", "shared"] == everything
     assert by_name(learner, domains[:2])["head row", "5"] == everything
     request = forget("f", domains[:2], experiences=["domain-0"])
-    told = lineage.treatments(learner, request, learner.unlearner)
+    told = treatments(learner, request, learner.unlearner)
     assert {t.action for t in told if t.artifact.kind == "adapter"} == {"retrain"}
     events = [*domains[:2], request]
     assert ids_of(census(events).taken["f"]) == of(0, 5, 2, 7)
@@ -202,7 +203,7 @@ CASES = [
 def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, domains):
     learner = world.learn(world.learner(strategy(), unlearner()), domains[:3])
     request = forget("f", domains[:3], **asked)
-    before, told = world.clone(checkpoint.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
+    before, told = world.clone(checkpoint.tensors(learner)), treatments(learner, request, learner.unlearner)
     assert {n for t in told for n in t.artifact.tensors} == before.keys()
     world.learn(learner, [request], domains[:3])
     after = checkpoint.tensors(learner)

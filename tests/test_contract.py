@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cl_framework.engine import checkpoint, loop
+from cl_framework.engine import checkpoint
 from cl_framework.settings import discovery
 from cl_framework.storage import tensors
 from cl_framework.streams.events import forget
@@ -133,7 +133,7 @@ def test_only_what_a_plan_names_changes(kind, world, stream):
     begin, end, seen = learner.begin, learner.end, []
 
     def others(plan):
-        mine = {id(p) for p in loop.parameters(plan)}
+        mine = {id(p) for p in plan.parameters()}
         return {k: v for k, v in learner.state_dict(keep_vars=True).items() if id(v) not in mine}
 
     def watch(plan, request):

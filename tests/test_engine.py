@@ -9,7 +9,8 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from cl_framework.engine import checkpoint, loop
-from cl_framework.engine.trainers import fresh_trainers
+from cl_framework.engine.loaders import loader
+from cl_framework.engine.trainers import fresh_trainers, quiet
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.methods.base import Plan, Strategy
@@ -235,8 +236,8 @@ def test_steps_are_counted_on_through_all_plans_and_events(world, stream):
 
 def test_the_learner_refuses_to_be_fitted_without_a_plan(world, stream):
     learner = world.learner(Finetune())
-    with pytest.raises(RuntimeError, match=r"loop\.carry_out"), loop.quiet():
-        Trainer.fit(world.make_trainer(None), learner, loop.loader(stream[0].data, 8))
+    with pytest.raises(RuntimeError, match=r"loop\.carry_out"), quiet():
+        Trainer.fit(world.make_trainer(None), learner, loader(stream[0].data, 8))
 
 
 def test_an_event_costs_what_it_took(world, stream):

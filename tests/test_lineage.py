@@ -12,6 +12,7 @@ from cl_framework.adapters.lora import LoRA
 from cl_framework.engine import checkpoint, lineage, loop
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.sample_index import census, ids_of
+from cl_framework.engine.treatments import treatments
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.rows import known_rows
@@ -87,7 +88,7 @@ def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, str
     if objection(learner.model, learner.strategy, learner.unlearner, request):
         return
     learner = learned(strategy, unlearner)
-    before, foretold = world.clone(checkpoint.tensors(learner)), lineage.treatments(learner, request, learner.unlearner)
+    before, foretold = world.clone(checkpoint.tensors(learner)), treatments(learner, request, learner.unlearner)
     assert {n for t in foretold for n in t.artifact.tensors} == before.keys()  # nothing is overlooked
     world.learn(learner, [request], stream[:3])
     after = checkpoint.tensors(learner)
@@ -139,7 +140,7 @@ def test_an_exact_unlearner_keeps_nothing_that_met_what_goes(strategy, unlearner
         if objection(learner.model, learner.strategy, learner.unlearner, request):
             continue
         learner = learned(strategy, unlearner)
-        for t in lineage.treatments(learner, request, learner.unlearner):
+        for t in treatments(learner, request, learner.unlearner):
             if t.action == "keep" and t.artifact.ids is None:
                 assert not set().union(*t.artifact.origin.values()) & set(request.data.classes()), t
 
@@ -149,7 +150,7 @@ def test_learning_again_deletes_the_edits_of_earlier_requests(world, stream, lea
     first = forget("f", stream[:3], classes=[5])
     world.learn(learner, [first], stream[:3])
     second, retrain = forget("g", first.remaining, classes=[2]), discovery.load("unlearners", "Retrain")()
-    told = lineage.treatments(learner, second, retrain)
+    told = treatments(learner, second, retrain)
     assert [t.action for t in told if t.artifact.kind in ("adapter", "edit")] == ["retrain", "delete"]
 
 
@@ -321,7 +322,7 @@ def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batc
     assert found["head row", "6"] == ids(5, 2, 7, 0, 1, 6), "the head met all of them in turn"
     old = next(i for i in found["adapter", "task-2"] if i // 1000 == 5)
     request = forget("f", stream[:3], samples=[old])
-    treated = lineage.treatments(learner, request, retrain)
+    treated = treatments(learner, request, retrain)
     assert {t.action for t in treated if t.artifact.kind == "lineage"} == {"retrain"}
     world.learn(learner, [request], stream[:3])
     after = by_name(learner, [*stream[:3], request])

@@ -68,7 +68,7 @@ def test_ssiat_scores_by_cosines_whatever_the_head(world, stream):
 def test_ssiat_takes_the_margin_off_the_right_class(world, stream):
     learner = world.learn(world.learner(SSIAT(margin=0.3)), stream[:1])
     seen, begin = [], learner.begin
-    learner.begin = lambda plan: (seen.append(plan), begin(plan))
+    learner.begin = lambda plan, request: (seen.append(plan), begin(plan, request))
     world.learn(learner, stream[1:2], stream[:1])
     model, batch = learner.model, stream[1].data[[0, 1, 2]]
     cosines = model.head.cosines(model.features(batch.x, "shared"))[:, 2:]

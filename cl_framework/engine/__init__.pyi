@@ -1,11 +1,8 @@
+from .journal import Cost as Cost
 from .learner import Learner as Learner
-from .lineage import Action as Action
 from .lineage import Artifact as Artifact
 from .lineage import Told as Told
-from .lineage import Treatment as Treatment
 from .lineage import by_id as by_id
-from .lineage import treatments as treatments
-from .loop import Cost as Cost
 from .sample_index import Census as Census
 from .sample_index import Contents as Contents
 from .sample_index import cells as cells
@@ -19,3 +16,6 @@ from .trainers import OnAxis as OnAxis
 from .trainers import RequestBar as RequestBar
 from .trainers import fresh_trainers as fresh_trainers
 from .trainers import quiet as quiet
+from .treatments import Action as Action
+from .treatments import Treatment as Treatment
+from .treatments import treatments as treatments

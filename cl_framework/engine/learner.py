@@ -114,7 +114,7 @@ class Learner(Recorded, LightningModule):
         """Let exactly what ``plan`` names change; messages name the ``request`` that it is trained for."""
         self.plan, self.request = plan, request
         self.requires_grad_(False)
-        for p in parameters(plan):
+        for p in plan.parameters():
             p.requires_grad_(True)
         self.train()  # Lightning keeps the modes it finds; the bank lets only what is trained leave evaluation mode
         self.model.phase = "train"
@@ -228,8 +228,3 @@ class Learner(Recorded, LightningModule):
             f"The loss is {loss} in training {self.request!r}, on the batch of samples {batch.ids.tolist()[:16]}: "
             f"{what}. Nothing of it was kept; the run is as it was before this request."
         )
-
-
-def parameters(plan: Plan) -> list[torch.nn.Parameter]:
-    """Return the parameters a plan names, whether listed or grouped."""
-    return [p for g in plan.params for p in (g["params"] if isinstance(g, dict) else [g])]

@@ -1,4 +1,4 @@
-"""Lineage: what went into every artifact of a run, hence what a forget request means for each of them.
+"""Lineage: what went into every artifact that a learner holds. `treatments` says what a forget request does to each.
 
 Training is recorded where it happens: a plan names its samples and its parameters, so whatever holds those parameters
 has met those classes. State filed by class and experience says itself where it comes from. Which samples that were, the
@@ -7,41 +7,25 @@ stream tells (`census`), with two exceptions on record: samples that something o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, final
 
 from torch import Tensor
 
 from cl_framework.engine import checkpoint
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.sample_index import Census, Contents, census, ids_of
+from cl_framework.engine.sample_index import Census, census, ids_of
 from cl_framework.memory.exemplars import Memory
 from cl_framework.memory.provenance import Ingredient, Reading
 from cl_framework.memory.tensor_store import COUNT, PRISTINE, Key, TensorStore, key_of
-from cl_framework.methods.base import Unlearner
 from cl_framework.methods.logit_memory import Answers
 from cl_framework.models.model import ADAPTERS
 from cl_framework.streams import origins as streams_origins
-from cl_framework.streams.events import Event, ForgetRequest
+from cl_framework.streams.events import Event
 from cl_framework.streams.origins import Cell, Origin
 
-Action: TypeAlias = Literal["keep", "delete", "subtract", "retrain", "edit", "rewrite", "redact"]
-
 HEAD, READING = "model.head", ".reading.ids."
-NEVER, TOGETHER = "never met what goes", "edited together with the adapters that met what goes"
-ACTIONS: dict[str, Action] = {
-    "drop": "retrain", "subtract": "subtract", "edit": "edit", "stack": "keep", "rows": "keep",
-}  # fmt: skip
-WHY = {
-    "drop": "made again from what remains of its experience",
-    "subtract": "a sum over samples, out of which those that go are taken",
-    "edit": "edited in place: what it met is counteracted, not taken out",
-}
-KEPT = {
-    "stack": "stays as it is beside the edit, and still holds what it met",
-    "rows": "only rows of the head go; it still holds what it met",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +64,6 @@ class Artifact:
     def origin(self) -> Origin:
         """Experience -> classes whose samples went into it."""
         return streams_origins.merged(*(i.origin for i in self.made))
-
-
-@dataclass(frozen=True, slots=True)
-class Treatment:
-    """What a request does to an artifact, and why."""
-
-    artifact: Artifact
-    action: Action
-    why: str
 
 
 @final
@@ -183,71 +158,6 @@ def samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[i
     """
     there = stream if isinstance(stream, Census) else census(stream)
     return ids_of(there.resolved(artifact.made)) | (artifact.ids or frozenset())
-
-
-def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list[Treatment]:
-    """Resolve a request against everything that a learner holds."""
-    touched, ids = streams_origins.of(event.taken), frozenset(event.data.ids.tolist())
-    left = {e.name for e in event.remaining}
-    return [Treatment(a, *_treated(a, event, unlearner, touched, ids, left)) for a in artifacts(learner)]
-
-
-def outlived(
-    learner: Learner, event: ForgetRequest, foretold: Iterable[Treatment], read: Collection[int]
-) -> dict[str, tuple[str, ...]]:
-    """Return which requests what a learner holds has outlived, once ``event`` is carried out.
-
-    Args:
-        learner: In the state after the request.
-        event: The request.
-        foretold: What it was to do, resolved before.
-        read: The samples that it trained on.
-    """
-    stayed = {t.artifact.holder: t.artifact for t in foretold if t.action not in ("delete", "retrain")}
-    found = {holder: old for holder, old in learner.model.outlived.items() if holder in stayed}
-    if learner.unlearner is None or learner.unlearner.exact:
-        return found
-    again = {cell for cell, ids in event.taken.items() if not ids.isdisjoint(read)}
-    held = {holder for holder, a in stayed.items() if _holds(a, event.taken)}
-    trained = [a for a in artifacts(learner) if a.made and a.holder.startswith("model.")]
-    held |= {a.holder for a in trained if not again.isdisjoint(streams_origins.cells(a.made[0].origin))}
-    return found | {holder: (*found.get(holder, ()), event.name) for holder in sorted(held)}
-
-
-def _holds(a: Artifact, taken: Contents) -> bool:
-    """Tell whether some of the samples ``taken`` went into an artifact."""
-    mine = a.made[0] if a.made else Ingredient({})
-    return any(
-        cell in taken and taken[cell] & mine.parts.get(cell, taken[cell]) for cell in streams_origins.cells(mine.origin)
-    )
-
-
-def _treated(
-    a: Artifact, event: ForgetRequest, unlearner: Unlearner, touched: Origin, ids: frozenset[int], left: set[str]
-) -> tuple[Action, str]:
-    kept_rows = getattr(unlearner, "keep_rows", False)
-    if a.cls in event.classes and not (a.kind in ("head row", "lineage") and kept_rows):
-        return "delete", "belongs to a class that goes"
-    if (a.space, a.cls) in event.cells and not kept_rows:
-        return "delete", "belongs to what an experience brought, and that goes"
-    if unlearner.acts == "retrain" and a.kind == "edit":
-        return "delete", "what it edited is learned again without it"
-    if unlearner.acts == "retrain":
-        return "retrain", "everything is learned again from what remains"
-    if a.rows & ids or a.columns & set(event.classes):
-        return "delete" if a.rows and a.rows <= ids else "edit", "rows and columns of what goes are cut"
-    if a.ids is not None:
-        whole, some = a.ids <= ids and a.kind != "lineage", bool(a.ids & ids)
-        return ("delete" if whole else "edit", "holds samples that go, by id") if some else ("keep", NEVER)
-    if not any(a.origin.get(e, frozenset()) & classes for e, classes in touched.items()):
-        together = unlearner.acts == "edit" and a.kind == "adapter"
-        return ("edit", TOGETHER) if together else ("keep", NEVER)
-    if unlearner.acts in ("drop", "subtract") and a.space is not None and a.kind != "sums":
-        whole = a.space not in left
-        return ("delete", "belongs to an experience that goes as a whole") if whole else ("retrain", WHY["drop"])
-    if unlearner.acts == "edit" and a.kind != "adapter":
-        return "keep", KEPT["stack"]
-    return ACTIONS[unlearner.acts], WHY.get(unlearner.acts) or KEPT[unlearner.acts]
 
 
 def _adapters(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterator[Artifact]:

@@ -9,61 +9,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Protocol, final
 
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from cl_framework.adapters.low_rank import overlaps
-from cl_framework.engine import checkpoint, lineage
-from cl_framework.engine.holdout import held_out
-from cl_framework.engine.learner import Learner, parameters
-from cl_framework.engine.sample_index import Contents, cells, pooled
-from cl_framework.engine.trainers import MakeTrainer, peak_memory, quiet
-from cl_framework.errors import UserError
+from cl_framework.engine import checkpoint
+from cl_framework.engine.journal import Cost, Journal
+from cl_framework.engine.learner import Learner
+from cl_framework.engine.loaders import loaders
+from cl_framework.engine.recording import recorded
+from cl_framework.engine.trainers import MakeTrainer, fitted, peak_memory
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.measurements import Measurements
 from cl_framework.memory.exemplars import Memory
-from cl_framework.memory.provenance import Read, met
-from cl_framework.methods.compatibility import check_request
 from cl_framework.methods.lessons import plans
 from cl_framework.models.finite import LOWER, check_tensors
-from cl_framework.streams import origins
 from cl_framework.streams.events import Event, Experience, ForgetRequest, Scenario, Step, surviving
-from cl_framework.streams.samples import Batch, Samples
+from cl_framework.streams.samples import Samples
 from cl_framework.streams.seeds import seed_for
 
 DIVERGED = f"training diverged, or statistics overflowed; {LOWER}, or the lr of the unlearner"
-
-
-@dataclass(slots=True)
-class Cost:
-    """What an event took: seconds, optimiser steps, trainable parameters, images through the backbone, bytes.
-
-    A forget request also says how many different samples it trained on, of those that go and of those that stay.
-    Features that another run had left in a shared store are ``found``: they took no pass.
-    """
-
-    seconds: float = 0.0
-    steps: int = 0
-    trainable_parameters: int = 0
-    passes: dict[str, int] = field(default_factory=dict)
-    peak_memory_bytes: int = 0
-    stored_bytes: int = 0
-    read: dict[str, int] = field(default_factory=dict)
-    found: int = 0
-
-
-class Journal(Protocol):
-    """Whoever wants to know: a run directory, a screen, a test."""
-
-    def starts(self, step: Step) -> None:
-        """Hear that an event begins."""
-
-    def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
-        """Hear what came of it."""
 
 
 def run(
@@ -147,86 +114,22 @@ def carry_out(
 
 
 def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float) -> Cost:
-    cost, read, seed = Cost(), set[int](), seed_for(event.dice, learner.model.seed)
-    foretold: list[lineage.Treatment] = []
-    if isinstance(event, ForgetRequest):
-        unlearner = check_request(learner.model, learner.strategy, learner.unlearner, event)
-        foretold = lineage.treatments(learner, event, unlearner)
-    for plan in plans(learner.model, learner.strategy, learner.unlearner, event):
-        device, size = learner.model.device, plan.batch_size or batch_size
-        learner.begin(plan, event.name)
-        cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in parameters(plan)))
-        trainer, noted = make_trainer(plan.epochs), set[tuple[int, int]]()
-        with quiet():
-            try:
-                read_here = _Noted(plan.data.on(device), noted)
-                trainer.fit(learner, *loaders(read_here, size, validation, seed))
-            except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
-                raise KeyboardInterrupt from stopped
-        if trainer.global_step == 0:
-            raise UserError(
-                f"Nothing was trained for {event.name!r}: no step was taken. Check trainer.max_epochs and its limits."
-            )
-        cost.steps += trainer.global_step
-        check_tensors({f"parameter {i}": p for i, p in enumerate(parameters(plan))}, event.name, DIVERGED)
-        against = {cell: None for cell in origins.cells(learner.model.brought) if cell[1] in plan.against}
-        learner.model.trace(parameters(plan), {**_met(learner, event, plan.data.classes(), noted), **against})
-        read |= {i for _, i in noted}
-        learner.to(device)  # Lightning leaves a fitted module on the CPU
-        learner.end()
-    check_tensors(checkpoint.tensors(learner), event.name, DIVERGED)
-    if isinstance(event, ForgetRequest):
-        checkpoint.arrange(learner, [e.name for e in event.remaining])  # one that was made again came last
-        stay = {i for e in event.remaining for i in e.data.ids.tolist()}  # made-up samples are neither
-        cost.read = {"forget": len(read & set(event.data.ids.tolist())), "retain": len(read & stay)}
-        learner.model.outlived = lineage.outlived(learner, event, foretold, read)
+    cost, seed = Cost(), seed_for(event.dice, learner.model.seed)
+    with recorded(learner, event) as recording:
+        for plan, samples in recording.of(plans(learner.model, learner.strategy, learner.unlearner, event)):
+            device, size = learner.model.device, plan.batch_size or batch_size
+            learner.begin(plan, event.name)
+            cost.trainable_parameters = max(cost.trainable_parameters, sum(p.numel() for p in plan.parameters()))
+            train, held = loaders(samples.on(device), size, validation, seed)
+            cost.steps += fitted(make_trainer(plan.epochs), learner, event.name, train, held)
+            check_tensors({f"parameter {i}": p for i, p in enumerate(plan.parameters())}, event.name, DIVERGED)
+            learner.to(device)  # Lightning leaves a fitted module on the CPU
+            learner.end()
+        check_tensors(checkpoint.tensors(learner), event.name, DIVERGED)
+        if isinstance(event, ForgetRequest):
+            checkpoint.arrange(learner, [e.name for e in event.remaining])  # one that was made again came last
+    cost.read = recording.counts()
     return cost
-
-
-@final
-class _Noted(Samples):
-    """The same samples; those that are read are noted by class and id."""
-
-    def __init__(self, whole: Samples, read: set[tuple[int, int]]) -> None:
-        self.whole, self.read = whole, read
-        self.labels, self.ids, self.key = whole.labels, whole.ids, whole.key
-
-    def __getitem__(self, rows: Sequence[int]) -> Batch:
-        batch = self.whole[rows]
-        self.read.update(zip(batch.y.tolist(), batch.ids.tolist(), strict=True))
-        return batch
-
-
-def _met(learner: Learner, event: Event, classes: Sequence[int], read: set[tuple[int, int]]) -> Read:
-    """Return what a plan read: of each class of an experience the samples, None for all that are alive."""
-    gone: Contents = {}
-    if isinstance(event, ForgetRequest):
-        gone, there = event.taken, {e.name: e.data for e in event.remaining}
-    else:
-        memories = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
-        there = {name: data for m in memories for name, data in m.sources.items()} | {event.name: event.data}
-    alive = pooled(cells(name, data, classes) for name, data in there.items())
-    return met(classes, read, alive, origins.cells(learner.model.brought), gone)
-
-
-def loaders(
-    samples: Samples, batch_size: int, share: float, seed: int
-) -> tuple[DataLoader[Batch], DataLoader[Batch] | None]:
-    """Read samples to train on and, where a share is held out, those, always in one order; else None."""
-    if not share:
-        return loader(samples, batch_size), None
-    train, held = held_out(samples, share, seed)
-    if not len(held):
-        raise UserError("No class has two samples, so none can be held out; set data.validation to 0.")
-    in_order = BatchSampler(SequentialSampler(held), batch_size, drop_last=False)
-    return loader(train, batch_size), DataLoader(held, sampler=in_order, batch_size=None)
-
-
-def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
-    """Read whole batches at once, in an order drawn anew each epoch."""
-    return DataLoader(
-        samples, sampler=BatchSampler(RandomSampler(samples), batch_size, drop_last=False), batch_size=None
-    )
 
 
 def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:

@@ -13,8 +13,8 @@ from typing import Any, Protocol, final
 
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
+from cl_framework.engine.journal import Cost, Journal
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.loop import Cost, Journal
 from cl_framework.evaluation.measurements import Measurements
 from cl_framework.streams.events import Step
 

@@ -16,6 +16,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
+
+from cl_framework.errors import UserError
+from cl_framework.streams.samples import Batch
 
 MakeTrainer: TypeAlias = Callable[[int | None], Trainer]
 
@@ -39,6 +43,34 @@ def fresh_trainers(build: Callable[..., Trainer], bar: RequestBar | None, **fixe
         return trainer
 
     return make
+
+
+def fitted(
+    trainer: Trainer, learner: LightningModule, request: str, train: DataLoader[Batch], held: DataLoader[Batch] | None
+) -> int:
+    """Train what ``request`` calls for, and return the number of steps.
+
+    Args:
+        trainer: A fresh one.
+        learner: With a plan begun.
+        request: Its name, for the message.
+        train: What to train on.
+        held: What to measure the loss on after each epoch, if anything.
+
+    Raises:
+        UserError: If no step was taken.
+        KeyboardInterrupt: If the person pressed Ctrl-C.
+    """
+    with quiet():
+        try:
+            trainer.fit(learner, train, held)
+        except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
+            raise KeyboardInterrupt from stopped
+    if trainer.global_step == 0:
+        raise UserError(
+            f"Nothing was trained for {request!r}: no step was taken. Check trainer.max_epochs and its limits."
+        )
+    return trainer.global_step
 
 
 @final

@@ -49,6 +49,10 @@ class Plan:
     schedule: Literal["cosine", "constant"] | None = None
     against: Sequence[int] = ()
 
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that may change, whether they are listed or grouped."""
+        return [p for g in self.params for p in (g["params"] if isinstance(g, dict) else [g])]
+
 
 class Strategy(Recorded, nn.Module, ABC):
     """How to learn an experience, and how to answer afterwards.

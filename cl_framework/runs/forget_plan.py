@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import final
 
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.lineage import Action, Artifact, Told, Treatment, by_id, treatments
+from cl_framework.engine.lineage import Artifact, Told, by_id
 from cl_framework.engine.sample_index import Census, Contents, cells, censuses, pooled
+from cl_framework.engine.treatments import Action, Treatment, treatments
 from cl_framework.methods.compatibility import check_request
 from cl_framework.runs.directory import Run
 from cl_framework.runs.records import EventRecord

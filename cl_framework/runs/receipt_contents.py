@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.loop import Cost
 from cl_framework.evaluation import staying
 from cl_framework.evaluation.measurements import Measurements
 from cl_framework.memory.exemplars import Memory

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_framework.engine import checkpoint
+from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.loop import Cost
 from cl_framework.engine.trainers import RequestBar
 from cl_framework.evaluation import results as evaluation_results
 from cl_framework.evaluation import staying, tables
