@@ -1,4 +1,4 @@
-"""Frozen feature extractors, and the named places where adapters may attach."""
+"""Frozen feature extractors and the named sites where adapters attach."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ that a pass goes through. ``norm`` is any layer norm, ``embedding`` what makes t
 token and positions. ``block_mlp`` runs beside a block's MLP and reads the residual before its norm.
 
 The token stream ``(n, tokens, width)``, to whose end tokens may be added as long as they are gone before it is pooled:
-``block_in`` is what a block is given, ``block_out`` what it returns, ``tokens_out`` what is pooled (after the final
-norm), ``attention_in`` what attention is given. A token added at ``attention_in`` and cut off at ``attention_out``,
-whose key and value are replaced in between, is a prefix: attended to without asking.
+``block_in`` is a block's input, ``block_out`` its output, ``tokens_out`` what is pooled (after the final
+norm), ``attention_in`` the input of attention. A token added at ``attention_in`` and cut off at ``attention_out``,
+whose key and value are replaced in between, is a prefix: attended to, without a query of its own.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A named place where an adapter may rewrite what passes through.
+    """A named place where an adapter may rewrite activations.
 
     Attributes:
         role: What the place does in a transformer block; adapters choose by role, never by name patterns.
         module: The module whose output is rewritten.
-        width_in: Width of what the rewrite is given.
-        width_out: Width of what it returns.
-        reads: The module whose input the rewrite is given, when that is not ``module`` itself.
+        width_in: Width of the rewrite's input.
+        width_out: Width of its output.
+        reads: The module whose input the rewrite reads, if not ``module`` itself.
         columns: The part of the output that belongs to this site, as in a fused query-key-value map.
-        before: What is rewritten is the module's input, not its output.
+        before: The module's input is rewritten, not its output.
         block: Which block it lies in, from 0; None outside the blocks.
         blocks: How many blocks there are.
         position: What the backbone adds to its class token for its place ``(width,)``; only the token stream of a
@@ -65,11 +65,11 @@ class Backbone(Recorded, nn.Module, ABC):
 
     Attributes:
         width: Size of a feature.
-        name: What manifests call it.
-        smooth: Whether inputs are numbers that gradients reach and noise can stand for, as pictures are.
-        divisible: Whether modules may be told to return again what they returned before; not where they are compiled.
-        inputs: How it makes inputs ready, in words; ``clf plan`` prints it.
-        notes: What was decided when its weights were loaded, each in a sentence, for the start of a run to say.
+        name: Its name in manifests.
+        smooth: Whether inputs are numbers with gradients that noise can replace, as pictures are.
+        divisible: Whether modules can return a recorded output instead of computing it; not where they are compiled.
+        inputs: Preparation of inputs in words; ``clf plan`` prints it.
+        notes: Choices made in loading the weights, a sentence each; printed at the start of a run.
     """
 
     width: int
@@ -88,24 +88,24 @@ class Backbone(Recorded, nn.Module, ABC):
         """Name the places an adapter may rewrite; names hold no dots."""
 
     def check(self, x: Tensor) -> None:
-        """Refuse inputs of a kind or shape that it cannot read, at no cost; called before a run is begun, too.
+        """Refuse inputs of a kind or shape that it cannot read, at no cost; also called before a run.
 
         Raises:
             UserError: If they are.
         """
 
     def check_values(self, x: Tensor) -> None:
-        """Refuse inputs whose numbers are out of range; reads them, where a frozen pass is about to.
+        """Refuse inputs with values out of range; reads them, before a frozen pass.
 
         Raises:
             UserError: If they are.
         """
 
     def lengths(self, x: Tensor) -> Tensor:
-        """Return how long each input is ``(n,)`` int64, where a pass may be as long as what it is given.
+        """Return the length of each input ``(n,)`` int64, where the length of a pass depends on it.
 
-        A pass holds inputs of one length: a frozen one so that it is an input's own, a training one so that a long
-        input delays no others. Pictures are all alike.
+        A pass holds inputs of one length: in frozen passes a feature then depends on its own input alone, and in
+        training a long input does not slow the others. Pictures all have one length.
         """
         return torch.zeros(len(x), dtype=torch.int64)
 
@@ -118,11 +118,11 @@ class Backbone(Recorded, nn.Module, ABC):
         return None
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the blocks that a pass goes through one after the other; none if it is not made so."""
+        """Return the blocks of a pass in order; none if it has no such blocks."""
         return ()
 
     def attend(self, how: Literal["fused", "plain"]) -> bool:
-        """Compute attention in one kernel or product by product; False if there is no choice. Answers stay the same."""
+        """Compute attention in one kernel or product by product; False if there is no choice. Results stay the same."""
         choosing = [m for m in self.modules() if isinstance(getattr(m, "fused_attn", None), bool)]  # as timm calls it
         for module in choosing:
             module.fused_attn = how == "fused"  # type: ignore[assignment]

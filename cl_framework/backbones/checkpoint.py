@@ -1,4 +1,4 @@
-"""Own checkpoints: whatever prefixes, heads and image size they come with, into a network of timm's."""
+"""Checkpoints of one's own, with any prefix, head and image size, loaded into a network of timm."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cl_framework.errors import UserError
 Tensors: TypeAlias = Mapping[str, Tensor]
 HEADS = ("head", "head.fc", "fc", "classifier")
 COMPLAINTS = (KeyError, RuntimeError, AttributeError, ValueError, IndexError, TypeError, AssertionError)
-"""What timm's converters raise for a checkpoint that is not of their kind."""
+"""Errors of timm's converters for a checkpoint of another family."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What became of a checkpoint.
+    """The result of loading a checkpoint.
 
     Attributes:
-        note: What was taken, resampled and left out, in a sentence.
+        note: What was loaded, resampled and left out, in a sentence.
         classifier: Its classification head, as `Backbone.classifier` returns one; None if it has none that fits.
     """
 
@@ -37,13 +37,13 @@ class Loaded:
 def load_own(body: nn.Module, path: Path, name: str, width: int) -> Loaded:
     """Load a checkpoint into a network without a head.
 
-    Names lose their prefix, whatever it is; of several sets of weights the average (``ema``) or the ``teacher`` is
+    Any prefix of names is removed; of several sets of weights the average (``ema``) or the ``teacher`` is
     taken. timm's own converter for the family renames foreign tensors and resamples position embeddings.
 
     Args:
         body: The network, which is changed.
         path: The file, as `tensors_in` reads it; ``.npz`` as Google released ViTs, or with the network's own names.
-        name: What the network is called in messages.
+        name: Name of the network in messages.
         width: Of its features, which a classification head has to fit.
 
     Raises:
@@ -75,7 +75,7 @@ class _Fit:
 
 
 def _best(held: Tensors, body: nn.Module) -> _Fit:
-    """Return the fit that serves most of the network's tensors; of equals the first."""
+    """Return the fit that matches most of the network's tensors; the first of equals."""
     wanted, fits = body.state_dict().keys(), []
     convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
     for prefix in prefixes(held, wanted):
@@ -126,7 +126,7 @@ def _check(fit: _Fit, body: nn.Module, path: Path, name: str) -> None:
         )
     params = {k for k, _ in body.named_parameters()}
     refuse_whole({k: v.dtype for k, v in fit.found.items() if k in params}, path)
-    needed = [k for k in target if k in params or ".running_" in f".{k}"]  # other buffers are worked out anew
+    needed = [k for k in target if k in params or ".running_" in f".{k}"]  # other buffers are computed again
     if lacking := [k for k in needed if k not in fit.found]:
         extra = f", and holds {listed(fit.extra)} that it has not" if fit.extra else ""
         raise UserError(
@@ -156,13 +156,13 @@ def as_classifier(weight: Tensor, bias: Tensor | None) -> Tensors:
 
 
 def _cuts(prefix: str) -> list[int]:
-    """Return how many characters to take off a dotted prefix to climb from it to the root."""
+    """Return the number of characters of a dotted prefix up to the root."""
     parts = prefix.split(".")[:-1]
     return [0, *(sum(len(p) + 1 for p in parts[i:]) for i in range(len(parts) - 1, -1, -1))]
 
 
 def _told(path: Path, held: Tensors, fit: _Fit, head: Tensors | None, body: nn.Module) -> str:
-    """Say what was taken, resampled and left out."""
+    """Describe what was loaded, resampled and left out."""
     under = f" under `{fit.prefix}`" if fit.prefix else ""
     said = [f"{path.name}: {len(fit.found)} tensors{under}"]
     for k, v in fit.found.items():

@@ -1,4 +1,4 @@
-"""What trying an encoder on a few token ids tells, and attention that lets tokens be added."""
+"""Trial passes of an encoder on a few token ids, and attention that accepts added tokens."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Kernel: TypeAlias = Literal["auto", "fused", "plain"]
 
 
 def let_tokens_be_added(body: Any, how: Kernel = "auto") -> bool:
-    """Give an encoder attention that sees every token added at the end, and only padding not; False if it has its own.
+    """Give an encoder attention that masks padding only, so that it sees added tokens; False if it has its own.
 
-    transformers makes one mask for all blocks, as long as the sentences; whatever an adapter adds would not fit it. A
-    mask ready for use replaces all that would have been masked, so an encoder with windows keeps its own.
+    transformers makes one mask for all blocks, as long as the sentences; tokens added by an adapter would not fit it.
+    The new mask replaces all other masking, so an encoder with windows keeps its own.
 
     Args:
         body: The encoder.
@@ -55,7 +55,7 @@ def looks_back_only(body: Any, ids: Tensor) -> bool:
 
 @torch.no_grad()
 def bears_more_tokens(body: Any, ids: Tensor) -> bool:
-    """Let tokens be added if features stay what they are and every block takes one more; else leave attention alone.
+    """Allow added tokens if features stay the same and every block accepts one more; else leave attention unchanged.
 
     Args:
         body: The encoder, with attention of its own.
@@ -74,7 +74,7 @@ def bears_more_tokens(body: Any, ids: Tensor) -> bool:
         hooks += [m.register_forward_hook(lambda _, __, out: out[:, :-1]) for m in pieces]
         longer = body(input_ids=ids, attention_mask=to_add(mask)).last_hidden_state[:, :-1]
         fine = bool(pieces) and longer.shape == plain.shape and torch.allclose(same, plain, atol=1e-4, rtol=1e-4)
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):  # each family complains in its own way
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):  # each family raises its own error
         fine = False
     finally:
         for hook in hooks:

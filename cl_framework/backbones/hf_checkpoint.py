@@ -1,4 +1,4 @@
-"""What a folder of transformers holds: where it is, the encoder, its tokenizer, and what its settings say."""
+"""Folders of transformers: location, encoder, tokenizer and settings."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def padding(config: Any) -> int:
 
 
 def tokenizer(folder: Path, room: int) -> Any:
-    """Read the tokenizer that lies beside the weights; without its files transformers would make up an empty one.
+    """Read the tokenizer that lies beside the weights; without its files transformers would create an empty one.
 
     Raises:
         UserError: If there is none that can be read, or it has more tokens than ``room``.
@@ -179,7 +179,7 @@ def tokenizer(folder: Path, room: int) -> Any:
 
 
 def most_tokens(folder: Path, config: Any) -> int:
-    """Return how many tokens the encoder was made for: what sentence-transformers recorded, or else has positions."""
+    """Return the most tokens that the encoder takes: as sentence-transformers recorded, or else its positions."""
     room = int(getattr(config, "max_position_embeddings", None) or 512)
     room -= padding(config) + 1 if config.model_type in OFFSET else 0
     return min(int(_most(folder) or room), room)

@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: which of their parts is where, in new and older layouts."""
+"""Folders of sentence-transformers: where their parts are, in new and older layouts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def width_after(finish: nn.Module, width: int) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds; an empty dictionary if there is no file.
+    """Return the content of a JSON file; an empty dictionary if there is no file.
 
     Raises:
         UserError: If it is not valid.

@@ -1,4 +1,4 @@
-"""Sites of transformers encoders by role, whatever a family calls its maps."""
+"""Sites of transformers encoders by role, for any naming of their maps."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NORM = ("layernorm_after", "norm2", "layer_norm2", "mlp_norm")
 
 
 def encoder_sites(body: nn.Module, pooled: nn.Module, width: int, grows: bool = True) -> dict[str, Site]:
-    """Find the sites of an encoder by what its modules are.
+    """Find the sites of an encoder by the types of its modules.
 
     Args:
         body: The encoder.
         pooled: A module that the token stream goes through between encoder and pooling.
         width: Width of the token stream.
-        grows: Whether its attention bears that tokens are added; places where they might be are left out otherwise.
+        grows: Whether its attention accepts added tokens; sites that may add some are left out otherwise.
     """
     layers = blocks(body)
     found = {
@@ -125,7 +125,7 @@ def _mlp(block: nn.Module) -> tuple[nn.Linear | None, nn.Linear | None, nn.Modul
 
 
 def _after(block: nn.Module, asks: nn.Module) -> nn.Linear | None:
-    """Return BERT's output map of attention, which lies beside the module that asks."""
+    """Return BERT's output map of attention, which lies beside the module with the query."""
     for module in block.modules():
         if module is not block and any(child is asks for child in module.children()):
             dense = getattr(getattr(module, "output", None), "dense", None)

@@ -52,8 +52,8 @@ class HuggingFace(Backbone):
             what the encoder was made for.
         download: Allow the hub to fetch what is not on this machine.
         tower: Which tower of CLIP; None takes that of pictures.
-        mean: Taken off each pixel in [0, 1], one number or three; None follows ``preprocessor_config.json``.
-        std: Each pixel is then divided by, one number or three; None follows ``preprocessor_config.json``.
+        mean: Subtracted from each pixel in [0, 1], one number or three; None follows ``preprocessor_config.json``.
+        std: Divides each pixel after that, one number or three; None follows ``preprocessor_config.json``.
 
     Raises:
         UserError: If there is no such encoder here, its weights are not complete or not safetensors, it is of a kind
@@ -125,7 +125,7 @@ class HuggingFace(Backbone):
         return self._finish(self.pooled(found.last_hidden_state), mask)
 
     def check(self, x: Tensor) -> None:
-        """Refuse pictures where it reads sentences, and the other way round; pictures of another layout or size."""
+        """Refuse pictures where it reads sentences and the reverse, and pictures of another layout or size."""
         if self.reads == "pictures":
             check_layout(self.name, x, "choose `data.scenario.transform` to fit", _side(self.body))
         elif x.dtype != torch.uint8 or x.dim() != 2:
@@ -159,7 +159,7 @@ class HuggingFace(Backbone):
         return list(blocks(self.body).values())
 
     def attend(self, how: Literal["fused", "plain"]) -> bool:
-        """Compute attention in one kernel or product by product, if it is not of a kind of its own."""
+        """Compute attention in one kernel or product by product, unless its attention is of another kind."""
         return self.grows and let_tokens_be_added(self.body, how)
 
     def digest(self) -> str:
@@ -201,7 +201,7 @@ def mean_of(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def _grows(folder: Path, body: nn.Module, ids: Tensor) -> bool:
-    """Try an encoder of sentences on a few token ids; return whether its attention bears that tokens are added."""
+    """Try an encoder of sentences on a few token ids; return whether its attention accepts added tokens."""
     kind = getattr(body.config, "model_type", "model")
     try:
         causal = looks_back_only(body, ids)
@@ -219,7 +219,7 @@ def _grows(folder: Path, body: nn.Module, ids: Tensor) -> bool:
 
 
 def _side(body: nn.Module) -> int | None:
-    """Return the size of the pictures it takes; None where it stretches its positions to fit any, as DINOv2 does."""
+    """Return the size of the pictures it takes; None where it resamples its positions to any size, as DINOv2 does."""
     side = getattr(body.config, "image_size", None)
     fixed = "interpolate_pos_encoding" in signature(body.forward).parameters
     return side if fixed and isinstance(side, int) else None

@@ -1,4 +1,4 @@
-"""Normalisation of pictures: what the weights were trained with, unless told otherwise."""
+"""Normalisation of pictures: as in training of the weights, unless set."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Pixels(nn.Module):
     """``(x - mean) / std`` of pictures ``(n, 3, H, W)`` in [0, 1]; mean 0 and std 1 leave every bit as it is.
 
     Attributes:
-        told: The normalisation and where it comes from, in words.
+        told: The normalisation and its source, in words.
     """
 
     def __init__(self, mean: Channels, std: Channels, source: str) -> None:
-        """Keep the numbers as buffers, so that the digest of a backbone sees them; mean 0 and std 1 need none.
+        """Store the numbers as buffers, so that the digest of a backbone includes them; mean 0 and std 1 need none.
 
         Raises:
             UserError: If they are not one or three finite numbers, a deviation is not above 0, or a mean is not that of

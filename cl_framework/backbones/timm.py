@@ -22,7 +22,7 @@ from cl_framework.errors import UserError
 from cl_framework.functional.picture_check import check_layout, check_pixels
 
 WRONG_SIZE = (AssertionError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError, AttributeError)
-"""What timm's families raise for a size that does not fit them."""
+"""Errors of timm's families for a size that does not fit them."""
 
 
 @final
@@ -37,13 +37,14 @@ class Timm(Backbone):
     Args:
         name: Architecture and weight tag, such as ``vit_base_patch16_224.augreg_in21k``; names of older versions of
             timm, such as ``vit_base_patch16_224_in21k``, stand for what timm maps them to.
-        pretrained: Load the weights of the tag; without them the network is random, good for trying things only.
-        weights: A checkpoint file of one's own to load instead: ``.safetensors``, ``.pth``, or ``.npz`` as Google
-            released ViTs. Prefixes are taken off, position embeddings resampled, a head of classes is kept aside.
+        pretrained: Load the weights of the tag; without them the network is random, for trials only.
+        weights: A checkpoint file to load instead: ``.safetensors``, ``.pth``, or ``.npz`` as Google
+            released ViTs. Prefixes are removed, position embeddings resampled, a classification head is kept
+            separately.
         image_size: Side of the input in pixels, when it differs from the architecture's own.
         download: Allow timm to fetch weights that are not on this machine.
-        mean: Taken off each pixel, one number or three; None follows the weights.
-        std: Each pixel is then divided by, one number or three; None follows the weights.
+        mean: Subtracted from each pixel, one number or three; None follows the weights.
+        std: Divides each pixel after that, one number or three; None follows the weights.
 
     Raises:
         UserError: If the name is unknown, has no tag although weights are asked for, the weights are not here, do not
@@ -112,7 +113,7 @@ class Timm(Backbone):
         """Return the linear classifier of its tag or of its checkpoint; None if there is none, or of another kind.
 
         Raises:
-            UserError: If the weights have gone from this machine since.
+            UserError: If the weights are no longer on this machine.
         """
         return self._classifier if self.tagged else self._own
 
@@ -126,7 +127,7 @@ class Timm(Backbone):
 
 
 def _built(name: str, image_size: int | None, download: bool, pretrained: bool, **options: Any) -> nn.Module:
-    """Build a model of timm's for a size of pictures, going online only if allowed to."""
+    """Build a model of timm's for a size of pictures, downloading only if allowed."""
     sized = {**options, "img_size": image_size} if image_size else options
     try:
         try:

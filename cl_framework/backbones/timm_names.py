@@ -10,7 +10,7 @@ from cl_framework.settings.declared import no_model
 
 
 def current(name: str) -> str:
-    """Return what timm calls a model now that had another name in earlier versions; others as they are.
+    """Return today's name of a model that timm renamed; other names unchanged.
 
     >>> current("vit_base_patch16_224_in21k"), current("vit_base_patch16_224_augreg_in21k")
     ('vit_base_patch16_224.augreg_in21k', 'vit_base_patch16_224.augreg_in21k')

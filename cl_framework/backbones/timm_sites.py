@@ -1,4 +1,4 @@
-"""Sites of timm's vision transformers by role, and which of them a pass really goes through."""
+"""Sites of timm's vision transformers by role, and which of them a pass uses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cl_framework.backbones.base import Role, Site
 QKV: tuple[Role, ...] = ("query", "key", "value")
 STREAM: tuple[Role, ...] = ("attention_in", "block_in", "block_out", "tokens_out")
 Passed: TypeAlias = tuple[object, object]
-"""What a module was given first, and what it returned."""
+"""First input and output of a module."""
 SCALES = ("gamma_2", "gamma2")
-"""What families call the layer scale of the MLP branch where it is a parameter."""
+"""Names of the layer scale of the MLP branch where it is a parameter."""
 
 
 def transformer_sites(body: nn.Module) -> dict[str, Site]:
-    """Find the sites of a timm transformer by what its modules are, fused or separate projections alike."""
+    """Find the sites of a timm transformer by the types of its modules, with fused or separate projections."""
     found: dict[str, Site] = {}
     for path, module in body.named_modules():
         at = path.replace(".", "/")
@@ -78,7 +78,7 @@ def _inside(block: nn.Module) -> dict[Role, Site]:
 def scales_in_modules(body: nn.Module) -> None:
     """Give a layer scale that is a parameter a module of its own where none follows it, as in CaiT.
 
-    It takes the place of the MLP's last dropout, which a frozen network never uses; every bit of the features stays.
+    It takes the place of the MLP's last dropout, which a frozen network never uses; features keep every bit.
     """
     for block in body.modules():
         scale, mlp = getattr(block, "gamma_2", None), getattr(block, "mlp", None)
@@ -115,7 +115,7 @@ def _stream(body: nn.Module) -> dict[str, Site]:
 
 @torch.no_grad()
 def reached(body: nn.Module, sites: Mapping[str, Site], image_size: int) -> dict[str, Site]:
-    """Keep the sites that a hook can serve: some models read a layer's weight without calling the layer.
+    """Keep the sites that a hook reaches: some models read a layer's weight without calling the layer.
 
     A site also needs its input before its output, so a norm that comes after the MLP rules out the branch beside it;
     and features last, where channels do not rule them out. Places of the token stream are of use only if attention
@@ -167,7 +167,7 @@ def _joins(block: Passed | None, reads: Passed | None, branch: Passed) -> bool:
     """Tell whether a block returns what its branch read plus what the branch returned: nothing scales it in between."""
     whole, residual, joined = _first(block and block[1]), _first(reads and reads[0]), _first(branch[1])
     if whole is None or residual is None or joined is None or whole.is_meta:
-        return True  # not to be told from here
+        return True  # cannot be known from here
     if not whole.numel() == residual.numel() == joined.numel():
         return True
     total = (residual.flatten() + joined.flatten()).view_as(whole)
@@ -185,7 +185,7 @@ def _takes_tokens(body: nn.Module, sites: Sequence[Site], x: Tensor, plain: Tens
     try:
         found: Tensor = body(x)
         return found.shape == plain.shape
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):  # each family complains in its own way
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):  # each family raises its own error
         return False
     finally:
         for hook in hooks:

@@ -61,7 +61,7 @@ def _read(path: Path) -> object:
             warnings.filterwarnings("ignore", message="'torch.load' received a zip file")  # TorchScript: refused below
             try:
                 return load_state_dict(str(path), weights_only=True)  # timm's: of several sets of weights the average
-            except AttributeError:  # it takes a dictionary for granted
+            except AttributeError:  # it assumes a dictionary
                 return {}
     except UNREADABLE as error:
         if "globals" in str(error) and (named := _globals(path, str(error.__cause__))):
@@ -78,7 +78,7 @@ def _read(path: Path) -> object:
 
 def _damaged(path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:120] or type(error).__name__
-    if isinstance(error, OSError) or "weights_only" in reason:  # torch takes whatever it does not know for a pickle
+    if isinstance(error, OSError) or "weights_only" in reason:  # torch treats unknown files as pickles
         reason = "it was not written by torch.save, or is damaged"
     return f"{path} cannot be read as {path.suffix} ({reason}); copy it again, or save it anew."
 
@@ -102,7 +102,7 @@ def _flat(found: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def refuse_whole(held: Mapping[str, torch.dtype], where: Path) -> None:
-    """Refuse weights of whole numbers, as quantised checkpoints hold: taken as they are, they mean something else.
+    """Refuse weights of whole numbers, as quantised checkpoints hold: their values mean nothing without a scale.
 
     Args:
         held: The type of each tensor that goes into a parameter, by name.

@@ -1,4 +1,4 @@
-"""Files that outlive a kill and notice an edit: flushed before they count, hashed before they are believed."""
+"""Files that survive a kill and show an edit: flushed to disk before use, checked by hash when read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cl_framework.storage.typed_records import FileEntry, decode, typed
 
 _T = TypeVar("_T")
 
-TEMPORARY = ".tmp-"  # what a killed write leaves behind begins like this, and nothing else does
+TEMPORARY = ".tmp-"  # prefix of temporary files only: a killed write leaves one behind
 EDITED = "was edited or damaged: it no longer has the hash it was written with"
 
 
@@ -74,7 +74,7 @@ def unseal(path: Path, kind: type[_T]) -> _T:
 
 
 def entry(*parts: bytes | memoryview) -> FileEntry:
-    """Return what is written down about a file of these parts, so that `read_listed` can check it."""
+    """Return the entry of a file of these parts, by which `read_listed` checks it."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part)
@@ -82,7 +82,7 @@ def entry(*parts: bytes | memoryview) -> FileEntry:
 
 
 def read_listed(path: Path, listed: FileEntry) -> bytes:
-    """Read a file that `entry` described. A replacement that a kill kept from being renamed counts as the file.
+    """Read a file that `entry` described. A replacement that a kill left unrenamed counts as the file.
 
     Raises:
         UserError: If it is missing, truncated or edited.
@@ -149,9 +149,9 @@ def refuse_link(path: Path) -> None:
 
 
 def write(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:
-    """Write a file that nobody relies on yet, for its owner alone, down to the disk.
+    """Write a new file for its owner alone, flushed to disk.
 
-    What has the name already is let go of, not written into: it may have other names.
+    An existing file of that name is unlinked, not written to: it may have other names.
 
     Raises:
         UserError: If the path is a link.
@@ -167,7 +167,7 @@ def write(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:
 
 
 def make(folder: Path) -> None:
-    """Make a folder for its owner alone, unless it is there; its parents too, as the system likes them.
+    """Make a folder for its owner alone, unless it exists; parents get the system's default mode.
 
     Raises:
         UserError: If it is a link.
@@ -180,7 +180,7 @@ def make(folder: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file or folder another name, for good.
+    """Rename a file or folder durably.
 
     Raises:
         UserError: If a link is in the way.
@@ -205,13 +205,13 @@ def remove(path: Path) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Give a file new content, whole or not at all."""
+    """Replace a file's content atomically."""
     write(sibling(path), data)
     rename(sibling(path), path)
 
 
 def sync(folder: Path) -> None:
-    """Make what was named, renamed or deleted in ``folder`` outlive a power cut."""
+    """Flush the entries of ``folder``, so that names survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

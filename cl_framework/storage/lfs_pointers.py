@@ -1,4 +1,4 @@
-"""Files of Git LFS that were never fetched: a clone holds a few lines of text in place of each."""
+"""Git LFS pointers: the few lines of text in place of a file that was never fetched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks on files, which the system takes back from a process that dies; and what stands in their way."""
+"""Locks on files, which the system releases when a process dies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cl_framework.errors import UserError
 from cl_framework.storage.files import refuse_link
 
 NONE = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What the system says where a file system has no locks."""
+"""Error numbers of file systems without locks."""
 HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
-"""What it says where another process has the lock."""
+"""Error numbers where another process has the lock."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def locked(path: Path, wait: bool = True, remedy: str = "put it on a local disk"
         The open file's number.
 
     Raises:
-        BlockingIOError: If another process holds it, and nobody wants to wait.
+        BlockingIOError: If another process holds it, and ``wait`` is off.
         UserError: If the path is a link or no file, or the file system has no locks.
         OSError: If the file cannot be opened.
     """
@@ -57,13 +57,13 @@ def locked(path: Path, wait: bool = True, remedy: str = "put it on a local disk"
 
 
 def holder(path: Path) -> str:
-    """Return who says in a lock file that it holds the lock."""
+    """Return the process named in a lock file."""
     said = path.read_bytes()[:32].decode(errors="replace").strip()
     return f"process {said}" if said.isdecimal() else "another process"
 
 
 def sign_in(handle: int) -> None:
-    """Write this process's number into an open lock file, unless the file has other names: they may be anyone's."""
+    """Write this process's number into an open lock file, unless the file has other hard links."""
     if os.fstat(handle).st_nlink == 1:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

@@ -1,6 +1,6 @@
-"""Tensors as bytes: packed without pickle, fingerprinted, and told apart from what is already stored.
+"""Tensors as bytes: packed without pickle, fingerprinted, and compared with what is stored.
 
-Importing this module costs nothing; torch arrives when a tensor does.
+Importing this module does not import torch; its functions do.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.bfloat16": "BF16", "torch.int64": "I64"}
-"""What safetensors calls the types of features and ids."""
+"""Names in safetensors of the types of features and ids."""
 TORCH = {
     "BOOL": "torch.bool", "U8": "torch.uint8", "I8": "torch.int8", "I16": "torch.int16", "U16": "torch.uint16",
     "F16": "torch.float16", "BF16": "torch.bfloat16", "I32": "torch.int32", "U32": "torch.uint32",
     "F32": "torch.float32", "I64": "torch.int64", "U64": "torch.uint64", "F64": "torch.float64",
     "C64": "torch.complex64", "F8_E4M3": "torch.float8_e4m3fn", "F8_E5M2": "torch.float8_e5m2",
 }  # fmt: skip
-"""What torch calls the types that safetensors has a name for."""
+"""Names in torch of the types of safetensors."""
 WIDTHS = {name: max(int("".join(filter(str.isdigit, name.partition("_")[0])) or 8) // 8, 1) for name in TORCH}
 """Bytes of a number of each type."""
 
@@ -66,7 +66,7 @@ def fingerprints(data: bytes, place: Path | str = "The file") -> dict[str, str]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return JSON's pairs as a dictionary; readers differ in which of two equal keys they believe."""
+    """Return JSON's pairs as a dictionary; readers differ in which of two equal keys they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name stands there twice")

@@ -1,4 +1,4 @@
-"""Records on disk, read through their types: a wrong field ends in one sentence that names file and field.
+"""Typed records on disk: a wrong field raises one sentence that names file and field.
 
 A record is a frozen class with annotations (`msgspec.Struct` or a dataclass). JSON is decoded strictly: no NaN, no
 number in the place of a text. Needs no torch.
@@ -17,7 +17,7 @@ from cl_framework.errors import UserError
 _T = TypeVar("_T")
 RESTORE = "restore it from a copy"
 Count = Annotated[int, msgspec.Meta(ge=0)]
-"""A number of things, such as bytes or events."""
+"""A count, such as bytes or events."""
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 """A SHA-256 in hexadecimal."""
 
@@ -25,14 +25,14 @@ _FAULT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?(?P<where>[^`]+)`)?$",
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """What is written down about a file: the hash of its content, and its size."""
+    """The entry of a file: the hash of its content, and its size."""
 
     sha256: Digest
     bytes: Count
 
 
 def decode(raw: bytes) -> Any:
-    """Return what JSON holds.
+    """Return the value of a JSON text.
 
     Raises:
         ValueError: If it is not valid JSON, or nested too deep to read.
@@ -50,7 +50,7 @@ def parsed(raw: bytes, kind: type[_T], place: Path | str, remedy: str = RESTORE)
         raw: The bytes of the file.
         kind: The type of the record.
         place: The file, for the message.
-        remedy: What to do about a wrong one.
+        remedy: What to do about a wrong record.
 
     Raises:
         UserError: If it is not JSON, or a field is missing or of another type; file and field are named.

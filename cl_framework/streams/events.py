@@ -1,4 +1,4 @@
-"""What arrives, and in what order: experiences, forget requests, steps; and the samples in them."""
+"""What arrives in a stream: experiences, forget requests and steps, with their samples."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cl_framework.streams.survey import Survey, Watch
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What may be learned now. Holds no test data and no view of the future.
+    """What may be learned now. Holds no test data and nothing of later steps.
 
     Attributes:
         name: Unique in its stream.
         classes: Ids of the classes it brings, stable names rather than row numbers.
         data: Its samples with the training transform.
         reference: The same samples, in the same order, with the test transform: for prototypes and statistics.
-        inherited: Where the backbone's own pre-trained classifier knows these classes already and nothing is to be
-            learned: the row of that classifier for each class id. Empty for an experience that is really learned.
-        relearned: Classes that were forgotten and are asked for again: their new id, and the id they had before.
+        inherited: Row of the backbone's own pre-trained classifier for each class id, where that knows the classes
+            already and nothing is to be learned. Empty for an experience that is trained.
+        relearned: Classes that were forgotten and are learned again: their new id, and the id they had before.
         seed_name: What seeds are derived from where it is not the name: of two experiences of which the first was
             forgotten altogether, the second draws what it would have drawn without the first.
     """
@@ -45,7 +45,7 @@ class Experience:
 
     @property
     def dice(self) -> str:
-        """What its seeds are derived from, so that history leaves no mark on them."""
+        """The name that its seeds are derived from, so that they do not depend on history."""
         return self.seed_name or self.name
 
     def without(
@@ -63,24 +63,26 @@ class Experience:
 
 
 Need: TypeAlias = Literal["forget", "retain"]
-"""Samples that a way of forgetting may have to read: those that must go, those that stay."""
+"""Sets that an unlearner may read: the forget set, the retain set."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
-    """What must be forgotten now.
+    """A forget request, resolved.
 
     Attributes:
         name: Unique in its stream.
-        classes: Classes that vanish altogether: no experience keeps samples of them.
-        experiences: Experiences that lose something, in the order they were learned.
-        data: The training samples that must go, with the training transform.
+        classes: Classes that are forgotten altogether: no experience keeps samples of them.
+        experiences: Experiences that lose samples, in the order they were learned.
+        data: The forget set, with the training transform.
         reference: The same samples with the test transform.
-        remaining: What is left of every experience so far, in order; methods that need no data never read it.
-        missing: Samples that cannot be had any more: those to ``forget``, or those to ``retain``.
-        inherited: Whether the backbone's own pre-training met some of what must go.
+        remaining: The retain set: what is left of every experience so far, in order; methods that need no data never
+            read it.
+        missing: Sets that are no longer available: ``forget`` or ``retain``.
+        inherited: Whether the backbone's own pre-training met part of the forget set.
         first: Name of the oldest experience that was alive when it was asked for.
-        cells: What experiences lose altogether: an experience and one of its classes, which other experiences may keep.
+        cells: Cells that are forgotten altogether: an experience and one of its classes, which other experiences may
+            keep.
     """
 
     name: str
@@ -96,17 +98,17 @@ class ForgetRequest:
 
     @property
     def dice(self) -> str:
-        """What its seeds are derived from."""
+        """The name that its seeds are derived from."""
         return self.name
 
     @property
     def single(self) -> bool:
-        """Whether only samples go and every class stays: single ones, or all that one of its experiences brought."""
+        """Whether every class stays: the request takes single samples, or cells of classes that live on."""
         return not self.classes
 
     @property
     def taken(self) -> dict[Cell, frozenset[int]]:
-        """The ids of the samples that go, by what they belong to."""
+        """Ids of the forget set by cell."""
         found = {}
         for experience, part in zip(self.experiences, self.data.sources, strict=True):
             for c in part.classes():
@@ -115,12 +117,12 @@ class ForgetRequest:
 
     @property
     def thinned(self) -> frozenset[Cell]:
-        """What loses some of its samples and keeps others."""
+        """Cells that lose some of their samples and keep others."""
         return frozenset(self.taken) - self.cells
 
     @property
     def stays(self) -> dict[int, tuple[str, ...]]:
-        """Classes that lose all that an experience brought of them and live on; and the experiences that keep some."""
+        """Classes that lose a whole cell and live on; and the experiences that keep some."""
         lose = {c for _, c in self.cells} - set(self.classes)
         return {c: tuple(e.name for e in self.remaining if c in e.classes) for c in sorted(lose)}
 
@@ -139,7 +141,7 @@ def forget(
 ) -> ForgetRequest:
     """Resolve a request by class, experience, sample id and cell against what was learned so far.
 
-    An experience goes with what it brought and no more: a class that another experience brings too stays alive.
+    An experience is forgotten with its own cells only: a class that another experience brings too stays alive.
 
     Args:
         name: Unique in its stream.
@@ -147,7 +149,7 @@ def forget(
         classes: Classes to forget.
         experiences: Experiences to forget, by name.
         samples: Samples to forget, by id.
-        missing: Samples that cannot be had any more.
+        missing: Sets that are no longer available.
         cells: Experiences, each with one of its classes: what it brought of that class is forgotten.
 
     Raises:
@@ -173,7 +175,7 @@ def forget(
     parts |= {(e, c) for e, c in alive if c in wanted or e in named}
     left = [e.without(ids=ids, cells=parts) for e in past]
     stays = set(origins.cells({e.name: e.classes for e in left if e is not None}))
-    gone = alive - stays  # a class whose last sample goes, goes with it
+    gone = alive - stays  # a class without samples is forgotten too
     hit = [
         torch.isin(e.data.labels, torch.tensor([c for c in e.classes if (e.name, c) in gone], dtype=torch.int64))
         | torch.isin(e.data.ids, ids)
@@ -225,7 +227,7 @@ class Scenario(Recorded, ABC):
     """Turns data into an ordered stream of steps.
 
     Attributes:
-        class_names: What each class id is called.
+        class_names: Name of each class id.
     """
 
     class_names: Sequence[str]
@@ -234,21 +236,21 @@ class Scenario(Recorded, ABC):
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order they happen; every call yields the same ones."""
 
-    def unlock(self, key: bytes) -> None:  # nothing to do where no samples are named
+    def unlock(self, key: bytes) -> None:  # nothing to do for streams that name no samples
         """Take the key under which a run's config hides the samples that its requests name; most name none."""
 
     def fingerprint(self) -> str:
         """Return a hash of the data behind the stream, for the run's manifest."""
         return ""
 
-    def skip_unreadable(self) -> None:  # nothing to do where nothing is read from files
-        """Leave out samples that cannot be read; asked for before the data are first used."""
+    def skip_unreadable(self) -> None:  # nothing to do for streams without files
+        """Leave out samples that cannot be read; called before the data are first used."""
 
     def survey(self, watch: Watch) -> Survey:
-        """Look at every sample before anything is learned, without decoding any.
+        """Check every sample before anything is learned, without decoding any.
 
         Args:
-            watch: Told how far the look has come.
+            watch: Called with the progress.
 
         Raises:
             UserError: If the data as a whole cannot be used.
@@ -256,15 +258,15 @@ class Scenario(Recorded, ABC):
         return Survey()
 
     def listing(self, watch: Watch) -> sample_list.Source | None:
-        """Write down every sample of the stream, for the run's list; None where the scenario cannot tell.
+        """List every sample of the stream, for the run's list; None if the scenario cannot.
 
         Args:
-            watch: Told how many files have been read.
+            watch: Called with the number of files read.
         """
         return None
 
     def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
-        """Take samples from the list that `listing` wrote, whatever is there now; asked for before the steps.
+        """Take samples from the list that `listing` wrote, not from the data of today; called before the steps.
 
         Args:
             listed: The list; its ``root`` says where the data are.
@@ -273,7 +275,7 @@ class Scenario(Recorded, ABC):
         raise UserError(f"{type(self).__name__} kept no list of its samples.")
 
     def renew(self, met: Collection[str]) -> Inventory:
-        """Compare the list with what is there, and change it for samples that were never met: they are taken as now.
+        """Compare the list with today's data, and update it for samples that were never met.
 
         Args:
             met: Names of the experiences that the run has met.

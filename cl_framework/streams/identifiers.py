@@ -1,4 +1,4 @@
-"""From what a person writes to ids: classes by id or name, samples by id, by file, or by keyed hash.
+"""Ids from what a user types: classes by id or name, samples by id, by file, or by keyed hash.
 
 A run keeps no sample id that a request named: it writes ``keyed:<hash>`` instead, under its own key, and finds the
 sample again by hashing those there are.
@@ -38,10 +38,10 @@ def class_ids(
 
     Args:
         asked: Names and ids.
-        names: What each class id is called. A class learned again has the name of the forgotten one.
+        names: Name of each class id. A class learned again has the name of the forgotten one.
         alive: Ids that a name stands for first; without one that lives it stands for the newest, or the first if none
             is given.
-        hide: What stands for a name where its class was forgotten.
+        hide: The name shown for a forgotten class.
 
     Raises:
         UserError: If there is no such class, or a word may mean several.
@@ -90,7 +90,7 @@ def spoken(ids: Iterable[int]) -> str:
 
 
 def called(cls: int, names: Sequence[str]) -> str:
-    """Return how a class is spoken of: its name, as far as it has one, and its id.
+    """Return the words for a class in messages: its name, if it has one, and its id.
 
     >>> called(1, ["dog", "cat"]), called(0, ["keyed:0f"]), called(5, [])
     ('cat (id:1)', 'id:0', 'id:5')
@@ -134,7 +134,7 @@ def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), ke
 
 
 def hide(ids: Iterable[int], key: bytes) -> list[str]:
-    """Return what stands for sample ids where they must not be readable.
+    """Return keyed hashes in place of sample ids.
 
     >>> hidden = hide([7], b"k")
     >>> sample_ids(hidden, [5, 6, 7], b"k"), "7" in hidden
@@ -181,14 +181,14 @@ def _concealed(node: Any, names: Sequence[str], key: bytes) -> Any:
 
 
 def _hidden_again(samples: str | Iterable[int | str], key: bytes) -> list[str]:
-    """Hide what is not hidden yet."""
+    """Hash the ids that are not hashed yet."""
     words = _words(samples) if isinstance(samples, str) else list(samples)
     already = [w for w in words if isinstance(w, str) and w.startswith(KEYED)]
     return already + hide(sample_ids([w for w in words if w not in already]), key)
 
 
 def digest(key: bytes, kind: str, name: object) -> str:
-    """Return half of an HMAC-SHA-256, which is plenty to tell names apart."""
+    """Return half of an HMAC-SHA-256, which suffices to tell names apart."""
     return hmac.new(key, f"{kind}:{name}".encode(), "sha256").hexdigest()[:32]
 
 

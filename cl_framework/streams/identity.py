@@ -1,4 +1,4 @@
-"""A class is its name: which id each name has while a stream is walked. Needs no torch."""
+"""Register of class names: the id of each name while a stream is resolved. Needs no torch."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Register:
         """Note that an experience brought classes.
 
         Raises:
-            UserError: If two live classes now bear one name and must not.
+            UserError: If two live classes now have one name and must not.
         """
         self.alive = list(dict.fromkeys([*self.alive, *classes]))
         self._ever.update(self.alive)

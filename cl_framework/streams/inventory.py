@@ -1,4 +1,4 @@
-"""What is there of the samples in a run's list: what is new, gone or another than it was. Needs no torch."""
+"""Comparison of a run's sample list with today's data: new, missing and changed samples. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import final
 
 SHOWN = 5
-"""Samples that are named; more are counted."""
+"""Most samples that are named; further ones are counted."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a look at a run's data found beside the samples that are as they were.
+    """Differences between a run's sample list and today's data.
 
     Attributes:
         new: Places of samples that the list does not know.
-        lost: Places of samples that were met and are gone.
-        left_out: Places of samples that are gone and were never met.
-        renewed: Places of samples that are others now and were never met.
+        lost: Places of samples that were met and are missing.
+        left_out: Places of samples that are missing and were never met.
+        renewed: Places of samples that changed and were never met.
     """
 
     new: Sequence[str] = ()
@@ -28,7 +28,7 @@ class Inventory:
     renewed: Sequence[str] = ()
 
     def lines(self) -> list[str]:
-        """Return a sentence about each kind that there is.
+        """Return a sentence for each kind of difference.
 
         >>> Inventory(new=["cat/9.png"]).lines()
         ['1 sample is new and left out, for a run keeps to its list (`clf learn` takes more in): cat/9.png']

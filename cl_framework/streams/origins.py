@@ -1,4 +1,4 @@
-"""Where something comes from: cells, each an experience and one of its classes. Needs no torch."""
+"""Origins of state as cells: an experience and one of its classes. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Origin: TypeAlias = Mapping[str, frozenset[int]]
 
 
 Cell: TypeAlias = tuple[str, int]
-"""An experience and one of its classes: what comes, and what goes, as one."""
+"""An experience and one of its classes: the unit that is learned and forgotten."""
 
 
 def merged(*origins: Origin) -> dict[str, frozenset[int]]:
-    """Return what went into something made of several.
+    """Return the union of several origins.
 
     >>> merged({"a": frozenset({1})}, {"a": frozenset({2}), "b": frozenset({3})}) == {
     ...     "a": frozenset({1, 2}), "b": frozenset({3})}
@@ -28,7 +28,7 @@ def merged(*origins: Origin) -> dict[str, frozenset[int]]:
 
 
 def of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
-    """Return the origin that samples of ``cells`` make.
+    """Return the origin of samples of ``cells``.
 
     >>> of([("a", 5), ("b", 7), ("b", 5)]) == {"a": frozenset({5}), "b": frozenset({5, 7})}
     True
@@ -37,7 +37,7 @@ def of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
 
 
 def cells(brought: Mapping[str, Iterable[int]]) -> list[Cell]:
-    """Undo `of`.
+    """Return the cells of an origin; the inverse of `of`.
 
     >>> cells({"a": [5], "b": [5, 7]})
     [('a', 5), ('b', 5), ('b', 7)]
@@ -46,10 +46,10 @@ def cells(brought: Mapping[str, Iterable[int]]) -> list[Cell]:
 
 
 def to_json(origin: Origin) -> dict[str, list[int]]:
-    """Return what JSON can hold."""
+    """Return an origin as JSON values."""
     return {experience: sorted(classes) for experience, classes in origin.items()}
 
 
 def from_json(told: Mapping[str, Iterable[int]]) -> dict[str, frozenset[int]]:
-    """Undo `to_json`."""
+    """Return the origin that `to_json` was given."""
     return {experience: frozenset(classes) for experience, classes in told.items()}

@@ -1,8 +1,8 @@
-"""The samples of a run, one by one: where each stands, which class and experience it belongs to, a hash of its content.
+"""The list of a run's samples: place, class, experience and hash of the content of each.
 
-A run keeps the list beside its events, so that it needs no data to know what it met. A forget request takes its samples
-out of the list: what stays is that a row of this class was there, and a keyed hash by which the run's key finds the
-sample again while it is still in the data. Needs no torch.
+A run keeps the list beside its events, so that it knows what it met without the data. A forget request deletes its
+samples from the list: only a row of the class stays, and a keyed hash by which the run's key finds the sample again
+while it is still in the data. Needs no torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOLDER = "samples"
 """Where a run keeps its list, under the name of the event that wrote it last."""
 Split: TypeAlias = Literal["train", "test"]
 Counted: TypeAlias = list[tuple[int, int]]
-"""Numbers, and how often each stands in a row."""
+"""Run-length encoding: numbers, each with its repeats."""
 
 _SPLITS: tuple[Split, Split] = ("train", "test")
 
@@ -37,10 +37,10 @@ class Rows(msgspec.Struct, kw_only=True):
         split: The split of the source that they come from; both may be ``train`` where a share of it is the exam.
         ids: Id of each within its source and split.
         labels: Index of its class in the source's class names.
-        places: Where it stands: a path below the source's root, or a line of a table; nothing for arrays. Of what was
-            forgotten a keyed hash, or nothing.
-        digests: SHA-256 of its bytes; nothing of what was forgotten.
-        experiences: Which of the source's experiences brought it; -1 for none.
+        places: Place: a path below the source's root, or a line of a table; empty for arrays. Of forgotten samples a
+            keyed hash, or empty.
+        digests: SHA-256 of its bytes; empty for forgotten samples.
+        experiences: Index of the source's experience that brought it; -1 for none.
         columns: Further cells of its line in a table, by the column's name.
         gone: Rows that were forgotten.
         content: Hash of the whole split, under which runs share features.
@@ -58,24 +58,24 @@ class Rows(msgspec.Struct, kw_only=True):
 
 
 class Source(msgspec.Struct, kw_only=True):
-    """The samples of one stream of data: of the config's scenario, or of one that was learned later.
+    """The samples of one data source: of the config's scenario, or of one learned later.
 
     Attributes:
-        name: What the source is called in keys of features: no path is in it.
+        name: Name of the source in keys of features, without a path.
         spec: What opens it, with absolute paths.
         root: The folder that all places lie below; nothing where none is read.
-        beside: The same, seen from the run's directory.
-        former: Where that was before it was moved.
+        beside: The same, relative to the run's directory.
+        former: The folder before it was moved.
         kind: What samples are: ``pictures`` or ``sentences``.
         files: Whether every sample is a file of its own.
-        class_names: What each class is called; of forgotten classes a keyed hash.
+        class_names: Name of each class; of forgotten classes a keyed hash.
         groups: The classes of each experience.
-        experiences: What each experience is called.
+        experiences: Name of each experience.
         offset: What is added to ids to make them unique in the whole stream.
-        as_new: What stands before the names of its classes in the whole stream.
+        as_new: Prefix of its class names in the whole stream.
         fingerprint: Hash of the data as a whole, when they were first used.
         train: Samples to learn from.
-        test: Samples to be examined on.
+        test: Test samples.
     """
 
     name: str
@@ -102,9 +102,9 @@ class Listed(msgspec.Struct, frozen=True):
         source: Which stream of data it comes from: 0 for the config's, then those learned later.
         split: ``train``, or ``test`` for what the run is examined on.
         id: Its id in the whole stream, as receipts and ``--samples`` use it.
-        place: A path below the source's root, or a line of a table; nothing for arrays.
-        class_name: What its class is called.
-        experience: The experience that brought it; nothing if none has.
+        place: A path below the source's root, or a line of a table; empty for arrays.
+        class_name: Name of its class.
+        experience: The experience that brought it; empty if none has.
         columns: Further cells of its line in a table.
         digest: SHA-256 of its bytes.
     """
@@ -127,7 +127,7 @@ _NOTHING = {"split": "", "ids": [], "labels": [], "places": [], "digests": []}
 
 
 class _Written(msgspec.Struct, kw_only=True):
-    """Rows as the file holds them: repeated numbers are counted, ids are told by their differences."""
+    """Rows as stored in the file: repeated numbers are counted, ids are differences."""
 
     split: str
     steps: Counted
@@ -150,7 +150,7 @@ def encode(sources: Sequence[Source | None]) -> bytes:
 
 
 def decode(raw: bytes, place: Path | str = FOLDER) -> list[Source | None]:
-    """Return what `encode` wrote.
+    """Return the list that `encode` wrote.
 
     Raises:
         UserError: If a field has another type, or columns do not fit together.
@@ -170,7 +170,7 @@ def decode(raw: bytes, place: Path | str = FOLDER) -> list[Source | None]:
 
 
 def listed(sources: Sequence[Source | None]) -> list[Listed]:
-    """Return every sample that is not forgotten, in the order of the data, what is learned from before exams."""
+    """Return every sample that is not forgotten, in the order of the data, training samples first."""
     found: list[Listed] = []
     for number, source in enumerate(sources):
         if source is None:
@@ -196,16 +196,16 @@ def listed(sources: Sequence[Source | None]) -> list[Listed]:
 
 
 def forget(source: Source, ids: Collection[int], names: Collection[str], key: bytes | None) -> bool:
-    """Take samples to learn from, and exams and names of classes that vanish, out of a source's rows.
+    """Delete training samples, and test samples and names of forgotten classes, from a source's rows.
 
     Args:
         source: Is changed.
-        ids: Stream-wide ids of samples to learn from.
-        names: Names of classes that vanish.
-        key: The run's key; without one nothing is left by which a sample could be found again.
+        ids: Stream-wide ids of training samples.
+        names: Names of forgotten classes.
+        key: The run's key; without one no keyed hash is left to find a sample again.
 
     Returns:
-        Whether anything had to go.
+        Whether anything was deleted.
     """
     vanished = {i for i, name in enumerate(source.class_names) if name in names}
     lost = [i for i, own in enumerate(source.train.ids) if own + source.offset in ids]
@@ -227,7 +227,7 @@ def forget(source: Source, ids: Collection[int], names: Collection[str], key: by
 
 
 def hidden(key: bytes | None, kind: str, name: str) -> str:
-    """Return what stands for a name that may not be read any more; nothing without a key.
+    """Return the keyed hash of a name; empty without a key.
 
     >>> hidden(b"k", "place", "cat/1.png").startswith("keyed:"), hidden(None, "place", "cat/1.png")
     (True, '')
@@ -236,7 +236,7 @@ def hidden(key: bytes | None, kind: str, name: str) -> str:
 
 
 def runs(numbers: Iterable[int]) -> Counted:
-    """Return numbers and how often each stands in a row.
+    """Return the run-length encoding of numbers.
 
     >>> runs([4, 4, 7])
     [(4, 2), (7, 1)]
@@ -245,7 +245,7 @@ def runs(numbers: Iterable[int]) -> Counted:
 
 
 def unrolled(found: Counted) -> list[int]:
-    """Return what `runs` was given.
+    """Return the numbers that `runs` encoded.
 
     >>> unrolled([(4, 2), (7, 1)])
     [4, 4, 7]

@@ -1,4 +1,4 @@
-"""A run's list of samples as it stands, and what each event does to it."""
+"""The sample list of a run in progress, and its update by each event."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cl_framework.streams.timeline import Timeline
 
 @final
 class SampleRecord:
-    """The list of a run that is going on.
+    """The sample list of a run in progress.
 
     Args:
-        sources: The samples of the config's scenario and of each stream learned later; None where one cannot tell.
-        stored: What the run has written down last.
-        key: The run's key; None if somebody deleted it.
+        sources: The samples of the config's scenario and of each stream learned later; None for one without a list.
+        stored: The list as written last.
+        key: The run's key; None if it was deleted.
     """
 
     def __init__(self, sources: Sequence[Source | None], stored: bytes | None = None, key: bytes | None = None) -> None:
-        """Take the list up."""
+        """Store the list."""
         self.sources, self.key, self._stored = list(sources), key, stored
 
     def place(self, timeline: Timeline) -> None:
@@ -50,11 +50,11 @@ class SampleRecord:
                         rows.experiences[places[own]] = number
 
     def after(self, step: Step, names: Sequence[str]) -> bytes | None:
-        """Return the list to be written down with an event; None if it stays as it is.
+        """Return the list to be written with an event; None if it is unchanged.
 
         Args:
             step: The event.
-            names: What each class id is called.
+            names: Name of each class id.
         """
         if not any(self.sources):
             return None
@@ -71,7 +71,7 @@ class SampleRecord:
 
 
 def listed(scenario: Scenario, watch: Watch = unwatched) -> Source | None:
-    """Write down the samples of a scenario, and let it go by that list from now on."""
+    """List the samples of a scenario, and make it use that list from now on."""
     found = scenario.listing(watch)
     if found is not None:
         scenario.relist(found, None)

@@ -1,4 +1,4 @@
-"""Samples: labelled, read in batches, put together and taken apart without reading them."""
+"""Samples: labelled, read in batches, joined and split without reading them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Samples(Dataset[Batch], ABC):
 
     Attributes:
         labels: ``(n,)`` int64 class ids.
-        ids: ``(n,)`` int64, stable and unique within a data source and its split; below zero for made-up samples.
-        key: Names the source, split and transform; None when the transform is random, so that nothing is remembered.
+        ids: ``(n,)`` int64, stable and unique within a data source and its split; negative for generated samples.
+        key: Names the source, split and transform; None when the transform is random, so that no feature is stored.
     """
 
     labels: Tensor
@@ -43,15 +43,15 @@ class Samples(Dataset[Batch], ABC):
         return len(self.labels)
 
     def on(self, device: torch.device) -> Samples:
-        """Return the same samples, whose inputs come on ``device``; labels and ids stay where they are."""
+        """Return the same samples with inputs on ``device``; labels and ids stay on the CPU."""
         return self if device.type == "cpu" else self._through(lambda leaf: leaf._placed(device))
 
     def unkept(self) -> Samples:
-        """Return the same samples, of which reading keeps no copy beside their source."""
+        """Return the same samples, read without a cached copy."""
         return self._through(lambda leaf: leaf._unkept())
 
     def _through(self, change: Callable[[Samples], Samples]) -> Samples:
-        """Return the same with ``change`` made to what is read in the end."""
+        """Return the same with ``change`` applied to the inputs read."""
         return change(self)
 
     def _placed(self, device: torch.device) -> Samples:
@@ -61,27 +61,27 @@ class Samples(Dataset[Batch], ABC):
         return self
 
     def release(self, rows: Sequence[int]) -> None:
-        """Let go of copies of the samples at ``rows`` that were kept beside their source; most have none."""
+        """Delete cached copies of the samples at ``rows``; most have none."""
 
     def present(self, rows: Sequence[int]) -> Tensor:
-        """Return a mask ``(k,)`` of the samples at ``rows`` that are there: files may have been deleted since."""
+        """Return a mask ``(k,)`` of the samples at ``rows`` that exist: files may have been deleted."""
         return torch.ones(len(rows), dtype=torch.bool)
 
     @property
     def sources(self) -> tuple[Samples, ...]:
-        """The samples by the source they come from: each has a key of its own."""
+        """The samples by source: each has a key of its own."""
         return (self,)
 
     @property
     def content(self) -> str | None:
-        """Hash of the bytes behind the source by sample id, which may take a while; None if runs share no features.
+        """Hash of the bytes behind the source by sample id, slow to compute; None if runs share no features.
 
-        A key is what a source is called; two data sets may be called the same.
+        A key is the name of a source; two data sets may have the same.
         """
         return None
 
     def absent(self) -> list[str]:
-        """Name the samples that are not there."""
+        """Name the samples that are missing."""
         rows = (~self.present(range(len(self)))).nonzero()[:, 0].tolist()
         return self.describe(rows) if rows else []
 
@@ -188,7 +188,7 @@ class Joined(Samples):
         return found.pop() if len(found) == 1 else None
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Read each part once and restore the order asked for."""
+        """Read each part once and restore the requested order."""
         pieces, places = [], []
         for part, at, there in self._dealt(rows):
             pieces.append(part[there])
@@ -224,7 +224,7 @@ class Joined(Samples):
 
 @final
 class Relabelled(Samples):
-    """The same samples under other class and sample ids: two sources meet in one stream, a class comes back anew.
+    """The same samples under other class and sample ids: for two sources in one stream, or a class that comes again.
 
     Args:
         whole: The samples.
@@ -272,7 +272,7 @@ class Rows(Samples):
     """Samples held as one tensor, such as features drawn from a Gaussian."""
 
     def __init__(self, x: Tensor, labels: Tensor, ids: Tensor | None = None, key: str | None = None) -> None:
-        """Keep ``x`` ``(n, ...)`` and its labels; without ids they are made up, and count down from -1."""
+        """Keep ``x`` ``(n, ...)`` and its labels; without ids they are numbered down from -1."""
         self.x, self.labels, self.key = x, labels, key
         self.ids = -1 - torch.arange(len(labels)) if ids is None else ids
 
@@ -291,15 +291,15 @@ class Rows(Samples):
 
 @final
 class Inputs:
-    """Inputs that may never have to be read: a strategy predicts from them, the feature store may already know them.
+    """Inputs that are read on demand: a strategy predicts from them, the feature store may have their features.
 
     Attributes:
         ids: ``(n,)`` sample ids, meaningful together with ``key``.
-        key: Source, split and transform, or None when nothing may be remembered.
+        key: Source, split and transform, or None when no feature may be stored.
     """
 
     def __init__(self, read: Callable[[], Tensor], ids: Tensor, key: str | None = None) -> None:
-        """Keep how to read the tensor."""
+        """Store the function that reads the tensor."""
         self._read, self.ids, self.key = read, ids, key
         self._tensor: Tensor | None = None
 
@@ -315,11 +315,11 @@ class Inputs:
         return len(self.ids)
 
     def __getitem__(self, rows: Tensor) -> Inputs:
-        """Return the inputs at ``rows`` ``(k,)``, as unread as they were."""
+        """Return the inputs at ``rows`` ``(k,)``, without reading them."""
         return Inputs(lambda: self.tensor[rows.to(self.tensor.device)], self.ids[rows.to(self.ids.device)], self.key)
 
 
 def inputs(samples: Samples, batch: int) -> list[Inputs]:
-    """Cut samples into inputs of at most ``batch`` that are read only if somebody looks at them."""
+    """Cut samples into inputs of at most ``batch`` that are read on demand."""
     rows = torch.split(torch.arange(len(samples)), batch) if len(samples) else ()
     return [Inputs(lambda r=r: samples[r.tolist()].x, samples.ids[r], samples.key) for r in rows]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Seeds by event name: what happened before leaves no mark on them."""
+"""Seeds by event name: they do not depend on history."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import zlib
 
 
 def seed_for(name: str, seed: int) -> int:
-    """Derive a seed from an event's name alone, so that history leaves no mark on the dice.
+    """Derive a seed from an event's name alone, so that it does not depend on history.
 
     >>> seed_for("task-0", 1) == seed_for("task-0", 1) != seed_for("task-1", 1)
     True

@@ -1,4 +1,4 @@
-"""A look at the data before anything is learned: what cannot be read, and what makes results doubtful."""
+"""Check of the data before a run: what cannot be read, and what makes results doubtful."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from cl_framework.errors import UserError
 from cl_framework.terminal.safe_text import printable
 
 SHOWN = 20
-"""Samples that are named; more are counted."""
+"""Most samples that are named; further ones are counted."""
 MANY = 2000
-"""From so many files on, a bar shows how many have been looked at."""
+"""Number of files from which a progress bar is shown."""
 
 
 class Watch(Protocol):
-    """Told how far a look has come."""
+    """Progress of a check."""
 
     def __call__(self, done: int, total: int, /) -> None:
-        """Hear that ``done`` of ``total`` files have been looked at."""
+        """Note that ``done`` of ``total`` files have been checked."""
 
 
 def unwatched(done: int, total: int) -> None:
-    """Watch nothing."""
+    """Ignore progress."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a look at the data found.
+    """Result of a check of the data.
 
     Attributes:
         unreadable: A sentence for each sample that cannot be read.
-        warnings: A sentence for each thing that makes results doubtful.
+        warnings: A sentence for each problem that makes results doubtful.
     """
 
     unreadable: Sequence[str] = ()
@@ -49,7 +49,7 @@ def refusal(unreadable: Sequence[str], left: str = "") -> UserError:
 
     Args:
         unreadable: A sentence for each.
-        left: What is wrong with what would be left; skipping is then no way out.
+        left: Why the rest cannot be used either; skipping is then not offered.
 
     >>> print(refusal(["a.png: empty.", "b.png: empty."]))
     2 samples cannot be read; mend them, or go on without them (--skip_unreadable):
@@ -76,7 +76,7 @@ def listed(sentences: Sequence[str]) -> list[str]:
 
 @final
 class Bar:
-    """A progress bar on a terminal, shown once there is much to look at; use it in a ``with``."""
+    """A progress bar on a terminal, shown for many files; a context manager."""
 
     def __init__(self, console: Console) -> None:
         """Show nothing yet."""
@@ -89,16 +89,16 @@ class Bar:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Move on."""
+        """Advance the bar."""
         self.progress.update(self.task, completed=done, total=total, visible=total >= MANY)
 
 
 def told(found: Survey, skip: bool, console: Console) -> None:
-    """Say what a survey found.
+    """Print the result of a survey.
 
     Raises:
         UserError: If samples cannot be read and are not to be skipped.

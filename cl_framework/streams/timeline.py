@@ -1,4 +1,4 @@
-"""A run's whole stream: what its config says, and what was asked of it later."""
+"""A run's whole stream: the config's scenario, then later requests."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         forget: What to forget.
         learn: Arguments that describe a scenario.
         data: The fingerprint of its data.
-        as_new: What stands before the names of the classes that it brings, so that none is one that is known.
-        ids: Class ids of each experience that it brings. What was forgotten has no name any more to find them by.
+        as_new: Prefix of the names of its classes, so that none equals a known one.
+        ids: Class ids of each experience that it brings. Forgotten classes have no name to find them by.
         again: New ids of classes that had been forgotten, each with the id before.
     """
 
@@ -49,13 +49,13 @@ class Timeline(Scenario):
     """A scenario followed by later requests, resolved once, when its steps are first asked for.
 
     Args:
-        first: What the config says.
+        first: The config's scenario.
         later: Later requests in order, each ``{"forget": {"classes": ..., "experiences": ..., "samples": ...}}``
             or ``{"learn": [arguments that describe a scenario], "data": its fingerprint, "as_new": what stands before
             the names of its classes, if anything}``.
         streams: The scenarios that the learn requests describe, in order.
         key: What keyed hashes of sample ids were made with; the first scenario and the streams are given it too.
-        met: The same stream as far as it is resolved already; nothing of that is resolved again.
+        met: The part of the stream that is resolved already; it is not resolved again.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Timeline(Scenario):
         """The stream, resolved.
 
         Raises:
-            UserError: If two live classes would bear one name, or a request cannot be resolved.
+            UserError: If two live classes would have one name, or a request cannot be resolved.
         """
         if self._met is not None and self._met.requests == len(self.later):
             return self._met
@@ -95,7 +95,7 @@ class Timeline(Scenario):
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # of later streams, found while they are walked
-        """What each class id is called that was ever given."""
+        """Name of each class id ever given."""
         return self._walk.register.names if self.streams else list(self.first.class_names)
 
     def steps(self) -> Iterator[Step]:
@@ -106,7 +106,7 @@ class Timeline(Scenario):
         """Yield each step with the position of the later request it belongs to; -1 for the first scenario.
 
         Raises:
-            UserError: If two live classes would bear one name, or a request cannot be resolved.
+            UserError: If two live classes would have one name, or a request cannot be resolved.
         """
         return iter(self._walk.marked)
 
@@ -116,7 +116,7 @@ class Timeline(Scenario):
         return self._walk.offsets
 
     def hidden(self, name: str) -> list[str]:
-        """Return what may stand for a class's name in `class_names` once the class is forgotten."""
+        """Return the possible keyed hashes of a class name in `class_names` once the class is forgotten."""
         return hidden_as(name, self.key, [p for spec in self.later if (p := spec.get("as_new"))])
 
     def forgetting(self, spec: Mapping[str, Any]) -> Timeline:
@@ -142,7 +142,7 @@ class Timeline(Scenario):
             stream: What it describes.
 
         Raises:
-            UserError: If two live classes would bear one name, or a request in the stream cannot be resolved.
+            UserError: If two live classes would have one name, or a request in the stream cannot be resolved.
         """
         return Timeline(self.first, [*self.later, spec], [*self.streams, stream], self.key, self._walk).settled()
 
@@ -150,7 +150,7 @@ class Timeline(Scenario):
         """Return the same whose last learn request tells which ids it gives, so that no name is asked again.
 
         Raises:
-            UserError: If two live classes would bear one name, or a request cannot be resolved.
+            UserError: If two live classes would have one name, or a request cannot be resolved.
         """
         ids, again = self._walk.numbers[len(self.later) - 1]
         last = {**self.later[-1], "ids": ids, **({"again": [list(pair) for pair in again]} if again else {})}

@@ -69,7 +69,7 @@ class Walk:
         """Meet the steps of the first scenario.
 
         Raises:
-            UserError: If two live classes would bear one name, or a request cannot be resolved.
+            UserError: If two live classes would have one name, or a request cannot be resolved.
         """
         for step in first.steps():
             self._meet(-1, step)
@@ -101,7 +101,7 @@ class Walk:
             stream: What it describes.
 
         Raises:
-            UserError: If two live classes would bear one name, or a request in it cannot be resolved.
+            UserError: If two live classes would have one name, or a request in it cannot be resolved.
         """
         steps, nth = self.steps, len(self._brought)
         # An id is never given twice, not even that of a forgotten sample: receipts speak of it.
