@@ -20,7 +20,9 @@ SMALL = [
     "--data.scenario.increment", "2", "--data.scenario.order_seed", "null", "--model.strategy", "SimpleCIL",
     "--model.unlearner", "DropAdapter",
 ]  # fmt: skip
-WRONG = (None, True, -7, 1.5, "x", [], [[]], ["x", 3], {}, {"x": {"x": 1}})
+GONE = object()
+"""In the place of a value: the field is missing."""
+WRONG = (None, True, -7, 1.5, "x", [], [[]], ["x", 3], {}, {"x": {"x": 1}}, GONE)
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +47,26 @@ def changed(node, at, value):
     if not at:
         return value
     copy = dict(node) if isinstance(node, dict) else list(node)
-    copy[at[0]] = changed(node[at[0]], at[1:], value)
+    if at[1:] or value is not GONE:
+        copy[at[0]] = changed(node[at[0]], at[1:], value)
+    else:
+        del copy[at[0]]
     return copy
 
 
 def reseal(run, name, record):
     """Write a record as somebody would who knows how files are sealed, everything that hashes it included."""
-    file = run / name
+    file, record = run / name, {} if record is GONE else record
     if name == "receipts.jsonl":
         body = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         file.write_bytes(envelopes.packed(body, receipts.TYPE))
-    elif not isinstance(record, dict) or name in ("results.json", "audit.json") or name.endswith("metrics.json"):
+    elif not isinstance(record, dict) or name.startswith(UNSEALED) or name.endswith("metrics.json"):
         file.write_bytes(json.dumps(record).encode())
     else:
         file.write_bytes(seal({k: v for k, v in record.items() if k != "sha256"}))
-    if name.endswith("metrics.json"):
-        listed = json.loads((told := file.with_name("state.json")).read_text())
+    if name.endswith("metrics.json") or name.startswith("samples/"):
+        folder = file.stem if name.startswith("samples/") else file.parent.name
+        listed = json.loads((told := run / "events" / folder / "state.json").read_text())
         listed["files"][name] = {"sha256": sha256(file.read_bytes()), "bytes": file.stat().st_size}
         told.write_bytes(seal({k: v for k, v in listed.items() if k != "sha256"}))
     if name == "manifest.json" and isinstance(record, dict):
@@ -68,6 +74,10 @@ def reseal(run, name, record):
         for told in run.glob("events/*/state.json"):
             event = json.loads(told.read_text())
             told.write_bytes(seal({**{k: v for k, v in event.items() if k != "sha256"}, "run": mark}))
+
+
+UNSEALED = ("results.json", "audit.json", "samples/")
+"""Files that hold no hash of their own; the index or an event has it."""
 
 
 def attempt(capsys, verb, run, *more):
@@ -82,6 +92,7 @@ def attempt(capsys, verb, run, *more):
 RECORDS = (
     "manifest.json", "outputs.json", "results.json", "receipts.jsonl", "events/000-learn-task-0/state.json",
     "events/002-forget-forget-0/state.json", "events/002-forget-forget-0/metrics.json",
+    "samples/002-forget-forget-0.json",
 )  # fmt: skip
 
 
