@@ -178,13 +178,23 @@ def forked(work: Callable[[], object]) -> int:
         os._exit(1)
 
 
+def timeless(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results without measured seconds and memory: what two runs of one seed share bit for bit."""
+
+    def bare(record: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in record.items() if k not in ("seconds", "peak_memory_bytes")}
+
+    lists = {name: [bare(r) for r in results[name]] for name in ("events", "forget")}
+    return {**results, **lists, "cost": bare(results["cost"])}
+
+
 class World:
     """Everything a test of the core needs, as attributes."""
 
     TinyBackbone, TinyTransformer, Listed, Listener, BUILD = TinyBackbone, TinyTransformer, Listed, Listener, BUILD
     noise, experience, clone = staticmethod(noise), staticmethod(experience), staticmethod(clone)
     domain, domains = staticmethod(domain), staticmethod(domains)
-    forked = staticmethod(forked)
+    forked, timeless = staticmethod(forked), staticmethod(timeless)
     make_trainer: MakeTrainer = staticmethod(fresh_trainers(BUILD, None))
 
     @staticmethod

@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 
 from cl_framework.cli.main import main
 from cl_framework.configuration.experiment import build
-from cl_framework.evaluation.results import timeless
 from cl_framework.runs.directory import Run
 
 TINY = ["--config", "configs/quickstart.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
@@ -83,7 +82,7 @@ def test_resume_of_a_finished_run_says_so_and_changes_no_event(run, capsys):
     assert {p: b for p, b in files(run).items() if "events" in p.parts} == before
 
 
-def test_a_run_stopped_between_events_resumes_to_the_same_bits(finished, tmp_path, monkeypatch, capsys):
+def test_a_run_stopped_between_events_resumes_to_the_same_bits(world, finished, tmp_path, monkeypatch, capsys):
     commit, path = Run.commit, tmp_path / "stopped"
 
     def stop_after_three(run, *args, **options):
@@ -96,7 +95,7 @@ def test_a_run_stopped_between_events_resumes_to_the_same_bits(finished, tmp_pat
         assert main(["run", *TINY, "--run_dir", str(path)]) == 130
     assert f"clf resume {path}" in capsys.readouterr().err
     assert main(["resume", str(path)]) == 0
-    assert timeless(read(path)) == timeless(read(finished))
+    assert world.timeless(read(path)) == world.timeless(read(finished))
     first, second = Run.open(finished).state(), Run.open(path).state()
     assert all(torch.equal(first[k], second[k]) for k in first.keys() | second.keys())
 

@@ -16,7 +16,6 @@ from rich.console import Console
 import cl_framework.evaluation.plots  # noqa: F401  # imported here once, rather than in every child
 from cl_framework.engine import checkpoint, loop
 from cl_framework.engine.trainers import RequestBar
-from cl_framework.evaluation import results
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.shared_directory import SharedDirectory
 from cl_framework.feature_cache.sharing import SharedFeatures, contents_of
@@ -98,7 +97,7 @@ def ended(pid, delay):
     return False
 
 
-def outcome(path):
+def outcome(world, path):
     """Everything a run leaves that no clock decides: results, final weights, names of files, stored bytes."""
     run = Run.open(path)
     assert run.verify() == []
@@ -108,7 +107,7 @@ def outcome(path):
         str(p.relative_to(shared_directory_of(path))): p.read_bytes()
         for p in shared_directory_of(path).glob("*/*/[!.]*")
     }
-    return results.timeless(json.loads((path / "results.json").read_text())), run.state(), files, stored
+    return world.timeless(json.loads((path / "results.json").read_text())), run.state(), files, stored
 
 
 def assert_same(one, two):
@@ -125,11 +124,11 @@ def test_killed_runs_resume_to_the_same_bits(carry_on, world, tmp_path):
         began = time.monotonic()
         assert ended(world.forked(partial(carry_on, tmp_path / name)), PATIENCE)
         durations.append(time.monotonic() - began)
-    whole = outcome(tmp_path / "whole")
+    whole = outcome(world, tmp_path / "whole")
     assert len(whole[0]["events"]) == 5
     assert whole[0]["forget"][0]["accuracy_forget"] == 0
     assert whole[0]["cost"]["features_found"] > 0
-    assert_same(whole, outcome(tmp_path / "again"))
+    assert_same(whole, outcome(world, tmp_path / "again"))
 
     dice, kills, cut, runs = random.Random(1993), 0, set(), 0
     while (wanted := kills < KILLS or len(cut) < 3) and kills < 10 * KILLS:  # a loaded machine may need more throws
@@ -138,7 +137,7 @@ def test_killed_runs_resume_to_the_same_bits(carry_on, world, tmp_path):
             kills += 1
             cut.add(len(list(path.glob("events/[0-9]*"))))
             wanted = kills < KILLS or len(cut) < 3
-        assert_same(whole, outcome(path))
+        assert_same(whole, outcome(world, path))
     assert len(cut) >= 3, "kills must fall into different events"
 
 
@@ -154,7 +153,7 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
     shutil.copytree(learned, whole)
     began = time.monotonic()
     assert ended(world.forked(partial(ask, whole)), PATIENCE)
-    duration, wanted = time.monotonic() - began, outcome(whole)
+    duration, wanted = time.monotonic() - began, outcome(world, whole)
     sides = [Run.open(p).state() for p in (learned, whole)]
 
     dice, kills = random.Random(7), 0
@@ -168,7 +167,7 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
         assert found.keys() == side.keys()
         assert all(torch.equal(side[name], tensor) for name, tensor in found.items())
         assert ended(world.forked(partial(ask, path)), PATIENCE)
-        assert_same(wanted, outcome(path))
+        assert_same(wanted, outcome(world, path))
         assert len(receipts.read(path)) == 1
         if kills == 6:
             break

@@ -22,7 +22,7 @@ from cl_framework.methods.compatibility import objection, suits
 from cl_framework.runs.forget_plan import Case
 from cl_framework.settings import discovery
 from cl_framework.streams.events import forget
-from cl_framework.streams.samples import Rows
+from cl_framework.streams.samples import Joined, Rows
 
 STRATEGIES = [discovery.load("strategies", e.name) for e in discovery.catalogue("strategies")]
 UNLEARNERS = [discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")]
@@ -305,7 +305,8 @@ class Rehearsing(Strategy):
 
     def learn(self, model, event):
         model.head.grow(event.classes)
-        yield Plan(self.memory.with_(event.data), [*model.adapters.add(event.name), *model.head.parameters()])
+        data = Joined([event.data, self.memory.all()]) if self.memory else event.data
+        yield Plan(data, [*model.adapters.add(event.name), *model.head.parameters()])
         self.memory.keep(event)
 
     def predict(self, model, x):

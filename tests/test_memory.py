@@ -40,12 +40,10 @@ def test_what_is_kept_is_drawn_with_torchs_dice(stream):
     assert draw(0) == draw(0) != draw(1)
 
 
-def test_replay_follows_new_data_and_an_empty_memory_adds_nothing(stream):
-    assert Memory().with_(stream[2].data) is stream[2].data
+def test_an_empty_memory_is_false_and_holds_nothing(stream):
     assert not Memory()
-    joined = full(stream).with_(stream[2].data)
-    assert joined.ids.tolist()[:20] == stream[2].data.ids.tolist()
-    assert len(joined) == 60
+    assert full(stream)
+    assert len(full(stream).all()) == 40
 
 
 def test_erasing_by_class_experience_and_sample(stream):

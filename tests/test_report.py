@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 
 from cl_framework.cli import inspect
 from cl_framework.evaluation.measurements import Forgotten, Measurements
-from cl_framework.evaluation.results import EventResult, as_csv, as_json, results, timeless, write
+from cl_framework.evaluation.results import EventResult, as_csv, as_json, results, write
 from cl_framework.evaluation.tables import headline, newest, table
 from cl_framework.terminal.console import make_console
 
@@ -302,12 +302,12 @@ def test_results_are_valid_json_that_reads_back_equal(found: dict[str, Any]) -> 
         as_json({**found, "final_accuracy": float("nan")})
 
 
-def test_two_runs_that_differ_in_time_and_memory_are_the_same_without_them(found: dict[str, Any]) -> None:
+def test_two_runs_that_differ_in_time_and_memory_are_the_same_without_them(world: Any, found: dict[str, Any]) -> None:
     slower = results("EASE", EXAMS, [record(r.measurements, seconds=99.0, memory=12345) for r in RECORDS], NAMES)
     assert slower != found
-    assert timeless(slower) == timeless(found)
+    assert world.timeless(slower) == world.timeless(found)
     other = results("EASE", EXAMS, [*RECORDS[:2], RECORDS[1]], NAMES)
-    assert timeless(other) != timeless(found)
+    assert world.timeless(other) != world.timeless(found)
     assert found["cost"]["seconds"] == 4.5  # untouched
 
 

@@ -13,7 +13,14 @@ from .low_rank import of_side as of_side
 from .low_rank import overlaps as overlaps
 from .low_rank import past_directions as past_directions
 from .low_rank import total as total
+from .merging import average as average
+from .merging import combined as combined
+from .merging import dare as dare
+from .merging import magnitude_max as magnitude_max
+from .merging import merged as merged
 from .merging import pull as pull
+from .merging import ties as ties
+from .merging import weighted as weighted
 from .peft import Peft as Peft
 from .peft_families import PeftConfig as PeftConfig
 from .prompt_pool import PromptPooling as PromptPooling

@@ -20,8 +20,6 @@ from cl_framework.storage import files
 from cl_framework.storage.typed_records import typed
 
 SCHEMA = 1
-MEASURED = ("seconds", "peak_memory_bytes")
-"""What no seed decides."""
 LENIENT = ("top_5", "within_experience", "experience")
 """Laxer rules by which an answer may count as right."""
 
@@ -225,16 +223,6 @@ def _before_any(i: int, days: Sequence[Measurements]) -> float | None:
         else:
             found |= {c: h for c, h in day.hits.items() if c in days[i].classes and c not in settled}
     return continual.micro_accuracy(found.values())
-
-
-def timeless(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``results`` without measured seconds and memory: what two runs of one seed share bit for bit."""
-
-    def bare(record: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in record.items() if k not in MEASURED}
-
-    lists = {name: [bare(r) for r in results[name]] for name in ("events", "forget")}
-    return {**results, **lists, "cost": bare(results["cost"])}
 
 
 def write(results: Mapping[str, Any], directory: Path) -> Path:

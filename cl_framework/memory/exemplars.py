@@ -53,10 +53,6 @@ class Memory(nn.Module):
         """Attach the data of past experiences after a resume."""
         self._source = {e.name: e.data for e in past}
 
-    def with_(self, data: Samples) -> Samples:
-        """Return ``data`` followed by all exemplars."""
-        return Joined([data, *self._parts()]) if self else data
-
     def all(self) -> Samples:
         """Return all exemplars, in order of arrival."""
         return Joined(self._parts())

@@ -201,12 +201,6 @@ class Reread(Labelled):
         """Return a mask of the samples at ``rows`` that are still there."""
         return self._found[1][rows] >= 0
 
-    @property
-    def others(self) -> list[int]:
-        """Rows of the source, as it is now, that the list does not know."""
-        part, at = self._found
-        return sorted(set(range(len(part or ()))) - set(at.tolist()))
-
     @cached_property
     def _found(self) -> tuple[Part | None, Tensor]:
         """The samples of the source, and where each row is among them; -1 for those that are gone."""
