@@ -1,4 +1,4 @@
-"""Scenarios: one file, one way to order the world."""
+"""Scenarios: one file per kind of stream."""
 
 from cl_framework.settings import exports
 

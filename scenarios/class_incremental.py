@@ -1,4 +1,4 @@
-"""Class-incremental streams: every experience brings classes that were never there before."""
+"""Class-incremental streams: every experience brings new classes."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from scenarios.pictures.transforms import Plain, Transform, Utf8
 
 @final
 class ClassIncremental(Scenario):
-    """Deals the classes of a data source into experiences; choose it for streams without requests.
+    """Splits the classes of a data source into experiences; choose it for streams without requests.
 
-    Deals the classes of a data source into experiences ``task-0``, ``task-1``, ...
+    Splits the classes of a data source into experiences ``task-0``, ``task-1``, ...
 
     The protocol of PILOT (Sun et al., 2023): "B-m Inc-n" has m classes first, then n at a time, the remainder last.
     Class ids stay the source's own. Nothing is loaded before the stream is first used.
@@ -56,7 +56,7 @@ class ClassIncremental(Scenario):
         order: The class order itself, in place of a seed; classes left out do not appear in the stream.
         sizes: How many classes each experience brings, in place of ``base`` and ``increment``.
         transform: How samples become inputs; ``Plain()`` for pictures and ``Utf8()`` for sentences if None.
-        validation: Share of the training samples to be examined on in place of the test split, for choosing settings.
+        validation: Share of the training samples to test on in place of the test split, for choosing settings.
         classes: Stop after this many classes of the order; None for all.
         groups: A JSON file that names the classes of each experience, ``{"banking": ["transfer", ...], ...}``, in place
             of ``base``, ``increment``, ``order`` and ``sizes``; ``order_seed`` then orders the groups. Classes in none
@@ -101,7 +101,7 @@ class ClassIncremental(Scenario):
 
     @cached_property
     def _opened(self) -> tuple[Source, list[str]]:
-        """The data, loaded on first use, and what is wrong with samples that are left out of them already."""
+        """The data, loaded on first use, and the faults of samples that are left out."""
         faults: list[str] = []
         return open_source(self.dataset, faults), faults
 
@@ -127,7 +127,7 @@ class ClassIncremental(Scenario):
         self.skipping = True
 
     def survey(self, watch: Watch) -> Survey:
-        """Look at the header of every file, and for samples that are there twice."""
+        """Check the header of every file, and look for duplicate samples."""
         found, faults = self._opened
         left, unreadable = readable(found, watch)
         if self.skipping:
@@ -136,7 +136,7 @@ class ClassIncremental(Scenario):
 
     @cached_property
     def parts(self) -> Parts:
-        """What the stream is made of: the data as they are, or as a run's list tells them."""
+        """Data of the stream: as they are, or as a run's list says."""
         if self.listed is not None:
             return relisted(self.listed, self.key, self.whole if "_opened" in self.__dict__ else None)
         source = self.source
@@ -165,7 +165,7 @@ class ClassIncremental(Scenario):
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # read from the data, on first use
-        """What each class id is called."""
+        """Name of each class id."""
         return self.parts.class_names
 
     @cached_property
@@ -231,7 +231,7 @@ class ClassIncremental(Scenario):
         return view(parts.train, True), view(parts.train, False), view(parts.test, False)
 
     def exam(self, data: str, names: Mapping[str, int]) -> tuple[Samples, dict[str, int]]:
-        """Take other data as an exam: their test split if they have one of their own, all of them otherwise."""
+        """Return other data as a test set: their test split if they have one, else all of them."""
         source = open_source(data, exam=False)
         if source.train.kind != self.parts.kind:
             raise UserError(f"{data} holds {source.train.kind}, and the run knows {self.parts.kind}; give such data.")

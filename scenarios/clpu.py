@@ -1,4 +1,4 @@
-"""Continual learning with private unlearning: tasks that stay, tasks on trial, and the right to be forgotten."""
+"""Continual learning with private unlearning: tasks to keep, tasks on trial, and requests to forget these."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class CLPU(Derived, Scenario):
 
     Liu et al., "Continual learning and private unlearning", CoLLAs 2022. Only a task on trial may be forgotten.
     ``R`` for a task on trial keeps it from then on; here it was learned like any other, so that this request brings
-    nothing to learn. Tasks of the stream that no request names are left out. The paper examines each task by itself;
-    here no task label is given, as everywhere.
+    nothing to learn. Tasks of the stream that no request names are left out. The paper tests each task by itself; here
+    no task label is given, as everywhere.
 
     Args:
         stream: A scenario of experiences only.
         requests: What happens, in order; the default is the paper's, for five tasks.
 
     Raises:
-        UserError: If a request makes no sense where it stands; on first use, if the stream has no such task.
+        UserError: If a request is impossible at its place; on first use, if the stream has no such task.
     """
 
     def __init__(self, stream: Scenario, requests: str = "R0 T1 T2 R3 R1 F2 T4 F4") -> None:
@@ -47,7 +47,7 @@ class CLPU(Derived, Scenario):
         self.orders = orders(requests)
 
     def steps(self) -> Iterator[Step]:
-        """Yield the tasks as they are asked for, and the requests to forget."""
+        """Yield the requested tasks, and the requests to forget."""
         tasks = self.lessons()
         names = [s.event.name for s in tasks]
         steps: list[Step] = []

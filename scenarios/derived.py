@@ -1,4 +1,4 @@
-"""What scenarios share that are made from another one."""
+"""Base of scenarios that are made from another one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Derived(Scenario, ABC):
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # the stream's, read on first use
-        """What each class id is called."""
+        """Name of each class id."""
         return self.stream.class_names
 
     def fingerprint(self) -> str:
@@ -35,11 +35,11 @@ class Derived(Scenario, ABC):
         return self.stream.read(files)
 
     def exam(self, data: str, names: Mapping[str, int]) -> tuple[Samples, dict[str, int]]:
-        """Take other data as the stream would."""
+        """Return other data as the stream would."""
         return self.stream.exam(data, names)
 
     def unlock(self, key: bytes) -> None:
-        """Hand on the key under which sample ids are hidden."""
+        """Pass on the key of hashed sample ids."""
         self.stream.unlock(key)
 
     def skip_unreadable(self) -> None:
@@ -51,7 +51,7 @@ class Derived(Scenario, ABC):
         return self.stream.survey(watch)
 
     def listing(self, watch: Watch) -> sample_list.Source | None:
-        """Write down the samples of the stream."""
+        """List the samples of the stream."""
         return self.stream.listing(watch)
 
     def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
@@ -65,7 +65,7 @@ class Derived(Scenario, ABC):
         return self.stream.renew(met)
 
     def _work_out_again(self) -> None:
-        """Let go of what was worked out from other samples."""
+        """Delete what was computed from other samples."""
         for kind in type(self).__mro__:
             for made in [name for name, value in vars(kind).items() if isinstance(value, cached_property)]:
                 self.__dict__.pop(made, None)
@@ -74,7 +74,7 @@ class Derived(Scenario, ABC):
         """Return the steps of the stream.
 
         Raises:
-            UserError: If one of them is a forget request: what it leaves was resolved without knowing of others.
+            UserError: If one of them is a forget request: it was resolved without the other requests.
         """
         steps = list(self.stream.steps())
         if any(not isinstance(s.event, Experience) for s in steps):

@@ -19,12 +19,12 @@ class ForgetSequence(Derived, Scenario):
 
     Of 100 classes, 4 x 20 forgets the last 20 of the order of arrival, then the 20 before them, and leaves 20. In the
     paper a pre-trained model knows all classes from the start: make the stream `Pretrained`. A class that comes again
-    has the place of its first arrival, and goes with all that was brought of it.
+    has the place of its first arrival, and is forgotten altogether.
 
     Args:
         stream: A scenario of experiences only.
         times: How many requests.
-        classes: How many classes each of them takes.
+        classes: How many classes each of them forgets.
 
     Raises:
         UserError: If there are not that many classes; on first use, where the data tell.

@@ -1,4 +1,4 @@
-"""Learn, forget, and learn the same again under new names."""
+"""Learn, forget, and learn the same classes again under new ids."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from scenarios.requests import Request, place, with_requests
 class ForgetThenRelearn(Derived, Scenario):
     """Forgets classes and learns them again later; choose it to measure what forgetting left behind.
 
-    Forgets classes and asks for them again later: they come back as classes of their own, in one experience.
+    The classes come back as new classes, in one experience.
 
-    New ids come after all others, the names stay. Whatever a learner kept under an old id is of no use to it then, so
-    that learning faster than a class it never met is a sign of what was left behind.
+    New ids come after all others, the names stay. State under an old id is then of no use, so that learning faster than
+    a new class is a sign of what was left behind.
 
     Args:
         stream: A scenario of experiences only.
-        classes: Ids or names of what is forgotten and learned again.
+        classes: Ids or names of the classes.
         forget_after: How many experiences have been learned by then, or the name of the last one; all if None.
         relearn_after: The same for learning again.
 
     Raises:
-        UserError: On first use, if a class is not there to be forgotten, or is to come back before it left.
+        UserError: On first use, if a class is not known when forgotten, or comes back before it is forgotten.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ForgetThenRelearn(Derived, Scenario):
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # the stream's, read on first use
-        """What each class id is called: the names of the classes that come back stand twice."""
+        """What each class id is called: names of the classes that come back occur twice."""
         names = self.stream.class_names
         return [*names, *(names[c] for c in self.old)]
 
@@ -78,8 +78,8 @@ def renumbered(name: str, steps: Sequence[Step], new: dict[int, int]) -> Step:
     """Return the step that brings classes of earlier steps again, under other ids; sample ids stay.
 
     Args:
-        name: What to call the experience.
-        steps: Experiences and their exams.
+        name: Name of the experience.
+        steps: Experiences and their test samples.
         new: The new id of each class that comes back.
     """
     events = [s.event for s in steps if isinstance(s.event, Experience)]

@@ -30,14 +30,14 @@ class FromAvalanche(Scenario):
 
     Takes experiences from any Avalanche benchmark with a train and a test stream, class- or domain-incremental.
 
-    Pictures come without the benchmark's own transforms and go through ours. Test experience ``i`` is the exam of
-    training experience ``i``; a benchmark with one test experience for all is split by the classes of each. Where an
-    experience brings a class again (domain-incremental), only strategies that can learn more of a known class take it;
-    a request by experience takes what that experience brought of the class.
+    Pictures come without the benchmark's own transforms and go through ours. Test experience ``i`` tests training
+    experience ``i``; a benchmark with one test experience for all is split by the classes of each. Where an experience
+    brings a class again (domain-incremental), only strategies that can learn more of a known class take it; a request
+    by experience takes what that experience brought of the class.
 
     Args:
         benchmark: A name from ``avalanche.benchmarks.classic`` such as ``SplitCIFAR100``, or ``module:function`` for
-            one of your own.
+            your own.
         options: Its arguments, such as ``{n_experiences: 10, seed: 1}``.
         transform: How pictures become inputs; ``Plain()`` if None.
 
@@ -53,7 +53,7 @@ class FromAvalanche(Scenario):
 
     @cached_property
     def made(self) -> Any:
-        """The benchmark, built on first use; what it draws from torch's dice is drawn from a seed of its own."""
+        """The benchmark, built on first use; its random draws use a seed of their own."""
         make = _maker(self.benchmark)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -94,7 +94,7 @@ class FromAvalanche(Scenario):
         return self.transform.test()([decode(Path(f)) for f in files])
 
     def fingerprint(self) -> str:
-        """Return a hash of labels, order and a few pictures of every experience: reading all would take long."""
+        """Return a hash of labels, order and a few pictures of every experience: reading all is slow."""
         found = sha256()
         for stream in (self.made.train_stream, self.made.test_stream):
             for e in stream:
@@ -111,7 +111,7 @@ class FromAvalanche(Scenario):
 
 @final
 class _Viewed(Samples):
-    """The samples of an Avalanche dataset, its own transforms taken off, through ours."""
+    """The samples of an Avalanche dataset, with our transforms in place of its own."""
 
     def __init__(self, dataset: Any, start: int, pipeline: Pipeline, key: str | None) -> None:
         """Number the samples from ``start`` on."""
@@ -201,7 +201,7 @@ def _maker(name: str) -> Any:
 
 
 def _avalanche(part: str) -> Any:
-    """Import a part of Avalanche, which takes long and happens only here."""
+    """Import a part of Avalanche, which is slow, only here."""
     try:
         return import_module(f"avalanche.{part}")
     except ImportError as error:

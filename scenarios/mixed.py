@@ -1,4 +1,4 @@
-"""Any stream with forget requests put anywhere in it."""
+"""A stream with forget requests at any place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scenarios.requests import Request, with_requests
 
 @final
 class Mixed(Derived, Scenario):
-    """Puts forget requests of your own anywhere into a stream; choose it for real sequences of requests.
+    """Puts your forget requests anywhere into a stream; choose it for real sequences of requests.
 
     Puts forget requests into a stream; those at the same place stand in the order given.
 
@@ -21,7 +21,7 @@ class Mixed(Derived, Scenario):
         requests: What to forget, and when; they are named ``forget-0``, ``forget-1``, ... as they happen.
 
     Raises:
-        UserError: On first use, if a request asks for what is not there, or stands at a place that does not exist.
+        UserError: On first use, if a request names what is not there, or a place that does not exist.
     """
 
     def __init__(self, stream: Scenario, requests: list[Request]) -> None:
@@ -30,10 +30,10 @@ class Mixed(Derived, Scenario):
         self._key: bytes | None = None
 
     def unlock(self, key: bytes) -> None:
-        """Take the key under which sample ids are hidden in the config of a run."""
+        """Take the key of hashed sample ids in the config of a run."""
         super().unlock(key)
         self._key = key
 
     def steps(self) -> Iterator[Step]:
-        """Yield the stream's steps, and each request where it belongs."""
+        """Yield the stream's steps, and each request at its place."""
         return iter(with_requests(self.lessons(), self.requests, self.class_names, self._key))

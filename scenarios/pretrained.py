@@ -1,4 +1,4 @@
-"""A stream that begins with what a pre-trained classifier knows."""
+"""A stream that begins with the classes of a pre-trained classifier."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from scenarios.derived import Derived
 class Pretrained(Derived, Scenario):
     """Counts the backbone's own classes as learned; choose it to forget what pre-training taught.
 
-    Takes the first experience as known: its classes are rows of the backbone's own pre-trained classifier.
+    Treats the first experience as known: its classes are rows of the backbone's own pre-trained classifier.
 
-    Nothing is learned for it; head rows are copied. With `ForgetSequence` around it this is how GS-LoRA is examined:
+    Nothing is learned for it; head rows are copied. With `ForgetSequence` around it this is the protocol of GS-LoRA:
     forgetting without learning first. Needs a strategy with a shared head, of the classifier's kind (`model.head`).
 
     Args:

@@ -39,7 +39,7 @@ class RandomInsertion(Derived, Scenario):
             raise UserError(f"RandomInsertion takes requests of 1 or more; found {requests}.")
 
     def steps(self) -> Iterator[Step]:
-        """Yield the stream's steps, and each request where the dice put it."""
+        """Yield the stream's steps, and each request at its random place."""
         steps = self.lessons()
         sizes = [1 if self.what == "experience" else len(s.event.classes) for s in steps]
         requests = []
@@ -57,10 +57,10 @@ def insertions(sizes: Sequence[int], requests: int, seed: int) -> list[tuple[int
     Args:
         sizes: How many items each experience has.
         requests: How many to draw.
-        seed: Seed of the dice.
+        seed: Seed of the draw.
 
     Returns:
-        The experience, the item in it, and how many experiences have been learned by then.
+        The experience, the item in it, and the number of experiences learned before the request.
 
     Raises:
         UserError: If there are fewer items.

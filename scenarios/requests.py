@@ -1,4 +1,4 @@
-"""Forget requests as a person writes them, and putting them into a stream of experiences."""
+"""Forget requests as users write them, and their insertion into a stream of experiences."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Request:
     """What to forget, and when.
 
     Attributes:
-        after: How many experiences have been learned by then, or the name of the last one.
+        after: Number of experiences learned before it, or the name of the last one.
         classes: Class ids or names.
         experiences: Names of experiences, or their places in the stream, the first being 0.
         samples: Ids of training samples, or the path of a text file of ids; in the config of a run, keyed hashes.
-        cells: Experiences (by name or place), each with one of its classes: what it brought of that class and no more.
-        missing: Samples that cannot be had any more when the request comes: those to ``forget``, those to ``retain``.
+        cells: Experiences (by name or place), each with one of its classes: that cell only.
+        missing: Sets that are not available at the time of the request: ``forget`` or ``retain``.
     """
 
     after: str | int
@@ -35,15 +35,15 @@ class Request:
 def with_requests(
     steps: Sequence[Step], requests: Sequence[Request], class_names: Sequence[str], key: bytes | None = None
 ) -> list[Step]:
-    """Put each request where it belongs; those at the same place stand in the order given.
+    """Insert each request at its place; those at the same place keep their order.
 
-    Every request is resolved before the first step is taken, so that a mistake shows before hours of training. They
+    Every request is resolved before the first step is taken, so that a mistake is reported before any training. They
     are named ``forget-0``, ``forget-1``, ... as they happen.
 
     Args:
-        steps: Experiences and their exams.
+        steps: Experiences and their test samples.
         requests: What to forget, and when.
-        class_names: What each class id is called.
+        class_names: Name of each class id.
         key: What keyed hashes of sample ids were made with.
 
     Raises:

@@ -1,4 +1,4 @@
-"""After every experience, some of its samples are taken back."""
+"""A request to forget some samples after every experience."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class SampleRequests(Derived, Scenario):
 
     Args:
         stream: A scenario of experiences only.
-        share: Share of an experience's samples; at least one goes.
-        pick: ``random``, or ``atypical`` for those farthest from the mean picture of their class. The latter stands in
-            for the samples that a model remembers most, without asking any model.
+        share: Share of an experience's samples; at least one is forgotten.
+        pick: ``random``, or ``atypical`` for those farthest from the mean picture of their class. The latter
+            approximates the samples that a model memorises most, without a model.
         seed: Seed of what is picked at random.
 
     Raises:
@@ -46,7 +46,7 @@ class SampleRequests(Derived, Scenario):
 
     @cached_property
     def requests(self) -> list[Request]:
-        """What is forgotten after each experience; found once, because atypical samples take reading all of them."""
+        """The samples to forget after each experience; computed once, because atypical samples need all to be read."""
         return [Request(i, samples=[*self._picked(s)]) for i, s in enumerate(self.lessons(), 1)]
 
     def _picked(self, step: Step) -> list[int]:

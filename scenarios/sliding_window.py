@@ -1,4 +1,4 @@
-"""A window of classes that moves on: as many leave as arrive."""
+"""A sliding window of classes: as many are forgotten as arrive."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class SlidingWindow(Derived, Scenario):
 
     Forgets the oldest classes as new ones come, so that no more than a window of them stays.
 
-    The stream of BID-LoRA (arXiv 2604.12686: 50 classes, then +10 and -10, five times), but what was forgotten is not
-    asked for again with later requests: nobody may need data that were to be deleted. Where classes come again, each
-    counts once for every experience that brings it, and what the oldest experience brought of it leaves first.
+    The stream of BID-LoRA (arXiv 2604.12686: 50 classes, then +10 and -10, five times), but forgotten classes are not
+    named again in later requests: their data may be deleted. Where classes come again, each counts once for every
+    experience that brings it, and its oldest cell is forgotten first.
 
     Args:
         stream: A scenario of experiences only, such as a base of 50 classes and increments of 10.
@@ -45,7 +45,7 @@ class SlidingWindow(Derived, Scenario):
 
 
 def leaving(arriving: Sequence[Sequence[_T]], window: int | None = None) -> list[list[_T]]:
-    """Return what leaves with each experience: the oldest classes that are too many.
+    """Return the classes to forget with each experience: the oldest ones beyond the window.
 
     >>> leaving([(0, 1, 2), (3, 4), (5,)])
     [[], [0, 1], [2]]

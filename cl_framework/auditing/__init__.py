@@ -1,4 +1,4 @@
-"""What an audit asks: attacks, probes, reference and shadow models, and what follows from the answers."""
+"""Audits of forgetting: attacks, probes, reference and shadow models, and conclusions."""
 
 import lazy_loader
 

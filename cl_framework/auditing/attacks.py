@@ -1,6 +1,6 @@
-"""What an audit asks of a model's answers, about what was forgotten and what stayed.
+"""Measurements of an audit on a model's outputs for forgotten and retained samples.
 
-`subject` gathers the samples, `answers` puts one model through the questions. The formulas are in ``metrics``.
+`subject` gathers the samples, `answers` measures one model. The formulas are in ``metrics``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Measured: TypeAlias = dict[str, float | None]
 
 
 def reachable(about: Subject, learning: Iterable[Experience] = ()) -> tuple[Subject, int]:
-    """Return a subject without samples that are gone, and how many these are; pictures may be deleted once forgotten.
+    """Return a subject without samples that are gone, and how many these are; pictures may be deleted after forgetting.
 
     Args:
         about: The subject.
-        learning: What models have to be trained on for the audit.
+        learning: The samples that models of the audit are trained on.
 
     Raises:
-        UserError: If all that was forgotten is gone, or something is that has to be learned from.
+        UserError: If all forgotten samples are missing, or some training samples are.
     """
     if lost := list(dict.fromkeys(name for e in learning for name in e.reference.absent())):
         raise UserError(
@@ -77,7 +77,7 @@ def answers(learner: Learner, about: Subject) -> tuple[Measured, Floats]:
 
 
 def right(learner: Learner, p: Floats, samples: Samples) -> float | None:
-    """Return the accuracy that probabilities amount to; a class without an output is never named."""
+    """Return the accuracy of probabilities; a class without an output is never predicted."""
     if not len(samples):
         return None
     if not p.shape[1]:

@@ -1,4 +1,4 @@
-"""Every model through every question, side by side: run, original, retrained models, pristine backbone."""
+"""The audit of all models: run, original, retrained models, pristine backbone."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ GAP = (
     "accuracy_retain_test",
     "mia_confidence_max_auc",
 )
-"""What the gap to retrain averages over."""
+"""Metrics that the gap to retrain averages over."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class References:
-    """What to compare a run with, each made when its turn comes and let go of afterwards.
+    """Models to compare a run with, each made when needed and freed afterwards.
 
     Attributes:
-        original: Makes the model that learned everything and forgot nothing; None to do without.
-        retrained: Make models that only met what remains, the first with the run's seed.
+        original: Makes the model that learned everything and forgot nothing; None leaves it out.
+        retrained: Make models that only met the retain set, the first with the run's seed.
     """
 
     original: Callable[[], Learner] | None = None
@@ -64,9 +64,10 @@ def references(workshop: Workshop, about: Subject, seed: int, seeds: int) -> Ref
 def conduct(
     run: Learner, about: Subject, workshop: Workshop, made: References, relearning: bool = True
 ) -> dict[str, Measured]:
-    """Put every model through every question; return metric -> model -> value. ``run`` itself is never changed.
+    """Measure every model; return metric -> model -> value. ``run`` itself is never changed.
 
-    Relearning is left out where every class stays: any model that knows the class answers about the samples.
+    Relearning is left out where every class stays: a model that knows the class predicts the samples without having met
+    them.
     """
     columns: dict[str, Measured] = {}
     said, curves = {}, {}
@@ -79,7 +80,7 @@ def conduct(
             original = checkpoint.tensors(learner), dict(learner.model.known)
         if original is not None:
             found["old_rows_accuracy"] = probes.put_back(workshop.copy(learner), about, *original)
-        if relearning and about.vanished:  # the classes of single samples are known all the same
+        if relearning and about.vanished:  # the classes of single samples are known to every model
             curves[name] = probes.relearn(workshop.copy(learner), about, seed_for("relearn", run.model.seed))
             found |= {f"relearn_accuracy_{k}": curves[name][k] for k in SHOWN}
         columns[name], said[name] = found, (p, learner.model.classes)
@@ -94,7 +95,7 @@ def conduct(
 
 
 def _models(run: Learner, made: References) -> Iterator[tuple[str, Learner]]:
-    """Yield one model after the other, so that two are never in memory that need not be."""
+    """Yield one model after the other, so that only the needed ones are in memory."""
     if made.original is not None:
         yield "original", made.original()
     yield "run", run

@@ -1,4 +1,4 @@
-"""Looking behind the head: probes on the features, the old rows put back, and learning again what was forgotten.
+"""Probes beyond the head: on features, with the old head rows restored, and by relearning.
 
 The representation of a model is what its features are under each adapter alone, side by side, each scaled to length 1:
 under every adapter of the bank with the stack of edits on top, or the backbone with its stack where there is none.
@@ -23,12 +23,12 @@ from cl_framework.models.model import Model, Using
 from cl_framework.streams.samples import Samples, Subset
 
 STEPS, BATCH, ASKED = 30, 16, 100
-"""Steps of relearning, samples of each side in a step, and about how many are asked about in between."""
+"""Steps of relearning, samples of each side in a step, and about how many are tested in between."""
 ASK_AFTER = frozenset({*range(11), 15, 20, 25, STEPS})
 SHOWN = (1, 5, 10)
 """Steps after which relearning is reported."""
 SCALE = 10.0
-"""What cosines are multiplied with when relearning begins."""
+"""Scale of cosines when relearning begins."""
 
 PROBES = ("probe_ridge_accuracy", "ncm_1_accuracy", "ncm_5_accuracy", "ncm_all_accuracy", "knn_5_accuracy")
 
@@ -46,7 +46,7 @@ def represent(model: Model, samples: Samples) -> Floats:
 
 
 def probes(model: Model, about: Subject) -> Measured:
-    """Return what probes on the features know of the vanished classes; None throughout if only samples went."""
+    """Return accuracies of probes on the forgotten classes; None throughout if only samples were forgotten."""
     exam = about.unseen.of(about.vanished)
     if not len(exam):
         return dict.fromkeys(PROBES)
@@ -58,19 +58,19 @@ def probes(model: Model, about: Subject) -> Measured:
 
 
 def put_back(learner: Learner, about: Subject, original: Mapping[str, Tensor], knew: Mapping[int, str]) -> float | None:
-    """Return the accuracy on unseen samples of the vanished classes once the original's rows for them are back.
+    """Return the accuracy on unseen samples of the forgotten classes with the original's head rows restored.
 
     Changes ``learner``: head rows and stored prototypes of those classes come from the ``original`` model.
 
     Args:
-        learner: A copy that nobody needs afterwards.
+        learner: A copy to change.
         about: What is audited.
         original: The original's tensors, as `checkpoint.tensors` names them.
         knew: Its classes and their experiences.
 
     Returns:
-        None where nothing can be put back: only samples went, or what is filed was measured with an adapter that is
-        another one now.
+        None where nothing can be restored: only samples were forgotten, or stored state was computed with an adapter
+        that has changed.
     """
     lost = [c for c in about.vanished if c in knew]
     if not lost or learner.strategy.isolates == "experience" or learner.strategy.founded:
@@ -97,14 +97,14 @@ def put_back(learner: Learner, about: Subject, original: Mapping[str, Tensor], k
 
 
 def relearn(learner: Learner, about: Subject, seed: int) -> dict[int, float]:
-    """Teach what was forgotten again; return steps -> accuracy on it, 0 being before the first step.
+    """Learn the forget set again; return steps -> accuracy on it, 0 being before the first step.
 
     Changes ``learner``. A new head over the representation starts from the retained classes' means, with the mean of
     those for every vanished class; head and adapters then follow Adam on batches of as many forgotten as retained
-    training samples. It is the same for every model, whatever its own head is.
+    training samples. It does not depend on the model's own head.
 
     Args:
-        learner: A copy that nobody needs afterwards.
+        learner: A copy to change.
         about: What is audited.
         seed: Of the order of the batches.
     """

@@ -1,4 +1,4 @@
-"""Models to compare with: learned afresh in memory, on what a run met or on what remains of it."""
+"""Reference models: trained in memory, on what a run met or on the retain set."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cl_framework.streams.events import Event, Experience, ForgetRequest
 @final
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Where learners are made that nothing of a run depends on.
+    """Makes learners for an audit, separate from the run.
 
     Attributes:
         fresh: Builds a learner as the run's config describes it, which has learned nothing.
         make_trainer: As in `loop.run`.
         batch_size: Samples per training step.
-        say: Told what is being done.
+        say: Called with the progress.
         store: Features that all learners share: a feature's key says what adapters made it.
     """
 

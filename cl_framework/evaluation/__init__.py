@@ -1,4 +1,4 @@
-"""Exams, measurements, results and how they are shown."""
+"""Evaluation on test samples, measurements, results and their display."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Exams: after every request, every exam so far, over the classes alive now."""
+"""Evaluation after every request, on the test samples of every experience so far, over live classes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Outcomes: TypeAlias = Counter[tuple[int, int]]
 _K = TypeVar("_K")
 
 Sheet: TypeAlias = tuple[dict[str, int], Tensor, Tensor]
-"""How many samples each exam has of those asked about at once; their labels ``(n,)``; what was answered."""
+"""Number of samples of each exam in a pass; their labels ``(n,)``; the predictions."""
 
 
 @final
 class Evaluator:
-    """Holds the test samples that no learner may see, and what has been forgotten.
+    """Holds the test samples that no learner may see (an exam for each experience), and past forget requests.
 
     An exam loses a class for good when what its experience brought of it is forgotten, whether or not the learner can
     still name it; a class that is learned again comes back with its new exam. Samples that were forgotten while their
-    class stays are asked about once, before and after the request: later answers about them tell of their class.
-    `answer` is asked about all exams at once, which must not matter to it: a prediction is its own sample's alone.
+    class stays are asked about once, before and after the request: later predictions of them only measure their class.
+    `answer` predicts all exams in one pass: a prediction depends on its own sample alone.
     """
 
     def __init__(self, selection: bool = False) -> None:
@@ -55,16 +55,16 @@ class Evaluator:
         self._before: tuple[str, float | None] | None = None
 
     def before(self, step: Step, answer: Answer) -> None:
-        """Measure what is about to be forgotten; nothing is to be done before learning."""
+        """Measure the forget set before a request; does nothing before learning."""
         if isinstance(step.event, ForgetRequest):
             self._before = step.event.name, _accuracy([step.exam], answer)
 
     def examine(self, step: Step, answer: Answer, live: Sequence[int], owner: Mapping[int, str]) -> Measurements:
-        """Open every exam so far, after ``step`` was carried out.
+        """Evaluate every exam so far, after ``step`` was carried out.
 
         Args:
-            step: What was just carried out; its exam joins the others.
-            answer: Predicts the class ids of samples; if it ranks classes, best first, laxer rules are counted, too.
+            step: The step just carried out; its exam joins the others.
+            answer: Predicts the class ids of samples; if it ranks classes, best first, top-k hits are counted too.
             live: Classes that can be predicted now.
             owner: The experience that each live class belongs to.
 
@@ -97,12 +97,12 @@ class Evaluator:
         """Return right answers and samples of every live class, all exams together, as `Measurements.hits` does.
 
         Raises:
-            UserError: If a sample is another than it was; those that are gone are left out.
+            UserError: If a sample has changed; missing ones are left out.
         """
         return _hits(_pooled(_by_exam(_sheets(self._exams, answer, strict=True)).values()))
 
     def restore(self, step: Step, measurements: Measurements) -> None:
-        """Take ``step`` up as if it had just been examined with the result ``measurements``."""
+        """Restore ``step`` with its ``measurements``, as if just evaluated."""
         self._admit(step, measurements.hits)
         self._before = None
 
@@ -124,7 +124,7 @@ class Evaluator:
         self._exams = {name: exam for name, exam in exams.items() if len(exam)}
 
     def _unmet(self, event: Event) -> dict[str, Samples]:
-        """Return the exams of what experiences lose altogether while its classes stay: they are not asked any more."""
+        """Return the exams of cells that are forgotten while their classes stay: they are no longer evaluated."""
         lost = event.cells if isinstance(event, ForgetRequest) and event.single else frozenset[Cell]()
         names = {name for name, _ in lost} & self._exams.keys()
         return {n: self._exams[n].of([c for name, c in sorted(lost) if name == n]) for n in sorted(names)}
@@ -172,7 +172,7 @@ def _only(exam: Samples, classes: set[int]) -> Samples:
 
 
 def _unremembered(exam: Samples) -> Samples:
-    """Return the same samples without a name: asking about what was forgotten must not store anything of it again."""
+    """Return the same samples without a name: evaluating forgotten samples must not store their features again."""
     copy = Subset(exam.unkept(), torch.arange(len(exam)))
     copy.key = None
     return copy

@@ -1,4 +1,4 @@
-"""What an exam day showed, as plain numbers: reading it needs no torch."""
+"""Measurements after one event, as plain numbers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cl_framework.storage.typed_records import typed
 @final
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What a forget request did to what had to go; None where there was no sample to ask about.
+    """Effect of a forget request on its forget set; None where there was no sample to test.
 
     Attributes:
         accuracy_before: On the step's exam, just before the request.
         accuracy_after: On the same, after it.
         accuracy_old: On the exams of all earlier requests that took classes, pooled, after it.
-        notes: What the unlearner says of its own work, such as the share of blocks it left alone.
-        samples: How many samples went, where every class stays; None where a class went.
+        notes: Notes of the unlearner, such as the share of groups it left at zero.
+        samples: Number of forgotten samples, where every class stays; None where a class is forgotten.
         unseen: Where every class stays: accuracy after it on test samples of the classes of the forgotten ones, each
-            class with the weight of how many of its samples went; what is to be expected of samples never met.
-        went: How many training samples went in all; older records do not tell.
-        stays: Classes that lost all that an experience brought of them and live on: the experiences that keep some.
+            class with the weight of how many of its samples went; the accuracy to expect of samples never met.
+        went: Number of forgotten training samples; None in older records.
+        stays: Classes that lost a whole cell and live on: the experiences that keep some.
     """
 
     accuracy_before: float | None
@@ -41,16 +41,16 @@ class Forgotten:
 @final
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """Everything one exam day showed.
+    """All measurements after one event.
 
     Attributes:
         event: Name of the event just carried out.
         kind: Whether it was learned or forgotten.
-        classes: Classes that it brought or took; none when only samples were forgotten.
+        classes: Classes that it brought or forgot; none when only samples were forgotten.
         exams: Experience name -> class -> ``(right, total)`` over its test samples, live classes only.
         selected: Test samples whose prediction is a class of the right experience, out of how many; None unless asked.
         forget: Only for forget requests.
-        old: Earlier forget request -> ``(right, total)`` on the classes it took: whether they stay forgotten. Classes
+        old: Earlier forget request -> ``(right, total)`` on the classes it forgot: whether they stay forgotten. Classes
             that were learned again are left out, and so are requests after which every class stayed.
         relearned: Classes that were forgotten once and came back: new id -> the id before.
         overlap: Adapter -> each earlier one -> how far their subspaces of inputs and of outputs meet, from 0 to 1.
@@ -102,7 +102,7 @@ class Measurements:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Measurements:
-        """Undo `to_dict`.
+        """Return the value that `to_dict` was given.
 
         Raises:
             UserError: If a field is missing or of another type.

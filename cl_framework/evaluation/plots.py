@@ -1,4 +1,4 @@
-"""One figure of a run: one column per request; above, what is known of all live classes; below, of each exam."""
+"""One figure of a run: one column per request; above, accuracy over live classes; below, of each exam."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
 
     Where adapters have factors, heat maps at the bottom show how far their subspaces of inputs and outputs meet.
 
-    A forget request is marked by a line, and by an arrow from the accuracy on what had to go before it to that after.
+    A forget request is marked by a line, and by an arrow from the accuracy on the forget set before it to that after.
     """
     names = [printable(e["name"]) for e in results["events"]]
     wide, high = max(len(names), 1), max(len(results["exams"]), 1)
@@ -59,7 +59,7 @@ def _title(results: Mapping[str, Any]) -> str:
 
 
 def _curve(axes: Axes, results: Mapping[str, Any]) -> None:
-    """Accuracy over all live classes, and what became of what had to go."""
+    """Accuracy over all live classes, and on forget sets."""
     curve = [math.nan if v is None else v for v in results["curve"]]
     places = {e["name"]: i for i, e in enumerate(results["events"])}
     axes.plot(range(len(curve)), curve, "o-", color=KNOWN, label="all live classes", clip_on=False, zorder=3)
@@ -110,7 +110,7 @@ def _matrix(axes: Axes, results: Mapping[str, Any], numbers: bool) -> None:
 
 
 def _overlap(axes: Axes, met: Mapping[str, Any], side: str) -> None:
-    """Adapters against adapters, from 0 where their subspaces are apart to 1 where one holds the other."""
+    """Adapters against adapters, from 0 for orthogonal subspaces to 1 where one contains the other."""
     names, values = (
         [printable(n) for n in met["adapters"]],
         [[math.nan if v is None else v for v in row] for row in met[side]],

@@ -1,4 +1,4 @@
-"""What a paper reports for a setting, and whether a run agrees."""
+"""Published figures of a setting, and comparison of a run with them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FIGURES = ("average_incremental_accuracy", "final_accuracy")
 @final
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The ``published:`` section of a config: figures in percent, and where they are from.
+    """The ``published:`` section of a config: figures in percent, and their source.
 
     Attributes:
         source: Paper and table, or log.
         average_incremental_accuracy: Mean accuracy over the experiences, if reported.
         final_accuracy: Accuracy after the last experience, if reported.
-        tolerance: How far a faithful run may be off, in points: seeds, hardware, a split that was drawn anew.
+        tolerance: Allowed difference of a faithful run in points: seeds, hardware, another random split.
     """
 
     source: str

@@ -21,14 +21,14 @@ from cl_framework.storage.typed_records import typed
 
 SCHEMA = 1
 LENIENT = ("top_5", "within_experience", "experience")
-"""Laxer rules by which an answer may count as right."""
+"""Other rules by which a prediction counts as right."""
 
 
 class EventResult(msgspec.Struct, frozen=True):
-    """One event of a run: what the exams showed, and what it cost.
+    """One event of a run: its measurements and its cost.
 
     Attributes:
-        measurements: What the exams showed after it.
+        measurements: The measurements after it.
         seconds: Wall time of carrying it out and examining it.
         trainable_parameters: Most parameters that were trained at once.
         steps: Optimiser steps.
@@ -62,10 +62,10 @@ class EventResult(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], place: Path | str = "The record of an event") -> EventResult:
-        """Undo `to_dict`.
+        """Return the record that `to_dict` was given.
 
         Args:
-            data: What JSON held.
+            data: The decoded JSON.
             place: The file it was in, for the message.
 
         Raises:
@@ -80,13 +80,13 @@ def results(
     records: Sequence[EventResult],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Work out everything that `docs/results.md` lists.
+    """Compute everything that `docs/results.md` lists.
 
     Args:
         strategy: Name of the method.
         exams: Name and classes of each experience learned so far, in order.
         records: One per event, in order.
-        class_names: What each class id is called.
+        class_names: Name of each class id.
     """
     days = [r.measurements for r in records]
     matrix = [[continual.micro_accuracy(d.exams.get(name, {}).values()) for name, _ in exams] for d in days]
@@ -122,7 +122,7 @@ def results(
 
 
 def _alive(days: Sequence[Measurements]) -> list[int]:
-    """Return the classes learned and not forgotten, examined or not."""
+    """Return the classes learned and not forgotten, tested or not."""
     found: set[int] = set()
     for day in days:
         found = found | set(day.classes) if day.kind == "learn" else found - set(day.classes)
@@ -130,7 +130,7 @@ def _alive(days: Sequence[Measurements]) -> list[int]:
 
 
 def _newest_and_earlier(days: Sequence[Measurements]) -> list[tuple[float | None, float | None]]:
-    """Return, for each day, the accuracy on the exam learned last and that on all earlier ones, pooled."""
+    """Return, after each event, the accuracy on the exam learned last and on all earlier ones, pooled."""
     newest, found = "", []
     for day in days:
         newest = day.event if day.kind == "learn" else newest
@@ -141,7 +141,7 @@ def _newest_and_earlier(days: Sequence[Measurements]) -> list[tuple[float | None
 
 
 def _leniently(days: Sequence[Measurements], rule: str) -> list[float | None] | None:
-    """Return the accuracy over all live classes on each day by a laxer rule; None where no day counted it."""
+    """Return the accuracy over all live classes after each event by another rule; None where it was not counted."""
     totals = [sum(total for _, total in day.hits.values()) for day in days]
     found = [(day.lenient.get(rule), total) for day, total in zip(days, totals, strict=True)]
     shares = [None if right is None else continual.micro_accuracy([(right, total)]) for right, total in found]
@@ -173,7 +173,7 @@ def _event(record: EventResult) -> dict[str, Any]:
 
 
 def _forget(i: int, days: Sequence[Measurements], retain: float | None, seconds: float) -> dict[str, Any]:
-    """Say what request ``i`` did, at once and, as far as later days tell, for good.
+    """Return the effect of request ``i``, right after it and after later events.
 
     Where every class stayed, a right answer about a forgotten sample is no trace of it: what is weighed against it (H)
     or asked of it later (relapse) has no meaning, and is None.
@@ -226,7 +226,7 @@ def _before_any(i: int, days: Sequence[Measurements]) -> float | None:
 
 
 def write(results: Mapping[str, Any], directory: Path) -> Path:
-    """Write results.json, results.csv and the figure, each there whole or not at all; return the figure's path.
+    """Write results.json, results.csv and the figure, each atomically; return the figure's path.
 
     Raises:
         ValueError: If a number is not finite.

@@ -1,4 +1,4 @@
-"""Classes of which an experience's samples are forgotten and which live on, because other experiences brought more."""
+"""Classes that lose a cell and live on, because other experiences brought more of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Stays: TypeAlias = Mapping[int, Sequence[str]]
 
 
 def sentence(stays: Stays, called: Callable[[int], str] = str, most: int = 6) -> str:
-    """Say which classes stay, and through which experiences; nothing where there is none.
+    """Return which classes stay, and through which experiences; empty where there is none.
 
     >>> sentence({5: ["domain-1"], 7: ["domain-1"], 2: ["domain-1", "domain-2"]})
     'classes 5, 7 stay through domain-1; class 2 stays through domain-1, domain-2'
 
     Args:
         stays: The classes.
-        called: What to call a class.
+        called: Returns the name of a class.
         most: Most classes or experiences to name at once.
     """
     alike: dict[tuple[str, ...], list[int]] = {}

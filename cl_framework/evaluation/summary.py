@@ -1,4 +1,4 @@
-"""What is read again of a run's ``results.json``: the numbers that runs are compared by. Needs no torch."""
+"""Summary of a run's ``results.json``: the numbers that runs are compared by. Needs no torch."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def read(run: Path) -> Summary | None:
         UserError: If the file is not JSON, or a field has another type.
     """
     file = run / "results.json"
-    if not file.is_file():  # nor a pipe, of which nothing may ever come
+    if not file.is_file():  # nor a pipe, which may never end
         return None
     return parsed(file.read_bytes(), Summary, file, f"delete it, and `clf resume {run}` writes it again")

@@ -13,14 +13,14 @@ from cl_framework.evaluation import staying
 from cl_framework.terminal.safe_text import printable
 
 HEAD = 8
-"""Columns of a terminal that the name of an exam may take; a longer one is folded."""
+"""Most columns of an exam's name; a longer one is folded."""
 NUMBER = 5
 """Columns of the widest accuracy, 100.0."""
 NAME = 12
 """Columns for the name of a request, which is folded if it is longer and there is no more room."""
 SUMMED = ("newest", "earlier", "worst")
 GONE = {"forgotten": 11, "old": NUMBER, "H": NUMBER}
-"""What is told of forget requests, and the columns it takes."""
+"""Columns about forget requests, and their widths."""
 
 HEADLINE = ("final_accuracy", "average_incremental_accuracy", "plasticity", "forgetting_max_past", "backward_transfer")
 
@@ -82,7 +82,7 @@ def _rows(results: Mapping[str, Any], few: bool) -> list[list[Text | str]]:
 
 
 def headline(results: Mapping[str, Any]) -> Table:
-    """Return the numbers to look at first, each under the name of its formula, and the latest forget requests."""
+    """Return the headline numbers, each under the name of its formula, and the latest forget requests."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     for name in HEADLINE:
@@ -109,7 +109,7 @@ def headline(results: Mapping[str, Any]) -> Table:
 
 
 def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Say in a sentence what became of what had to go; of samples whose classes stay, what there is to compare with."""
+    """Describe in a sentence the effect on the forget set; where classes stay, with the reference accuracy."""
     drop = f"{percent(forget['accuracy_forget_before'])} → {percent(forget['accuracy_forget'])} %"
     retained = f"retained {percent(forget['accuracy_retain'])} %"
     stays = {int(c): experiences for c, experiences in forget.get("stays", {}).items()}

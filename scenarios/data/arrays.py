@@ -1,4 +1,4 @@
-"""From arrays and tensors as people have them to pictures: what is plain is taken, all else refused."""
+"""Arrays and tensors of users as pictures: unambiguous ones are taken, others refused."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ def upright(what: str, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
 
     Args:
         what: What the images are called in messages, such as ``train images``.
-        images: ``(n, C, H, W)``, ``(n, H, W, C)``, or ``(n, H, W)`` in grey. NaN is left to who knows the samples.
+        images: ``(n, C, H, W)``, ``(n, H, W, C)``, or ``(n, H, W)`` in grey. NaN is left to the caller, who can name
+            the samples.
 
     Raises:
         UserError: If shape, type or range leave open what they are; what was found and what is expected is said.
     """
     try:
         x = torch.as_tensor(images)
-    except TypeError as error:  # numbers that torch has no type for
+    except TypeError as error:  # types that torch does not have
         raise UserError(f"The {what} are {getattr(images, 'dtype', type(images))}; give {WANTED}.") from error
     found = f"The {what} are {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
     if x.dtype != torch.uint8 and not x.is_floating_point():
-        numbers = x.numpy(force=True)  # of some types torch tells no smallest number
+        numbers = x.numpy(force=True)  # some types have no minimum in torch
         span = f" from {np.min(numbers)} to {np.max(numbers)}" if x.numel() and not x.is_complex() else ""
         raise UserError(f"{found}{span}; give {WANTED}.")
     x = _channels_first(found, x)

@@ -1,4 +1,4 @@
-"""Which column of a table is which, by what it is called: said in an option, or guessed where only one name fits."""
+"""Roles of a table's columns: named in an option, or guessed where one name fits."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ NAMES: Mapping[Role, Sequence[str]] = {
     "label": ("label", "category", "intent", "class", "class_name", "target"),
     "split": ("split", "subset"),
 }
-"""What each column may be called, in any case; the first name goes before the others."""
+"""Names of each column, in any case; the first has priority."""
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
 }
-"""What a cell of a split column, or a folder, may say."""
+"""Names of splits, in cells or folders."""
 SEVERAL = re.compile(r"\s*[|;,/]\s*")
-"""What stands between labels where a cell holds several."""
+"""Separators of labels in a cell that holds several."""
 
 
 def chosen(where: str, columns: Sequence[str], said: Mapping[Role, str], wanted: Sequence[Role]) -> dict[Role, str]:
     """Return the column of each role that has one.
 
     Args:
-        where: What has the columns, for messages.
+        where: The table, for messages.
         columns: Their names.
-        said: Names that were given as options, in place of guesses; empty ones were not.
+        said: Names given as options, in place of guesses; empty if not given.
         wanted: The roles to look for.
 
     Raises:
-        UserError: If a name that was said is not there, or a name is there twice, or several names fit a guess.
+        UserError: If a given name is missing, a name occurs twice, or several names fit a guess.
     """
     found: dict[Role, str] = {}
     for role in wanted:
@@ -91,7 +91,7 @@ def told_split(where: str, cell: str) -> str:
     """Return the split that a cell names: ``train``, ``test``, ``validation``, or nothing.
 
     Raises:
-        UserError: If it is an odd one.
+        UserError: If it names none.
     """
     found = SPLITS.get(cell.strip().lower(), "") if cell.strip() else ""
     if cell.strip() and not found:

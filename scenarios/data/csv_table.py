@@ -18,7 +18,7 @@ from scenarios.data.text_records import Record, examined
 from scenarios.pictures import decode
 
 SEPARATORS = (",", ";", "\t", "|")
-"""What may stand between columns; the one that line 1 holds most of does."""
+"""Separators of columns; the most frequent one in line 1 is used."""
 ASK = "line 1 must name path,label[,split] or text,label[,split]; other names go as in :text=utterance,label=category"
 
 
@@ -37,16 +37,16 @@ def load(
 
     Args:
         path: A file of columns between commas, semicolons, tabs or bars, whose first line names them; image paths
-            resolve beside it; split is train, validation or test. Validation is the exam where there is no test, and
-            left out otherwise.
+            resolve beside it; split is train, validation or test. Validation is the test set where there is no test
+            split, and left out otherwise.
         test: Share of each class held out for testing, a fifth if None; only where there is no split column.
         seed: Seed of that split.
-        exam: A second table of sentences, all of it to be examined on; the first is then all learned from.
+        exam: A second table of sentences, used as the test set; the first is then the training set.
         text: Column of sentences; found by itself if it is called text, sentence, utterance, query, ...
         image: Column of image paths; found by itself if it is called path, image, file, filename, ...
         label: Column of labels; found by itself if it is called label, category, intent, class, target.
         split: Column of splits; found by itself if it is called split or subset.
-        faults: Where to note what is wrong with single lines, which are left out.
+        faults: Collects the faults of single lines, which are left out.
 
     Raises:
         UserError: If the table or a column is missing, it is no table of UTF-8, a sample has several labels, or an
@@ -124,7 +124,7 @@ def lines(path: str, said: dict[Role, str], faults: list[str]) -> tuple[Role, li
 
 
 def separator(head: str) -> str:
-    r"""Return what stands between columns, from the line that names them.
+    r"""Return the separator of columns, from the header line.
 
     >>> separator("text;label"), separator("a\tb, c\td"), separator("text")
     (';', '\t', ',')
@@ -135,7 +135,7 @@ def separator(head: str) -> str:
 def made(
     path: str, columns: list[str], found: list[tuple[str, list[str]]], said: dict[Role, str], faults: list[str]
 ) -> tuple[Role, list[Record]]:
-    """Return whether lines are of sentences or images, and a record of each that has what it needs."""
+    """Return whether lines are of sentences or images, and a record of each complete line."""
     sought: list[Role] = ["text", "image"]
     at = chosen(path, columns, said, [r for r in sought if said[r]] or sought)
     kind: Role | None = next((r for r in ("text", "image") if r in at and at[r].lower() == NAMES[r][0]), None) or next(
@@ -175,7 +175,7 @@ def beside(table: Path, image: str) -> Path:
 
 
 def check(where: str, image: Path) -> None:
-    """Make sure that an image is there.
+    """Require that an image exists.
 
     Raises:
         UserError: If it is not.

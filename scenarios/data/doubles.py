@@ -1,4 +1,4 @@
-"""Samples that are there twice: in training and test, or under two labels. Results then say less than they seem to."""
+"""Duplicate samples: in training and test, or under two labels. They make results doubtful."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from scenarios.data.source import Pictures, Sentences, Source
 from scenarios.pictures.decode import in_parallel
 
 ENDS = 4096
-"""Bytes at either end of a file that are compared before the whole is."""
+"""Bytes at either end of a file that are compared before the whole file."""
 SHOWN = 3
-"""Samples that are named; more are counted."""
+"""Most samples that are named; further ones are counted."""
 
 
 class Sample(NamedTuple):
@@ -30,15 +30,15 @@ class Sample(NamedTuple):
 
     @property
     def called(self) -> str:
-        """What a person knows it by."""
+        """Its name in messages."""
         told = self.part.describe(torch.tensor([self.row]))
         return f"{self.part.split} sample {told}" if told.isdecimal() else told
 
 
 def doubts(source: Source) -> list[str]:
-    """Return a warning for each way in which samples are there twice, and one for classes without an exam.
+    """Return a warning for each kind of duplicate, and one for classes without test samples.
 
-    Files are alike if their bytes are, pictures in memory if their pixels are, sentences if they are the same.
+    Files are equal if their bytes are, pictures in memory if their pixels are, sentences if their text is.
     """
     samples = [Sample(part, i) for part in (source.train, source.test) for i in range(len(part))]
     groups = [[samples[i] for i in group] for group in alike(source)]
@@ -70,7 +70,7 @@ def doubts(source: Source) -> list[str]:
 
 
 def _close(names: Sequence[str]) -> list[list[str]]:
-    """Return names that a person would take for one; single letters are characters of their own.
+    """Return groups of names that differ in case or separators only; single letters differ.
 
     >>> _close(["Tabby cat", "dog", "tabby_cat", "A", "a"])
     [['Tabby cat', 'tabby_cat']]
@@ -81,7 +81,7 @@ def _close(names: Sequence[str]) -> list[list[str]]:
 
 
 def alike(source: Source) -> list[list[int]]:
-    """Return the rows of samples of the same content, training and test counted as one: groups of two and more."""
+    """Return groups of rows with the same content, training and test rows numbered as one."""
     keys: list[Hashable] = []
     files: list[Path | None] = []
     for part in (source.train, source.test):

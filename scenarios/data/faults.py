@@ -1,4 +1,4 @@
-"""Samples that cannot be read: all of them are named at once, before anything is learned."""
+"""Unreadable samples: all are named at once, before anything is learned."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from scenarios.data.source import Pictures, Sentences, Source
 from scenarios.pictures.decode import glance, in_parallel
 
 AT_ONCE = 512
-"""Files looked at between two words to whoever watches."""
+"""Files between two reports of progress."""
 
 
 def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
-    """Open every picture file for its header; return the source without those that cannot be read, and why not.
+    """Read the header of every picture file; return the source without unreadable ones, and the reasons.
 
     Raises:
-        UserError: If a class, or the exam, has none that can be read.
+        UserError: If a class, or the test set, has none that can be read.
     """
     found: dict[str, list[str | None]] = {}
     parts = {"train": source.train, "test": source.test}
@@ -43,7 +43,7 @@ def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
 
 
 def kept(faults: list[str], make: Callable[[], None]) -> bool:
-    """Do something for one sample; if it objects, note why and return False."""
+    """Do something for one sample; on an error note it and return False."""
     try:
         make()
     except UserError as error:
@@ -61,7 +61,7 @@ def _fault(file: Path) -> str | None:
 
 
 def _without(part: Pictures | Sentences, faults: Sequence[str | None]) -> Pictures | Sentences:
-    """Return the pictures without a fault, numbered as if the others had never been there."""
+    """Return the pictures without a fault, numbered as if the others did not exist."""
     assert isinstance(part, Pictures)
     left = part.take(torch.tensor([i for i, fault in enumerate(faults) if fault is None], dtype=torch.int64))
     assert isinstance(left, Pictures)

@@ -1,4 +1,4 @@
-"""`glyphs`: characters drawn from matplotlib's fonts on coloured, patterned paper, as many as you like."""
+"""`glyphs`: characters drawn from matplotlib's fonts on coloured, patterned paper, any number."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from scenarios.data.source import Pictures, Source
 from scenarios.drawing.atlas import Atlas, build
 from scenarios.drawing.drawing import PLAIN, STREET, Style, draw
 
-CHUNK = 20  # pictures drawn at a time; fixed, so that asking for more images leaves the first ones as they were
+CHUNK = 20  # pictures drawn at a time; fixed, so that more images leave the first ones unchanged
 
 TURNS = ("", " turned 90", " turned 180", " turned 270", " mirrored")
 
 
 def characters() -> list[str]:
-    """Return the characters kept for streams, shuffled once and for all so that any first few mix scripts."""
+    """Return the characters for streams in one fixed random order, so that the first few mix scripts."""
     kept: list[str] = list(json.loads(Path(__file__).with_name("glyphs.json").read_text(encoding="utf-8"))["stream"])
     random.Random(0).shuffle(kept)
     return kept
@@ -50,7 +50,7 @@ def turned(chosen: Sequence[tuple[int, str]]) -> Atlas:
 
 @lru_cache(maxsize=2)
 def load(classes: int = 100, train: int = 60, test: int = 20, seed: int = 0, known: bool = False) -> Source:
-    """Draw the first ``classes`` characters; picture j of a character is the same however many are asked for.
+    """Draw the first ``classes`` characters; picture j of a character does not depend on their number.
 
     Args:
         classes: How many characters.
@@ -79,7 +79,7 @@ def load(classes: int = 100, train: int = 60, test: int = 20, seed: int = 0, kno
 
 
 def pictures(atlas: Atlas, character: int, seed: str, count: int, style: Style = STREET) -> Tensor:
-    """Draw one character ``count`` times in faces chosen by lot: ``(count, 3, 32, 32)`` uint8."""
+    """Draw one character ``count`` times in random faces: ``(count, 3, 32, 32)`` uint8."""
     g = torch.Generator().manual_seed(int.from_bytes(sha256(seed.encode()).digest()[:7], "big"))
     faces = (atlas.character == character).nonzero()[:, 0]
     chunks = []

@@ -1,4 +1,4 @@
-"""Which classes come together, as a file says it."""
+"""Groups of classes, read from a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def read_groups(path: str, class_names: Sequence[str]) -> list[tuple[int, ...]]:
 
     Args:
         path: A JSON file: name of the group -> names of its classes.
-        class_names: What each class id is called.
+        class_names: Name of each class id.
 
     Raises:
         UserError: If the file is missing or laid out in another way, or names a class twice or one that is not there.

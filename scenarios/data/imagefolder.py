@@ -34,19 +34,20 @@ SPLITS = {
     "test": ("test", "testing"),
     "validation": ("val", "valid", "validation", "dev"),
 }
-"""What the folder of each split may be called, in any case."""
+"""Names of each split's folder, in any case."""
 NO_CLASSES = frozenset(("__macosx", "@eadir", "$recycle.bin"))
-"""Folders that unpacking and file servers leave beside those of classes."""
+"""Folders that archives and file servers leave beside those of classes."""
 
 
 def load(path: str, test: float | None = None, seed: int = 0) -> Source:
     """List the images below ``path``; class ids follow the sorted names of the class folders.
 
-    Files and folders whose names begin with a dot, and those of ``__MACOSX``, are no data.
+    Files and folders whose names begin with a dot, and those of ``__MACOSX``, are ignored.
 
     Args:
         path: Holds train/ and test/ with a folder per class, or the class folders themselves. Without a test/, valid/
-            (also val/, validation/, dev/) is the exam; beside a test/ it is left out. Upper and lower case are alike.
+            (also val/, validation/, dev/) is the test set; beside a test/ it is left out. Upper and lower case are
+            alike.
         test: Share of each class held out for testing, a fifth if None; only where there is no test folder.
         seed: Seed of that split.
 
@@ -82,8 +83,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     A folder called train is a class, such as a vehicle's, if it holds no folders.
 
     Raises:
-        UserError: If there are two for one split, or something to be examined on and nothing to learn from, or the
-            other way round.
+        UserError: If there are two for one split, or one of training and test is missing.
     """
     found: dict[str, Path] = {}
     inside = folders(root)
@@ -135,7 +135,7 @@ def classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
 
 
 def _check_class(folder: Path, only: bool) -> None:
-    """Refuse a folder that holds the folders of classes: all its images would become one class.
+    """Refuse a folder of class folders: all its images would become one class.
 
     Args:
         folder: The one in place of a class.

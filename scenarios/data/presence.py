@@ -1,4 +1,4 @@
-"""Whether the file or folder that a data source names is there."""
+"""Checks that the file or folder of a data source exists."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A source as a run's list tells it: rows keep their ids whatever was added to the data or taken away since.
+"""A source by a run's list: rows keep their ids after data were added or deleted.
 
-`listing` writes down what a source holds; `relisted` makes of that what a stream needs. Labels, ids and names come from
+`listing` lists a source; `relisted` makes the data of a stream from the list. Labels, ids and names come from
 the list alone. Files are looked for where the list says, tables and arrays are opened when they are first read.
 """
 
@@ -28,14 +28,14 @@ from scenarios.pictures.decode import in_parallel
 from scenarios.pictures.transforms import CPU
 
 AT_ONCE = 512
-"""Files hashed between two words to whoever watches."""
+"""Files between two reports of progress."""
 Part: TypeAlias = Pictures | Sentences
 
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
 class Parts:
-    """What a stream is made of: samples to learn from, samples to be examined on, and what classes are called."""
+    """The data of a stream: training samples, test samples, and names of classes."""
 
     name: str
     kind: Literal["pictures", "sentences"]
@@ -45,7 +45,7 @@ class Parts:
 
 
 def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: Watch) -> sample_list.Source:
-    """Write down every sample of the classes that a stream brings; files are read for their hashes.
+    """List every sample of the classes of a stream; files are read for their hashes.
 
     Args:
         source: The data.
@@ -81,7 +81,7 @@ def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: W
 
 
 def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Source | None = None) -> Parts:
-    """Return the samples that a list tells of. What was forgotten is found where the data still hold it.
+    """Return the samples of a list. Forgotten samples are found where the data still hold them.
 
     Args:
         listed: The list; its ``root`` says where the data are now.
@@ -106,15 +106,15 @@ def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Sourc
 
 @final
 class Located:
-    """A source as it is now, opened when it is first needed.
+    """A source of today, opened on first use.
 
     Args:
-        listed: What the list tells of it.
+        listed: Its part of the list.
         opened: The source, if it is open already.
     """
 
     def __init__(self, listed: sample_list.Source, opened: Source | None = None) -> None:
-        """Open nothing yet."""
+        """Store the arguments."""
         self.listed = listed
         if opened is not None:
             self.__dict__["source"] = opened
@@ -158,7 +158,7 @@ class Reread(Labelled):
 
     Args:
         kind: What they are.
-        rows: What the list tells of them.
+        rows: Their rows in the list.
         data: Where they are.
         key: The run's key.
     """
@@ -166,7 +166,7 @@ class Reread(Labelled):
     def __init__(
         self, kind: Literal["pictures", "sentences"], rows: sample_list.Rows, data: Located, key: bytes | None
     ) -> None:
-        """Open nothing yet."""
+        """Store the arguments."""
         self.kind, self.split, self.rows, self.data, self.key = kind, rows.split, rows, data, key
         self.labels = torch.tensor(rows.labels, dtype=torch.int64)
         self.ids = torch.tensor(rows.ids, dtype=torch.int64)
@@ -174,7 +174,7 @@ class Reread(Labelled):
 
     @property
     def content(self) -> str:
-        """What the list says."""
+        """The rows of the list."""
         return self.rows.content
 
     def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Any]:

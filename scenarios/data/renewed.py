@@ -1,4 +1,4 @@
-"""A run's list of samples beside what is there: samples that were never met are taken as they are now."""
+"""Update of a run's sample list from today's data: samples that were never met are taken as they are now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scenarios.data.source import Pictures
 def renewed(
     listed: sample_list.Source, key: bytes | None, met: Collection[str]
 ) -> tuple[sample_list.Source, Inventory]:
-    """Return a list without what is gone and was never met, and what is new, gone or changed.
+    """Return the list without missing samples that were never met, and the differences.
 
     Args:
         listed: The list.

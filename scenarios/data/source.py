@@ -1,4 +1,4 @@
-"""Where pictures and sentences come from: two labelled splits, and views of them through a transform."""
+"""Data sources of pictures and sentences: two labelled splits, and views through a transform."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from scenarios.pictures.decode import decode, in_parallel
 from scenarios.pictures.transforms import CPU, Pipeline
 
 NOWHERE = Path("(forgotten)")
-"""Stands for the place of a picture that a run has forgotten."""
+"""Place of a picture that a run has forgotten."""
 RESIDENT = 2**30
 """Most bytes of one split, held in memory as whole numbers, that are held on the device of training as well."""
 HELD = 0.2
-"""Share of each class that is held out where nothing says which samples are."""
+"""Share of each class that is held out where the data name no test split."""
 
 
 class Labelled(ABC):
@@ -53,10 +53,10 @@ class Labelled(ABC):
         """Return the samples at ``rows``: one tensor on ``device``, or a list on the CPU where shapes differ."""
 
     def release(self, rows: Tensor) -> None:  # noqa: B027  # most keep none
-        """Let go of copies of the samples at ``rows`` that were kept beside their source."""
+        """Delete cached copies of the samples at ``rows``."""
 
     def unkept(self) -> Labelled:
-        """Return the same samples, of which reading keeps no copy."""
+        """Return the same samples, read without a cached copy."""
         return self
 
 
@@ -255,14 +255,14 @@ class Sentences(Labelled):
 @final
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Pictures or sentences to learn from, some of every class, and others to be examined on.
+    """Pictures or sentences: a training split with every class, and a test split.
 
     Attributes:
-        name: How the source was asked for; part of the key under which features are remembered.
-        train: Samples to learn from.
-        test: Samples that only the evaluator sees.
-        class_names: What each label is called.
-        said: Whether the data say themselves what is to be examined on.
+        name: The source as specified; part of the key of its features.
+        train: Training samples.
+        test: Test samples; only the evaluator sees them.
+        class_names: Name of each label.
+        said: Whether the data have a test split of their own.
     """
 
     name: str
@@ -275,8 +275,8 @@ class Source:
         """Check every label.
 
         Raises:
-            UserError: If a label lies outside the declared classes, a class has no samples to learn from, or there are
-                none to be examined on.
+            UserError: If a label lies outside the declared classes, a class has no training samples, or there are no
+                test samples.
         """
         n = len(self.class_names)
         for part in (self.train, self.test):
@@ -293,7 +293,7 @@ class Source:
             self.check_exam()
 
     def check_exam(self) -> None:
-        """Make sure that there is something to be examined on.
+        """Require test samples.
 
         Raises:
             UserError: If there is nothing.
@@ -303,7 +303,7 @@ class Source:
 
     @property
     def unexamined(self) -> list[str]:
-        """Names of the classes without test samples: their exam is none."""
+        """Names of the classes without test samples."""
         return [c for c, n in zip(self.class_names, self.counts(self.test), strict=True) if not n]
 
     def counts(self, part: Pictures | Sentences) -> list[int]:
@@ -318,7 +318,7 @@ class Source:
         return sha256("\0".join(parts).encode()).hexdigest()
 
     def validating(self, share: float, seed: int = 0) -> Source:
-        """Return a source examined on a held-out ``share`` of the training samples; the test split is out of reach."""
+        """Return a source tested on a held-out ``share`` of the training samples, without the test split."""
         kept, held = stratified(self.train.labels, share, seed)
         return replace(self, train=self.train.take(kept), test=self.train.take(held))
 
@@ -359,7 +359,7 @@ def stratified(labels: Tensor, share: float | None, seed: int) -> tuple[Tensor, 
 
 
 def check_share(name: str, said: bool, test: float | None) -> None:
-    """Refuse a share to hold out of data that say themselves what is held out.
+    """Refuse a share to hold out of data with a test split.
 
     Raises:
         UserError: If there is one.
@@ -369,7 +369,7 @@ def check_share(name: str, said: bool, test: float | None) -> None:
 
 
 def absent(what: str, sample: int) -> Absent:
-    """Return what to raise where a sample is to be read that is not there any more."""
+    """Return the error for a sample that is missing."""
     return Absent(
         f"{what} is gone (sample {sample}), and has to be read; bring it back. What must be forgotten may be gone: "
         "say so with --without forget."
@@ -381,7 +381,7 @@ class View(Samples):
     """Samples through a transform; a batch has x ``(n, 3, S, S)`` float32 in [0, 1], or ``(n, bytes)`` uint8."""
 
     def __init__(self, samples: Labelled, pipeline: Pipeline, key: str | None = None) -> None:
-        """Look at ``samples`` through ``pipeline``; give a ``key`` only if the pipeline has no randomness."""
+        """Apply ``pipeline`` to ``samples``; give a ``key`` only if the pipeline has no randomness."""
         self.samples, self.pipeline, self.key, self.device = samples, pipeline, key, CPU
         self.labels, self.ids = samples.labels, samples.ids
 
@@ -425,7 +425,7 @@ class View(Samples):
         return found
 
     def release(self, rows: Sequence[int]) -> None:
-        """Let go of what was kept of the samples at ``rows``."""
+        """Delete cached copies of the samples at ``rows``."""
         self.samples.release(torch.as_tensor(rows, dtype=torch.int64))
 
 

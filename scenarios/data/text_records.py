@@ -21,12 +21,12 @@ from scenarios.pictures.decode import text as text_of
 @final
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A sentence and what is said of it.
+    """A labelled sentence.
 
     Attributes:
         where: File and place, for messages.
         text: The sentence.
-        label: What its class is called.
+        label: Name of its class.
         split: ``train``, ``validation``, ``test``, or nothing where the file does not say.
         columns: Further cells or keys that hold text or a number, by name.
     """
@@ -67,17 +67,17 @@ def load(
 
     It holds a list of ``[text, label]`` or ``{"text": ..., "label": ..., "split": ...}``, or such records line by line
     (JSON Lines); or, as CLINC150 does, an object with such lists under ``train`` and ``test``. ``val`` (also ``valid``,
-    ``validation``, ``dev``) is the exam where there is no ``test``, and left out otherwise, as other lists are.
+    ``validation``, ``dev``) is the test set where there is no ``test``, and left out otherwise, as other lists are.
 
     Args:
         path: A JSON file.
         test: Share of each class held out for testing, a fifth if None; only where the file has no test split.
         seed: Seed of that split.
         also: Take ``ALSO_train`` and ``ALSO_test`` in as well: ``oos`` are the out-of-scope sentences of CLINC150.
-        exam: A second file of the same layout, all of it to be examined on; the first is then all learned from.
+        exam: A second file of the same layout, used as the test set; the first is then the training set.
         text: Key of the sentence; found by itself if it is called text, sentence, utterance, query, ...
         label: Key of the label; found by itself if it is called label, category, intent, class, target.
-        faults: Where to note what is wrong with single records, which are left out.
+        faults: Collects the faults of single records, which are left out.
 
     Raises:
         UserError: If a file is missing or laid out in another way, a sample has several labels, or an option would
@@ -201,13 +201,13 @@ def _is_json(line: str) -> bool:
 
 
 def joined(learned: Sequence[Record], exam: Sequence[Record]) -> list[Record]:
-    """Return the records of two files, the second to be examined on."""
+    """Return the records of two files, the second as the test set."""
     whole = {"train": learned, "test": exam}
     return [replace(r, split=split) for split, part in whole.items() for r in part]
 
 
 def examined(name: str, found: Sequence[Record]) -> tuple[bool, list[Record]]:
-    """Return whether records say what to be examined on, and the records: validation is test where there is no test.
+    """Return whether records have a test split, and the records: validation is test where there is no test.
 
     Raises:
         UserError: If there are none, or only some say where they belong.
@@ -228,8 +228,8 @@ def source(name: str, found: Sequence[Record], test: float | None, seed: int) ->
     """Sort records into a source, splitting them here if they do not say how.
 
     Raises:
-        UserError: If there are none, only some say where they belong, a class is only to be examined on, or a share is
-            to be held out of records that say which are.
+        UserError: If there are none, only some name a split, a class has test samples only, or a share is to be held
+            out of records with a test split.
     """
     said, found = examined(name, found)
     check_share(name, said, test)

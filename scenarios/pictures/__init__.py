@@ -1,4 +1,4 @@
-"""Pictures from files: decoded, turned upright, resized, kept."""
+"""Pictures from files: decoding, orientation, resizing, cache."""
 
 from cl_framework.settings import exports
 

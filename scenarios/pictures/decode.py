@@ -23,12 +23,12 @@ from scenarios.pictures import pixels
 T = TypeVar("T")
 R = TypeVar("R")
 HEIC = re.compile(rb"....ftyp(?:....)*(?:hei[cxms]|hev[cx])", re.DOTALL)
-"""How a HEIC file begins, whatever its name; AVIF, which Pillow reads itself, is told apart by it."""
+"""First bytes of a HEIC file; AVIF, which Pillow reads itself, has others."""
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """The last bytes of whole files."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `pixels.bound` refuses those
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the picture is there all the same
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the picture is readable all the same
 
 
 def decode(path: Path) -> Tensor:
@@ -50,7 +50,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")  # whose end may never come
+            raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")  # its end may never come
         _know_heic(path)
         with Image.open(path) as image:
             pixels.bound(image)
@@ -59,13 +59,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"The image {path} does not exist; restore it or take it out of the data.") from e
     except UserError:
         raise
-    except Exception as e:  # damaged files make Pillow trip in many ways
+    except Exception as e:  # damaged files raise many errors in Pillow
         why = _why(e, path)
         raise UserError(f"Cannot read the image {path} ({why}); replace it or take it out of the data.") from e
 
 
 def _why(error: Exception, path: Path) -> str:
-    """Return what stopped the reading of an image, without the path, which is said already."""
+    """Return why an image cannot be read, without its path."""
     if not isinstance(error, OSError) and not str(error):
         return type(error).__name__
     if path.is_file() and not path.stat().st_size:
@@ -76,10 +76,10 @@ def _why(error: Exception, path: Path) -> str:
 
 
 def glance(path: Path) -> None:
-    """Make sure, at little cost, that an image can be read: its header is, and its end is looked at.
+    """Check at little cost that an image can be read: its header and its end.
 
-    A JPEG or PNG that does not end as it should may still be whole; it is decoded to know. So is an image of floats or
-    of signed numbers, whose range decides whether it is one.
+    A JPEG or PNG that does not end as it should may still be whole; it is then decoded to check. So is an image of
+    floats or of signed numbers, whose range decides whether it is one.
 
     Raises:
         UserError: If it cannot.
@@ -97,10 +97,10 @@ def glance(path: Path) -> None:
 
 
 def _know_heic(path: Path) -> None:
-    """Teach Pillow HEIC where a file is of that kind.
+    """Register HEIC with Pillow for a file of that kind.
 
     Raises:
-        UserError: If the package that can is not installed.
+        UserError: If the package for it is not installed.
     """
     with path.open("rb") as file:
         if not HEIC.match(file.read(40)):
@@ -113,7 +113,7 @@ def _know_heic(path: Path) -> None:
 
 
 def in_parallel(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Return what ``call`` makes of each item, in order; Pillow decodes and resizes on as many cores as there are.
+    """Return ``call`` of each item, in order; Pillow decodes and resizes on as many cores as there are.
 
     >>> in_parallel(len, ["a", "bc"])
     [1, 2]

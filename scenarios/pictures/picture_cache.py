@@ -1,12 +1,12 @@
-"""Pictures from files, decoded and put through the fixed step of their transform once: kept in a mapped file.
+"""Cache of pictures from files after the fixed step of their transform, in a mapped file.
 
 ``FOLDER/<key>/pixels.npy`` has a row for each picture, ``rows.npy`` says what is in it; the key is a hash of the files,
-with sizes and times, and of the step. A row is written when its picture is first read, pixels before what is said of
-them, and checked against its checksum when a process first reads it: one that was torn is made again. Rows written
-twice hold the same bytes, so runs share a folder freely. A file takes only as much disk as the rows that were written.
+with sizes and times, and of the step. A row is written when its picture is first read, pixels before their entry, and
+checked against its checksum when a process first reads it: a damaged one is made again. Rows written twice hold the
+same bytes, so runs share a folder freely. A file takes only as much disk as the rows that were written.
 
-The folder lies outside of every run. Forgetting erases the rows of a picture in all of its files, and whoever reads the
-picture afterwards, for it is still in the data, puts it back.
+The folder lies outside of every run. Forgetting erases the rows of a picture in all of its files, and a later read of
+the picture, if it is still in the data, stores it again.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from scenarios.pictures.transforms import CPU, Fixed
 ROW = np.dtype([("whose", "<u8"), ("height", "<u4"), ("width", "<u4"), ("crc", "<u4")])
 TEMPORARY = ".new-"
 SPARE = 2**30
-"""Bytes of the disk that are left to others."""
+"""Bytes of the disk that stay free."""
 
 
 def folder() -> Path:
-    """Return where pictures are kept: the environment's CLF_CACHE, or ~/.cache/cl_framework/pictures."""
+    """Return the folder of the cache: the environment's CLF_CACHE, or ~/.cache/cl_framework/pictures."""
     return Path(os.environ.get("CLF_CACHE", "~/.cache/cl_framework/pictures")).expanduser()
 
 
@@ -53,11 +53,11 @@ class Kept(Labelled):
     Args:
         pictures: The pictures, in files.
         fixed: The step.
-        limit: Most bytes to keep in the folder, all data sets together; those that were opened longest ago leave first.
+        limit: Most bytes to keep in the folder, all data sets together; least recently opened ones are deleted first.
     """
 
     def __init__(self, pictures: Pictures, fixed: Fixed, limit: int) -> None:
-        """Open nothing yet."""
+        """Store the arguments."""
         self.files: Sequence[Path] = [] if isinstance(pictures.images, Tensor) else pictures.images
         self.fixed, self.limit = fixed, limit
         self.labels, self.ids, self.keeps = pictures.labels, pictures.ids, True
@@ -69,7 +69,7 @@ class Kept(Labelled):
         return self._pictures.content
 
     def read(self, rows: Tensor, device: torch.device = CPU) -> Tensor | list[Tensor]:
-        """Return what became of the pictures at ``rows``: one tensor on ``device``, or a list on the CPU.
+        """Return the pictures at ``rows`` after the step: one tensor on ``device``, or a list on the CPU.
 
         Raises:
             UserError: If a file is missing or cannot be decoded; it is named.
@@ -89,7 +89,7 @@ class Kept(Labelled):
             return old
         missing = rows[~there].tolist()
         made = in_parallel(self._made, missing)
-        with suppress(OSError):  # the disk refuses: it is decoded again next time
+        with suppress(OSError):  # the disk refuses: decoded again next time
             if self.keeps:
                 whose = [_whose(self.files[i]) for i in missing]
                 held.add(zip(missing, whose, made, strict=True), not self.fixed.alike, self.limit)
@@ -114,11 +114,11 @@ class Kept(Labelled):
         for each in _sets(folder()):
             try:
                 _Held(each).erase(gone)
-            except (OSError, ValueError):  # what cannot be read is of no use to anyone
+            except (OSError, ValueError):  # an unreadable file is of no use
                 shutil.rmtree(each, ignore_errors=True)
 
     def unkept(self) -> Kept:
-        """Return the same pictures, of which reading keeps no more than there is."""
+        """Return the same pictures, read without adding to the cache."""
         found = copy(self)
         found.keeps = False
         return found
@@ -152,11 +152,11 @@ class Kept(Labelled):
                     continue
                 except ValueError:
                     pass
-                shutil.rmtree(place, ignore_errors=True)  # torn
+                shutil.rmtree(place, ignore_errors=True)  # damaged
         return None
 
     def _begin(self, place: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        """Make an empty file; if somebody else was faster, theirs stays."""
+        """Make an empty file; an existing one stays."""
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(place.parent).free < SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -172,7 +172,7 @@ class Kept(Labelled):
 
 @final
 class _Held:
-    """One mapped file and what is said of its rows."""
+    """One mapped file and the entries of its rows."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -188,7 +188,7 @@ class _Held:
         self.checked = torch.zeros(len(self.rows), dtype=torch.bool)
 
     def row(self, i: int) -> Tensor:
-        """Return a copy of what is in a row whose channels come last, as Pillow likes them."""
+        """Return a copy of what is in a row whose channels come last, as Pillow takes them."""
         shape = (int(self.rows["height"][i]), int(self.rows["width"][i]), 3)
         return self.pixels[i, : math.prod(shape)].clone().view(shape).movedim(-1, 0)
 
@@ -223,8 +223,8 @@ class _Held:
             self.checked[i] = True
 
     def erase(self, whose: np.ndarray[Any, Any]) -> None:
-        """Let nobody read the rows of these files any more, and write zeros over them."""
-        with self._lock(exclusive=True):  # nobody is copying
+        """Delete the entries of these files, and write zeros over their rows."""
+        with self._lock(exclusive=True):  # no other process copies rows
             for i in (np.isin(self.rows["whose"], whose) & (self.rows["height"] > 0)).nonzero()[0].tolist():
                 size = min(int(_numbers(self.rows[i])), self.pixels.shape[1]) * self.pixels.element_size()
                 self.rows[i] = (0, 0, 0, 0)
@@ -233,7 +233,7 @@ class _Held:
             os.fsync(self.file)
 
     def shared(self) -> AbstractContextManager[None]:
-        """Keep others from erasing while rows are copied."""
+        """Block erasing while rows are copied."""
         return self._lock(exclusive=False)
 
     @contextmanager
@@ -251,7 +251,7 @@ class _Held:
         return self.start + row * self.pixels.stride(0) * self.pixels.element_size()
 
     def _room(self, size: int, limit: int) -> bool:
-        """Make room for ``size`` bytes, and tell whether there is."""
+        """Make room for ``size`` bytes, and return whether there is."""
         parent = self.place.parent
         own = _taken(self.place)
         others = sorted((e.stat().st_mtime, e, _taken(e)) for e in _sets(parent) if e != self.place)
@@ -272,8 +272,8 @@ def kept(pictures: Labelled, fixed: Fixed | None, limit: int) -> Kept | None:
 
 
 def _numbers(told: Any) -> Any:
-    """Return how many numbers there are in rows, from what is said of them."""
-    return 3.0 * told["height"] * told["width"]  # floats, which nonsense cannot overflow
+    """Return the number of values in rows, from their entries."""
+    return 3.0 * told["height"] * told["width"]  # floats, which invalid entries cannot overflow
 
 
 def _sets(place: Path) -> list[Path]:
@@ -288,13 +288,13 @@ def _taken(place: Path) -> int:
     """Return the bytes of the disk that a folder's files take: rows not written take none."""
     total = 0
     for file in place.glob("*"):
-        with suppress(OSError):  # another process took it away
+        with suppress(OSError):  # another process deleted it
             total += file.stat().st_blocks * 512
     return total
 
 
 def _age(file: Path) -> str:
-    """Return size and time of a file, by which another one is told from it; nothing of one that is gone."""
+    """Return size and time of a file, which identify it; nothing for a missing one."""
     with suppress(FileNotFoundError):
         found = file.stat()
         return f"{found.st_size}\0{found.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""An opened picture becomes three channels of bytes: upright, on white where it is transparent, wide greys scaled."""
+"""Opened pictures to three channels of bytes: upright, transparency over white, wide greys scaled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT = 2**26
 STRIP = 2**22
 """About how many pixels are converted at a time."""
 BITS = (8, 12, 16, 31)
-"""Depths that wide greys are taken to have."""
+"""Bit depths of wide greys."""
 RANGED = ("F", "I")
 """Modes whose numbers may lie out of range: floats, and whole numbers with a sign."""
 TURNS = {
@@ -27,11 +27,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What puts a picture upright, by its EXIF orientation."""
+"""Transposition that puts a picture upright, by EXIF orientation."""
 
 
 def bound(image: Image.Image) -> None:
-    """Make sure that a picture just opened has no more than `LIMIT` pixels; a larger JPEG will be decoded smaller.
+    """Require at most `LIMIT` pixels of an opened picture; a larger JPEG will be decoded smaller.
 
     Raises:
         ValueError: If it has more.
@@ -51,7 +51,7 @@ def three_channels(image: Image.Image) -> Tensor:
     """Decode an opened picture: ``(3, H, W)`` uint8.
 
     - EXIF orientation is applied. Grey becomes three equal channels; CMYK and palettes become RGB.
-    - Transparent pixels are laid over white; whatever colour hides below them does not show.
+    - Transparent pixels are laid over white; colours below them are dropped.
     - Whole numbers of more than a byte are scaled so that the largest of 8, 12, 16 or 31 bits is white, the fewest that
       hold the picture's brightest pixel: 12 bits in a file of 16 are as bright as they should be. Floats are taken as
       they are if none is above 1, and like whole numbers otherwise.
@@ -84,7 +84,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def white(grey: np.ndarray[Any, Any]) -> float:
-    """Return the number that stands for white in a picture of wide numbers.
+    """Return the value of white in a picture of wide numbers.
 
     >>> white(np.array([0, 4000])), white(np.array([0, 5000])), white(np.array([0.0, 0.5]))
     (4095.0, 65535.0, 1.0)
@@ -109,7 +109,7 @@ def white(grey: np.ndarray[Any, Any]) -> float:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1, upright, where there is none that can be read."""
-    with suppress(Exception):  # Pillow trips over malformed EXIF in many ways, and the picture is there all the same
+    with suppress(Exception):  # malformed EXIF raises many errors in Pillow, and the picture is readable all the same
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 

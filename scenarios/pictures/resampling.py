@@ -1,8 +1,8 @@
 """Pillow's resizing of many pictures at once, on any device: each direction is a product with a matrix of weights.
 
 In double precision every product and sum of Pillow's arithmetic (8-bit pixels, weights of 22 binary places, rounding
-after each direction) is exact, so that results are Pillow's bit for bit, whatever the device and the company; in single
-precision a level of 255 is missed now and then. Rows are resized before columns; Pillow 13 turns that round where
+after each direction) is exact, so that results are Pillow's bit for bit, on any device and in any batch; in single
+precision some values differ by one level of 255. Rows are resized before columns; Pillow 13 turns that round where
 heights shrink much more than widths, which makes as small a difference.
 """
 
@@ -25,7 +25,7 @@ Filter: TypeAlias = Callable[[Tensor], Tensor]
 Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
 """Weight at a distance."""
 
-TRIES = 10  # sizes that torchvision draws before it gives up and takes the middle
+TRIES = 10  # draws of torchvision before it takes the middle
 
 
 def bilinear(t: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def weights(
     """Return the weights by which Pillow resizes stretches of a line: ``(n, size, there)``.
 
     Args:
-        starts: ``(n,)`` where each stretch begins; pixels outside it have no say.
+        starts: ``(n,)`` where each stretch begins; pixels outside it are not used.
         lengths: ``(n,)`` pixels in each.
         there: Pixels in the line.
         size: Pixels in the result.

@@ -1,4 +1,4 @@
-"""How pictures and sentences become inputs: one way for training, one for tests, prototypes and statistics."""
+"""Transforms of pictures and sentences to inputs: one for training, one for tests and statistics."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Pipeline(Protocol):
 
 
 class Fixed(NamedTuple):
-    """The first step of a pipeline that comes out the same each time a picture is read, so that it may be kept.
+    """The first, deterministic step of a pipeline, whose result can be cached.
 
     Attributes:
         name: Unique among steps that differ.
-        step: From a picture ``(3, H, W)`` uint8 to what it becomes.
-        rest: The pipeline from there on: after `step` it gives what the whole gives.
+        step: From a picture ``(3, H, W)`` uint8 to its result.
+        rest: The rest of the pipeline: `rest` after `step` equals the whole.
         room: Largest result, ``(3, h, w)``; of two that differ in shape, the number of pixels counts.
         alike: Whether all results have that shape.
         dtype: Of the results.
@@ -54,8 +54,8 @@ class Transform(Recorded, ABC):
     """A pair of pipelines; the one for tests has no randomness and treats each sample by itself.
 
     Attributes:
-        takes: What it makes inputs of.
-        name: Unique among settings that differ at test time: remembered features are filed under it.
+        takes: Kind of its samples.
+        name: Unique among settings that differ at test time: part of the key of features.
     """
 
     takes: ClassVar[Literal["pictures", "sentences"]] = "pictures"
@@ -67,14 +67,14 @@ class Transform(Recorded, ABC):
 
     @abstractmethod
     def test(self) -> Pipeline:
-        """Return the pipeline for everything else."""
+        """Return the pipeline for tests, prototypes and statistics."""
 
     def fixed(self, training: bool) -> Fixed | None:
-        """Return the step of a pipeline whose results may be kept; None if there is none."""
+        """Return the step of a pipeline whose results can be cached; None if there is none."""
         return None
 
-    def check(self, sentences: Sequence[str]) -> None:  # pictures of any size will do
-        """Refuse sentences that will not fit, before the first of them is read.
+    def check(self, sentences: Sequence[str]) -> None:  # pictures of any size are taken
+        """Refuse sentences that do not fit, before the first of them is read.
 
         Raises:
             UserError: If there are any.
@@ -136,7 +136,7 @@ class Pilot(Transform):
     middle.
 
     As published, it does not normalise: pixels stay in [0, 1]. Backbones normalise as their weights were trained; the
-    published settings turn that off with ``model.backbone.mean: 0, std: 1``, and who compares with them has to.
+    published settings turn that off with ``model.backbone.mean: 0, std: 1``, as a comparison with them must.
 
     Args:
         size: Side of the inputs in pixels.
@@ -228,7 +228,7 @@ class Pilot(Transform):
 
 @final
 class Utf8(Transform):
-    """For sentences: their bytes, zeros after the end. Where they are cut into tokens is the backbone's business.
+    """For sentences: their bytes, zeros after the end. The backbone cuts them into tokens.
 
     Args:
         size: Room for each sentence in bytes; longer ones are refused rather than cut.
@@ -241,7 +241,7 @@ class Utf8(Transform):
         self.size, self.name = size, f"utf8-{size}"
 
     def train(self) -> Pipeline:
-        """Return the bytes: nothing is varied."""
+        """Return the bytes, without augmentation."""
         return self._bytes
 
     def test(self) -> Pipeline:
