@@ -17,7 +17,7 @@ CHOSEN = (*PASSIVE, "GOMP_SPINCOUNT", "KMP_LIBRARY")
 SMALL = 20_000_000
 """Parameters below which a backbone gets one thread: handing out its small products costs processor seconds."""
 
-MOST = 1024
+MOST_THREADS = 1024
 """Threads beyond which OpenMP runs out of memory and takes the process down without a word that could be caught."""
 VARIABLES = ("CLF_THREADS", "OMP_NUM_THREADS")
 """Variables that say how many threads there are, the first one set counts."""
@@ -40,14 +40,14 @@ def wanted(parameters: int, cores: int, asked: int | None = None) -> int:
         asked: What the config says, if anything.
 
     Raises:
-        UserError: If a variable holds something else than a number from 1 to `MOST`.
+        UserError: If a variable holds something else than a number from 1 to `MOST_THREADS`.
     """
     if asked is not None:
         return asked
     for name in VARIABLES:
         if value := os.environ.get(name):
             first = value.partition(",")[0].strip()  # OMP_NUM_THREADS may list one number for each level of nesting
-            if not first.isdecimal() or not 1 <= int(first) <= MOST:
-                raise UserError(f"{name} must be a whole number from 1 to {MOST}; found {value!r}.")
+            if not first.isdecimal() or not 1 <= int(first) <= MOST_THREADS:
+                raise UserError(f"{name} must be a whole number from 1 to {MOST_THREADS}; found {value!r}.")
             return int(first)
     return 1 if parameters < SMALL else cores

@@ -23,19 +23,19 @@ from cl_framework.streams import (
     Step,
     Survey,
     Watch,
-    refusal,
     sample_list,
+    unreadable_error,
     unwatched,
 )
-from scenarios.data.doubles import doubts
+from scenarios.data.doubles import duplicate_warnings
 from scenarios.data.faults import readable
 from scenarios.data.grouping import read_groups
 from scenarios.data.open import open_source
-from scenarios.data.relisted import Parts, listing, relisted
+from scenarios.data.relisted import StreamParts, list_samples, relisted
 from scenarios.data.renewed import renewed
-from scenarios.data.source import Labelled, Sentences, Source, View
-from scenarios.pictures.decode import decode, sentence
-from scenarios.pictures.picture_cache import kept
+from scenarios.data.source import LabelledSamples, Sentences, Source, View
+from scenarios.pictures.decode import read_image, read_sentence
+from scenarios.pictures.picture_cache import cached_pictures
 from scenarios.pictures.transforms import Plain, Transform, Utf8
 
 
@@ -88,7 +88,7 @@ class ClassIncremental(Scenario):
         self.transform, self.validation, self.classes, self.grouping = transform, validation, classes, groups
         self.limit = int(cache * 2**30)
         self.skipping = False
-        self.listed: sample_list.Source | None = None
+        self.listed: sample_list.ListedSource | None = None
         self.key: bytes | None = None
         if self.base < 1 or increment < 1 or min(sizes or [1]) < 1 or (classes is not None and classes < 1):
             raise UserError("Every experience needs a class; give base, increment, sizes and classes of 1 or more.")
@@ -114,7 +114,7 @@ class ClassIncremental(Scenario):
         """
         found, faults = self._opened
         if faults and not self.skipping:
-            raise refusal(faults)
+            raise unreadable_error(faults)
         return readable(found, unwatched)[0] if self.skipping else found
 
     @cached_property
@@ -132,10 +132,12 @@ class ClassIncremental(Scenario):
         left, unreadable = readable(found, watch)
         if self.skipping:
             self.whole = left  # as it would be found again
-        return Survey([*faults, *unreadable], doubts(left.validating(self.validation) if self.validation else left))
+        return Survey(
+            [*faults, *unreadable], duplicate_warnings(left.validating(self.validation) if self.validation else left)
+        )
 
     @cached_property
-    def parts(self) -> Parts:
+    def parts(self) -> StreamParts:
         """Data of the stream: as they are, or as a run's list says."""
         if self.listed is not None:
             return relisted(self.listed, self.key, self.whole if "_opened" in self.__dict__ else None)
@@ -143,13 +145,13 @@ class ClassIncremental(Scenario):
         for part in (source.train, source.test):
             if isinstance(part, Sentences):
                 self._fitting(part.kind).check(part.sentences)
-        return Parts(source.name, source.train.kind, source.train, source.test, source.class_names)
+        return StreamParts(source.name, source.train.kind, source.train, source.test, source.class_names)
 
-    def listing(self, watch: Watch) -> sample_list.Source:
+    def listing(self, watch: Watch) -> sample_list.ListedSource:
         """Return every sample of the classes in the stream."""
-        return self.listed or listing(self.source, self.dataset, self.groups(), watch)
+        return self.listed or list_samples(self.source, self.dataset, self.groups(), watch)
 
-    def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
+    def relist(self, listed: sample_list.ListedSource, key: bytes | None) -> None:
         """Take samples, names and groups from a list."""
         self.listed, self.key = listed, key
         for made in ("parts", "class_names", "how", "_views"):
@@ -220,10 +222,10 @@ class ClassIncremental(Scenario):
         """All samples as they are for training, for statistics and for exams."""
         parts, how = self.parts, self.how
 
-        def view(samples: Labelled, training: bool) -> View:
+        def view(samples: LabelledSamples, training: bool) -> View:
             key = None if training else f"{parts.name}/{samples.split}/{how.name}"
             fixed = how.fixed(training)
-            cached = kept(samples, fixed, self.limit)
+            cached = cached_pictures(samples, fixed, self.limit)
             if fixed is not None and cached is not None:
                 return View(cached, fixed.rest, key)
             return View(samples, how.train() if training else how.test(), key)
@@ -242,7 +244,7 @@ class ClassIncremental(Scenario):
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read files as the exams are read: an image each ``(n, 3, side, side)``, or a sentence each ``(n, bytes)``."""
-        one = decode if self.how.takes == "pictures" else sentence
+        one = read_image if self.how.takes == "pictures" else read_sentence
         return self.how.test()([one(Path(f)) for f in files])
 
     def fingerprint(self) -> str:

@@ -50,11 +50,11 @@ class Derived(Scenario, ABC):
         """Look at the data behind the stream."""
         return self.stream.survey(watch)
 
-    def listing(self, watch: Watch) -> sample_list.Source | None:
+    def listing(self, watch: Watch) -> sample_list.ListedSource | None:
         """List the samples of the stream."""
         return self.stream.listing(watch)
 
-    def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
+    def relist(self, listed: sample_list.ListedSource, key: bytes | None) -> None:
         """Let the stream take its samples from a list."""
         self._work_out_again()
         self.stream.relist(listed, key)

@@ -19,7 +19,7 @@ from cl_framework.errors import UserError, did_you_mean, extras
 from cl_framework.settings import discovery, trust
 from cl_framework.streams import Batch, Experience, Samples, Scenario, Step
 from scenarios.data.arrays import upright
-from scenarios.pictures.decode import decode
+from scenarios.pictures.decode import read_image
 from scenarios.pictures.pixels import three_channels
 from scenarios.pictures.transforms import Pipeline, Plain, Transform
 
@@ -91,7 +91,7 @@ class FromAvalanche(Scenario):
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read image files as the exams are read."""
-        return self.transform.test()([decode(Path(f)) for f in files])
+        return self.transform.test()([read_image(Path(f)) for f in files])
 
     def fingerprint(self) -> str:
         """Return a hash of labels, order and a few pictures of every experience: reading all is slow."""
@@ -205,4 +205,4 @@ def _avalanche(part: str) -> Any:
     try:
         return import_module(f"avalanche.{part}")
     except ImportError as error:
-        raise extras.missing(f"This needs Avalanche ({error})", "avalanche") from error
+        raise extras.missing_extra(f"This needs Avalanche ({error})", "avalanche") from error

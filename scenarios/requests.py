@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.streams import Experience, ForgetRequest, Need, Step, class_ids, exam_of, forget, sample_ids
+from cl_framework.streams import Experience, ForgetRequest, Need, Step, class_ids, exam_of, forget_request, sample_ids
 
 
 @final
@@ -78,7 +78,7 @@ def _resolved(
     cells = [(names[position(e, names)], class_ids([c], class_names)[0]) for e, c in request.cells]
     there = [i for e in past for i in e.data.ids.tolist()] if key else []
     samples = sample_ids(request.samples, there, key)
-    return forget(name, past, classes, experiences, samples, request.missing, cells)
+    return forget_request(name, past, classes, experiences, samples, request.missing, cells)
 
 
 def place(after: int | str, names: Sequence[str]) -> int:

@@ -56,12 +56,12 @@ class SampleRequests(Derived, Scenario):
             g = torch.Generator().manual_seed(seed_for(step.event.name, self.seed))
             chosen = torch.randperm(len(samples), generator=g)[:count]
         else:
-            chosen = distances(samples).argsort(descending=True, stable=True)[:count]
+            chosen = class_mean_distances(samples).argsort(descending=True, stable=True)[:count]
         ids: list[int] = samples.ids[chosen].sort().values.tolist()
         return ids
 
 
-def distances(samples: Samples, batch: int = 256) -> Tensor:
+def class_mean_distances(samples: Samples, batch: int = 256) -> Tensor:
     """Return each sample's Euclidean distance ``(n,)`` to the mean input of its class.
 
     Args:

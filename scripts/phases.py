@@ -129,7 +129,7 @@ def measured(experiment: Experiment, clock: Callable[[], float] = time.perf_coun
         patches.enter_context(patch.object(loop, "carry_out", carried_out))
         patches.enter_context(patch.object(learner, "answer", watch("evaluation", learner.answer)))
         patches.enter_context(patch.object(View, "__getitem__", watch(DATA, counted)))
-        everything = watch("other", loop.run)
+        everything = watch("other", loop.run_stream)
         everything(learner, experiment.scenario, make_trainer, evaluator, notes, experiment.batch_size)
     images = {p: passes[name] - forgot[name] for p, name in PASSES.items()} | {"forget": forgot.total()} | read
     return {

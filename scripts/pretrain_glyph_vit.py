@@ -30,7 +30,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cl_framework.backbones.glyph import WIDTH, glyph_vit
 from scenarios.data.glyphs import pretraining, turned
 from scenarios.drawing.atlas import Atlas
-from scenarios.drawing.drawing import PLAIN, Style, draw
+from scenarios.drawing.drawing import PLAIN, Style, draw_characters
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "cl_framework" / "backbones"
@@ -94,7 +94,7 @@ def batch(a: Atlas, size: int, seed: int, style: Style) -> tuple[Tensor, Tensor]
     y = torch.randint(0, len(counts), (size,), generator=g)
     first = counts.cumsum(0) - counts
     which = order[first[y] + (torch.rand(size, generator=g) * counts[y]).long()]
-    return draw(a, which, style, g).float() / 255, y
+    return draw_characters(a, which, style, g).float() / 255, y
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def seconds(strategy: str, tasks: int, change: str | None = None) -> list[float]
     journal = Costs()
     if change is not None:
         VARIANTS[change].change(experiment).__enter__()
-    engine_loop.run(experiment.learner, experiment.scenario, experiment.make_trainer, Evaluator(False), journal)
+    engine_loop.run_stream(experiment.learner, experiment.scenario, experiment.make_trainer, Evaluator(False), journal)
     return [row["seconds"] for row in journal.rows]
 
 
@@ -148,7 +148,7 @@ def memory(strategy: Strategy, classes: int, tasks: int) -> list[dict[str, float
     learner, journal = Learner(Vectors(), Bottleneck(4), strategy), Costs()
     options: dict[str, Any] = {k: v for k, v in TRAINER_DEFAULTS.items() if v is False}
     make = fresh_trainers(functools.partial(Trainer, max_epochs=1, accelerator="cpu", **options), None)
-    engine_loop.run(learner, Drawn(classes, tasks), make, Evaluator(False), journal, 256)
+    engine_loop.run_stream(learner, Drawn(classes, tasks), make, Evaluator(False), journal, 256)
     return journal.rows
 
 

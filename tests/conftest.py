@@ -211,7 +211,7 @@ class World:
         """Carry out events without exams, the way the engine does."""
         past = list(past)
         for event in events:
-            loop.remember(learner, past)
+            loop.attach_memories(learner, past)
             loop.carry_out(learner, event, cls.make_trainer, 8)
             past = [*past, event] if isinstance(event, Experience) else list(event.remaining)
         return learner

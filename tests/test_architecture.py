@@ -149,7 +149,7 @@ def test_tests_are_no_package():
 
 @pytest.fixture(params=[entry.name for entry in discovery.catalogue("strategies")])
 def kind(request):
-    return discovery.load("strategies", request.param)
+    return discovery.load_class("strategies", request.param)
 
 
 def test_it_is_final_and_abstract_in_nothing(kind):

@@ -18,7 +18,7 @@ from cl_framework.models.model import Model
 from cl_framework.streams.samples import Inputs, Rows
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.source import Pictures
-from scenarios.data.torchvision_sets import pictures
+from scenarios.data.torchvision_sets import images_and_labels
 from scenarios.from_avalanche import _tensor
 
 COLOUR = torch.randint(0, 256, (4, 3, 8, 6), dtype=torch.uint8)
@@ -76,10 +76,10 @@ def test_taking_rows_does_not_look_at_pixels_again(monkeypatch):
 def test_a_torchvision_set_is_taken_in_any_plain_layout():
     held = type("Held", (), {})()
     held.targets, held.data = [0] * 4, COLOUR.movedim(1, -1).numpy()
-    assert torch.equal(pictures("train", held).images, COLOUR)
+    assert torch.equal(images_and_labels("train", held).images, COLOUR)
     held.data = COLOUR.float().numpy() * 0 + 9
     with pytest.raises(UserError, match=r"train images are float32 .* divide by 255"):
-        pictures("train", held)
+        images_and_labels("train", held)
 
 
 @pytest.mark.skipif(find_spec("avalanche") is None, reason="the extra `avalanche` is not installed")

@@ -9,14 +9,14 @@ import torch
 
 from cl_framework.auditing import audit, probes, subjects, verdict
 from cl_framework.auditing.reference_models import Workshop
-from cl_framework.auditing.shadow_models import halves, u_lira
+from cl_framework.auditing.shadow_models import halves, shadow_attack
 from cl_framework.cli.main import main
 from cl_framework.engine import checkpoint
 from cl_framework.engine.trainers import fresh_trainers
 from cl_framework.errors import UserError
 from cl_framework.methods.base import Unlearner
-from cl_framework.methods.unlearning import part
-from cl_framework.streams.events import Experience, Step, exam_of, forget
+from cl_framework.methods.unlearning import remove_forgotten
+from cl_framework.streams.events import Experience, Step, exam_of, forget_request
 from cl_framework.streams.samples import Rows
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -30,7 +30,7 @@ class _RowsOnly(Unlearner):
     """Delete the rows and leave everything else: the class cannot be named, and all is still there."""
 
     def forget(self, model, strategy, event):
-        part(model, strategy, event)
+        remove_forgotten(model, strategy, event)
         return ()
 
 
@@ -48,7 +48,7 @@ def audited(world, stream):
     """Carry out a stream that forgets, and return the run, what it is audited on, and where references are made."""
 
     def get(strategy, unlearner, after=3, **asked):
-        request = forget("forget-0", stream[:after], **asked)
+        request = forget_request("forget-0", stream[:after], **asked)
         events = [*stream[:after], request, *stream[after:3]]
         make = lambda: world.learner(strategy(), unlearner())  # noqa: E731
         about = subjects.subject(list(world.Listed(events).steps()))
@@ -96,7 +96,7 @@ def veiled(world):
         seen = put_on(world.noise(classes, 20, "train"))
         stream.append(Experience(f"task-{t}", classes, seen, seen))
         exams.append(put_on(world.noise(classes, 20, "test")))
-    request = forget("forget-0", stream, classes=[1, 6])
+    request = forget_request("forget-0", stream, classes=[1, 6])
     steps = [Step(e, x) for e, x in zip([*stream, request], [*exams, exam_of(request, exams)], strict=True)]
     options = {"optimizer": lambda params: torch.optim.Adam(params, lr=0.03), "schedule": "constant"}
     longer = fresh_trainers(functools.partial(world.BUILD, max_epochs=10), None)
@@ -220,9 +220,9 @@ def test_coming_back_faster_than_an_innocent_model_shows(index, accuracy, told):
 
 
 def test_the_subject_is_what_stayed_forgotten(world, stream):
-    one, two = forget("forget-0", stream[:2], classes=[2]), {"samples": [7001], "classes": [5]}
+    one, two = forget_request("forget-0", stream[:2], classes=[2]), {"samples": [7001], "classes": [5]}
     past = one.remaining
-    again = forget("forget-1", past, **two)
+    again = forget_request("forget-1", past, **two)
     back = Experience("again", (2,), world.noise([2], 3, "train"), world.noise([2], 3, "train"))
     steps = list(world.Listed([*stream[:2], one, again]).steps())
     about = subjects.subject(steps)
@@ -241,19 +241,19 @@ def test_shadow_models_find_what_was_not_forgotten_and_not_what_was(audited):
     samples = [c * 1000 + i for c in (5, 2) for i in range(8)]
     loud = audited(SimpleCIL, _Nothing, samples=samples)
     quiet = audited(SimpleCIL, DropAdapter, samples=samples)
-    told, hidden = (u_lira(*which, shadows=8) for which in (loud, quiet))
+    told, hidden = (shadow_attack(*which, shadows=8) for which in (loud, quiet))
     assert told["samples"] == hidden["samples"] == 16
     assert told["u_lira_auc"] > 0.8 > 0.75 > hidden["u_lira_auc"] > 0.25
     with pytest.raises(UserError, match="at least 8"):
-        u_lira(*quiet, shadows=4)
+        shadow_attack(*quiet, shadows=4)
 
 
 def test_without_an_output_there_is_no_shadow_attack(audited):
-    assert u_lira(*audited(SimpleCIL, DropAdapter, classes=[2]), shadows=8) is None
+    assert shadow_attack(*audited(SimpleCIL, DropAdapter, classes=[2]), shadows=8) is None
 
 
 def test_a_shadow_that_met_none_of_a_few_samples_has_nothing_to_forget(audited):
-    assert u_lira(*audited(SimpleCIL, DropAdapter, samples=[5001]), shadows=8)["samples"] == 1
+    assert shadow_attack(*audited(SimpleCIL, DropAdapter, samples=[5001]), shadows=8)["samples"] == 1
 
 
 def test_every_sample_is_met_by_half_of_the_shadows():

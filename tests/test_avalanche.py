@@ -15,7 +15,7 @@ from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.methods.compatibility import check_events
 from cl_framework.metrics import continual
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from scenarios.class_incremental import ClassIncremental
 from scenarios.from_avalanche import FromAvalanche, to_avalanche
 from scenarios.mixed import Mixed
@@ -126,7 +126,7 @@ def test_a_domain_incremental_benchmark_brings_the_classes_again():
     assert sum(len(s.event.data) for s in steps) == 36
     assert torch.cat([s.event.data.ids for s in steps]).unique().numel() == 36
     first, second = steps[:2]
-    request = forget("f", [first.event, second.event], classes=[3])
+    request = forget_request("f", [first.event, second.event], classes=[3])
     assert len(request.data) == sum(int((s.event.data.labels == 3).sum()) for s in (first, second))
 
 

@@ -55,7 +55,7 @@ def test_damaged_weights_are_refused(damage, tmp_path, monkeypatch):
     for name in ("glyph_vit.json", "glyph_vit.safetensors"):
         shutil.copy(glyph.FILES / name, tmp_path)
     monkeypatch.setattr(glyph, "FILES", tmp_path)
-    glyph.checked("glyph_vit")
+    glyph.checked_weights("glyph_vit")
     path = tmp_path / "glyph_vit.safetensors"
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1

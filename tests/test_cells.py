@@ -16,7 +16,7 @@ from cl_framework.evaluation.results import EventResult, results
 from cl_framework.evaluation.tables import headline
 from cl_framework.methods.compatibility import objection
 from cl_framework.settings import discovery
-from cl_framework.streams.events import Experience, ForgetRequest, exam_of, forget, surviving
+from cl_framework.streams.events import Experience, ForgetRequest, exam_of, forget_request, surviving
 from cl_framework.streams.samples import Joined
 from scenarios.clpu import CLPU
 from scenarios.forget_sequence import ForgetSequence
@@ -39,7 +39,7 @@ from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 from strategies.unlearning.subtract import Subtract
 
-UNLEARNERS = [discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")]
+UNLEARNERS = [discovery.load_class("unlearners", e.name) for e in discovery.catalogue("unlearners")]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def of(domain, *classes):
 
 
 def test_an_experience_goes_with_what_it_brought_and_no_more(domains):
-    request = forget("f", domains[:3], experiences=["domain-0"])
+    request = forget_request("f", domains[:3], experiences=["domain-0"])
     assert (request.classes, request.experiences, request.single) == ((), ("domain-0",), True)
     assert set(request.data.ids.tolist()) == of(0, 5, 2, 7) == set(request.reference.ids.tolist())
     assert request.cells == {("domain-0", 5), ("domain-0", 2), ("domain-0", 7)}
@@ -65,26 +65,26 @@ def test_an_experience_goes_with_what_it_brought_and_no_more(domains):
 
 
 def test_a_class_vanishes_once_no_experience_keeps_samples_of_it(domains):
-    first = forget("f", domains[:3], experiences=["domain-0"])
-    second = forget("g", first.remaining, experiences=["domain-2"])
+    first = forget_request("f", domains[:3], experiences=["domain-0"])
+    second = forget_request("g", first.remaining, experiences=["domain-2"])
     assert (second.classes, second.single) == ((2,), False)
     assert second.stays == {0: ("domain-1",), 5: ("domain-1",), 7: ("domain-1",)}
-    assert forget("h", second.remaining, classes=[0]).classes == (0,)
+    assert forget_request("h", second.remaining, classes=[0]).classes == (0,)
 
 
 def test_a_class_of_one_experience_can_be_asked_for(domains):
-    request = forget("f", domains[:3], cells=[("domain-2", 5)], samples=[7001])
+    request = forget_request("f", domains[:3], cells=[("domain-2", 5)], samples=[7001])
     assert set(request.data.ids.tolist()) == of(2, 5) | {7001}
     assert (request.classes, request.cells, request.thinned) == ((), {("domain-2", 5)}, {("domain-0", 7)})
     assert request.taken == {("domain-0", 7): {7001}, ("domain-2", 5): of(2, 5)}
-    one_by_one = forget("f", domains[:3], samples=[*of(2, 5), 7001])
+    one_by_one = forget_request("f", domains[:3], samples=[*of(2, 5), 7001])
     assert (one_by_one.cells, one_by_one.taken) == (request.cells, request.taken)
     with pytest.raises(
         UserError, match=r"class of experience 2 of domain-1: never learned, or already gone\. Alive now"
     ):
-        forget("f", domains[:3], cells=[("domain-1", 2)])
+        forget_request("f", domains[:3], cells=[("domain-1", 2)])
     with pytest.raises(UserError, match="already gone"):
-        forget("g", request.remaining, cells=[("domain-2", 5)])
+        forget_request("g", request.remaining, cells=[("domain-2", 5)])
 
 
 # --- what is learned of classes that come again ----------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_a_mean_counts_as_often_as_it_has_samples(world):
 
 
 def test_the_order_of_classes_is_that_of_what_is_left(world, domains):
-    request = forget("f", domains[:2], experiences=["domain-0"])
+    request = forget_request("f", domains[:2], experiences=["domain-0"])
     for unlearner, order in ((Retrain(), (7, 5, 0)), (DropAdapter(), (7, 5, 0))):
         learner = world.learn(world.learner(SimpleCIL(), unlearner), [*domains[:2], request])
         assert learner.model.classes == order
@@ -115,11 +115,11 @@ def test_the_order_of_classes_is_that_of_what_is_left(world, domains):
 
 
 def test_an_edit_keeps_the_order_that_the_rows_of_the_head_have(world, domains):
-    learner = world.learner(Finetune(), discovery.load("unlearners", "SSD")())
-    world.learn(learner, [*domains[:2], forget("f", domains[:2], experiences=["domain-0"])])
+    learner = world.learner(Finetune(), discovery.load_class("unlearners", "SSD")())
+    world.learn(learner, [*domains[:2], forget_request("f", domains[:2], experiences=["domain-0"])])
     assert learner.model.classes == learner.model.head.classes == (5, 7, 0)
     assert learner.model.known == {5: "domain-1", 7: "domain-1", 0: "domain-1"}
-    again = world.learner(Finetune(), discovery.load("unlearners", "SSD")())
+    again = world.learner(Finetune(), discovery.load_class("unlearners", "SSD")())
     checkpoint.restore(
         again, world.clone(checkpoint.tensors(learner)), json.loads(json.dumps(checkpoint.facts(learner)))
     )
@@ -138,7 +138,7 @@ def test_ewc_keeps_the_ties_of_a_domain_that_brought_no_new_class(world):
 
 def by_name(learner, events):
     there = census(events)
-    return {(a.kind, a.name): set(lineage.samples(a, there)) for a in lineage.artifacts(learner)}
+    return {(a.kind, a.name): set(lineage.artifact_samples(a, there)) for a in lineage.artifacts(learner)}
 
 
 def test_lineage_counts_every_sample_of_classes_that_came_again(world, domains):
@@ -146,7 +146,7 @@ def test_lineage_counts_every_sample_of_classes_that_came_again(world, domains):
     everything = of(0, 5, 2, 7) | of(1, 7, 5, 0)
     assert by_name(learner, domains[:2])["adapter", "shared"] == everything
     assert by_name(learner, domains[:2])["head row", "5"] == everything
-    request = forget("f", domains[:2], experiences=["domain-0"])
+    request = forget_request("f", domains[:2], experiences=["domain-0"])
     told = treatments(learner, request, learner.unlearner)
     assert {t.action for t in told if t.artifact.kind == "adapter"} == {"retrain"}
     events = [*domains[:2], request]
@@ -189,8 +189,8 @@ CASES = [
     (ACIL, Subtract),
     (lambda: RanPAC(tune=False), Subtract),
     (Replay, Retrain),
-    (EWC, discovery.load("unlearners", "SSD")),
-    (Joint, discovery.load("unlearners", "SSD")),
+    (EWC, discovery.load_class("unlearners", "SSD")),
+    (Joint, discovery.load_class("unlearners", "SSD")),
 ]
 
 
@@ -202,7 +202,7 @@ CASES = [
 )
 def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, domains):
     learner = world.learn(world.learner(strategy(), unlearner()), domains[:3])
-    request = forget("f", domains[:3], **asked)
+    request = forget_request("f", domains[:3], **asked)
     before, told = world.clone(checkpoint.tensors(learner)), treatments(learner, request, learner.unlearner)
     assert {n for t in told for n in t.artifact.tensors} == before.keys()
     world.learn(learner, [request], domains[:3])
@@ -222,7 +222,7 @@ def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, dom
 def test_an_edit_forgets_a_domain_or_says_that_it_cannot(unlearner, world, domains):
     brief = {n: 1 for n in ("epochs",) if n in unlearner.__init__.__annotations__}
     learner = world.learner(Joint(), unlearner(**brief), adapter=LoRA(2))
-    request = forget("f", domains[:2], experiences=["domain-0"])
+    request = forget_request("f", domains[:2], experiences=["domain-0"])
     world.learn(learner, domains[:2])
     if told := objection(learner.model, learner.strategy, learner.unlearner, request):
         assert unlearner.__name__ in ("HeadRows", "UNSIR")
@@ -244,7 +244,7 @@ def taken_through(world, strategy, unlearner, events):
     """Measurements of a stream that a learner met step by step, and the screen's last lines about it."""
     learner, evaluator, seen, records = world.learner(strategy, unlearner), Evaluator(), [], []
     for step in world.Listed(events).steps():
-        loop.remember(learner, surviving(seen))
+        loop.attach_memories(learner, surviving(seen))
         measurements, cost = loop.take(learner, step, world.make_trainer, evaluator, 8)
         passes = [cost.passes[k] for k in ("train", "statistics", "evaluate")]
         records.append(EventResult(measurements, 0.0, cost.trainable_parameters, cost.steps, *passes, 0, 0))
@@ -255,7 +255,7 @@ def taken_through(world, strategy, unlearner, events):
 
 def test_an_exam_leaves_with_what_its_experience_brought(world):
     past = [world.domain(t, (5, 2, 7)) for t in range(2)]
-    request = forget("f", past, experiences=["domain-0"])
+    request = forget_request("f", past, experiences=["domain-0"])
     records, made = taken_through(world, SimpleCIL(), DropAdapter(), [*past, request])
     measurements = records[-1].measurements
     assert set(measurements.exams) == {"domain-1"}
@@ -273,7 +273,7 @@ def test_an_exam_leaves_with_what_its_experience_brought(world):
 def test_what_stays_is_compared_exam_by_exam(world):
     """Accuracy on the exam that leaves is no erosion of the classes that stay."""
     past = [world.domain(t, (5, 2, 7)) for t in range(2)]
-    request = forget("f", past, experiences=["domain-0"])
+    request = forget_request("f", past, experiences=["domain-0"])
     records, made = taken_through(world, SimpleCIL(), DropAdapter(), [*past, request])
     before, after = (r.measurements.exams["domain-1"].values() for r in records[-2:])
     (then, n), (now, m) = (map(sum, zip(*hits, strict=True)) for hits in (before, after))
@@ -281,10 +281,10 @@ def test_what_stays_is_compared_exam_by_exam(world):
 
 
 def test_samples_are_examined_on_themselves_where_every_class_stays(world, domains):
-    request = forget("f", domains[:2], cells=[("domain-1", 5)])
+    request = forget_request("f", domains[:2], cells=[("domain-1", 5)])
     exam = world.noise((5, 7), 2, "test")
     assert exam_of(request, [exam]) is request.reference
-    whole = forget("f", domains[:2], experiences=["domain-0"])
+    whole = forget_request("f", domains[:2], experiences=["domain-0"])
     assert whole.classes == (2,)
     assert exam_of(whole, [world.noise((5, 2), 2, "test")]).labels.unique().tolist() == [2]
 

@@ -9,7 +9,7 @@ from cl_framework.memory.erasure import Erasure, erase
 from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.lessons import plans
 from cl_framework.methods.logit_memory import Answers
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.learning.der_pp import DERPlusPlus
 from strategies.learning.ewc import EWC
 from strategies.learning.finetune import Finetune
@@ -27,7 +27,7 @@ def finetuned(world, stream):
 
 def loss_of(learner, event, past, rows=(0, 3, 5, 8)):
     """The first plan for ``event``, and its loss on some rows with nothing dropped out."""
-    loop.remember(learner, past)
+    loop.attach_memories(learner, past)
     plan = next(iter(plans(learner.model, learner.strategy, learner.unlearner, event)))
     learner.eval()
     torch.manual_seed(0)
@@ -199,7 +199,7 @@ def test_ewc_ties_parameters_by_the_squared_gradient_of_each_sample(world, strea
 
 def test_ties_leave_with_classes_and_with_experiences_that_lost_all(world, stream):
     learner = world.learn(world.learner(EWC(), HeadRows()), stream[:3])
-    request = forget("f", stream[:3], experiences=["task-1"], classes=[5])
+    request = forget_request("f", stream[:3], experiences=["task-1"], classes=[5])
     world.learn(learner, [request], stream[:3])
     filed = learner.strategy.filed
     assert not {e.cls for e in filed} & {5, 7, 0}
@@ -210,7 +210,7 @@ def test_ties_leave_with_classes_and_with_experiences_that_lost_all(world, strea
 @pytest.mark.parametrize("strategy", [Replay(3), DERPlusPlus(3), LwF(), EWC()], ids=lambda s: type(s).__name__)
 def test_it_learns_on_after_classes_left_its_head(strategy, world, stream):
     learner = world.learn(world.learner(strategy, NegGradPlus(epochs=1)), stream[:3])
-    request = forget("f", stream[:3], experiences=["task-1"], classes=[5], samples=[2001, 6003])
+    request = forget_request("f", stream[:3], experiences=["task-1"], classes=[5], samples=[2001, 6003])
     world.learn(learner, [request, stream[3]], stream[:3])
     assert learner.model.classes == learner.model.head.classes == (2, 1, 6, 4, 3)
     assert bool(world.scores(learner, world.noise(range(8), 2, "test")).isfinite().all())

@@ -12,7 +12,7 @@ import pytest
 from cl_framework.errors import UserError
 from cl_framework.methods.compatibility import capable, check_request
 from cl_framework.settings import discovery
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -41,7 +41,7 @@ def test_what_is_installed_is_named_whether_or_not_it_was_imported():
 
 def test_without_samples_that_all_would_need_the_refusal_says_who_could_with_them(world, stream):
     learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:2])
-    request = forget("f", stream[:2], classes=[2], missing=["retain"])
+    request = forget_request("f", stream[:2], classes=[2], missing=["retain"])
     assert capable(learner.model, learner.strategy, request) == []
     told = r"None can without the samples to retain; with them at hand, these can: DropAdapter, Retrain\."
     with pytest.raises(UserError, match=told):
@@ -52,7 +52,7 @@ def test_where_nothing_at_all_can_the_refusal_says_so(world, stream, monkeypatch
     monkeypatch.setattr("cl_framework.settings.discovery.installed", lambda kind: [DropAdapter])
     learner = world.learn(world.learner(Finetune(), DropAdapter()), stream[:2])
     with pytest.raises(UserError, match=r"None of those that `clf list unlearners` names can\."):
-        check_request(learner.model, learner.strategy, learner.unlearner, forget("f", stream[:2], classes=[2]))
+        check_request(learner.model, learner.strategy, learner.unlearner, forget_request("f", stream[:2], classes=[2]))
 
 
 PLUGIN = '''
@@ -102,7 +102,7 @@ def plugin(tmp_path, monkeypatch):
 def test_a_refusal_names_an_installed_unlearner_with_required_settings_without_building_it(plugin, world, stream):
     learner = world.learn(world.learner(EASE(), GSLoRA()), stream[:2])
     with pytest.raises(UserError) as caught:
-        check_request(learner.model, learner.strategy, learner.unlearner, forget("f", stream[:2], classes=[2]))
+        check_request(learner.model, learner.strategy, learner.unlearner, forget_request("f", stream[:2], classes=[2]))
     told = "Use one that can: DropAdapter, Retrain, perhaps Strong (set strength and until)."
     assert str(caught.value).endswith(told)
     assert not {"Faulty", "Unsuited"} & set(re.findall(r"\w+", str(caught.value)))
@@ -110,13 +110,13 @@ def test_a_refusal_names_an_installed_unlearner_with_required_settings_without_b
 
 def test_it_is_named_also_where_no_other_unlearner_can(plugin, world, stream):
     learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:2])
-    request = forget("f", stream[:2], classes=[2], missing=["retain"])
+    request = forget_request("f", stream[:2], classes=[2], missing=["retain"])
     with pytest.raises(UserError, match=r"Use one that can: perhaps Strong \(set strength and until\)\.$"):
         check_request(learner.model, learner.strategy, learner.unlearner, request)
 
 
 def test_adapters_stand_in_the_order_of_their_experiences_after_one_was_made_again(world, stream):
-    request = forget("f", stream[:3], classes=[stream[1].classes[0]])
+    request = forget_request("f", stream[:3], classes=[stream[1].classes[0]])
     learner = world.learn(world.learner(EASE(), DropAdapter()), [*stream[:3], request])
     assert list(learner.model.adapters) == ["task-0", "task-1", "task-2"]
     assert list(learner.model.adapters.origins) == ["task-0", "task-1", "task-2"]

@@ -19,7 +19,7 @@ from cl_framework.configuration.experiment import build
 from cl_framework.engine import loop
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.methods.compatibility import check_request
-from cl_framework.streams.events import Step, forget
+from cl_framework.streams.events import Step, forget_request
 from cl_framework.streams.samples import Subset
 from scripts import forgetting
 from scripts.compare import read
@@ -129,7 +129,7 @@ def test_a_config_takes_a_step_and_forgets_where_it_can(path):
         assert set(measurements.hits) == {*first.event.classes, *step.event.classes}
     assert learner.model.classes == tuple(c for s in steps for c in s.event.classes)
     gone = first.event.classes[0]
-    request = Step(forget("gone", [s.event for s in steps], classes=[gone]), first.exam.of([gone]))
+    request = Step(forget_request("gone", [s.event for s in steps], classes=[gone]), first.exam.of([gone]))
     measurements, _ = loop.take(learner, request, experiment.make_trainer, evaluator, 8)
     assert measurements.forget.accuracy_after == 0
     assert gone not in learner.model.classes
@@ -185,7 +185,7 @@ def test_every_method_of_the_forgetting_comparison_takes_its_base():
         experiment = build([*args, dataset, "--model.unlearner", json.dumps(told["unlearner"])], Console(quiet=True))
         learner, first = experiment.learner, next(experiment.scenario.steps()).event
         learner.model.meet(first)
-        request = forget("f", [first], classes=first.classes[:2])
+        request = forget_request("f", [first], classes=first.classes[:2])
         assert check_request(learner.model, learner.strategy, learner.unlearner, request) is learner.unlearner, method
         assert type(learner.strategy).__name__ == told["base"]
 

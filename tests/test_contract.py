@@ -6,7 +6,7 @@ import torch
 from cl_framework.engine import checkpoint
 from cl_framework.settings import discovery
 from cl_framework.storage import tensors
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.unlearning.retrain import Retrain
 
 LOCAL = {"InfLoRA", "L2P", "LwF", "OLoRA", "OSF", "OrthogonalAdaptation", "PEGO"}
@@ -17,7 +17,7 @@ NAMES = [entry.name for entry in discovery.catalogue("strategies")]
 
 @pytest.fixture(params=NAMES)
 def kind(request):
-    return discovery.load("strategies", request.param)
+    return discovery.load_class("strategies", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_backbone_stays_bit_identical_and_answers_are_over_live_classes_in_o
     """After each event: through learning, forgetting, and learning again."""
     learner = world.learner(kind(), Retrain())
     before = learner.model.backbone.digest()
-    past, request = [], forget("f", stream[:2], classes=[0, 5])
+    past, request = [], forget_request("f", stream[:2], classes=[0, 5])
     for event, alive in (
         (stream[0], (5, 2)), (stream[1], (5, 2, 7, 0)), (request, (2, 7)), (stream[2], (2, 7, 1, 6)),
     ):  # fmt: skip

@@ -39,7 +39,7 @@ def test_only_what_stays_beside_what_goes_is_told():
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch) -> Path:
     """A finished run; ant/0 is also under bee and among the tests of ant, cow/0 is there twice."""
-    monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")
+    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")
     data = tmp_path / "data"
     for i, name in enumerate(NAMES):
         for split, count in (("train", 3), ("test", 2)):
@@ -75,7 +75,7 @@ def test_they_are_named_by_plan_forget_its_json_and_forget_and_block_nothing(run
     assert (other["place"], other["class"], other["split"]) == ("train/bee/9.png", "bee", "train")
     assert len(told["in_training_and_test"]) == 1
 
-    ids = {s.place: s.id for s in contents.read(Run.open(run))}
+    ids = {s.place: s.id for s in contents.known_samples(Run.open(run))}
     (tmp_path / "ids.txt").write_text(str(ids["train/cow/9.png"]))
     assert main(["forget", str(run), "--samples", str(tmp_path / "ids.txt")]) == 0
     said = capsys.readouterr().out

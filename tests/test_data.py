@@ -16,7 +16,7 @@ from cl_framework.errors import UserError
 from scenarios.data import glyphs
 from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, Source, View, stratified
-from scenarios.pictures.decode import decode
+from scenarios.pictures.decode import read_image
 from scenarios.pictures.transforms import Pilot, Plain
 
 ROOT = Path(__file__).parents[1]
@@ -351,7 +351,7 @@ def test_why_an_image_cannot_be_read_is_said_once_without_its_path(tmp_path: Pat
     file = tmp_path / "x.png"
     file.mkdir() if content is None else file.write_bytes(content)
     with pytest.raises(UserError, match=rf"Cannot read the image [^()]*x\.png \({why}\)"):
-        decode(file)
+        read_image(file)
 
 
 def test_an_image_that_vanished_is_named(folders: Path):
@@ -396,7 +396,7 @@ def test_nan_in_pictures_names_the_sample():
 def test_nan_in_an_image_file_names_the_file(tmp_path: Path):
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "x.tiff")
     with pytest.raises(UserError, match=r"x\.tiff \(it holds NaN"):
-        decode(tmp_path / "x.tiff")
+        read_image(tmp_path / "x.tiff")
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------

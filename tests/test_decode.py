@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from cl_framework.errors import UserError, extras
-from scenarios.pictures.decode import decode, glance
+from scenarios.pictures.decode import glance, read_image
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
 QUARTERS = np.zeros((32, 16, 3), np.uint8)
@@ -47,7 +47,7 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int, kind
     file = tmp_path / f"x.{kind}"
     options = {"quality": 95} if kind == "jpg" else {}
     as_stored(Image.fromarray(QUARTERS), orientation).save(file, exif=exif, **options)
-    found = pixels(decode(file))
+    found = pixels(read_image(file))
     assert found.shape == QUARTERS.shape
     assert np.abs(found.astype(int) - QUARTERS).mean() < 12
 
@@ -55,7 +55,7 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int, kind
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_malformed_exif_does_not_lose_a_picture(tmp_path: Path):
     Image.fromarray(QUARTERS).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 9)
-    assert decode(tmp_path / "x.jpg").shape == (3, 32, 16)
+    assert read_image(tmp_path / "x.jpg").shape == (3, 32, 16)
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
@@ -63,7 +63,7 @@ def test_malformed_exif_does_not_lose_a_picture(tmp_path: Path):
 def test_wide_grey_is_as_bright_as_its_own_depth_says(tmp_path: Path, kind: str, bits: int):
     deep = (RAMP.astype(np.float64) / 255 * (2**bits - 1)).round().astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / f"x.{kind}")
-    assert torch.equal(decode(tmp_path / f"x.{kind}"), torch.from_numpy(RAMP).expand(3, -1, -1))
+    assert torch.equal(read_image(tmp_path / f"x.{kind}"), torch.from_numpy(RAMP).expand(3, -1, -1))
 
 
 @pytest.mark.parametrize("most", [1.0, 255.0, 4095.0, 65535.0])
@@ -72,7 +72,7 @@ def test_floats_and_long_numbers_are_scaled_by_the_range_they_use(tmp_path: Path
     if dtype is np.int32 and most == 1:
         pytest.skip("whole numbers have no scale to 1")
     Image.fromarray((RAMP / 255 * most).astype(dtype)).save(tmp_path / "x.tiff")
-    assert (decode(tmp_path / "x.tiff")[0].int() - torch.from_numpy(RAMP).int()).abs().max() <= 1
+    assert (read_image(tmp_path / "x.tiff")[0].int() - torch.from_numpy(RAMP).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_floats_and_long_numbers_are_scaled_by_the_range_they_use(tmp_path: Path
 def test_numbers_without_a_sure_white_are_refused(tmp_path: Path, values: list[float], why: str):
     Image.fromarray(np.array([values, values], np.float32)).save(tmp_path / "x.tiff")
     with pytest.raises(UserError, match=rf"Cannot read the image .*x\.tiff \(it.*{why}"):
-        decode(tmp_path / "x.tiff")
+        read_image(tmp_path / "x.tiff")
 
 
 def test_transparent_pixels_are_laid_over_white_and_their_colour_is_hidden(tmp_path: Path):
@@ -94,18 +94,18 @@ def test_transparent_pixels_are_laid_over_white_and_their_colour_is_hidden(tmp_p
     for kind in ("png", "webp", "tiff"):
         options = {"lossless": True, "exact": True} if kind == "webp" else {}
         Image.fromarray(np.dstack([red, alpha])).save(tmp_path / f"x.{kind}", **options)
-        assert np.abs(pixels(decode(tmp_path / f"x.{kind}")).astype(int) - shown).max() <= 1, kind
+        assert np.abs(pixels(read_image(tmp_path / f"x.{kind}")).astype(int) - shown).max() <= 1, kind
     Image.fromarray(np.dstack([RAMP, alpha]), "LA").save(tmp_path / "grey.png")
-    assert decode(tmp_path / "grey.png")[:, 0, 0].tolist() == [255, 255, 255]
+    assert read_image(tmp_path / "grey.png")[:, 0, 0].tolist() == [255, 255, 255]
 
 
 def test_strips_of_a_picture_make_the_whole(tmp_path: Path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (23, 7, 4), np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.png")
-    whole = decode(tmp_path / "x.png")
+    whole = read_image(tmp_path / "x.png")
     for strip in (1, 20, 7 * 22, 7 * 23):
         monkeypatch.setattr("scenarios.pictures.pixels.STRIP", strip)
-        assert torch.equal(decode(tmp_path / "x.png"), whole)
+        assert torch.equal(read_image(tmp_path / "x.png"), whole)
 
 
 def test_palettes_and_single_transparent_colours_are_laid_over_white(tmp_path: Path):
@@ -116,32 +116,34 @@ def test_palettes_and_single_transparent_colours_are_laid_over_white(tmp_path: P
     palette.save(tmp_path / "x.gif", transparency=0)
     palette.save(tmp_path / "partly.png", transparency=b"\x00\xff")
     for name in ("x.png", "x.gif", "partly.png"):
-        assert pixels(decode(tmp_path / name)).tolist() == [[[255] * 3] * 2, [[255] * 3, [50, 60, 70]]], name
+        assert pixels(read_image(tmp_path / name)).tolist() == [[[255] * 3] * 2, [[255] * 3, [50, 60, 70]]], name
     Image.fromarray(RAMP).save(tmp_path / "l.png", transparency=0)
     Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "wide.png", transparency=0)
     for name in ("l.png", "wide.png"):
-        assert decode(tmp_path / name)[0].tolist() == [[255, *RAMP[0, 1:].tolist()], *RAMP[1:].tolist()], name
+        assert read_image(tmp_path / name)[0].tolist() == [[255, *RAMP[0, 1:].tolist()], *RAMP[1:].tolist()], name
 
 
 def test_grey_cmyk_and_two_colours_become_three_byte_channels(tmp_path: Path):
     Image.fromarray(RAMP).save(tmp_path / "grey.png")
     Image.fromarray(RAMP > 99).save(tmp_path / "bits.png")
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
-    assert torch.equal(decode(tmp_path / "grey.png"), torch.from_numpy(RAMP).expand(3, -1, -1))
-    assert torch.equal(decode(tmp_path / "bits.png"), torch.from_numpy((RAMP > 99) * np.uint8(255)).expand(3, -1, -1))
-    assert decode(tmp_path / "print.jpg")[:, 0, 0].tolist() == pytest.approx([254, 0, 0], abs=3)
+    assert torch.equal(read_image(tmp_path / "grey.png"), torch.from_numpy(RAMP).expand(3, -1, -1))
+    assert torch.equal(
+        read_image(tmp_path / "bits.png"), torch.from_numpy((RAMP > 99) * np.uint8(255)).expand(3, -1, -1)
+    )
+    assert read_image(tmp_path / "print.jpg")[:, 0, 0].tolist() == pytest.approx([254, 0, 0], abs=3)
 
 
 def test_avif_and_heic_are_read_and_heic_without_its_decoder_names_the_extra(tmp_path: Path, monkeypatch):
     Image.fromarray(QUARTERS).save(tmp_path / "x.avif", quality=95)
-    assert np.abs(pixels(decode(tmp_path / "x.avif")).astype(int) - QUARTERS).mean() < 20
+    assert np.abs(pixels(read_image(tmp_path / "x.avif")).astype(int) - QUARTERS).mean() < 20
     heif = pytest.importorskip("pillow_heif")
     big = Image.fromarray(QUARTERS.repeat(4, 0).repeat(4, 1))
     heif.from_pillow(big).save(tmp_path / "photo.jpg", quality=90)  # as phones' exports are named now and then
-    assert np.abs(pixels(decode(tmp_path / "photo.jpg")).astype(int) - np.array(big)).mean() < 20
+    assert np.abs(pixels(read_image(tmp_path / "photo.jpg")).astype(int) - np.array(big)).mean() < 20
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(UserError, match=r"photo\.jpg is a HEIC image.*" + re.escape(extras.command("heic"))):
-        decode(tmp_path / "photo.jpg")
+        read_image(tmp_path / "photo.jpg")
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
@@ -160,20 +162,20 @@ def bomb(path: Path, width: int, height: int) -> Path:
 @pytest.mark.parametrize("side", [8300, 11000, 16000])  # within Pillow's own bound, warned of, and refused by it
 def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path, side: int):
     file = bomb(tmp_path / "x.png", side, side)
-    for look in (decode, glance):
+    for look in (read_image, glance):
         with pytest.raises(UserError, match=r"Cannot read the image .*x\.png \(.*pixels"):
             look(file)
 
 
 def test_a_large_photo_is_decoded_smaller_unless_that_takes_as_much_memory(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("scenarios.pictures.pixels.LIMIT", 40 * 40)
+    monkeypatch.setattr("scenarios.pictures.pixels._LIMIT", 40 * 40)
     Image.fromarray(QUARTERS.repeat(4, 0).repeat(4, 1)).save(tmp_path / "x.jpg", quality=95)
-    found = decode(tmp_path / "x.jpg")
+    found = read_image(tmp_path / "x.jpg")
     assert found.shape == (3, 32, 16)
     assert np.abs(pixels(found).astype(int) - QUARTERS).mean() < 12
     Image.fromarray(QUARTERS.repeat(4, 0).repeat(4, 1)).save(tmp_path / "x.jpg", progressive=True)
     with pytest.raises(UserError, match="64 x 128 are 8,192 pixels, more than 1,600: make it smaller"):
-        decode(tmp_path / "x.jpg")
+        read_image(tmp_path / "x.jpg")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -191,7 +193,7 @@ def test_a_glance_finds_truncated_files_and_lets_whole_ones_pass(tmp_path: Path,
             glance(file)
 
 
-@pytest.mark.parametrize("look", [decode, glance])
+@pytest.mark.parametrize("look", [read_image, glance])
 def test_a_pipe_or_a_device_among_pictures_keeps_nobody_waiting(look, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "endless.png").symlink_to("/dev/zero")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cl_framework.streams.survey import unwatched
 from scenarios.class_incremental import ClassIncremental
-from scenarios.data.doubles import alike, doubts
+from scenarios.data.doubles import alike, duplicate_warnings
 from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, Source
 
@@ -34,14 +34,14 @@ def test_different_files_of_one_size_are_no_doubles(folder: Path):
     (folder / "train" / "bee" / "0.png").write_bytes(b"x" * 9000 + b"b" + b"x" * 9000)
     source = open_source(f"imagefolder:{folder}")
     assert alike(source) == []
-    assert doubts(source) == []
+    assert duplicate_warnings(source) == []
 
 
 def test_a_file_in_training_and_test_and_one_under_two_labels_are_named(folder: Path):
     ant, bee = folder / "train" / "ant", folder / "train" / "bee"
     shutil.copy(ant / "0.png", folder / "test" / "ant" / "9.png")
     shutil.copy(ant / "1.png", bee / "9.png")
-    both, torn = doubts(open_source(f"imagefolder:{folder}"))
+    both, torn = duplicate_warnings(open_source(f"imagefolder:{folder}"))
     assert both.startswith("The training split shares 1 image with the test split")
     assert f"{ant / '0.png'} (ant) = {folder / 'test' / 'ant' / '9.png'} (ant)" in both
     assert torn.startswith("Two labels are given to 1 image:")
@@ -51,7 +51,7 @@ def test_a_file_in_training_and_test_and_one_under_two_labels_are_named(folder: 
 def test_names_of_classes_that_differ_only_in_how_they_are_written_are_told(tmp_path: Path):
     rows = "".join(f"{i} {c},{c}\n" for c in ("Block card", "block_card", "pay") for i in range(3))
     (tmp_path / "t.csv").write_text(f"text,label\n{rows}")
-    (told,) = doubts(open_source(f"csv:{tmp_path / 't.csv'}"))
+    (told,) = duplicate_warnings(open_source(f"csv:{tmp_path / 't.csv'}"))
     assert told.startswith("Names of classes differ only in case or spaces: 'Block card' = 'block_card';")
 
 
@@ -59,7 +59,7 @@ def test_many_doubles_are_counted_and_three_are_named(folder: Path):
     for i in range(5):
         (folder / "train" / "ant" / f"d{i}.png").write_bytes(f"double {i}".encode())
         (folder / "test" / "ant" / f"d{i}.png").write_bytes(f"double {i}".encode())
-    (told,) = doubts(open_source(f"imagefolder:{folder}"))
+    (told,) = duplicate_warnings(open_source(f"imagefolder:{folder}"))
     assert "shares 5 images" in told
     assert (told.count(" = "), ", ...;" in told) == (3, True)
 
@@ -67,11 +67,13 @@ def test_many_doubles_are_counted_and_three_are_named(folder: Path):
 def test_sentences_and_pictures_in_memory_are_compared_too(tmp_path: Path):
     parts = {"train": [["pay", "a"], ["block", "b"], ["block", "a"]], "test": [["pay", "a"], ["else", "b"]]}
     (tmp_path / "t.json").write_text(json.dumps(parts))
-    both, torn = doubts(open_source(f"json:{tmp_path / 't.json'}"))
+    both, torn = duplicate_warnings(open_source(f"json:{tmp_path / 't.json'}"))
     assert "'pay' (a) = 'pay' (a)" in both
     assert "'block' (b) = 'block' (a)" in torn
     images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 1, 2, 2)
-    (told,) = doubts(Source("mine", Pictures("train", images, [0] * 4), Pictures("test", images[2:3], [0]), ("a",)))
+    (told,) = duplicate_warnings(
+        Source("mine", Pictures("train", images, [0] * 4), Pictures("test", images[2:3], [0]), ("a",))
+    )
     assert "train sample 2 (a) = test sample 0 (a)" in told
 
 

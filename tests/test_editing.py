@@ -16,7 +16,7 @@ from cl_framework.methods import losses, parameter_importance, unlearning
 from cl_framework.methods.base import Plan, Unlearner
 from cl_framework.methods.class_prototypes import distance, prototypes
 from cl_framework.methods.group_sparsity import Average, SparseDelta, Sparsity
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import Batch, Rows
 from strategies.learning.joint import Joint
 from strategies.learning.l2p import L2P
@@ -53,7 +53,7 @@ def ready(world, stream):
 
 @pytest.fixture(scope="module")
 def wanted(stream):
-    return forget("f", stream[:3], classes=[2])
+    return forget_request("f", stream[:3], classes=[2])
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_a_teacher_leaves_no_trace_in_mixed_precision_either(world, stream, want
 
 
 def test_rewinding_returns_to_the_epoch_that_errs_as_held_out_samples_do(forgotten, stream, monkeypatch):
-    request = forget("f", stream[:3], samples=[2001, 2004, 6003])
+    request = forget_request("f", stream[:3], samples=[2001, 2004, 6003])
 
     def after(epochs, *errors):
         said = iter(errors)
@@ -320,14 +320,16 @@ def test_rewinding_is_refused_where_no_sample_of_the_class_stays(forgotten):
 
 
 def test_held_out_samples_are_of_the_same_classes_and_not_trained_on(forgotten, stream, monkeypatch):
-    request, held = forget("f", stream[:3], samples=[2001, 2004]), []
+    request, held = forget_request("f", stream[:3], samples=[2001, 2004]), []
     monkeypatch.setattr(scrub, "error", lambda *given: held.append(given[2]) or 0.0)
     plans = []
     monkeypatch.setattr(scrub, "Plan", lambda *given: plans.append(given[0]) or Plan(*given))
     forgotten(scrub.SCRUB(epochs=1, ascents=0, rewind=True), request)
     assert held[-1].labels.tolist() == [2, 2]
     assert not set(held[-1].ids.tolist()) & {2001, 2004, *plans[0].ids.tolist()}
-    forgotten(scrub.SCRUB(epochs=1, ascents=0, rewind=True), forget("f", stream[:3], samples=[2001, 6003, 6004]))
+    forgotten(
+        scrub.SCRUB(epochs=1, ascents=0, rewind=True), forget_request("f", stream[:3], samples=[2001, 6003, 6004])
+    )
     assert sorted(held[-1].labels.tolist()) == [2, 6, 6], "of each class as many as go"
     assert held[-1].key == held[0].key == "noise/train", "both errors are of pictures as exams see them"
 
@@ -342,7 +344,7 @@ def test_the_neighbour_across_the_boundary_is_never_the_class_itself(ready, want
 
 
 def test_samples_under_other_labels_keep_their_pictures(wanted):
-    made = unlearning.Labelled(wanted.data, wanted.data.labels + 40)
+    made = unlearning.WithLabels(wanted.data, wanted.data.labels + 40)
     batch = made[[3, 1]]
     assert torch.equal(batch.x, wanted.data[[3, 1]].x)
     assert (batch.y.tolist(), batch.ids.tolist()) == ([42, 42], wanted.data.ids[[3, 1]].tolist())
@@ -353,7 +355,7 @@ def test_what_learns_a_neighbours_label_has_still_met_the_class_itself(world, st
     backbone = world.TinyBackbone()
     backbone.classifier = lambda: {"weight": torch.randn(2, 16), "bias": torch.zeros(2)}
     learner = Learner(backbone, Bottleneck(4), Joint(), boundary_shrink.BoundaryShrink(epochs=1))
-    world.learn(learner, [known, forget("f", [known], classes=[2])])
+    world.learn(learner, [known, forget_request("f", [known], classes=[2])])
     assert learner.model.adapters.origins["shared"]["task-0"] == {2, 5}
 
 
@@ -406,4 +408,4 @@ def test_an_edit_needs_a_second_class(world, stream):
     one = stream[0].without([5])
     learner = world.learn(world.learner(Joint(), RandomLabels()), [one])
     with pytest.raises(UserError, match=r"there is only one class.*Use one that can: .*Retrain"):
-        world.learn(learner, [forget("f", [one], samples=[2001])], [one])
+        world.learn(learner, [forget_request("f", [one], samples=[2001])], [one])

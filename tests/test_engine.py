@@ -15,7 +15,7 @@ from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.methods.base import Plan, Strategy
 from cl_framework.methods.losses import classify
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import Rows
 from cl_framework.streams.seeds import seed_for
 from strategies.learning.ease import EASE
@@ -243,7 +243,7 @@ def test_the_learner_refuses_to_be_fitted_without_a_plan(world, stream):
 def test_an_event_costs_what_it_took(world, stream):
     learner = world.learner(Joint())
     journal = world.Listener(learner)
-    loop.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), journal, 8)
+    loop.run_stream(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), journal, 8)
     first, second = journal.costs
     assert (first.steps, second.steps) == (2 * 3, 2 * 5)
     assert (first.passes, second.passes) == (
@@ -263,24 +263,26 @@ def test_the_journal_hears_of_every_event_before_and_after(world, stream):
             told.append((measurements.kind, measurements.event))
 
     told, learner = [], world.learner(SimpleCIL(), DropAdapter())
-    events = [*stream[:2], forget("f", stream[:2], classes=[2])]
-    loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), Told(learner), 8)
+    events = [*stream[:2], forget_request("f", stream[:2], classes=[2])]
+    loop.run_stream(learner, world.Listed(events), world.make_trainer, Evaluator(), Told(learner), 8)
     assert told == ["task-0", ("learn", "task-0"), "task-1", ("learn", "task-1"), "f", ("forget", "f")]
 
 
 @pytest.mark.parametrize(("strategy", "unlearner"), [(EASE, DropAdapter), (Joint, Retrain)])
 def test_going_on_after_any_event_equals_never_having_stopped(strategy, unlearner, world, stream):
-    gone = forget("f", stream[:2], classes=[2], samples=[7001])
-    more = forget("g", [*gone.remaining, stream[2]], experiences=["task-1"])
+    gone = forget_request("f", stream[:2], classes=[2], samples=[7001])
+    more = forget_request("g", [*gone.remaining, stream[2]], experiences=["task-1"])
     events = [*stream[:2], gone, stream[2], more, stream[3]]
     whole = world.learner(strategy(), unlearner())
     journal = world.Listener(whole)
-    loop.run(whole, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    loop.run_stream(whole, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
     for n in range(1, len(events)):
         learner = world.learner(strategy(), unlearner())
         checkpoint.restore(learner, *journal.states[n - 1])
         rest = world.Listener(learner)
-        loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), rest, 8, done=journal.measurements[:n])
+        loop.run_stream(
+            learner, world.Listed(events), world.make_trainer, Evaluator(), rest, 8, done=journal.measurements[:n]
+        )
         assert world.differences(learner, whole) == []
         assert rest.measurements == journal.measurements[n:]
         assert [c.steps for c in rest.costs] == [c.steps for c in journal.costs[n:]]

@@ -141,13 +141,13 @@ def test_a_learner_ranks_by_its_scores_in_no_more_passes(world: Any, stream: lis
 def test_a_run_goes_on_from_events_that_counted_no_laxer_rules(world: Any, stream: list[Experience]) -> None:
     learner = world.learner(SimpleCIL())
     early, later = world.Listener(learner), world.Listener(learner)
-    loop.run(learner, world.Listed(stream[:1]), world.make_trainer, Evaluator(), early, 8)
+    loop.run_stream(learner, world.Listed(stream[:1]), world.make_trainer, Evaluator(), early, 8)
     assert set(early.measurements[0].lenient) == {"experience", "top_5", "within_experience"}
     told = early.measurements[0].to_dict()
     del told["lenient"]
     old = Measurements.from_dict(told)
     assert old == replace(early.measurements[0], lenient={})
-    loop.run(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), later, 8, [old])
+    loop.run_stream(learner, world.Listed(stream[:2]), world.make_trainer, Evaluator(), later, 8, [old])
     assert later.measurements[0].lenient["top_5"] == 24  # of four classes
 
 

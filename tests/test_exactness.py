@@ -12,7 +12,7 @@ from cl_framework.feature_cache.store import FeatureStore
 from cl_framework.memory.feature_sums import drift
 from cl_framework.methods.compatibility import check_request
 from cl_framework.settings import discovery
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.learning.acil import ACIL
 from strategies.learning.ease import EASE
 from strategies.learning.fecam import FeCAM
@@ -24,8 +24,10 @@ from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 from strategies.unlearning.subtract import Subtract
 
-STRATEGIES = [discovery.load("strategies", e.name) for e in discovery.catalogue("strategies")]
-UNLEARNERS = [u for u in (discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")) if u.exact]
+STRATEGIES = [discovery.load_class("strategies", e.name) for e in discovery.catalogue("strategies")]
+UNLEARNERS = [
+    u for u in (discovery.load_class("unlearners", e.name) for e in discovery.catalogue("unlearners")) if u.exact
+]
 REQUESTS = {
     "a class": {"classes": [2]},
     "an experience": {"experiences": ["task-1"]},
@@ -87,7 +89,7 @@ def accepted(world, stream):
 
 @pytest.mark.parametrize(("strategy", "unlearner", "asked"), CASES)
 def test_what_was_forgotten_was_never_met(strategy, unlearner, asked, world, stream, never_met, after_three, accepted):
-    request, learner = forget("f", stream[:3], **asked), after_three(strategy, unlearner)
+    request, learner = forget_request("f", stream[:3], **asked), after_three(strategy, unlearner)
     before = world.clone(learner.state_dict())
     if not accepted(strategy, unlearner, request):
         with pytest.raises(UserError, match=r"cannot honour 'f'.*Use one that can: .*Retrain"):
@@ -109,8 +111,8 @@ def test_the_order_of_two_requests_does_not_matter(
     one, two = {"classes": [5], "samples": [7002]}, {"samples": [7001, 2002], "experiences": ["task-2"]}
     ends = []
     for first, second in ((one, two), (two, one)):
-        a = forget("f", stream[:3], **first)
-        b = forget("g", a.remaining, **second)
+        a = forget_request("f", stream[:3], **first)
+        b = forget_request("g", a.remaining, **second)
         if not accepted(strategy, unlearner, a):
             return
         learner = world.learn(after_three(strategy, unlearner), [a, b], stream[:3])
@@ -143,7 +145,7 @@ DOMAINS = [
 def test_of_classes_that_came_again_goes_what_was_asked_for(strategy, unlearner, asked, world, never_met, accepted):
     """Whatever other experiences brought of the same classes stays, and nothing that one brought."""
     past, newer = world.domains()[:3], world.domains()[3]
-    request, whole = forget("f", past, **asked), never_met(strategy, past)
+    request, whole = forget_request("f", past, **asked), never_met(strategy, past)
     if not accepted(strategy, unlearner, request):
         return
     learner = world.learner(strategy(), unlearner())
@@ -156,7 +158,7 @@ def test_of_classes_that_came_again_goes_what_was_asked_for(strategy, unlearner,
 
 @pytest.mark.parametrize("strategy", AGAIN, ids=lambda s: s.__name__)
 def test_some_unlearner_forgets_exactly_what_one_domain_brought(strategy, world, accepted):
-    request = forget("f", world.domains()[:3], experiences=["domain-1"])
+    request = forget_request("f", world.domains()[:3], experiences=["domain-1"])
     assert any(accepted(strategy, unlearner, request) for unlearner in UNLEARNERS)
 
 
@@ -167,14 +169,14 @@ def test_some_unlearner_forgets_exactly_what_one_domain_brought(strategy, world,
 )
 @pytest.mark.parametrize("asked", [REQUESTS["a class"], REQUESTS["several at once"]], ids=str)
 def test_ease_forgets_exactly_with_other_settings_too(settings, asked, world, stream):
-    request = forget("f", stream[:3], **asked)
+    request = forget_request("f", stream[:3], **asked)
     learner = world.learn(world.learner(EASE(**settings), DropAdapter()), [*stream[:3], request, stream[3]])
     reference = world.learn(world.learner(EASE(**settings)), [*request.remaining, stream[3]])
     assert world.differences(learner, reference) == []
 
 
 def test_no_name_of_what_was_forgotten_stays_in_the_state(world, stream):
-    request = forget("f", stream[:3], experiences=["task-1"])
+    request = forget_request("f", stream[:3], experiences=["task-1"])
     learner = world.learn(world.learner(EASE(), DropAdapter()), [*stream[:3], request])
     assert any("task-0" in name for name in checkpoint.tensors(learner))
     assert not any("task-1" in name for name in checkpoint.tensors(learner))
@@ -184,14 +186,14 @@ def test_what_was_worked_out_of_a_class_leaves_with_it(world, stream):
     learner = world.learn(world.learner(FeCAM(), DropAdapter()), stream[:2])
     learner.answer(stream[0].reference)
     assert set(learner.strategy._inverses) == {5, 2, 7, 0}
-    world.learn(learner, [forget("f", stream[:2], classes=[0])], stream[:2])
+    world.learn(learner, [forget_request("f", stream[:2], classes=[0])], stream[:2])
     assert 0 not in learner.strategy._inverses
 
 
 def test_whole_experiences_go_without_training_or_reading_data(world, stream):
     learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:3])
     passes = dict(learner.model.passes)
-    cost = loop.carry_out(learner, forget("f", stream[:3], experiences=["task-1"]), world.make_trainer, 8)
+    cost = loop.carry_out(learner, forget_request("f", stream[:3], experiences=["task-1"]), world.make_trainer, 8)
     assert (cost.steps, dict(learner.model.passes)) == (0, passes)
 
 
@@ -199,10 +201,10 @@ def test_whole_experiences_go_without_training_or_reading_data(world, stream):
 def test_forgetting_what_is_not_there_is_refused_without_a_trace(unlearner, world, stream):
     strategy = next(s for s in (SimpleCIL(), ACIL()) if s.subtracts == (unlearner is Subtract))
     learner = world.learn(world.learner(strategy, unlearner()), stream[:2])
-    gone = forget("f", stream[:2], classes=[2])
+    gone = forget_request("f", stream[:2], classes=[2])
     world.learn(learner, [gone], stream[:2])
     before = world.clone(checkpoint.tensors(learner))
-    for request in (gone, forget("g", stream, classes=[6])):  # already gone; not learned yet
+    for request in (gone, forget_request("g", stream, classes=[6])):  # already gone; not learned yet
         with pytest.raises(UserError, match="never learned, or already gone"):
             world.learn(learner, [request], stream[:2])
     after = checkpoint.tensors(learner)
@@ -213,17 +215,17 @@ def test_forgetting_what_is_not_there_is_refused_without_a_trace(unlearner, worl
 def test_forgetting_without_an_unlearner_says_how_to_set_one(world, stream):
     learner = world.learn(world.learner(SimpleCIL()), stream[:1])
     with pytest.raises(UserError, match=r"add `--model.unlearner"):
-        world.learn(learner, [forget("f", stream[:1], classes=[2])], stream[:1])
+        world.learn(learner, [forget_request("f", stream[:1], classes=[2])], stream[:1])
 
 
 def test_drop_adapter_refuses_finetune_and_names_retrain(world, stream):
     learner = world.learn(world.learner(Finetune(), DropAdapter()), stream[:1])
     with pytest.raises(UserError, match=r"Finetune shares its trained state.*Use one that can: .*\bRetrain\b"):
-        world.learn(learner, [forget("f", stream[:1], classes=[2])], stream[:1])
+        world.learn(learner, [forget_request("f", stream[:1], classes=[2])], stream[:1])
 
 
 def test_a_strategy_without_an_experience_left_can_learn_again(world, stream):
-    everything = forget("f", stream[:1], experiences=["task-0"])
+    everything = forget_request("f", stream[:1], experiences=["task-0"])
     for unlearner in (DropAdapter(), Retrain()):
         learner = world.learn(world.learner(EASE(), unlearner), [stream[0], everything, stream[1]])
         assert world.differences(learner, world.learn(world.learner(EASE()), [stream[1]])) == []
@@ -234,7 +236,7 @@ def test_sums_do_not_drift_through_many_requests(world, stream):
     learner, past = world.learn(world.learner(ACIL(), Subtract()), stream), list(stream)
     order = torch.cat([e.data.ids for e in stream])[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
     for i, ids in enumerate(order[:60].split(10)):
-        request = forget(f"f-{i}", past, samples=ids.tolist())
+        request = forget_request(f"f-{i}", past, samples=ids.tolist())
         world.learn(learner, [request], past)
         past = list(request.remaining)
     rebuilt = world.learn(world.learner(ACIL()), past)
@@ -254,7 +256,7 @@ def test_answers_after_subtracting_are_those_of_a_rebuild(strategy, world, strea
     learner, past = world.learn(world.learner(strategy(), Subtract()), stream), list(stream)
     requests = ({"samples": [7001, 1002, 6004]}, {"classes": [6]}, {"samples": [4001, 4003, 3002]}, {"classes": [7]})
     for i, asked in enumerate(requests):
-        request = forget(f"f-{i}", past, **asked)
+        request = forget_request(f"f-{i}", past, **asked)
         world.learn(learner, [request], past)
         past = list(request.remaining)
     rebuilt, test = world.learn(world.learner(strategy()), past), world.noise(range(6), 10, "test")
@@ -266,23 +268,25 @@ def test_answers_after_subtracting_are_those_of_a_rebuild(strategy, world, strea
 
 def test_subtracting_reads_only_what_must_go(world, stream):
     learner = world.learn(world.learner(ACIL(), Subtract()), stream)
-    passes, request = dict(learner.model.passes), forget("f", stream, samples=[2001, 2004], missing=["retain"])
+    passes, request = dict(learner.model.passes), forget_request("f", stream, samples=[2001, 2004], missing=["retain"])
     learner.model.store = FeatureStore()
     cost = loop.carry_out(learner, request, world.make_trainer, 8)
     assert (cost.steps, learner.model.passes["statistics"] - passes["statistics"]) == (0, 2)
     with pytest.raises(UserError, match="reads the samples to forget, which cannot be had"):
-        world.learn(learner, [forget("g", request.remaining, classes=[5], missing=["forget"])], request.remaining)
+        world.learn(
+            learner, [forget_request("g", request.remaining, classes=[5], missing=["forget"])], request.remaining
+        )
 
 
 @pytest.mark.parametrize("strategy", [ACIL, SLDA])
 def test_a_checked_subtraction_notes_its_drift_and_refuses_sums_that_are_off(strategy, world, stream):
     learner = world.learn(world.learner(strategy(), Subtract(check=True)), stream[:2])
-    request = forget("f", stream[:2], classes=[2], samples=[7001])
+    request = forget_request("f", stream[:2], classes=[2], samples=[7001])
     world.learn(learner, [request], stream[:2])
     assert 0 <= learner.unlearner.notes(learner.model, request)["drift"] < 1e-12
     learner.strategy.sums.get_buffer("gram")[0, 0] *= 1.001
     with pytest.raises(UserError, match=r"have drifted by .* Retrain"):
-        world.learn(learner, [forget("g", request.remaining, classes=[5])], request.remaining)
-    again = forget("g", request.remaining, classes=[5], missing=["retain"])
+        world.learn(learner, [forget_request("g", request.remaining, classes=[5])], request.remaining)
+    again = forget_request("g", request.remaining, classes=[5], missing=["retain"])
     with pytest.raises(UserError, match="sums up the retain set, which cannot be had"):
         check_request(learner.model, learner.strategy, learner.unlearner, again)

@@ -74,6 +74,6 @@ def test_what_a_library_raises_is_told_with_its_name():
     try:
         torch.ones(2) @ torch.ones(3)
     except RuntimeError as error:
-        said = unforeseen.sentence(error)
+        said = unforeseen.error_sentence(error)
     assert "RuntimeError" in said
     assert "\n" not in said

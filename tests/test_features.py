@@ -12,9 +12,9 @@ from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.timm import Timm
 from cl_framework.engine import loop
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.feature_cache.store import FeatureStore, digest
+from cl_framework.feature_cache.store import FeatureStore, weights_digest
 from cl_framework.models.model import Model
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import Inputs, Rows
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -42,7 +42,7 @@ def met(world, events, strategy, budget, folder=None):
     learner = world.learner(strategy, DropAdapter())
     learner.model.store = FeatureStore(budget, folder)
     journal = world.Listener(learner)
-    loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    loop.run_stream(learner, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
     return learner, journal
 
 
@@ -116,7 +116,7 @@ def test_a_digest_tells_adapters_apart_by_their_weights(world, stream):
     model = world.learn(world.learner(EASE()), stream[:2]).model
     one, two = model.digests(["task-0", "task-1"])
     assert one != two
-    assert digest(None) == "bare"
+    assert weights_digest(None) == "bare"
     with torch.no_grad():
         model.adapters.params("task-0")[0].view(-1)[0] += 1e-6
     assert model.digests(["task-0"]) != [one]
@@ -170,7 +170,10 @@ def test_a_sample_that_is_written_twice_is_kept_once():
 
 @pytest.mark.parametrize("strategy", [EASE, Finetune])
 def test_files_in_place_of_memory_change_no_number_and_no_pass(strategy, world, stream, tmp_path):
-    events = [*stream[:3], *([forget("f", stream[:3], classes=[2], samples=[7001])] if strategy is EASE else [])]
+    events = [
+        *stream[:3],
+        *([forget_request("f", stream[:3], classes=[2], samples=[7001])] if strategy is EASE else []),
+    ]
     one, in_memory = met(world, events, strategy(), 2**20)
     for budget in (1, 3000):
         two, on_disk = met(world, events, strategy(), budget, tmp_path)
@@ -183,7 +186,10 @@ def test_files_in_place_of_memory_change_no_number_and_no_pass(strategy, world, 
 @pytest.mark.parametrize("strategy", [EASE, Finetune])
 @pytest.mark.parametrize("budget", [0, 3000], ids=["off", "too small"])
 def test_the_store_changes_no_number(strategy, budget, world, stream):
-    events = [*stream[:3], *([forget("f", stream[:3], classes=[2], samples=[7001])] if strategy is EASE else [])]
+    events = [
+        *stream[:3],
+        *([forget_request("f", stream[:3], classes=[2], samples=[7001])] if strategy is EASE else []),
+    ]
     (on, with_store), (off, without) = met(world, events, strategy(), 2**20), met(world, events, strategy(), budget)
     assert world.differences(on, off) == []
     assert with_store.measurements == without.measurements
@@ -243,7 +249,7 @@ def test_ease_measures_each_training_image_once_in_each_space_up_to_its_own(worl
 
 @pytest.mark.parametrize("asked", [{"classes": [2]}, {"samples": [2001, 7003]}, {"experiences": ["task-1"]}], ids=str)
 def test_nothing_of_what_was_forgotten_stays_in_the_store(asked, world, stream):
-    request = forget("f", stream[:3], **asked)
+    request = forget_request("f", stream[:3], **asked)
     learner, _ = met(world, [*stream[:3], request], EASE(), 2**20)
     held = {k: set(v.tolist()) for k, v in learner.model.store.state().items() if k.endswith("/ids")}
     trained = {k: ids for k, ids in held.items() if "noise/train" in k}
@@ -261,7 +267,7 @@ def test_a_request_over_two_sources_leaves_neither_in_the_store(world, stream):
     one, two = stream[:2]
     other = Rows(two.reference.x, two.reference.labels, two.reference.ids, "elsewhere")
     events = [one, type(two)(two.name, two.classes, other, other)]
-    request = forget("f", events, classes=[2, 7])
+    request = forget_request("f", events, classes=[2, 7])
     learner, _ = met(world, [*events, request], SimpleCIL(), 2**20)
     stored = learner.model.store.state()
     held = {i for k, v in stored.items() if k.endswith("/ids") and "test" not in k for i in v.tolist()}
@@ -292,7 +298,7 @@ def test_scrubbing_follows_the_exam_too(world, stream):
     learner = world.learn(world.learner(EASE(), DropAdapter()), stream[:1])
     exam = world.noise((2,), 5, "test")
     learner.answer(exam)
-    request = forget("f", stream[:1], classes=[2])
+    request = forget_request("f", stream[:1], classes=[2])
     world.learn(learner, [request], stream[:1])
     loop.scrub(learner, request, exam)
     assert not any("noise/test" in k for k in learner.model.store.state())

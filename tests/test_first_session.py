@@ -22,7 +22,7 @@ from cl_framework.memory.feature_sums import Sums
 from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.adapter_tuning import tuned
 from cl_framework.methods.compatibility import objection
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.learning.acil import ACIL
 from strategies.learning.aper import APER
 from strategies.learning.fecam import FeCAM, correlations
@@ -201,14 +201,14 @@ def test_the_penalty_of_the_newest_experience_alive_counts_and_is_chosen_anew_wh
     learner = world.learn(world.learner(RanPAC(ridge="published"), Subtract()), stream[:3])
     ridges = learner.strategy.ridges
     kept = float(ridges[Key(experience="task-1")])
-    newest = forget("f", stream[:3], experiences=["task-2"])
+    newest = forget_request("f", stream[:3], experiences=["task-2"])
     world.learn(learner, [newest], stream[:3])
     assert [e.experience for e in ridges] == ["task-0", "task-1"]
     assert float(ridges[Key(experience="task-1")]) == kept
     ridges[Key(experience="task-1")] = torch.tensor(7.0)  # would be seen again
     learner.model.store.drop("noise/train", stream[1].data.ids)
     before = learner.model.passes["statistics"]
-    some = forget("g", newest.remaining, samples=[7001, 7002])
+    some = forget_request("g", newest.remaining, samples=[7001, 7002])
     world.learn(learner, [some], newest.remaining)
     assert float(ridges[Key(experience="task-1")]) in RIDGES
     assert learner.model.passes["statistics"] - before == 20  # two to subtract, eighteen to choose on
@@ -220,14 +220,14 @@ SETTINGS = [{"ridge": 1.0}, {"tune": False}, {"tune": False, "ridge": 1.0}, {"ri
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("asked", [{"classes": [7]}, {"samples": [7001, 1002], "classes": [6]}], ids=str)
 def test_ranpac_forgets_exactly_with_other_settings_too(settings, asked, world, stream):
-    request = forget("f", stream[:3], **asked)
+    request = forget_request("f", stream[:3], **asked)
     learner = world.learn(world.learner(RanPAC(**settings), Subtract()), [*stream[:3], request, stream[3]])
     reference = world.learn(world.learner(RanPAC(**settings)), [*request.remaining, stream[3]])
     assert world.differences(learner, reference, 1e-6) == []
 
 
 def test_ranpac_refuses_to_subtract_what_it_was_tuned_on_unless_it_was_not(world, stream):
-    tuned_on = forget("f", stream[:2], samples=[2001])
+    tuned_on = forget_request("f", stream[:2], samples=[2001])
     learner = world.learn(world.learner(RanPAC(), Subtract()), stream[:2])
     with pytest.raises(UserError, match=r"were tuned on 'task-0', and are no sum.*Retrain"):
         world.learn(learner, [tuned_on], stream[:2])
@@ -238,7 +238,9 @@ def test_ranpac_refuses_to_subtract_what_it_was_tuned_on_unless_it_was_not(world
 
 def test_ranpac_needs_what_is_left_of_an_experience_only_to_choose_anew(world, stream):
     past, chosen, fixed = stream[:2], RanPAC(ridge="published"), RanPAC(ridge=1.0)
-    some, whole = (forget("f", past, **asked, missing=["retain"]) for asked in ({"classes": [7]}, {"classes": [7, 0]}))
+    some, whole = (
+        forget_request("f", past, **asked, missing=["retain"]) for asked in ({"classes": [7]}, {"classes": [7, 0]})
+    )
     cases = ((chosen, some, True), (chosen, whole, False), (fixed, some, False), (RanPAC(), some, False))
     for strategy, request, refused in cases:
         learner = world.learn(world.learner(strategy, Subtract()), past)
@@ -271,7 +273,7 @@ def test_only_the_first_experience_is_trained_on(strategy, world, stream):
     learner = world.learn(world.learner(strategy()), stream[:1])
     weights = world.clone(learner.model.adapters.state_dict())
     for i, event in enumerate(stream[1:], 1):
-        loop.remember(learner, stream[:i])
+        loop.attach_memories(learner, stream[:i])
         assert loop.carry_out(learner, event, world.make_trainer, 8).steps == 0
     after = learner.model.adapters.state_dict()
     assert weights.keys() == after.keys()
@@ -289,7 +291,7 @@ def test_without_tuning_nothing_is_trained(strategy, world, stream):
 @pytest.mark.parametrize("strategy", [APER, TUNED])
 def test_a_later_class_leaves_without_data_and_the_first_experience_takes_all_along(strategy, world, stream):
     later, first = (
-        forget("f", stream[:3], **asked, missing=["retain"])
+        forget_request("f", stream[:3], **asked, missing=["retain"])
         for asked in ({"classes": [7]}, {"experiences": ["task-0"]})
     )
     learner = world.learn(world.learner(strategy(), DropAdapter()), stream[:3])
@@ -298,7 +300,7 @@ def test_a_later_class_leaves_without_data_and_the_first_experience_takes_all_al
     passes = dict(learner.model.passes)
     cost = loop.carry_out(learner, later, world.make_trainer, 8)
     assert (cost.steps, dict(learner.model.passes)) == (0, passes)
-    again = forget("g", later.remaining, experiences=["task-0"])
+    again = forget_request("g", later.remaining, experiences=["task-0"])
     world.learn(learner, [again], later.remaining)
     assert list(learner.model.adapters) == ["task-1"]
     assert not any("task-0" in name for name in checkpoint.tensors(learner))
@@ -362,7 +364,8 @@ def test_fecam_inverts_a_class_once_and_again_only_when_it_changed(world, stream
     monkeypatch.setattr(torch.linalg, "pinv", lambda *a, **k: calls.append(1) or pinv(*a, **k))
     test = world.noise(range(8), 2, "test")
     for past, events, inverted in (
-        (stream[:2], [], 4), (stream[:2], [stream[2]], 2), (stream[:3], [forget("f", stream[:3], samples=[7001])], 1),
+        (stream[:2], [], 4), (stream[:2], [stream[2]], 2),
+        (stream[:3], [forget_request("f", stream[:3], samples=[7001])], 1),
     ):  # fmt: skip
         world.learn(learner, events, past)
         calls.clear()
@@ -373,7 +376,7 @@ def test_fecam_inverts_a_class_once_and_again_only_when_it_changed(world, stream
 
 @pytest.mark.parametrize("strategy", [APER, RanPAC, TUNED])
 def test_retraining_forgets_the_first_experience_exactly(strategy, world, stream):
-    request = forget("f", stream[:3], experiences=["task-0"])
+    request = forget_request("f", stream[:3], experiences=["task-0"])
     learner = world.learn(world.learner(strategy(), Retrain()), [*stream[:3], request])
     assert list(learner.model.adapters) == ["task-1"]
     assert world.differences(learner, world.learn(world.learner(strategy()), request.remaining)) == []

@@ -23,7 +23,7 @@ from scenarios.mixed import Mixed
 from scenarios.pretrained import Pretrained
 from scenarios.random_insertion import RandomInsertion, insertions
 from scenarios.requests import Request
-from scenarios.sample_requests import SampleRequests, distances
+from scenarios.sample_requests import SampleRequests, class_mean_distances
 from scenarios.sliding_window import SlidingWindow
 from strategies.learning.finetune import Finetune
 from strategies.learning.simplecil import SimpleCIL
@@ -141,7 +141,7 @@ def test_it_runs_to_the_end(make, strategy, world, make_trainer, stream):
     scenario = make(world.Listed(stream))
     who = world.learner(*((SimpleCIL(), DropAdapter()) if strategy == "SimpleCIL" else (Finetune(), Retrain())))
     heard = world.Listener(who)
-    loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
+    loop.run_stream(who, scenario, make_trainer, Evaluator(), heard, 8)
     live = alive_after(scenario)
     assert [set(m.hits) for m in heard.measurements] == list(map(set, live))
     for step, measurements in zip(scenario.steps(), heard.measurements, strict=True):
@@ -363,7 +363,7 @@ def test_what_comes_back_is_learned_as_it_was_and_marked(world, make_trainer, st
     scenario = ForgetThenRelearn(world.Listed(stream), [0, 1], forget_after=3)
     who = world.learner(SimpleCIL(), DropAdapter())
     heard = world.Listener(who)
-    loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
+    loop.run_stream(who, scenario, make_trainer, Evaluator(), heard, 8)
     first = world.learn(world.learner(SimpleCIL()), stream)
     assert heard.measurements[-1].relearned == {8: 0, 9: 1}
     exam = world.noise([0, 1], 6, "test")
@@ -404,7 +404,7 @@ def test_atypical_samples_are_farthest_from_the_mean_of_their_class():
     for row, label in zip(x, reference.labels.tolist(), strict=True):
         mean = x[reference.labels == label].mean(0)
         slow.append(float((row - mean).square().sum() ** 0.5))
-    torch.testing.assert_close(distances(reference, batch=60), torch.tensor(slow, dtype=torch.float64))
+    torch.testing.assert_close(class_mean_distances(reference, batch=60), torch.tensor(slow, dtype=torch.float64))
     request = list(SampleRequests(digits(), share=0.02, pick="atypical").steps())[1].event
     farthest = torch.tensor(slow).argsort(descending=True)[: len(request.data)]
     assert set(request.data.ids.tolist()) == set(reference.ids[farthest].tolist())

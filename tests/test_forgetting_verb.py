@@ -56,7 +56,7 @@ def test_removing_a_class_that_owns_its_state_reads_no_image(run):
     assert main(["forget", str(run), "--classes", "3"]) == 0
     after = results(run)
     assert all(after["cost"][k] == before[k] for k in before if k.startswith("passes_"))
-    (receipt,) = receipts.read(run)
+    (receipt,) = receipts.read_receipts(run)
     assert receipt["verified"] == ["logical", "physical", "model"]
     assert receipt["bytes_removed"] > 0
     assert receipt["read"]["trained_on"] == {"forget": 0, "retain": 0}
@@ -75,13 +75,15 @@ def test_asking_again_changes_nothing_and_names_the_receipt(run, capsys):
 
 def test_asking_again_finishes_what_a_kill_left_undone(run, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("cl_framework.evaluation.results.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "cl_framework.evaluation.results.write_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         assert main(["forget", str(run), "--classes", "3"]) == 130
     assert not (run / "results.json").exists(), "the old one names the class"
-    assert len(receipts.read(run)) == 1
+    assert len(receipts.read_receipts(run)) == 1
     assert main(["forget", str(run), "--classes", "3"]) == 0
     assert results(run)["class_names"]["3"] == "(forgotten)"
-    assert len(receipts.read(run)) == 1
+    assert len(receipts.read_receipts(run)) == 1
     assert main(["verify", str(run)]) == 0
 
 
@@ -94,7 +96,7 @@ def test_what_is_left_of_a_request_is_carried_out(run, capsys, tmp_path):
     assert "Already forgotten: experience task-1; receipts.jsonl line 1" in said
     assert "Already forgotten: sample 12; receipts.jsonl line 1" in said
     assert results(run)["events"][-1]["classes"] == [4]
-    assert receipts.read(run)[1]["classes"]["count"] == 1
+    assert receipts.read_receipts(run)[1]["classes"]["count"] == 1
     assert receipts.covering(run, "sample", [0, 12]) == {0: 2, 12: 1}
 
 
@@ -121,7 +123,7 @@ def test_an_unlearner_brings_its_own_settings_and_the_receipt_claims_no_more_tha
     edit = ["--unlearner", "NegGradPlus", "--model.unlearner.epochs=1"]
     assert main(["forget", str(shared), "--classes", "0", *edit, "--model.unlearner.keep_rows", "true"]) == 0
     assert main(["forget", str(shared), "--classes", "2", *edit]) == 0
-    kept, parted = receipts.read(shared)
+    kept, parted = receipts.read_receipts(shared)
     assert kept["settings"]["values"].items() >= {"balance": 0.95, "epochs": 1, "keep_rows": True}.items()
     assert kept["verified"] == []
     assert parted["verified"] == ["logical", "physical"]
@@ -153,7 +155,7 @@ def test_what_else_lies_in_the_directory_is_named_and_left(run, capsys):
     (run / "lightning_logs/version_0/metrics.csv").write_text("step,loss\n1,0.5\n")
     assert main(["forget", str(run), "--classes", "4"]) == 0
     assert "left them as they are: lightning_logs/version_0/metrics.csv\n" in capsys.readouterr().out
-    clean, other = (r["residual"] for r in receipts.read(run))
+    clean, other = (r["residual"] for r in receipts.read_receipts(run))
     assert "not looked into: 1." in other
     assert "not looked into" not in clean
     assert (run / "lightning_logs/version_0/metrics.csv").exists()
@@ -173,9 +175,9 @@ def test_a_signed_receipt_outlives_a_kill_before_its_line_is_written(run, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr("cl_framework.runs.receipts.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(["forget", str(run), "--classes", "3", "--sign", private]) == 130
-    assert len(receipts.read(run)) == 1
+    assert len(receipts.read_receipts(run)) == 1
     assert main(["resume", str(run)]) == 0
-    assert len(receipts.read(run)) == 2
+    assert len(receipts.read_receipts(run)) == 2
     assert main(["verify", str(run), "--public", public]) == 0
     assert "signatures valid" in capsys.readouterr().out
     assert main(["forget", str(run), "--classes", "2"]) == 0
@@ -215,7 +217,7 @@ def test_two_processes_are_serialised_and_the_second_is_told_by_whom(run, capsys
 @pytest.mark.parametrize("verb", [["plan-forget"], ["forget", "--dry-run"]])
 def test_what_would_be_done_is_shown_and_nothing_is_done(run, verb, monkeypatch):
     before, shown = files(run), []
-    monkeypatch.setattr(plan_forget, "show", lambda run, *_: shown.append(run.steps[-1].event))
+    monkeypatch.setattr(plan_forget, "print_plan", lambda run, *_: shown.append(run.steps[-1].event))
     assert main([verb[0], str(run), *verb[1:], "--classes", "3"]) == 0
     assert [e.classes for e in shown] == [(3,)]
     assert files(run) == before

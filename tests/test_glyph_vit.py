@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from cl_framework.adapters.bottleneck import Bottleneck
-from cl_framework.backbones.glyph import FILES, GlyphViT, checked
+from cl_framework.backbones.glyph import FILES, GlyphViT, checked_weights
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.loop import carry_out
 from scenarios.class_incremental import ClassIncremental
@@ -46,7 +46,7 @@ def test_weights_are_small_and_the_head_fits_them():
     model = GlyphViT()
     assert sum(p.numel() for p in model.parameters()) <= 3_000_000
     assert (FILES / "glyph_vit.safetensors").stat().st_size <= 12 * 10**6
-    head = checked("glyph_vit_head")
+    head = checked_weights("glyph_vit_head")
     classes = json.loads((FILES / "glyph_vit.json").read_text())["classes"]
     assert head["weight"].shape == (classes, model.width)
     assert torch.allclose(head["weight"], normalize(head["weight"], dim=-1), atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cl_framework.adapters.batched import PART, Parts, signature
+from cl_framework.adapters.batched import PART, StackedRewrites, signature
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.full import Full
 from cl_framework.adapters.lora import LoRA
@@ -15,7 +15,7 @@ from cl_framework.adapters.ssf import SSF
 from cl_framework.adapters.vpt import VPT
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.feature_cache.store import CHUNK, FeatureStore
-from cl_framework.models.batched_passes import Front, packed
+from cl_framework.models.batched_passes import Front, pack_chunks
 from cl_framework.models.compute import Compute
 from cl_framework.models.model import Model
 from cl_framework.streams.samples import Inputs
@@ -212,7 +212,7 @@ def test_every_pair_is_packed_once_beside_rows_of_its_own_adapter(seed):
     dice = torch.Generator().manual_seed(seed)
     wanted = torch.rand(7, 23, generator=dice) < 0.1 + 0.2 * seed
     seen = []
-    for which, rows, real in packed(wanted, size=16):
+    for which, rows, real in pack_chunks(wanted, size=16):
         assert len(rows) == len(real) == 16 == PART * len(which)
         owner = which.repeat_interleave(PART)
         assert wanted[owner, rows].all(), "even what fills up is a pair"
@@ -223,7 +223,7 @@ def test_every_pair_is_packed_once_beside_rows_of_its_own_adapter(seed):
 def test_parts_of_one_adapter_copy_no_weights(world):
     model = model_of(world.TinyBackbone(), LoRA(4))
     rewrite = next(iter(model.adapters.rewrites["a"].children()))
-    alone = dict(Parts([rewrite] * 8).named_buffers())
+    alone = dict(StackedRewrites([rewrite] * 8).named_buffers())
     assert alone["a"].shape == (8, 4, 16)
     assert alone["a"].untyped_storage().data_ptr() == rewrite.a.untyped_storage().data_ptr()
 

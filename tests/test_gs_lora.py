@@ -21,7 +21,7 @@ from cl_framework.methods.losses import columns
 from cl_framework.methods.unlearning import Paired, retained
 from cl_framework.runs.directory import Run
 from cl_framework.runs.open_run import OpenRun
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.seeds import seed_for
 from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
@@ -50,7 +50,7 @@ def joint(world, stream):
 
 @pytest.fixture
 def request_(stream):
-    return forget("f", stream[:3], classes=[2])
+    return forget_request("f", stream[:3], classes=[2])
 
 
 def accuracy(learner, samples):
@@ -182,7 +182,7 @@ def test_an_edit_of_a_finished_run_can_be_taken_back(tmp_path):
 def test_two_deltas_may_change_places_and_each_can_be_taken_back(joint, world, stream, request_):
     """LoRA's deltas at one map add up, and a sum knows no order."""
     learner, test = joint("lora", GSLoRA(share=1.0, epochs=2, keep_rows=True)), world.noise(range(8), 4, "test")
-    world.learn(learner, [request_, forget("g", request_.remaining, classes=[6])], stream[:3])
+    world.learn(learner, [request_, forget_request("g", request_.remaining, classes=[6])], stream[:3])
     assert learner.model.adapters.stack == ("f", "g")
     scores = world.scores(learner, test)
     learner.model.adapters.stack = ("g", "f")
@@ -195,7 +195,7 @@ def test_two_deltas_may_change_places_and_each_can_be_taken_back(joint, world, s
 def test_deltas_survive_a_round_trip(joint, world, stream, request_):
     one, two = joint("lora", GSLoRA(share=1.0, epochs=2)), joint("bottleneck")
     two = world.learner(Joint(), GSLoRA(), ADAPTERS["lora"])
-    world.learn(one, [request_, forget("g", request_.remaining, classes=[6])], stream[:3])
+    world.learn(one, [request_, forget_request("g", request_.remaining, classes=[6])], stream[:3])
     checkpoint.restore(two, world.clone(checkpoint.tensors(one)), checkpoint.facts(one))
     assert two.model.adapters.stack == ("f", "g")
     assert world.differences(one, two) == []
@@ -299,7 +299,7 @@ def test_without_forgetting_and_sparsity_it_trains_a_delta_on_what_stays(joint, 
 
 
 def test_each_request_has_its_own_beta(joint, world, stream, request_):
-    second = forget("g", request_.remaining, classes=[6])
+    second = forget_request("g", request_.remaining, classes=[6])
     listed = world.learn(joint("lora", GSLoRA([0.1, 0.9], share=1.0, epochs=1)), [request_, second], stream[:3])
     single = world.learn(joint("lora", GSLoRA(0.1, share=1.0, epochs=1)), [request_], stream[:3])
     assert torch.equal(delta(listed), delta(single))
@@ -307,11 +307,11 @@ def test_each_request_has_its_own_beta(joint, world, stream, request_):
     world.learn(single, [second], request_.remaining)
     assert torch.equal(delta(listed, "g"), delta(single, "g"))
     with pytest.raises(UserError, match="beta has 2 values and this is edit number 3"):
-        world.learn(listed, [forget("h", second.remaining, classes=[5])], second.remaining)
+        world.learn(listed, [forget_request("h", second.remaining, classes=[5])], second.remaining)
 
 
 def test_a_list_of_betas_that_will_run_out_shows_before_anything_is_learned(world, stream, request_):
-    second = forget("g", request_.remaining, classes=[6])
+    second = forget_request("g", request_.remaining, classes=[6])
     coming = [*stream[:3], request_, second]
     fresh = world.learner(Joint(), GSLoRA([0.1]), ADAPTERS["lora"])
     with pytest.raises(UserError, match=r"cannot honour 'g': beta has 1 values and this is edit number 2\. Use one"):
@@ -323,9 +323,9 @@ def test_a_list_of_betas_that_will_run_out_shows_before_anything_is_learned(worl
 
 def test_edits_already_made_have_used_up_their_betas(joint, world, stream, request_):
     learner = world.learn(joint("lora", GSLoRA([0.1, 0.9], share=1.0, epochs=1)), [request_], stream[:3])
-    second = forget("g", request_.remaining, classes=[6])
+    second = forget_request("g", request_.remaining, classes=[6])
     check_events(learner.model, learner.strategy, learner.unlearner, [second])
-    coming = [second, forget("h", second.remaining, classes=[5])]
+    coming = [second, forget_request("h", second.remaining, classes=[5])]
     with pytest.raises(UserError, match=r"'h': beta has 2 values and this is edit number 3"):
         check_events(learner.model, learner.strategy, learner.unlearner, coming)
 

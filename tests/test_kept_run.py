@@ -39,13 +39,13 @@ def test_it_verifies_resumes_learns_forgets_and_answers(run, tmp_path, capsys):
 
 
 def test_old_places_of_classes_are_read_wherever_a_config_names_them():
-    read = shorthand.read(
+    read = shorthand.read_config(
         "data: {scenario: {class_path: Mixed, init_args: {transform: {class_path: scenarios.transform.Plain}}}}"
     )
     assert read["data"]["scenario"]["init_args"]["transform"]["class_path"] == "scenarios.pictures.transforms.Plain"
-    assert shorthand.read("published: {class_path: cl_framework.published.Published}")["published"]["class_path"] == (
-        "cl_framework.evaluation.published.Published"
-    )
+    assert shorthand.read_config("published: {class_path: cl_framework.published.Published}")["published"][
+        "class_path"
+    ] == ("cl_framework.evaluation.published.Published")
 
 
 PEM = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -64,7 +64,7 @@ def test_plain_receipts_of_earlier_versions_are_read_and_verified(forgetful, cap
     assert "2 receipts, all hashes match" in capsys.readouterr().out.replace("\n", " ")
     assert main(["forget", str(forgetful), "--classes", "id:1"]) == 0
     assert "receipts.jsonl line 1" in capsys.readouterr().out
-    assert signatures.problems(forgetful, PUBLIC) == [
+    assert signatures.signature_problems(forgetful, PUBLIC) == [
         f"{forgetful / receipts.FILE} line 2 and what follows is not signed; `clf forget DIR --sign` signs."
     ]
     (line := forgetful / receipts.FILE).write_bytes(line.read_bytes().replace(b"exact", b"EXACT", 1))
@@ -77,8 +77,8 @@ def test_a_plain_receipt_edited_and_sealed_again_fails_by_its_signature(forgetfu
     del first["sha256"], second["sha256"]
     raw = seal(first, None)
     (forgetful / receipts.FILE).write_bytes(raw + seal({**second, "previous": sha256(raw)}, None))
-    assert receipts.check(forgetful) == []
-    assert "line 1 was not signed" in signatures.problems(forgetful, PUBLIC)[0]
+    assert receipts.check_chain(forgetful) == []
+    assert "line 1 was not signed" in signatures.signature_problems(forgetful, PUBLIC)[0]
 
 
 def test_the_next_receipt_is_an_envelope_that_follows_the_plain_ones(forgetful, tmp_path):

@@ -23,7 +23,7 @@ from cl_framework.runs import receipts
 from cl_framework.runs.directory import Run
 from cl_framework.runs.manifest import MANIFEST
 from cl_framework.runs.recorder import RunRecorder
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -61,7 +61,9 @@ def working(world, events, strategy, unlearner, lent=None):
                 run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events)
             )
             selects = learner.strategy.isolates == "experience"
-            loop.run(learner, scenario, world.make_trainer, Evaluator(selects), recorder, 8, recorder.measurements)
+            loop.run_stream(
+                learner, scenario, world.make_trainer, Evaluator(selects), recorder, 8, recorder.measurements
+            )
             recorder.close()
 
     return work
@@ -74,12 +76,12 @@ def shared_directory_of(path):
 @pytest.fixture
 def carry_on(world, stream, tmp_path):
     """A run that learns, forgets and learns more; another one like it has come half way."""
-    request = forget("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
+    request = forget_request("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
     events, lent = [*stream[:3], request, stream[3]], tmp_path / "lent"
     learner, scenario = world.learner(EASE(), DropAdapter()), world.Listed(events)
     learner.model.store.lender = SharedFeatures(SharedDirectory(lent, 2**30), "m", contents_of(list(scenario.steps())))
     half = world.Listed(stream[:2])
-    loop.run(learner, half, world.make_trainer, Evaluator(), world.Listener(learner), 8)
+    loop.run_stream(learner, half, world.make_trainer, Evaluator(), world.Listener(learner), 8)
     return working(world, events, EASE, DropAdapter, lent)
 
 
@@ -148,7 +150,7 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
 ):
     learned, whole = tmp_path / "learned", tmp_path / "whole"
     working(world, stream[:2], strategy, unlearner)(learned)
-    request = forget("forget-0", stream[:2], classes=[2], samples=[7001, 7002])
+    request = forget_request("forget-0", stream[:2], classes=[2], samples=[7001, 7002])
     ask = working(world, [*stream[:2], request], strategy, unlearner)
     shutil.copytree(learned, whole)
     began = time.monotonic()
@@ -168,7 +170,7 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
         assert all(torch.equal(side[name], tensor) for name, tensor in found.items())
         assert ended(world.forked(partial(ask, path)), PATIENCE)
         assert_same(wanted, outcome(world, path))
-        assert len(receipts.read(path)) == 1
+        assert len(receipts.read_receipts(path)) == 1
         if kills == 6:
             break
     assert kills >= 3

@@ -84,7 +84,7 @@ class Unreadable(Samples):
 
 @pytest.mark.parametrize("name", [entry.name for entry in discovery.catalogue("strategies")])
 def test_a_lesson_that_fails_leaves_nothing_behind(name, world, stream):
-    strategy = discovery.load("strategies", name)
+    strategy = discovery.load_class("strategies", name)
     learner = world.learn(world.learner(strategy()), stream[:2])
     test = world.noise(range(8), 2, "test")
     answers = world.scores(learner, test)

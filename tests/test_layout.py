@@ -40,6 +40,10 @@ FOLDERS += [ROOT / "scenarios", ROOT / "scenarios" / "data", ROOT / "scenarios" 
 PACKAGES = [name for name in MAY_IMPORT if (ROOT / "cl_framework" / name).is_dir()]
 
 
+PROTOCOL = {"load": "what a module of data returns its source by; found by the module's name"}
+"""Names that several modules define because one caller looks for them in each."""
+
+
 def room(path):
     """The package that a file lies in, or its own name where it lies beside packages."""
     top, *rest = path.relative_to(ROOT).with_suffix("").parts
@@ -108,3 +112,25 @@ def sentences():
 def test_contributing_lists_the_packages_in_their_own_words():
     table = (ROOT / "CONTRIBUTING.md").read_text().partition("<!-- packages -->")[2].partition("<!-- /packages -->")[0]
     assert table.strip() == sentences(), "a package's sentence changed: put it into the table of CONTRIBUTING.md"
+
+
+def defined(path):
+    """Public names that a module defines itself."""
+    for node in ast.parse(path.read_text()).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        names = [t.id for t in targets if isinstance(t, ast.Name)]
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_a_public_name_stands_for_one_thing():
+    places = {}
+    for path in FILES:
+        if path.name != "__init__.py":
+            for name in set(defined(path)):
+                places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    twice = {name: where for name, where in places.items() if len(where) > 1 and name not in PROTOCOL}
+    assert not twice

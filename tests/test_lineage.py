@@ -21,11 +21,11 @@ from cl_framework.methods.base import Plan, Strategy
 from cl_framework.methods.compatibility import objection, suits
 from cl_framework.runs.forget_plan import Case
 from cl_framework.settings import discovery
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import Joined, Rows
 
-STRATEGIES = [discovery.load("strategies", e.name) for e in discovery.catalogue("strategies")]
-UNLEARNERS = [discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")]
+STRATEGIES = [discovery.load_class("strategies", e.name) for e in discovery.catalogue("strategies")]
+UNLEARNERS = [discovery.load_class("unlearners", e.name) for e in discovery.catalogue("unlearners")]
 COMPOSITE = "a class, an experience and a sample"
 REQUESTS = {
     "a class": {"classes": [2]},
@@ -84,7 +84,7 @@ def learned(world, stream, newborn):
 
 @pytest.mark.parametrize(("strategy", "unlearner", "asked"), CASES)
 def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, stream, newborn, learned):
-    learner, request = newborn(strategy, unlearner), forget("f", stream[:3], **asked)
+    learner, request = newborn(strategy, unlearner), forget_request("f", stream[:3], **asked)
     if objection(learner.model, learner.strategy, learner.unlearner, request):
         return
     learner = learned(strategy, unlearner)
@@ -109,14 +109,19 @@ def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, str
 @pytest.mark.parametrize(("strategy", "unlearner"), PAIRS)
 def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unlearner, world, stream, learned):
     """What is honoured leaves nothing that is filed under a class or a sample that went."""
-    learner, requests = learned(strategy, unlearner), [forget("f", stream[:3], **asked) for asked in REQUESTS.values()]
+    learner, requests = (
+        learned(strategy, unlearner),
+        [forget_request("f", stream[:3], **asked) for asked in REQUESTS.values()],
+    )
     before, told = world.clone(checkpoint.tensors(learner)), checkpoint.facts(learner)
     able = [r for r in reversed(requests) if objection(learner.model, learner.strategy, learner.unlearner, r) is None]
     for request in [] if able else requests:
         with pytest.raises(UserError, match=r"cannot honour 'f': .*Use one that can: .*Retrain") as refusal:
             world.learn(learner, [request], stream[:3])
         for name in re.findall(r"forgets exactly with (\w+)", str(refusal.value)):
-            assert objection(learner.model, learner.strategy, discovery.load("unlearners", name)(), request) is None
+            assert (
+                objection(learner.model, learner.strategy, discovery.load_class("unlearners", name)(), request) is None
+            )
         after = checkpoint.tensors(learner)
         assert checkpoint.facts(learner) == told
         assert before.keys() == after.keys()
@@ -136,7 +141,7 @@ def test_a_request_is_honoured_or_refused_before_anything_changes(strategy, unle
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_exact_unlearner_keeps_nothing_that_met_what_goes(strategy, unlearner, stream, newborn, learned):
     for asked in REQUESTS.values():
-        learner, request = newborn(strategy, unlearner), forget("f", stream[:3], **asked)
+        learner, request = newborn(strategy, unlearner), forget_request("f", stream[:3], **asked)
         if objection(learner.model, learner.strategy, learner.unlearner, request):
             continue
         learner = learned(strategy, unlearner)
@@ -146,32 +151,32 @@ def test_an_exact_unlearner_keeps_nothing_that_met_what_goes(strategy, unlearner
 
 
 def test_learning_again_deletes_the_edits_of_earlier_requests(world, stream, learned):
-    learner = learned(discovery.load("strategies", "Finetune"), discovery.load("unlearners", "GSLoRA"))
-    first = forget("f", stream[:3], classes=[5])
+    learner = learned(discovery.load_class("strategies", "Finetune"), discovery.load_class("unlearners", "GSLoRA"))
+    first = forget_request("f", stream[:3], classes=[5])
     world.learn(learner, [first], stream[:3])
-    second, retrain = forget("g", first.remaining, classes=[2]), discovery.load("unlearners", "Retrain")()
+    second, retrain = forget_request("g", first.remaining, classes=[2]), discovery.load_class("unlearners", "Retrain")()
     told = treatments(learner, second, retrain)
     assert [t.action for t in told if t.artifact.kind in ("adapter", "edit")] == ["retrain", "delete"]
 
 
 def test_training_is_recorded_where_it_happens(world, stream, learned):
-    joint = learned(discovery.load("strategies", "Joint"), UNLEARNERS[0])
+    joint = learned(discovery.load_class("strategies", "Joint"), UNLEARNERS[0])
     everything = {"task-0": {5, 2}, "task-1": {7, 0}, "task-2": {1, 6}}
     assert joint.model.adapters.origins == {"shared": everything}
     assert joint.model.head.origin == everything
-    ease = learned(discovery.load("strategies", "EASE"), UNLEARNERS[0])
+    ease = learned(discovery.load_class("strategies", "EASE"), UNLEARNERS[0])
     assert ease.model.adapters.origins == {e: {e: classes} for e, classes in everything.items()}
     assert ease.model.head.origin == {}
 
 
 def test_a_prototype_comes_from_its_class_and_from_what_trained_the_adapter_it_was_measured_with(learned):
-    ease = learned(discovery.load("strategies", "EASE"), UNLEARNERS[0])
+    ease = learned(discovery.load_class("strategies", "EASE"), UNLEARNERS[0])
     (later,) = [a for a in lineage.artifacts(ease) if a.kind == "prototypes" and (a.cls, a.space) == (1, "task-0")]
     assert later.origin == {"task-0": {5, 2}, "task-2": {1}}
 
 
 def load(strategy, unlearner, **settings):
-    return discovery.load("strategies", strategy)(), discovery.load("unlearners", unlearner)(**settings)
+    return discovery.load_class("strategies", strategy)(), discovery.load_class("unlearners", unlearner)(**settings)
 
 
 def ids(*classes, without=()):
@@ -182,14 +187,14 @@ def ids(*classes, without=()):
 def by_name(learner, events):
     """Sample ids by what holds them."""
     there = census(events)
-    return {(a.kind, a.name): set(lineage.samples(a, there)) for a in lineage.artifacts(learner)}
+    return {(a.kind, a.name): set(lineage.artifact_samples(a, there)) for a in lineage.artifacts(learner)}
 
 
 @pytest.fixture
 def two_requests(stream):
     """Two experiences are learned, then two samples and a class are forgotten."""
-    f = forget("f", stream[:2], samples=[2001, 7003])
-    return [*stream[:2], f, forget("g", f.remaining, classes=[0])]
+    f = forget_request("f", stream[:2], samples=[2001, 7003])
+    return [*stream[:2], f, forget_request("g", f.remaining, classes=[0])]
 
 
 @pytest.fixture
@@ -256,7 +261,7 @@ def test_what_is_edited_or_left_holds_what_was_forgotten_until_it_is_learned_aga
     unlearner, settings, world, stream, batches
 ):
     learner = world.learner(*load("Joint", unlearner, **settings), adapter=LoRA(2))
-    events = [*stream[:2], forget("f", stream[:2], classes=[0])]
+    events = [*stream[:2], forget_request("f", stream[:2], classes=[0])]
     world.learn(learner, events)
     assert by_name(learner, events)["adapter", "shared"] == ids(5, 2, 7, 0) == batches["task-1"]["shared"]
     assert by_name(learner, events)["head row", "7"] == ids(5, 2, 7, 0)
@@ -266,8 +271,8 @@ def test_what_is_edited_or_left_holds_what_was_forgotten_until_it_is_learned_aga
     stayed = ["model.head", *(f"model.adapters.rewrites.{name}" for name in adapters)]
     assert told["outlived"] == {holder: ["f"] for holder in stayed}
 
-    learner.unlearner = discovery.load("unlearners", "Retrain")()
-    events.append(forget("g", events[-1].remaining, samples=[2001]))
+    learner.unlearner = discovery.load_class("unlearners", "Retrain")()
+    events.append(forget_request("g", events[-1].remaining, samples=[2001]))
     world.learn(learner, events[-1:], events[-2].remaining)
     gone = ids(0) | {2001}
     assert all(not s & gone for s in by_name(learner, events).values())
@@ -314,7 +319,7 @@ class Rehearsing(Strategy):
 
 
 def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batches):
-    retrain = discovery.load("unlearners", "Retrain")()
+    retrain = discovery.load_class("unlearners", "Retrain")()
     learner = world.learn(world.learner(Rehearsing(), retrain), stream[:3])
     found = by_name(learner, stream[:3])
     assert len(found["adapter", "task-2"]) == 20 + 4 * 3
@@ -322,7 +327,7 @@ def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batc
         assert found["adapter", name] == batches[name][name]
     assert found["head row", "6"] == ids(5, 2, 7, 0, 1, 6), "the head met all of them in turn"
     old = next(i for i in found["adapter", "task-2"] if i // 1000 == 5)
-    request = forget("f", stream[:3], samples=[old])
+    request = forget_request("f", stream[:3], samples=[old])
     treated = treatments(learner, request, retrain)
     assert {t.action for t in treated if t.artifact.kind == "lineage"} == {"retrain"}
     world.learn(learner, [request], stream[:3])
@@ -336,7 +341,7 @@ def test_an_adapter_trained_with_few_old_samples_holds_those(world, stream, batc
 
 def test_an_adapter_that_starts_as_another_has_met_the_same(world, stream):
     learner = world.learner(*load("Finetune", "NegGradPlus", epochs=1))
-    events = [*stream[:2], forget("f", stream[:2], classes=[0])]
+    events = [*stream[:2], forget_request("f", stream[:2], classes=[0])]
     bank = world.learn(learner, events).model.adapters
     bank.add("twin", like="shared")
     found = by_name(learner, events)
@@ -382,12 +387,12 @@ def test_a_census_knows_what_each_request_took(two_requests):
 )
 def test_stored_features_go_as_foretold(strategy, unlearner, settings, world, stream):
     learner = world.learner(*load(strategy, unlearner, **settings), adapter=LoRA(2))
-    events = [*stream[:3], forget("f", stream[:3], classes=[2])]
+    events = [*stream[:3], forget_request("f", stream[:3], classes=[2])]
     steps, evaluator = list(world.Listed(events).steps()), Evaluator()
-    loop.run(learner, world.Listed(events[:3]), world.make_trainer, evaluator, world.Listener(learner), 8)
+    loop.run_stream(learner, world.Listed(events[:3]), world.make_trainer, evaluator, world.Listener(learner), 8)
     foretold = Case(None, learner, steps).in_store()
     rows = known_rows(learner.model.store.state())
-    loop.remember(learner, stream[:3])
+    loop.attach_memories(learner, stream[:3])
     loop.take(learner, steps[-1], world.make_trainer, evaluator, 8)
     after = {k: set(ids.tolist()) for k, ids in known_rows(learner.model.store.state()).items()}
     lost = sum(len(set(ids.tolist()) - after.get(k, set())) for k, ids in rows.items())

@@ -229,7 +229,7 @@ def cache(tmp_path, monkeypatch):
     from PIL import Image
 
     from scenarios.data.source import Pictures
-    from scenarios.pictures.picture_cache import kept
+    from scenarios.pictures.picture_cache import cached_pictures
     from scenarios.pictures.transforms import Plain
 
     monkeypatch.setenv("CLF_CACHE", str(tmp_path / "cache"))
@@ -238,7 +238,7 @@ def cache(tmp_path, monkeypatch):
         Image.new("RGB", (8, 8), (40 * i, 90, 200)).save(file)
 
     def pictures():
-        return kept(Pictures("train", files, [0, 1]), Plain(8).fixed(training=False), 10**9)
+        return cached_pictures(Pictures("train", files, [0, 1]), Plain(8).fixed(training=False), 10**9)
 
     pictures().read(torch.arange(2))
     (folder,) = (tmp_path / "cache").iterdir()

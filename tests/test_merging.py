@@ -19,7 +19,7 @@ from cl_framework.adapters.merging import (
     dare,
     dropped,
     magnitude_max,
-    merged,
+    merge_adapters,
     refactored,
     ties,
     trimmed,
@@ -186,7 +186,7 @@ def deltas(bank, name):
 def test_a_merged_adapter_adds_what_the_formula_makes_of_all_sites(pair, how):
     _, bank = pair
     before = {k: v.clone() for k, v in bank.state_dict().items()}
-    lost = merged(bank, ["a", "b", "c"], how, "m")
+    lost = merge_adapters(bank, ["a", "b", "c"], how, "m")
     assert all(share < 1e-10 for share in lost.values())
     assert all(torch.equal(bank.state_dict()[k], v) for k, v in before.items())
     if bank.adapter.linear:
@@ -236,7 +236,7 @@ def test_adding_then_subtracting_returns_to_the_start_and_a_negative_undoes(pair
 
 def test_a_rank_is_kept_to_and_what_it_loses_is_told(world):
     _, bank = banked(world, KINDS["LoRA"])
-    lost = merged(bank, ["a", "b", "c"], average, "m", rank=3)
+    lost = merge_adapters(bank, ["a", "b", "c"], average, "m", rank=3)
     whole = {key: sum(deltas(bank, n)[key] for n in "abc") / 3 for key in bank.sites if key in lost}
     for key, rewrite in bank.rewrites["m"].items():
         assert len(rewrite.a) == 3
@@ -248,7 +248,7 @@ def test_a_rank_is_kept_to_and_what_it_loses_is_told(world):
 def test_a_rank_is_refused_where_there_are_no_factors(world):
     _, bank = banked(world, KINDS["Full"])
     with pytest.raises(UserError, match=r"A Full adapter .*has no rank; found rank=3: leave it out, or choose LoRA"):
-        merged(bank, ["a", "b"], average, "m", rank=3)
+        merge_adapters(bank, ["a", "b"], average, "m", rank=3)
     assert list(bank) == ["a", "b", "c"]
 
 
@@ -273,7 +273,7 @@ def test_the_example_in_the_docs_runs_and_means_what_it_says(world, stream):
 def test_adapters_of_unequal_rank_merge(world):
     _, bank = banked(world, KINDS["LoRA"])
     combined(bank, {"a": 1, "b": 1}, "sum")
-    merged(bank, ["sum", "c"], average, "m")
+    merge_adapters(bank, ["sum", "c"], average, "m")
     sums = total(bank, ["sum", "c"])
     for key, rewrite in bank.rewrites["m"].items():
         close(rewrite.delta(), sums[key] / 2, 1e-5)
@@ -304,7 +304,7 @@ def test_a_merged_adapter_has_met_all_that_its_parts_met(world):
     bank.outlived = {"a": ("f",), "b": ("g", "f")}
     bank.reading.note("a", {("t0", 1): frozenset({7}), ("t0", 2): frozenset({8})}, {})
     bank.reading.note("b", {("t0", 2): None, ("t1", 5): frozenset({9})}, {})
-    merged(bank, ["a", "b"], average, "m")
+    merge_adapters(bank, ["a", "b"], average, "m")
     assert bank.origins["m"] == {"t0": frozenset({1, 2}), "t1": frozenset({5})}
     assert bank.outlived["m"] == ("f", "g")
     assert bank.reading.of("m") == {("t0", 1): frozenset({7}), ("t1", 5): frozenset({9})}, (
@@ -315,7 +315,7 @@ def test_a_merged_adapter_has_met_all_that_its_parts_met(world):
 @pytest.mark.parametrize("kind", [Bottleneck(4), Peft(peft.RoadConfig(group_size=8)), Peft(peft.IA3Config())])
 def test_what_is_more_than_a_matrix_is_not_merged(kind, world):
     _, bank = banked(world, kind)
-    for attempt in (lambda: merged(bank, ["a", "b"], average, "m"), lambda: combined(bank, {"a": 1}, "m")):
+    for attempt in (lambda: merge_adapters(bank, ["a", "b"], average, "m"), lambda: combined(bank, {"a": 1}, "m")):
         with pytest.raises(UserError, match=r"is more than a matrix added to a weight.*cannot be merged; choose LoRA"):
             attempt()
     assert list(bank) == ["a", "b", "c"]
@@ -325,8 +325,8 @@ def test_only_adapters_there_are_merge_and_only_into_a_new_one(world):
     _, bank = banked(world, KINDS["LoRA"])
     for names in ([], ["a", "x"]):
         with pytest.raises(UserError, match=r"Cannot merge .*the bank holds"):
-            merged(bank, names, average, "m")
+            merge_adapters(bank, names, average, "m")
     before = [p.clone() for p in bank.params("b")]
     with pytest.raises(ValueError, match="already exists"):
-        merged(bank, ["a", "c"], average, "b")
+        merge_adapters(bank, ["a", "c"], average, "b")
     assert all(torch.equal(p, q) for p, q in zip(before, bank.params("b"), strict=True))

@@ -7,9 +7,9 @@ from torch.nn.functional import cross_entropy, normalize
 from cl_framework.adapters.merging import pull
 from cl_framework.errors import UserError
 from cl_framework.memory.tensor_store import Key
-from cl_framework.methods.competition import apart
+from cl_framework.methods.competition import separation_loss
 from cl_framework.methods.lessons import plans
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.learning.mos import MOS
 from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.head_rows import HeadRows
@@ -143,7 +143,7 @@ def test_the_released_contrast_asks_each_row_to_be_most_like_itself():
     rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     losses = [cross_entropy(torch.stack([r @ other / 0.8 for other in rows])[None], torch.tensor([i]))
               for i, r in enumerate(rows)]  # fmt: skip
-    torch.testing.assert_close(apart(rows), torch.stack(losses).mean())
+    torch.testing.assert_close(separation_loss(rows), torch.stack(losses).mean())
 
 
 def test_the_contrast_is_among_the_batch_and_the_means_of_old_classes(world, stream):
@@ -155,8 +155,8 @@ def test_the_contrast_is_among_the_batch_and_the_means_of_old_classes(world, str
     old = [learner.strategy.gaussians.of(c)[0] for c in stream[0].classes]
     right = torch.tensor([(7, 0).index(c) for c in batch.y.tolist()])
     entropy = cross_entropy(model.head(z)[:, 2:], right)
-    wanted = entropy + 0.1 * apart(torch.stack([*old, *z]))
-    assert not torch.isclose(apart(torch.stack([*old, *z])), apart(z))
+    wanted = entropy + 0.1 * separation_loss(torch.stack([*old, *z]))
+    assert not torch.isclose(separation_loss(torch.stack([*old, *z])), separation_loss(z))
     torch.testing.assert_close(plan.loss(model, batch), wanted)
 
 
@@ -187,7 +187,7 @@ def test_an_adapter_says_what_its_predecessors_met(world, stream):
 
 @pytest.mark.parametrize("merge", ["once_per_step", "reference_inplace"])
 def test_adapters_outlive_their_experience_but_no_sample_is_sent_to_them(merge, world, stream):
-    request = forget("f", stream[:3], experiences=["task-0"], classes=[7])
+    request = forget_request("f", stream[:3], experiences=["task-0"], classes=[7])
     learner = world.learn(world.learner(MOS(merge, align_epochs=3), HeadRows()), [*stream[:3], request])
     assert list(learner.model.adapters) == ["task-0", "task-1", "task-2"]
     assert {e.cls for e in learner.strategy.prototypes} == {0, 1, 6}
@@ -206,7 +206,7 @@ def test_adapters_outlive_their_experience_but_no_sample_is_sent_to_them(merge, 
 def test_it_refuses_to_drop_what_later_adapters_were_made_of(world, stream):
     learner = world.learn(world.learner(MOS(align_epochs=0), DropAdapter()), stream[:2])
     with pytest.raises(UserError, match="MOS shares its trained state"):
-        world.learn(learner, [forget("f", stream[:2], experiences=["task-0"])], stream[:2])
+        world.learn(learner, [forget_request("f", stream[:2], experiences=["task-0"])], stream[:2])
 
 
 @torch.no_grad()

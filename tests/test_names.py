@@ -80,11 +80,11 @@ def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(once, cap
     assert results(once)["class_names"] == {**names, **new}
     assert main(["forget", str(once), "--classes", new["4"]]) == 0
     assert results(once)["events"][-1]["classes"] == [4]
-    listed = {s.class_name for s in contents.read(Run.open(once))}
+    listed = {s.class_name for s in contents.known_samples(Run.open(once))}
     assert listed == {*names.values(), *new.values()} - {new["4"]}, "as the run calls them"
     assert main(["forget", str(once), "--classes", names["0"]]) == 0
     assert results(once)["events"][-1]["classes"] == [0]
-    assert {s.class_name for s in contents.read(Run.open(once))} == listed - {names["0"]}
+    assert {s.class_name for s in contents.known_samples(Run.open(once))} == listed - {names["0"]}
     assert main(["evaluate", str(once)]) == 0
 
 
@@ -95,7 +95,7 @@ def test_more_of_a_live_class_is_the_same_class_and_its_name_takes_all_of_it(sha
     assert after["class_names"] == names
     assert [e["classes"] for e in after["events"][-2:]] == [[0, 1], [2, 3]]
     assert main(["forget", str(shared), "--classes", names["0"]]) == 0
-    (receipt,) = receipts.read(shared)
+    (receipt,) = receipts.read_receipts(shared)
     assert receipt["classes"]["count"] == 1
     assert receipt["samples"]["count"] == 10, "of both experiences that brought it"
     assert names["0"] not in results(shared)["class_names"].values()
@@ -118,7 +118,7 @@ def test_what_one_experience_brought_of_a_live_class_goes_alone(strategy, made, 
     assert f"stays classes {two[0]} (id:2), {two[1]} (id:3) stay through task-1" in told
     assert main(["forget", str(run), "--experiences", newest]) == 0
     assert "stay through task-1" in said(capsys)
-    after, (receipt,) = results(run), receipts.read(run)
+    after, (receipt,) = results(run), receipts.read_receipts(run)
     (forgotten,) = after["forget"]
     assert (forgotten["went"], forgotten["stays"]) == (10, {"2": ["task-1"], "3": ["task-1"]})
     assert (receipt["classes"]["count"], receipt["samples"]["count"]) == (0, 10)
@@ -139,7 +139,7 @@ def test_what_one_experience_brought_of_one_class_is_asked_for_by_both_names(mad
     assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 0
     (forgotten,) = results(run)["forget"]
     assert (forgotten["went"], forgotten["stays"]) == (5, {"3": ["task-1"]})
-    listed = [s for s in contents.read(Run.open(run)) if s.class_name == name and s.split == "train"]
+    listed = [s for s in contents.known_samples(Run.open(run)) if s.class_name == name and s.split == "train"]
     assert [s.experience for s in listed] == ["task-1"] * 5
     assert main(["verify", str(run)]) == 0
     assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 2

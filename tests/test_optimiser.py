@@ -45,7 +45,7 @@ def stop_after(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_figure(monkeypatch):
-    monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")
+    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ data: {scenario: {class_path: ClassIncremental, init_args: {dataset: digits}}}
 def test_what_another_class_keeps_is_said(flags, told, tmp_path):
     (tmp_path / "published.yaml").write_text(PUBLISHED)
     argv = ["--config", str(tmp_path / "published.yaml"), *flags]
-    said = optimiser.kept(argv, resolve(argv))
+    said = optimiser.leftover_warning(argv, resolve(argv))
     assert (said is None) if told is None else said.startswith(told)
 
 

@@ -26,7 +26,7 @@ from cl_framework.methods.base import Strategy
 from cl_framework.methods.compatibility import check_request, suits
 from cl_framework.models.model import Model
 from cl_framework.settings import discovery
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.unlearning.drop_adapter import DropAdapter
@@ -407,7 +407,7 @@ def test_an_adapter_that_starts_as_another_does_what_it_does(world, learned, x):
 def test_a_strategy_of_one_adapter_per_experience_forgets_exactly_with_it(world, stream):
     learner = world.learner(EASE(), DropAdapter(), adapter=Peft(SMALL["HRA"]()))
     never = world.learner(EASE(), DropAdapter(), adapter=Peft(SMALL["HRA"]()))
-    world.learn(learner, [*stream[:3], forget("f", stream[:3], classes=stream[1].classes)])
+    world.learn(learner, [*stream[:3], forget_request("f", stream[:3], classes=stream[1].classes)])
     world.learn(never, [stream[0], stream[2]])
     assert world.differences(learner, never) == []
 
@@ -430,14 +430,16 @@ def test_strategies_and_unlearners_that_use_several_at_once_refuse_what_would_un
         learner = world.learner(Finetune(), TaskNegation(), adapter=adapter)
         world.learn(learner, stream[:2])
         with pytest.raises(UserError, match="such adapters are used one at a time"):
-            check_request(learner.model, learner.strategy, learner.unlearner, forget("f", stream[:2], classes=[5]))
+            check_request(
+                learner.model, learner.strategy, learner.unlearner, forget_request("f", stream[:2], classes=[5])
+            )
         with pytest.raises(UserError, match="one at a time"):
             learner.model.adapters.push("edit")
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in discovery.catalogue("strategies")])
 def test_a_strategy_that_uses_several_at_once_says_so(name, world, stream):
-    kind = discovery.load("strategies", name)
+    kind = discovery.load_class("strategies", name)
     learner, most = world.learner(kind()), [0]
     bank = learner.model.adapters
     rewritten = bank._rewritten
@@ -455,7 +457,7 @@ def test_a_strategy_that_uses_several_at_once_says_so(name, world, stream):
 
 def test_lora_of_peft_can_be_negated(world, stream):
     learner = world.learner(Finetune(), TaskNegation(epochs=1), adapter=Peft(peft.LoraConfig(r=4)))
-    world.learn(learner, [*stream[:2], forget("f", stream[:2], classes=[5])])
+    world.learn(learner, [*stream[:2], forget_request("f", stream[:2], classes=[5])])
     assert list(learner.model.adapters) == ["shared", "f"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from cl_framework.cli import request_file
 from cl_framework.cli.picking import Known, pick, translated
 from cl_framework.errors import UserError
-from cl_framework.streams.sample_list import Rows, Source, forget
+from cl_framework.streams.sample_list import ListedSource, SplitRows, forget_rows
 
 KEY = b"k" * 32
 PLACES = ["train/cat/1.png", "train/cat/2 (copy).png", "train/dog/1.png", "train/dog/[3].png"]
@@ -17,7 +17,7 @@ USERS = ["alice", "bob", "alice", "carol"]
 
 
 def rows(places, split="train", first=0, columns=()):
-    return Rows(
+    return SplitRows(
         split=split,
         ids=list(range(first, first + len(places))),
         labels=[0] * len(places),
@@ -29,7 +29,7 @@ def rows(places, split="train", first=0, columns=()):
 
 
 def source(root, train, test=(), files=True, **more):
-    return Source(
+    return ListedSource(
         name="imagefolder", spec="", root=str(root), kind="pictures", files=files, class_names=["animal"],
         groups=[[0]], fingerprint="", train=train, test=rows(test, "test"), experiences=["task-0"], **more,
     )  # fmt: skip
@@ -126,7 +126,7 @@ def test_the_same_place_below_two_roots_is_told_apart_by_its_whole_path(root, tm
 
 def test_a_forgotten_file_is_found_by_its_path_as_long_as_the_key_is_there(root):
     pictures = source(root, rows(PLACES))
-    forget(pictures, {2}, set(), KEY)
+    forget_rows(pictures, {2}, set(), KEY)
     assert "dog/1" not in str(pictures)
     for word in (PLACES[2], str(root / PLACES[2])):
         assert Known([pictures], KEY).ids(word) == [2]
@@ -226,7 +226,7 @@ def test_a_picture_under_another_name_is_found_by_its_content(root, tmp_path):
 
 def test_rows_that_were_forgotten_are_told_to_be_found_by_no_line(tmp_path):
     table = source(tmp_path, rows(["said.csv, line 2", "said.csv, line 3"]), files=False)
-    forget(table, {1}, set(), KEY)
+    forget_rows(table, {1}, set(), KEY)
     with pytest.raises(UserError, match=r"said.csv:3' is no file, .* of a sample that is not forgotten; `clf"):
         Known([table], KEY).ids("said.csv:3")
 

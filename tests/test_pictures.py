@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from cl_framework.auditing import audit, subjects
 from cl_framework.auditing.reference_models import Workshop
-from cl_framework.auditing.shadow_models import u_lira
+from cl_framework.auditing.shadow_models import shadow_attack
 from cl_framework.engine import loop
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
@@ -27,7 +27,7 @@ from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, View
 from scenarios.mixed import Mixed
 from scenarios.pictures import resampling
-from scenarios.pictures.picture_cache import Kept, _whose, folder, kept
+from scenarios.pictures.picture_cache import CachedPictures, _whose, cache_folder, cached_pictures
 from scenarios.pictures.transforms import Fixed, Pilot, Plain, Transform
 from scenarios.requests import Request
 from scenarios.sample_requests import SampleRequests
@@ -84,7 +84,7 @@ def train_files(where: Path) -> Pictures:
 def both(samples: Pictures, how: Transform, training: bool) -> tuple[View, View]:
     """The same view with and without what is kept."""
     fixed = how.fixed(training)
-    cached = kept(samples, fixed, GIB)
+    cached = cached_pictures(samples, fixed, GIB)
     assert fixed is not None
     assert cached is not None
     return View(cached, fixed.rest), View(samples, how.train() if training else how.test())
@@ -237,8 +237,8 @@ def test_inputs_are_the_same_bits_read_cold_warm_and_from_files(pictures: Path, 
 def test_a_picture_is_decoded_once(pictures: Path, monkeypatch: pytest.MonkeyPatch):
     from scenarios.data import source as data_source
 
-    read, decode = [], data_source.decode
-    monkeypatch.setattr(data_source, "decode", lambda path: (read.append(path), decode(path))[1])
+    read, decode = [], data_source.read_image
+    monkeypatch.setattr(data_source, "read_image", lambda path: (read.append(path), decode(path))[1])
     for _ in range(2):  # as two runs would
         view, _ = both(train_files(pictures), Plain(12), training=False)
         for rows in ([0, 1], [1, 2, 3], range(8), [7]):
@@ -255,7 +255,7 @@ def test_pictures_that_are_larger_than_training_needs_are_kept_smaller(tmp_path:
     assert small.shape == (3, 26, 52)
     assert abs(float(small.float().mean() - batch(1, 100, 200)[0].float().mean())) < 1
     Image.fromarray(np.zeros((1, 4000, 3), np.uint8)).save(tmp_path / "long.png")  # has no room in a row
-    held = Kept(Pictures("train", [tmp_path / "long.png"], [0]), fixed, GIB)
+    held = CachedPictures(Pictures("train", [tmp_path / "long.png"], [0]), fixed, GIB)
     assert [held.read(torch.tensor([0]))[0].shape for _ in range(2)] == [(3, 1, 2340)] * 2
 
 
@@ -313,13 +313,13 @@ def test_the_cache_is_bounded_and_those_opened_longest_ago_leave_first(pictures:
     samples, limit = train_files(pictures), 8 * (3 * 64 * 64 + 4096) + 40_000
     for age, size in enumerate((64, 63, 62)):
         fixed = Pilot(size).fixed(training=False)
-        held = Kept(samples, fixed, limit)
+        held = CachedPictures(samples, fixed, limit)
         held.read(torch.arange(8))
         assert taken(own_cache) <= limit
         for other in own_cache.iterdir():
             os.utime(other, (age + (other.stat().st_mtime > 1e6),) * 2)
     assert len(list(own_cache.iterdir())) < 3
-    tight = Kept(samples, Pilot(48).fixed(training=False), 20_000)
+    tight = CachedPictures(samples, Pilot(48).fixed(training=False), 20_000)
     assert torch.equal(tight.read(torch.arange(8)), torch.stack([tight._made(i) for i in range(8)]))
     assert not torch.from_numpy(np.load(tight._held.place / "rows.npy")["height"].astype(int)).any()
 
@@ -335,7 +335,7 @@ def test_without_room_or_a_folder_pictures_are_read_from_files(pictures: Path, o
     monkeypatch.setattr("scenarios.pictures.picture_cache.SPARE", 2**62)
     cached, plain = both(train_files(pictures), Plain(8), training=False)
     assert torch.equal(cached[[1, 2]].x, plain[[1, 2]].x)
-    assert not list(folder().iterdir())
+    assert not list(cache_folder().iterdir())
 
 
 def test_what_is_in_memory_is_not_kept(own_cache: Path):
@@ -352,7 +352,7 @@ def run(world, scenario, transform_seed: int = 0):
     torch.manual_seed(transform_seed)
     learner = world.learner(Finetune(), Retrain())
     journal = world.Listener(learner)
-    loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
+    loop.run_stream(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
     return journal
 
 
@@ -397,7 +397,7 @@ def test_an_audit_keeps_nothing_of_what_was_forgotten(world, pictures: Path, own
     make = lambda: world.learner(Finetune(), Retrain())  # noqa: E731
     workshop = Workshop(make, world.make_trainer, 4, lambda what: None)
     audit.conduct(audited, about, workshop, audit.references(workshop, about, 0, 1))
-    u_lira(audited, about, workshop, 8)
+    shadow_attack(audited, about, workshop, 8)
     assert names(own_cache) == before
     assert not {_whose(stream.source.train.images[i]) for i in about.gone.ids.tolist()} & before.keys()
 

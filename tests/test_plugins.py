@@ -52,9 +52,9 @@ def test_public_finished_classes_are_listed_by_their_base_without_import(package
 def test_a_new_file_is_found_and_loaded_by_name(package):
     assert "Fresh" not in {e.name for e in discovery.catalogue("strategies")}
     (package / "fresh.py").write_text("class Strategy: ...\nclass Fresh(Strategy): ...\n")
-    assert discovery.load("strategies", "Fresh").__module__ == "made_up.methods.fresh"
+    assert discovery.load_class("strategies", "Fresh").__module__ == "made_up.methods.fresh"
     with pytest.raises(UserError, match="Did you mean 'Fresh'"):
-        discovery.load("strategies", "Frish")
+        discovery.load_class("strategies", "Frish")
 
 
 def test_our_own_methods_are_found_from_a_source_tree(monkeypatch):
@@ -78,7 +78,7 @@ def test_a_file_that_is_not_python_is_named_with_the_line(package):
 def test_a_plugin_that_cannot_be_imported_is_named(package):
     (package / "needy.py").write_text("import no_such_library\nclass Needy(Strategy): ...\n")
     with pytest.raises(UserError, match=r"made_up\.methods\.needy.*no_such_library"):
-        discovery.load("strategies", "Needy")
+        discovery.load_class("strategies", "Needy")
 
 
 def test_a_promised_package_that_something_shadows_says_what_shadows_it(package, tmp_path, monkeypatch):

@@ -168,9 +168,9 @@ def test_library_names_are_read_from_sources_as_importing_gives_them():
     models, former = declared.timm_models()
     assert models == set(timm.list_models())
     assert former >= {n for n in get_deprecated_models() if not n.startswith("tv_")}
-    assert set(declared.classes("torch.optim")) == {n for n in optim.__all__ if n[0].isupper()}
-    assert {"EarlyStopping", "ModelCheckpoint"} < set(declared.classes("pytorch_lightning.callbacks"))
-    assert {"CSVLogger", "WandbLogger"} < set(declared.classes("pytorch_lightning.loggers"))
+    assert set(declared.classes_in("torch.optim")) == {n for n in optim.__all__ if n[0].isupper()}
+    assert {"EarlyStopping", "ModelCheckpoint"} < set(declared.classes_in("pytorch_lightning.callbacks"))
+    assert {"CSVLogger", "WandbLogger"} < set(declared.classes_in("pytorch_lightning.loggers"))
 
 
 def test_every_shipped_config_passes():
@@ -193,13 +193,14 @@ def test_the_precheck_knows_every_option_of_a_config():
 def test_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given in ("quickstart", "quickstart.yaml", "configs/quickstart.yaml", "./configs/quickstart.yaml"):
-        assert shipped.located(given) == QUICK
-    assert Path(shipped.located("configs/backbone/minilm.yaml")).is_file()
-    assert shipped.located("backbone/minilm") == shipped.located("minilm")
+        assert shipped.locate_config(given) == QUICK
+    assert Path(shipped.locate_config("configs/backbone/minilm.yaml")).is_file()
+    assert shipped.locate_config("backbone/minilm") == shipped.locate_config("minilm")
     (tmp_path / "quickstart.yaml").write_text("a: 1")
-    assert shipped.located("quickstart.yaml") == "quickstart.yaml", "a file of the user's own comes first"
+    assert shipped.locate_config("quickstart.yaml") == "quickstart.yaml", "a file of the user's own comes first"
     assert shipped.with_paths(["minilm", "--config=quickstart.yaml", "-c", "a: {b: 1}", "--x", "y"]) == [
-        "--config", shipped.located("minilm"), "--config=quickstart.yaml", "-c", "a: {b: 1}", "--x", "y"]  # fmt: skip
+        "--config", shipped.locate_config("minilm"), "--config=quickstart.yaml", "-c", "a: {b: 1}", "--x", "y",
+    ]  # fmt: skip
 
 
 def test_a_run_without_anything_teaches(capsys):
@@ -219,12 +220,12 @@ def test_signatures_are_those_that_python_sees():
 
     for kind in discovery.KINDS:
         for entry in discovery.catalogue(kind):
-            told = precheck.settings_of(entry)
-            found = discovery.load(kind, entry.name)
+            told = precheck.class_settings(entry)
+            found = discovery.load_class(kind, entry.name)
             own = "__init__" in vars(found) or is_dataclass(found)
             made = list(signature(found).parameters) if own else []
             assert told is None or told == made, entry
-    assert signatures.source("no.such.module") is None
+    assert signatures.source_file("no.such.module") is None
 
 
 def test_an_installed_package_finds_its_configs_from_an_empty_folder(tmp_path):
@@ -236,7 +237,7 @@ def test_an_installed_package_finds_its_configs_from_an_empty_folder(tmp_path):
     empty.mkdir()
     program = (
         "import sys\nfrom cl_framework.cli.main import main\nfrom cl_framework.configuration import shipped\n"
-        "print(shipped.located('quickstart'))\n"
+        "print(shipped.locate_config('quickstart'))\n"
         "print(main(['reproduce']), main(sys.argv[1:]))"
     )
     words = ["run", "--config", "configs/quickstart.yaml", "--config", "clinc150", "--model.strategy", "EASY"]

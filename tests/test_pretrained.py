@@ -17,7 +17,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.methods.compatibility import check_events, check_request
-from cl_framework.streams.events import Step, forget
+from cl_framework.streams.events import Step, forget_request
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data import glyphs
 from scenarios.data.open import open_source
@@ -49,7 +49,7 @@ def learner(unlearner=None, strategy=None, head="cosine") -> Learner:
 def follow(world, make_trainer, who: Learner, scenario):
     """Carry out a scenario and return what happened."""
     heard = world.Listener(who)
-    loop.run(who, scenario, make_trainer, Evaluator(), heard, 8)
+    loop.run_stream(who, scenario, make_trainer, Evaluator(), heard, 8)
     return heard
 
 
@@ -69,7 +69,7 @@ def test_turned_and_mirrored_characters_are_rows_of_the_head_too():
     firsts = [next(i for i, (turn, _) in enumerate(everything) if turn == t) for t in range(1, 5)]
     chosen = [row for first in firsts for row in range(first - 1, first + 3)]  # both sides of every border
     atlas = glyphs.turned([everything[row] for row in chosen])
-    drawn = torch.cat([glyphs.pictures(atlas, i, str(i), 10, glyphs.PLAIN) for i in range(len(chosen))])
+    drawn = torch.cat([glyphs.draw_pictures(atlas, i, str(i), 10, glyphs.PLAIN) for i in range(len(chosen))])
     with torch.no_grad():
         scores = backbone(drawn.float() / 255) @ normalize(backbone.classifier()["weight"], dim=-1).T
     assert (scores.argmax(1) == torch.tensor(chosen).repeat_interleave(10)).float().mean() > 0.8
@@ -182,8 +182,8 @@ def test_what_the_backbone_has_seen_cannot_be_forgotten_exactly(kind, world):
     who = world.learner(SimpleCIL(), kind())
     for gone in ({"classes": [5]}, {"samples": [5000]}, {"classes": [5, 7]}):
         with pytest.raises(UserError, match="the backbone itself was pre-trained on it; nothing here can"):
-            check_request(who.model, who.strategy, who.unlearner, forget("gone", [known, learned], **gone))
-    possible = forget("gone", [known, learned], classes=[7])
+            check_request(who.model, who.strategy, who.unlearner, forget_request("gone", [known, learned], **gone))
+    possible = forget_request("gone", [known, learned], classes=[7])
     assert check_request(who.model, who.strategy, who.unlearner, possible) is who.unlearner
 
 

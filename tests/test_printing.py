@@ -76,7 +76,7 @@ def test_messages_keep_their_lines_and_nothing_else_that_a_terminal_obeys(capsys
 
 def test_a_line_end_in_a_name_forges_no_line():
     fault = "a\nclf: fine.png: empty."
-    for error in (survey.refusal([fault]), survey.refusal([fault, fault])):
+    for error in (survey.unreadable_error([fault]), survey.unreadable_error([fault, fault])):
         assert "a\\nclf: fine" in str(error)
     assert did_you_mean("x", ["a\nclf: fine"]) == "Choose one of: a\\nclf: fine."
 
@@ -102,7 +102,7 @@ def test_odd_class_names_go_through_every_verb(tmp_path, capsys, monkeypatch):
     data = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", f"imagefolder:{tmp_path / 'data'}",
             "--data.scenario.increment", "2", "--data.scenario.order_seed", "null"]  # fmt: skip
     config = ["--config", str(ROOT / "configs" / "quickstart.yaml"), "--model.strategy", "SimpleCIL", *data]
-    monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")  # half a second each
+    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")  # half a second each
     requests = [["run", *config, "--run_dir", run], ["plan", *config], ["predict", run, picture]]
     said = ""
     for words in (*requests, ["plan-forget", run, "--classes", "[red]"], ["forget", run, "--classes", "[red]"]):

@@ -22,7 +22,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
 from cl_framework.methods.compatibility import check_events
 from cl_framework.models.model import Model
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import Batch, Inputs, Rows
 from strategies.learning.aper import APER
 from strategies.learning.ease import EASE
@@ -496,7 +496,7 @@ def test_l2p_minimises_a_masked_cross_entropy_minus_the_pull_of_chosen_keys(worl
 def test_l2p_forgets_by_retraining_exactly(world, stream):
     learner = world.learner(L2P(), Retrain())
     world.learn(learner, stream[:2])
-    world.learn(learner, [forget("f", stream[:2], classes=[7])], stream[:2])
+    world.learn(learner, [forget_request("f", stream[:2], classes=[7])], stream[:2])
     assert learner.model.classes == (5, 2, 0)
     other = world.learner(L2P(), Retrain())
     world.learn(other, [stream[0], stream[1].without(classes=[7])])
@@ -507,7 +507,7 @@ def test_l2p_forgets_by_retraining_exactly(world, stream):
 def test_an_edit_that_would_begin_with_damage_is_refused_before_anything_is_learned(adapter, world, stream):
     learner = Learner(world.TinyTransformer(), adapter, Finetune(), TaskNegation())
     with pytest.raises(UserError, match=r"TaskNegation cannot honour 'f': .*(from birth|one at a time)"):
-        check_events(learner.model, learner.strategy, learner.unlearner, [forget("f", stream[:2], classes=[7])])
+        check_events(learner.model, learner.strategy, learner.unlearner, [forget_request("f", stream[:2], classes=[7])])
 
 
 @pytest.mark.parametrize(("options", "found"), [

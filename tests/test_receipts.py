@@ -37,12 +37,12 @@ def kinds(request, tmp_path):
 
 
 def test_receipts_come_back_in_order(chain):
-    assert [r["request"] for r in receipts.read(chain)] == ["request 0", "request 1", "request 2"]
-    assert receipts.check(chain) == []
+    assert [r["request"] for r in receipts.read_receipts(chain)] == ["request 0", "request 1", "request 2"]
+    assert receipts.check_chain(chain) == []
 
 
 def test_no_receipts_is_no_problem(tmp_path):
-    assert (receipts.read(tmp_path), receipts.check(tmp_path)) == ([], [])
+    assert (receipts.read_receipts(tmp_path), receipts.check_chain(tmp_path)) == ([], [])
 
 
 def test_flipping_any_byte_of_any_line_is_found_and_the_line_is_named(kinds):
@@ -51,7 +51,7 @@ def test_flipping_any_byte_of_any_line_is_found_and_the_line_is_named(kinds):
     for place in range(len(data)):
         file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         line = data[:place].count(b"\n") + 1
-        assert any(f"line {line} " in problem for problem in receipts.check(kinds)), place
+        assert any(f"line {line} " in problem for problem in receipts.check_chain(kinds)), place
 
 
 @pytest.mark.parametrize("order", [(0, 2), (1, 2), (1, 0, 2), (0, 0, 1, 2)])
@@ -59,14 +59,14 @@ def test_removing_swapping_or_repeating_a_line_is_found(chain, order):
     file = chain / receipts.FILE
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[i] for i in order))
-    assert "does not follow" in receipts.check(chain)[0]
+    assert "does not follow" in receipts.check_chain(chain)[0]
 
 
 def test_a_line_cut_short_is_found(chain):
     file = chain / receipts.FILE
     for cut in (1, 20):
         file.write_bytes(file.read_bytes()[:-cut])
-        assert "line 3 is cut short" in receipts.check(chain)[-1]
+        assert "line 3 is cut short" in receipts.check_chain(chain)[-1]
 
 
 def test_nothing_is_added_to_a_broken_chain(chain):
@@ -156,13 +156,13 @@ def test_a_signature_vouches_for_its_line_and_for_all_before_it(tmp_path):
     private, public = pem(tmp_path)
     sign = signatures.signer(private)
     add(tmp_path, "a")
-    assert "line 1 and what follows is not signed" in signatures.problems(tmp_path, public)[0]
+    assert "line 1 and what follows is not signed" in signatures.signature_problems(tmp_path, public)[0]
     add(tmp_path, "b", sign)
-    assert signatures.problems(tmp_path, public) == []
+    assert signatures.signature_problems(tmp_path, public) == []
     add(tmp_path, "c")
-    assert "line 3 and what follows" in signatures.problems(tmp_path, public)[0]
+    assert "line 3 and what follows" in signatures.signature_problems(tmp_path, public)[0]
     _, other = pem(tmp_path, "other")
-    assert "line 2 was not signed with the key" in signatures.problems(tmp_path, other)[0]
+    assert "line 2 was not signed with the key" in signatures.signature_problems(tmp_path, other)[0]
 
 
 def test_a_chain_forged_from_the_first_line_on_fails_by_its_signature(tmp_path):
@@ -173,8 +173,8 @@ def test_a_chain_forged_from_the_first_line_on_fails_by_its_signature(tmp_path):
     (tmp_path / receipts.FILE).unlink()
     receipts.append(tmp_path, {**lines[0].content, "request": "another"})
     receipts.append(tmp_path, lines[1].content, lines[1].signatures)
-    assert receipts.check(tmp_path) == []  # the hashes alone were made again
-    assert "line 2 was not signed" in signatures.problems(tmp_path, public)[0]
+    assert receipts.check_chain(tmp_path) == []  # the hashes alone were made again
+    assert "line 2 was not signed" in signatures.signature_problems(tmp_path, public)[0]
 
 
 def test_what_is_no_key_is_refused_with_a_way_to_make_one(tmp_path):
@@ -182,7 +182,7 @@ def test_what_is_no_key_is_refused_with_a_way_to_make_one(tmp_path):
     with pytest.raises(UserError, match="openssl genpkey"):
         signatures.signer(public)
     with pytest.raises(UserError, match="pubout"):
-        signatures.problems(tmp_path, private)
+        signatures.signature_problems(tmp_path, private)
     with pytest.raises(UserError, match="cannot be read"):
         signatures.signer(tmp_path / "nowhere.pem")
 
@@ -225,7 +225,7 @@ def test_an_envelope_of_another_implementation_is_taken(tmp_path):
     told = made.to_dict()
     told["signatures"][0]["sig"] = told["signatures"][0]["sig"].translate(str.maketrans("+/", "-_"))
     (tmp_path / receipts.FILE).write_bytes(seal({**told, "note": "theirs"}, None))
-    assert (receipts.check(tmp_path), signatures.problems(tmp_path, public)) == ([], [])
+    assert (receipts.check_chain(tmp_path), signatures.signature_problems(tmp_path, public)) == ([], [])
 
 
 def test_the_ten_lines_of_the_docs_verify_signatures(tmp_path, monkeypatch, capsys):
@@ -277,13 +277,13 @@ def payload(content):
 )  # fmt: skip
 def test_an_envelope_that_somebody_edited_and_sealed_again_is_refused_in_a_sentence(chain, change, said):
     reseal(chain, change)
-    assert said in receipts.check(chain)[0]
+    assert said in receipts.check_chain(chain)[0]
     with pytest.raises(UserError, match=r"line 1 .*; restore the file from a copy\."):
-        receipts.read(chain)
+        receipts.read_receipts(chain)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 2**53, "\ud800"])
 def test_what_canonical_json_cannot_hold_is_refused(chain, value):
     with pytest.raises(UserError, match="A receipt cannot hold this value"):
         receipts.append(chain, {"settings": {"values": {"rate": value}, "sha256": ""}})
-    assert receipts.check(chain) == []
+    assert receipts.check_chain(chain) == []

@@ -59,7 +59,7 @@ def reseal(run, name, record):
     file, record = run / name, {} if record is GONE else record
     if name == "receipts.jsonl":
         body = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        file.write_bytes(envelopes.packed(body, receipts.TYPE))
+        file.write_bytes(envelopes.pack_envelope(body, receipts.TYPE))
     elif not isinstance(record, dict) or name.startswith(UNSEALED) or name.endswith("metrics.json"):
         file.write_bytes(json.dumps(record).encode())
     else:

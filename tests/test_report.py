@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 
 from cl_framework.cli import inspect
 from cl_framework.evaluation.measurements import Forgotten, Measurements
-from cl_framework.evaluation.results import EventResult, as_csv, as_json, results, write
+from cl_framework.evaluation.results import EventResult, as_csv, as_json, results, write_results
 from cl_framework.evaluation.tables import headline, newest, table
 from cl_framework.terminal.console import make_console
 
@@ -181,7 +181,7 @@ def test_of_samples_whose_class_stays_only_what_means_something_is_reported(tmp_
     assert "1 sample of a class that stays: right 100.0" in " ".join(text(headline(found), 200).split())
     row = next(line for line in text(table(found)).splitlines() if line.startswith("- f"))
     assert row.split()[-3:] == ["100.0→90.0", "-", "-"]
-    write(found, tmp_path)
+    write_results(found, tmp_path)
 
 
 def overlapping(*days: tuple[str, dict[str, dict[str, tuple[float, float]]]]) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def test_overlaps_are_gathered_pair_by_pair_and_measured_anew_by_a_forget_reques
     plain = overlapping(("a", {}), ("b", {}))
     assert plain["overlap"] is None
     assert "overlap" not in text(headline(plain))
-    heights = [int.from_bytes(write(r, tmp_path).read_bytes()[20:24]) for r in (plain, found)]
+    heights = [int.from_bytes(write_results(r, tmp_path).read_bytes()[20:24]) for r in (plain, found)]
     assert heights[1] > heights[0] + 100  # the heat maps need room
     assert overlapping(*learned, ("f", {"c": {"a": (0.4, 0.4)}}))["overlap"]["adapters"] == ["a", "c"]
     assert overlapping(*learned, ("f", {}))["overlap"] is None
@@ -218,8 +218,8 @@ def test_overlaps_are_gathered_pair_by_pair_and_measured_anew_by_a_forget_reques
 
 def test_runs_are_compared_by_overlap_only_where_one_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, met = tmp_path / "plain", tmp_path / "met"
-    write(overlapping(("a", {}), ("b", {})), plain)
-    write(overlapping(("a", {}), ("b", {"b": {"a": (0.1, 0.5)}})), met)
+    write_results(overlapping(("a", {}), ("b", {})), plain)
+    write_results(overlapping(("a", {}), ("b", {"b": {"a": (0.1, 0.5)}})), met)
     inspect.report([str(plain)])
     assert "overlap" not in capsys.readouterr().out
     inspect.report([str(plain), str(met)])
@@ -321,8 +321,8 @@ def test_the_csv_has_a_line_for_every_event_and_exam(found: dict[str, Any]) -> N
 def test_writing_leaves_three_whole_files_and_writing_again_replaces_them(
     found: dict[str, Any], tmp_path: Path
 ) -> None:
-    write(long(2), tmp_path)
-    figure = write(found, tmp_path)
+    write_results(long(2), tmp_path)
+    figure = write_results(found, tmp_path)
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert files == ["figures/accuracy.png", "results.csv", "results.json"]
     assert json.loads((tmp_path / "results.json").read_text()) == found
@@ -333,7 +333,7 @@ def test_writing_leaves_three_whole_files_and_writing_again_replaces_them(
 @pytest.mark.parametrize("tasks", [0, 1, 5, 6, 22])
 def test_streams_of_any_length_can_be_written_and_shown(tasks: int, tmp_path: Path) -> None:
     found = long(tasks)
-    assert write(found, tmp_path).stat().st_size > 5000
+    assert write_results(found, tmp_path).stat().st_size > 5000
     shown = text(table(found))
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown

@@ -17,7 +17,7 @@ def test_every_published_setting_tells_its_figures_and_their_source():
     files = sorted(reproduce.experiments().glob("*.yaml"))
     assert len(files) > 10
     for path in files:
-        it = reproduce.told(path)
+        it = reproduce.published_for(path)
         assert len(it.source) > 20
         assert 20 < it.final_accuracy < 100
         assert 0 < it.tolerance <= 3.5

@@ -65,7 +65,7 @@ def assert_sound(path, at_least=0):
     assert run.verify() == []
     assert_has_met(run, count)
     assert not list(outdated(run.events()))
-    assert [r["request"] for r in receipts.read(path)] == [f"event {n}" for n in range(2, count, 3)]
+    assert [r["request"] for r in receipts.read_receipts(path)] == [f"event {n}" for n in range(2, count, 3)]
     assert not (path / "results.json").exists() or count < 3
     return count
 
@@ -252,13 +252,13 @@ def test_features_are_added_row_by_row_and_leave_every_file_when_forgotten(run):
 def test_a_receipt_says_what_changed_and_is_written_again_when_lost(run):
     for n in range(3):
         meet(run, n)
-    (receipt,) = receipts.read(run.path)
+    (receipt,) = receipts.read_receipts(run.path)
     assert receipt["event"] == "002-forget-event-2"
     assert receipt["artifacts"]["own/1"][1] is None
     (run.path / receipts.FILE).unlink()
     assert any("no line for 002-forget-event-2" in p for p in run.verify())
     run.sweep()
-    assert (run.verify(), receipts.read(run.path)) == ([], [receipt])
+    assert (run.verify(), receipts.read_receipts(run.path)) == ([], [receipt])
     receipts.append(run.path, {"event": "009-forget-nothing"})
     assert any("line 2 tells of no event" in p for p in run.verify())
 
@@ -335,7 +335,7 @@ def test_outputs_are_checked_and_do_not_outlive_a_forget_request(run):
     assert (run.path / "results.json").exists()
     meet(run, 2)
     assert not (run.path / "results.json").exists()
-    assert set(derived_files.listed(run.path)) == {"audit.json"}
+    assert set(derived_files.recorded_files(run.path)) == {"audit.json"}
     assert run.verify() == []
 
 

@@ -110,14 +110,14 @@ def test_samples_are_forgotten_by_path_name_and_pattern_once(run, made, capsys, 
     assert main(["forget", run, "--samples", *words]) == 0
     assert "4 samples of classes that stay" in capsys.readouterr().out
     assert [s["id"] for s in listed(run, capsys)] == [0, 2, 3, 5, 6, 7, 8, 9]
-    (receipt,) = receipts.read(tmp_path / "run")
+    (receipt,) = receipts.read_receipts(tmp_path / "run")
     assert receipt["samples"]["count"] == 4
     assert b"train/ant/odd-1.png" not in texts(tmp_path / "run")
     assert main(["verify", run]) == 0
     monkeypatch.chdir(made / "train")
     assert main(["forget", run, "--samples", "ant/odd-1.png", "4"]) == 0
     assert "Already forgotten: samples 1, 4; receipts.jsonl line 1" in capsys.readouterr().out
-    assert len(receipts.read(tmp_path / "run")) == 1
+    assert len(receipts.read_receipts(tmp_path / "run")) == 1
 
 
 def test_all_rows_of_a_person_are_forgotten_by_a_column(run, tmp_path, capsys):
@@ -134,11 +134,11 @@ def test_one_request_serves_several_people_and_keeps_hashes_of_them_alone(run, t
         f"requester,sample\n{USERS[0]},train/ant/odd-0.png\n{USERS[1]},7\n{USERS[0]},train/cow/odd-*.png\n"
     )
     assert main(["forget", run, "--samples", str(asked), "--requester", "clerk-unmistakable"]) == 0
-    (receipt,) = receipts.read(tmp_path / "run")
+    (receipt,) = receipts.read_receipts(tmp_path / "run")
     key = receipts.run_key(tmp_path / "run")
     told = {one["requester"]: one["samples"] for one in receipt["requesters"]}
     assert told == {
-        receipts.digest(key, "requester", name): {"count": len(ids), "keyed": receipts.keyed(key, "sample", ids)}
+        receipts.keyed_digest(key, "requester", name): {"count": len(ids), "keyed": receipts.keyed(key, "sample", ids)}
         for name, ids in ((USERS[0], [0, 8, 9, 10, 11]), (USERS[1], [7]))
     }
     assert not any(name.encode() in json.dumps(receipt).encode() for name in (*USERS, "clerk"))

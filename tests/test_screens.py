@@ -51,7 +51,7 @@ def run(config: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that has forgotten a class."""
     path = tmp_path_factory.mktemp("runs") / "a run with a name that is longer than a column"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")  # half a second each
+        patch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")  # half a second each
         assert main.main(["run", *config, "--run_dir", str(path)]) == 0
         assert main.main(["forget", str(path), "--classes", "1"]) == 0
     return path
@@ -66,7 +66,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         for module in (cli_run, audit, forget, query, open_run, reopening):
             console = make_console(width=width, file=out, force_terminal=True, color_system=None)
             monkeypatch.setattr(module, "CONSOLE", console)
-        monkeypatch.setattr(grid, "columns", lambda: width)
+        monkeypatch.setattr(grid, "terminal_width", lambda: width)
         monkeypatch.setenv("COLUMNS", str(width))
         capsys.readouterr()
         assert main.main([str(word) for word in words]) in (0, 1)
@@ -140,7 +140,7 @@ def test_a_verdict_fits(terminal, monkeypatch, capsys, width):
         source="a table", average_incremental_accuracy=12.34, final_accuracy=87.6, tolerance=0.15
     )
     results = {"final_accuracy": 0.87654, "average_incremental_accuracy": 0.99999}
-    monkeypatch.setattr(grid, "columns", lambda: width)
+    monkeypatch.setattr(grid, "terminal_width", lambda: width)
     assert reproduce._judge(published, results) == 1
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
@@ -160,7 +160,7 @@ def test_summaries_come_first(run, terminal, tmp_path):
 
 
 def test_a_log_file_gets_new_lines_only(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cl_framework.evaluation.plots.draw", lambda _: b"")
+    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")
     assert main.main(["run", *config, "--run_dir", str(tmp_path / "r"), "--model.strategy", "Finetune",
                      "--trainer.max_epochs", "1"]) == 0  # fmt: skip
     out = capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_a_log_file_gets_new_lines_only(config, tmp_path, capsys, monkeypatch):
 
 def test_columns_of_numbers_without_room_follow_below():
     heads, rows = ["run", *(f"number {i}" for i in range(8))], [["x" * 30, *["1,234.5"] * 8]]
-    shown = ["".join(text for text, _ in line) for line in grid.lines(heads, rows, 1, 40)]
+    shown = ["".join(text for text, _ in line) for line in grid.table_lines(heads, rows, 1, 40)]
     assert max(map(len, shown)) <= 40
     assert sum(line.count("1,234.5") for line in shown) == 8
     assert sum(line.startswith("xxx") for line in shown) > 1

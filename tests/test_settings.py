@@ -12,7 +12,7 @@ from cl_framework.cli.main import main
 from cl_framework.configuration.experiment import Data
 from cl_framework.engine import loop
 from cl_framework.errors import UserError
-from cl_framework.settings.ranges import check
+from cl_framework.settings.ranges import check_numbers
 from cl_framework.streams.identifiers import sample_ids
 from cl_framework.streams.samples import Rows
 from strategies.learning.ease import EASE
@@ -122,7 +122,9 @@ def test_parts_built_in_python_are_checked_too(part, world):
 def test_data_and_plain_mappings_are_checked_the_same_way(stream, world):
     with pytest.raises(UserError, match=r"data.batch_size must be at least 1; found 0"):
         Data(world.Listed(stream), 0)
-    check({"trainer": {"max_epochs": 1, "max_steps": -1}, "lr": 0.0, "flag": True, "name": "nan", "nothing": None})
+    check_numbers(
+        {"trainer": {"max_epochs": 1, "max_steps": -1}, "lr": 0.0, "flag": True, "name": "nan", "nothing": None}
+    )
 
 
 @pytest.mark.parametrize("lr", ["1e6", "1e30"])

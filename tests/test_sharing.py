@@ -16,13 +16,13 @@ from cl_framework.cli.main import main
 from cl_framework.engine import checkpoint, loop
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.feature_cache.shared_directory import MOST, SharedDirectory
+from cl_framework.feature_cache.shared_directory import MOST_FILES, SharedDirectory
 from cl_framework.feature_cache.sharing import SharedFeatures, _folder, contents_of
 from cl_framework.feature_cache.store import FeatureStore
 from cl_framework.runs.directory import Run
 from cl_framework.runs.feature_sharing import made_with
 from cl_framework.runs.open_run import OpenRun
-from cl_framework.streams.events import Experience, forget
+from cl_framework.streams.events import Experience, forget_request
 from cl_framework.streams.samples import Joined, Relabelled, Rows
 from scenarios.data.source import Pictures
 from strategies.learning.ease import EASE
@@ -69,7 +69,7 @@ def met(world, tmp_path):
             SharedDirectory(tmp_path / "shared-features", LARGE), made, contents
         )
         journal = world.Listener(learner)
-        loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, 8)
+        loop.run_stream(learner, scenario, world.make_trainer, Evaluator(), journal, 8)
         return learner, journal
 
     return met
@@ -103,11 +103,11 @@ def test_a_second_method_on_the_same_backbone_finds_the_features_of_the_first(me
 
 @pytest.mark.parametrize("store", ["off", "memory", "disk"])
 def test_a_shelf_changes_no_number_whatever_the_store(store, met, world, stream, tmp_path):
-    events = [*stream[:3], forget("f", stream[:3], classes=[2], samples=[7001]), stream[3]]
+    events = [*stream[:3], forget_request("f", stream[:3], classes=[2], samples=[7001]), stream[3]]
     make = {"off": lambda: FeatureStore(0), "memory": FeatureStore, "disk": lambda: FeatureStore(1, tmp_path)}[store]
     plain = world.learner(EASE(), DropAdapter())
     journal = world.Listener(plain)
-    loop.run(plain, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
+    loop.run_stream(plain, world.Listed(events), world.make_trainer, Evaluator(), journal, 8)
     for _ in range(2):
         learner, shared = met(events, EASE(), store=make())
         assert world.differences(plain, learner) == []
@@ -171,7 +171,7 @@ def test_a_data_set_is_known_by_its_bytes(world, tmp_path):
 
 @pytest.mark.parametrize("asked", [{"classes": [2]}, {"samples": [2001, 7003]}, {"experiences": ["task-1"]}], ids=str)
 def test_a_request_takes_forgotten_samples_off_the_shelf_for_all_runs(asked, met, world, stream, tmp_path):
-    request = forget("f", stream[:3], **asked)
+    request = forget_request("f", stream[:3], **asked)
     gone = {"train": set(request.data.ids.tolist()), "test": {1000 * c + i for c in request.classes for i in range(6)}}
     contents = contents_of(list(world.Listed(stream[:3]).steps()))
 
@@ -192,7 +192,7 @@ def test_a_request_takes_forgotten_samples_off_the_shelf_for_all_runs(asked, met
 
 def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_path):
     """Nothing is given before the request is recorded; what was recorded is given, or erased, when it goes on."""
-    events = [*stream[:2], forget("f", stream[:2], classes=[2]), stream[2]]
+    events = [*stream[:2], forget_request("f", stream[:2], classes=[2]), stream[2]]
     met(stream[:1], EASE(), among=events)
     shutil.copytree(tmp_path / "shared-features", tmp_path / "again")
     _, whole = met(events, EASE())
@@ -236,7 +236,7 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
         directory = SharedDirectory(tmp_path / "again", LARGE)
         learner.model.store.lender = SharedFeatures(directory, "m", contents_of(list(scenario.steps())))
         with suppress(Killed):
-            loop.run(
+            loop.run_stream(
                 learner, scenario, world.make_trainer, Evaluator(), Dying(journal, at, late), 8, list(measurements)
             )
         measurements, costs = [*measurements, *journal.measurements], [*costs, *journal.costs]
@@ -256,7 +256,7 @@ def test_a_shelf_that_takes_no_more_is_left_alone_and_one_that_keeps_what_must_g
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    events = [*stream[:2], forget("f", stream[:2], classes=[2])]
+    events = [*stream[:2], forget_request("f", stream[:2], classes=[2])]
     plain, _ = met(events, SimpleCIL(), made="other")
     with monkeypatch.context() as patch:
         patch.setattr(SharedDirectory, "put", full)
@@ -283,16 +283,16 @@ def test_what_was_evicted_is_not_given_again_at_every_request(met, stream, tmp_p
 
 
 def test_rows_are_found_by_sample_and_files_are_put_together(directory):
-    for i in range(2 * MOST):
+    for i in range(2 * MOST_FILES):
         ids = torch.tensor([5 * i, 5 * i + 3, 3])[: 2 + (i > 0)]
         directory.put("d", "m", ids, rows_of(ids))
-    assert len(files(directory.path)) < MOST
+    assert len(files(directory.path)) < MOST_FILES
     shared_features = SharedFeatures(directory, "m", {"s": "content"}.get)
     assert shared_features.offer("bare/unknown", torch.tensor([1])) is None
     for reader in (directory, SharedDirectory(directory.path, LARGE)):
         pieces = reader.pieces("d", "m")
         assert all(torch.equal(p.rows, rows_of(p.ids)) for p in pieces)
-        assert {i for p in pieces for i in p.ids.tolist()} == {5 * i + k for i in range(2 * MOST) for k in (0, 3)}
+        assert {i for p in pieces for i in p.ids.tolist()} == {5 * i + k for i in range(2 * MOST_FILES) for k in (0, 3)}
 
 
 @pytest.mark.parametrize("damage", ["torn", "edited", "emptied", "nonsense"])

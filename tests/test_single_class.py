@@ -9,11 +9,11 @@ import torch
 from cl_framework.cli.main import main
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.methods.competition import beside, doubts
+from cl_framework.methods.competition import proxy_scores, training_warnings
 from cl_framework.methods.lessons import plans
 from cl_framework.models.head import Head
 from cl_framework.settings import discovery
-from cl_framework.streams.events import Experience, forget
+from cl_framework.streams.events import Experience, forget_request
 from strategies.learning.aper import APER
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -26,7 +26,7 @@ from strategies.learning.simplecil import SimpleCIL
 from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 
-STRATEGIES = [discovery.load("strategies", e.name) for e in discovery.catalogue("strategies")]
+STRATEGIES = [discovery.load_class("strategies", e.name) for e in discovery.catalogue("strategies")]
 WIDER = [partial(s, compete="all") for s in STRATEGIES if "compete" in inspect.signature(s).parameters]
 WIDER.append(partial(LwF, over="seen"))
 PLAIN = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.1)}  # what has no gradient does not move at all
@@ -91,7 +91,7 @@ def test_lineage_counts_the_known_classes_that_an_adapter_was_trained_against(st
 
 @pytest.mark.parametrize("strategy", [EASE, partial(OrthogonalAdaptation, bases="random")], ids=named)
 def test_exact_forgetting_is_refused_where_adapters_met_others_classes_and_retraining_is_exact(strategy, world, ones):
-    request = forget("f", ones[:3], classes=[5])
+    request = forget_request("f", ones[:3], classes=[5])
     assert strategy().isolates == "experience"
     with pytest.raises(UserError, match=r"shares its trained state.*Retrain"):
         world.learn(world.learner(strategy(compete="all"), DropAdapter()), [*ones[:3], request])
@@ -122,20 +122,25 @@ def test_fixed_rows_score_as_rows_of_the_head_itself_do(kind):
     proxy = Head(6, kind, [4])
     rows = head.weight.detach()
     proxy.weight.data.copy_(rows[:1])
-    scores = beside(proxy, rows[1:], torch.zeros(2))(z)
+    scores = proxy_scores(proxy, rows[1:], torch.zeros(2))(z)
     torch.testing.assert_close(scores, head(z))
 
 
 def test_what_training_cannot_learn_is_said_before_the_run(ones, stream):
-    (first, later) = doubts(EASE(), ones)
+    (first, later) = training_warnings(EASE(), ones)
     assert first.startswith("task-0 brings one class and nothing is known before it")
     assert later.startswith("task-1, task-2 and task-3 bring one class each")
     assert "--model.strategy.compete all" in later
-    assert len(doubts(EASE(compete="all"), ones)) == len(doubts(Finetune(), ones)) == len(doubts(APER(), ones)) == 1
-    assert "--model.strategy.over seen" in doubts(LwF(), ones)[1]
-    assert len(doubts(EASE(), ones, known=[1])) == 1  # as after `clf learn`
+    assert (
+        len(training_warnings(EASE(compete="all"), ones))
+        == len(training_warnings(Finetune(), ones))
+        == len(training_warnings(APER(), ones))
+        == 1
+    )
+    assert "--model.strategy.over seen" in training_warnings(LwF(), ones)[1]
+    assert len(training_warnings(EASE(), ones, known=[1])) == 1  # as after `clf learn`
     for strategy, events in ((SimpleCIL(), ones), (RanPAC(tune=False), ones), (EASE(), stream), (APER(), stream[:1])):
-        assert doubts(strategy, events) == []
+        assert training_warnings(strategy, events) == []
 
 
 DIGITS = ["--config", "configs/quickstart.yaml", "--data.scenario", "ClassIncremental"]

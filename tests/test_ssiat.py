@@ -8,7 +8,7 @@ from cl_framework.functional.class_statistics import semantic_shift
 from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.base import Plan, Strategy
 from cl_framework.methods.losses import classify_among
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import inputs
 from strategies.learning.slca import SLCA
 from strategies.learning.ssiat import SSIAT
@@ -138,7 +138,7 @@ def test_cross_entropy_among_some_classes_equals_that_of_their_scores(world, str
 
 @pytest.mark.parametrize("strategy", [SSIAT, SLCA])
 def test_it_goes_on_after_classes_and_whole_experiences_are_gone(strategy, world, stream):
-    request = forget("f", stream[:2], classes=[5, 2, 7])
+    request = forget_request("f", stream[:2], classes=[5, 2, 7])
     learner = world.learn(world.learner(strategy(align_epochs=2), HeadRows()), [*stream[:2], request])
     assert not any(e.cls in (5, 2, 7) for e in learner.strategy.gaussians.filed)
     assert learner.model.classes == (0,)

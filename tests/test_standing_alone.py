@@ -16,7 +16,7 @@ from cl_framework.storage.files import file_hash
 from cl_framework.streams import sample_list
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.glyphs import load
-from scenarios.pictures.picture_cache import _Held, _sets, _whose, folder
+from scenarios.pictures.picture_cache import _Held, _sets, _whose, cache_folder
 
 NAMES = ("ant-unmistakable", "bee-unmistakable", "cow-unmistakable")
 TRAIN, TEST = 4, 2
@@ -69,7 +69,7 @@ def predicted(run: Path, picture: Path, capsys) -> str:
 
 
 def test_every_sample_is_listed_with_place_class_experience_and_hash(run, pets):
-    found = contents.read(Run.open(run))
+    found = contents.known_samples(Run.open(run))
     assert len(found) == len(NAMES) * (TRAIN + TEST)
     one = found[TRAIN + 1]
     assert (one.source, one.split, one.id, one.columns) == (0, "train", TRAIN + 1, {})
@@ -152,12 +152,12 @@ def test_a_request_takes_its_samples_out_of_the_list(run, pets, tmp_path):
     assert one.encode() in texts(run)
     assert main(["forget", str(run), "--samples", str(tmp_path / "ids.txt")]) == 0
     assert one.encode() not in texts(run)
-    digests = [s.digest for s in contents.read(Run.open(run)) if s.class_name == NAMES[1]]
+    digests = [s.digest for s in contents.known_samples(Run.open(run)) if s.class_name == NAMES[1]]
     assert main(["forget", str(run), "--classes", NAMES[1]]) == 0
     told = texts(run)
     assert not [d for d in digests if d.encode() in told]
     assert NAMES[1].encode() not in told
-    found = contents.read(Run.open(run))
+    found = contents.known_samples(Run.open(run))
     assert [s.id for s in found if s.split == "train"] == [*range(TRAIN), *range(2 * TRAIN + 1, 3 * TRAIN)]
     assert main(["evaluate", str(run)]) == 0
 
@@ -190,7 +190,7 @@ def test_a_picture_that_was_replaced_can_be_forgotten_and_is_named_where_it_stay
         assert f"reads samples that stay and are gone or changed: {a};" in " ".join(capsys.readouterr().err.split())
     for picture in (a, b):
         assert main(["forget", str(tmp_path / "run"), "--samples", str(picture), "--without", "forget"]) == 0
-    assert not {0, TRAIN} & {s.id for s in contents.read(Run.open(tmp_path / "run")) if s.split == "train"}
+    assert not {0, TRAIN} & {s.id for s in contents.known_samples(Run.open(tmp_path / "run")) if s.split == "train"}
     assert main(["verify", str(tmp_path / "run")]) == 0
 
 
@@ -200,14 +200,14 @@ def test_rows_of_a_table_keep_their_ids_and_columns(tmp_path):
     table.write_text("\n".join(lines))
     stream = ClassIncremental(f"csv:{table}", increment=1, order_seed=None)
     told = stream.listing(lambda done, total: None)
-    again = sample_list.decode(sample_list.encode([told]))[0]
+    again = sample_list.decode_list(sample_list.encode_list([told]))[0]
     assert again == told
     table.write_text("\n".join([lines[0], "new line,a,u99", *lines[3:]]))  # one is new, two are gone
     later = ClassIncremental(f"csv:{table}", increment=1, order_seed=None)
     later.relist(again, None)
     (first, second), (old, other) = (list(s.steps()) for s in (later, stream))
     assert first.event.data.ids.tolist() == old.event.data.ids.tolist()
-    places = {s.place: s.columns for s in sample_list.listed([again])}
+    places = {s.place: s.columns for s in sample_list.listed_samples([again])}
     assert places["said.csv, line 3"] == {"user": "u1"}
     lost = 0
     for step, before in ((first, old), (second, other)):
@@ -227,7 +227,7 @@ def test_a_list_that_was_edited_is_refused(run):
     told = json.loads(file.read_bytes())
     told["sources"][0]["train"]["places"].pop()
     with pytest.raises(UserError, match="differ in length"):
-        sample_list.decode(json.dumps(told).encode())
+        sample_list.decode_list(json.dumps(told).encode())
     file.write_bytes(json.dumps(told).encode())
     assert any("samples" in problem for problem in Run.open(run).verify())
 
@@ -264,7 +264,7 @@ def test_resume_goes_on_with_what_is_there_and_says_what_is_not(pets, glyphs, tm
     assert f"7 samples are gone and never met: left out: train/{NAMES[1]}/unmistakable-1.png" in said
     assert f"1 sample is changed and never met: taken as now: train/{NAMES[1]}/unmistakable-2.png" in said
     assert f"1 sample is gone, and met before: not read again: train/{NAMES[0]}/unmistakable-1.png" in said
-    found = [s for s in contents.read(Run.open(tmp_path / "run")) if s.split == "train"]
+    found = [s for s in contents.known_samples(Run.open(tmp_path / "run")) if s.split == "train"]
     assert [s.id for s in found] == [0, 1, 2, 3, TRAIN, TRAIN + 2, TRAIN + 3]
     assert next(s for s in found if s.id == TRAIN + 2).digest == file_hash(mended)
     assert [e.name for e in Run.open(tmp_path / "run").events()] == ["task-0", "task-1"]
@@ -280,7 +280,7 @@ def test_what_is_trained_anew_goes_on_without_pictures_that_are_gone(pets, glyph
         save(picture, tmp_path / "more" / ("train" if j else "test") / "dog" / f"{j}.png")
     more = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", f"imagefolder:{tmp_path / 'more'}"]
     assert main(["learn", str(tmp_path / "run"), *more, "--data.scenario.increment", "1"]) == 0
-    last = contents.read(Run.open(tmp_path / "run"))[-1]
+    last = contents.known_samples(Run.open(tmp_path / "run"))[-1]
     assert (last.source, last.id, last.class_name) == (1, 3 * TRAIN, "dog")
 
 
@@ -349,7 +349,7 @@ def test_paths_of_a_config_are_rewritten_where_they_begin_alike_and_nowhere_else
 def test_what_the_cache_kept_under_an_old_path_is_erased_too(run, pets, tmp_path):
     pets.rename(tmp_path / "moved")
     assert main(["forget", str(run), "--classes", NAMES[0], "--relocate", f"{pets}={tmp_path / 'moved'}"]) == 0
-    held = {int(w) for each in _sets(folder()) for w in _Held(each).rows["whose"]}
+    held = {int(w) for each in _sets(cache_folder()) for w in _Held(each).rows["whose"]}
     kept, gone = (_whose(pets / "train" / name / "unmistakable-0.png") for name in (NAMES[1], NAMES[0]))
     assert kept in held
     assert gone not in held

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.streams.events import Step, exam_of, forget
+from cl_framework.streams.events import Step, exam_of, forget_request
 from cl_framework.streams.samples import Inputs, Joined, Relabelled, Rows, Samples, Subset
 
 
@@ -88,7 +88,7 @@ def test_an_experience_loses_classes_and_samples_in_both_views_alike(stream):
 
 
 def test_a_class_takes_its_samples_with_it(stream):
-    request = forget("f", stream[:3], classes=[0])
+    request = forget_request("f", stream[:3], classes=[0])
     assert (request.classes, request.experiences, request.single) == ((0,), ("task-1",), False)
     assert request.data.ids.tolist() == request.reference.ids.tolist() == list(range(10))
     assert [e.name for e in request.remaining] == ["task-0", "task-1", "task-2"]
@@ -96,29 +96,29 @@ def test_a_class_takes_its_samples_with_it(stream):
 
 
 def test_the_two_views_of_what_goes_stay_apart(stream):
-    request = forget("f", stream[:3], classes=[0])
+    request = forget_request("f", stream[:3], classes=[0])
     pick = list(range(10))
     torch.testing.assert_close(request.data[pick].x, 1.25 * request.reference[pick].x)
     assert (request.data.key, request.reference.key) == (None, "noise/train")
 
 
 def test_an_experience_takes_its_classes_with_it(stream):
-    request = forget("f", stream[:3], experiences=["task-1"])
+    request = forget_request("f", stream[:3], experiences=["task-1"])
     assert (request.classes, request.experiences) == ((0, 7), ("task-1",))
     assert [e.name for e in request.remaining] == ["task-0", "task-2"]
 
 
 def test_samples_leave_their_classes_alive_until_the_last_one_goes(stream):
-    some = forget("f", stream[:3], samples=[2001, 6000, 6001])
+    some = forget_request("f", stream[:3], samples=[2001, 6000, 6001])
     assert (some.classes, some.experiences, some.single) == ((), ("task-0", "task-2"), True)
     assert some.data.ids.tolist() == [2001, 6000, 6001]
-    last = forget("g", some.remaining, samples=range(6002, 6010))
+    last = forget_request("g", some.remaining, samples=range(6002, 6010))
     assert (last.classes, last.single) == ((6,), False)
     assert [e.classes for e in last.remaining] == [(5, 2), (7, 0), (1,)]
 
 
 def test_several_kinds_at_once_are_one_request(stream):
-    request = forget("f", stream[:3], classes=[5], experiences=["task-2"], samples=[0, 5001])
+    request = forget_request("f", stream[:3], classes=[5], experiences=["task-2"], samples=[0, 5001])
     assert (request.classes, request.experiences) == ((1, 5, 6), ("task-0", "task-1", "task-2"))
     assert len(request.data) == 10 + 1 + 20
     assert [len(e.data) for e in request.remaining] == [10, 19]
@@ -136,25 +136,25 @@ def test_several_kinds_at_once_are_one_request(stream):
 )
 def test_a_request_for_what_is_not_there_is_refused(asked, told, stream):
     with pytest.raises(UserError, match=told):
-        forget("f", stream[:3], **asked)
+        forget_request("f", stream[:3], **asked)
 
 
 @pytest.mark.parametrize("again", [{"classes": [0]}, {"experiences": ["task-2"]}, {"samples": [6001]}], ids=str)
 def test_what_is_gone_cannot_be_forgotten_twice(again, stream):
-    first = forget("f", stream[:3], classes=[0], experiences=["task-2"])
+    first = forget_request("f", stream[:3], classes=[0], experiences=["task-2"])
     with pytest.raises(UserError, match="already gone"):
-        forget("g", first.remaining, **again)
+        forget_request("g", first.remaining, **again)
 
 
 def test_nothing_can_be_forgotten_before_anything_is_learned():
     with pytest.raises(UserError, match="never learned"):
-        forget("f", [], samples=[1])
+        forget_request("f", [], samples=[1])
 
 
 def test_resolving_a_request_decodes_nothing(stream):
     watched = Watched(stream[0].data)
     event = type(stream[0])("task-0", (5, 2), watched, watched)
-    request = forget("f", [event, stream[1]], classes=[5], samples=[2001])
+    request = forget_request("f", [event, stream[1]], classes=[5], samples=[2001])
     exam_of(request, [watched])
     Step(request, request.reference)
     assert watched.reads == []
@@ -162,6 +162,6 @@ def test_resolving_a_request_decodes_nothing(stream):
 
 def test_classes_are_examined_on_test_samples_and_samples_on_themselves(world, stream):
     exams = [world.noise(e.classes, 3, "test") for e in stream[:2]]
-    assert exam_of(forget("f", stream[:2], classes=[2, 7]), exams).labels.tolist() == [2, 2, 2, 7, 7, 7]
-    request = forget("f", stream[:2], samples=[2001])
+    assert exam_of(forget_request("f", stream[:2], classes=[2, 7]), exams).labels.tolist() == [2, 2, 2, 7, 7, 7]
+    request = forget_request("f", stream[:2], samples=[2001])
     assert exam_of(request, exams) is request.reference

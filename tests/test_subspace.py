@@ -30,7 +30,7 @@ from cl_framework.functional.subspaces import (
 from cl_framework.methods import adapter_chain
 from cl_framework.methods.base import Plan, Strategy
 from cl_framework.methods.losses import classify_among
-from cl_framework.streams.events import Experience, forget
+from cl_framework.streams.events import Experience, forget_request
 from cl_framework.streams.samples import Rows
 from strategies.learning import inf_lora, osf
 from strategies.learning.inf_lora import InfLoRA
@@ -586,7 +586,7 @@ def test_each_correction_is_trained_as_if_it_were_alone(world, stream):
     ids=str,
 )
 def test_random_bases_are_forgotten_exactly(asked, world, stream):
-    request = forget("f", stream[:3], **asked)
+    request = forget_request("f", stream[:3], **asked)
     learner = world.learn(
         world.learner(OrthogonalAdaptation("random"), DropAdapter()), [*stream[:3], request, stream[3]]
     )
@@ -597,7 +597,7 @@ def test_random_bases_are_forgotten_exactly(asked, world, stream):
 def test_disjoint_bases_are_refused_to_drop_adapter(world, stream):
     learner = world.learn(world.learner(OrthogonalAdaptation(), DropAdapter()), stream[:1])
     with pytest.raises(UserError, match=r"OrthogonalAdaptation shares its trained state.*Retrain"):
-        world.learn(learner, [forget("f", stream[:1], classes=[2])], stream[:1])
+        world.learn(learner, [forget_request("f", stream[:1], classes=[2])], stream[:1])
 
 
 def test_what_inf_lora_remembers_is_said_to_come_from_everything(world, stream):
@@ -609,10 +609,10 @@ def test_what_inf_lora_remembers_is_said_to_come_from_everything(world, stream):
 
 def test_the_engine_measures_the_overlap_of_adapters_with_factors(world, stream):
     """After learning the newest against all; after a request all that are left."""
-    events = [*stream[:3], forget("f", stream[:3], experiences=["task-1"])]
+    events = [*stream[:3], forget_request("f", stream[:3], experiences=["task-1"])]
     learner = world.learner(OrthogonalAdaptation(), Retrain())
     journal = world.Listener(learner)
-    loop.run(learner, world.Listed(events), world.make_trainer, Evaluator(False), journal, 8)
+    loop.run_stream(learner, world.Listed(events), world.make_trainer, Evaluator(False), journal, 8)
     found = [m.overlap for m in journal.measurements]
     assert [{new: list(row) for new, row in met.items()} for met in found] == [
         {}, {"task-1": ["task-0"]}, {"task-2": ["task-0", "task-1"]}, {"task-2": ["task-0"]},

@@ -46,7 +46,7 @@ def signed(tmp_path):
     left = {"head": torch.eye(3)[1:]}
     run.commit("forget-0", "forget", left, {"known": [2]}, {"right": 2}, features(2), {"request": "forget-0"}, sign)
     run.commit("c", "learn", {**left, "more": torch.ones(2)}, {"known": [2, 3]}, {}, features(2, 3))
-    assert run.verify() == signatures.problems(run.path, tmp_path / "key.pub") == []
+    assert run.verify() == signatures.signature_problems(run.path, tmp_path / "key.pub") == []
     return run.path, tmp_path / "key.pub", tmp_path / "before"
 
 
@@ -203,10 +203,10 @@ def test_verify_reads_tensors_without_torch(signed):
 
 def test_the_hash_of_the_code_does_not_depend_on_the_order_in_which_files_are_found():
     """Six runs gave six values: files of one name, such as `__init__.py`, came in any order."""
-    files = source_hash.of([EASE, DropAdapter, GlyphViT])
+    files = source_hash.sources_of([EASE, DropAdapter, GlyphViT])
     assert sum(place.endswith("__init__.py") for place in files) > 1
     assert {"cl_framework/engine/loop.py", "strategies/learning/ease.py"} <= files.keys()
-    assert source_hash.digest(files) == source_hash.digest(dict(reversed(files.items())))
+    assert source_hash.source_digest(files) == source_hash.source_digest(dict(reversed(files.items())))
 
 
 def test_the_hash_of_the_code_is_the_same_wherever_it_is_installed(tmp_path):
@@ -217,10 +217,10 @@ def test_the_hash_of_the_code_is_the_same_wherever_it_is_installed(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"# {name}")
         root = tmp_path / place
-        found.append(source_hash.digest({p.relative_to(root).as_posix(): p for p in root.rglob("*.py")}))
+        found.append(source_hash.source_digest({p.relative_to(root).as_posix(): p for p in root.rglob("*.py")}))
     assert found[0] == found[1]
     moved = {"part.py": tmp_path / "one/part/__init__.py", "__init__.py": tmp_path / "one/__init__.py"}
-    assert source_hash.digest(moved) != found[0]
+    assert source_hash.source_digest(moved) != found[0]
 
 
 def test_a_request_without_a_receipt_is_found_whoever_sealed_it(signed, capsys):

@@ -18,7 +18,7 @@ from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.backbones.hf_attention import padding_only
-from cl_framework.backbones.huggingface import HuggingFace, located
+from cl_framework.backbones.huggingface import HuggingFace, locate_encoder
 from cl_framework.cli import main
 from cl_framework.configuration.experiment import build
 from cl_framework.engine import loop
@@ -29,14 +29,14 @@ from cl_framework.methods.compatibility import check_request
 from cl_framework.models.compute import Compute
 from cl_framework.models.model import Model
 from cl_framework.settings import discovery
-from cl_framework.streams.events import Experience, ForgetRequest, forget
+from cl_framework.streams.events import Experience, ForgetRequest, forget_request
 from cl_framework.streams.samples import Inputs
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.open import open_source
 from scenarios.data.source import View
-from scenarios.pictures.decode import sentence
+from scenarios.pictures.decode import read_sentence
 from scenarios.pictures.transforms import Plain, Utf8
-from scenarios.sample_requests import distances
+from scenarios.sample_requests import class_mean_distances
 from scripts import compare
 from strategies.unlearning.drop_adapter import DropAdapter
 
@@ -439,7 +439,7 @@ def test_a_package_that_carries_an_encoder_is_found_by_its_name(folders, tmp_pat
     (package / "__init__.py").write_text("raise RuntimeError('finding it must not import it')")
     shutil.copytree(folders["bert"], package / "model")
     monkeypatch.syspath_prepend(tmp_path)
-    assert located("tiny_packaged_bert") == located("tiny-packaged-bert") == package / "model"
+    assert locate_encoder("tiny_packaged_bert") == locate_encoder("tiny-packaged-bert") == package / "model"
     assert HuggingFace("tiny_packaged_bert").name == "tiny_packaged_bert"
 
 
@@ -696,13 +696,13 @@ def test_options_that_would_change_nothing_are_refused(talk, tmp_path):
 def test_a_sentence_to_be_named_is_read_as_those_of_a_table_are(tmp_path):
     (tmp_path / "ask.txt").write_bytes("\ufeff two  words\nand a line\r\n".encode())
     (tmp_path / "t.csv").write_text('text,label,split\n"two  words\nand a line",a,train\nb,a,test\n')
-    assert sentence(tmp_path / "ask.txt") == open_source(f"csv:{tmp_path / 't.csv'}").train.sentences[0]
+    assert read_sentence(tmp_path / "ask.txt") == open_source(f"csv:{tmp_path / 't.csv'}").train.sentences[0]
     for content, message in ((b" \n", "holds no text"), (b"a\0", "holds a NUL"), (b"\xfc", "line 1: the byte 0xFC")):
         (tmp_path / "ask.txt").write_bytes(content)
         with pytest.raises(UserError, match=message):
-            sentence(tmp_path / "ask.txt")
+            read_sentence(tmp_path / "ask.txt")
     with pytest.raises(UserError, match="Cannot read the text"):
-        sentence(tmp_path / "none.txt")
+        read_sentence(tmp_path / "none.txt")
 
 
 def test_other_mistakes_with_files_are_told(talk, tmp_path):
@@ -809,7 +809,7 @@ def taught(kind, folder, events, world, unlearner=None) -> Learner:
                       lambda p: torch.optim.AdamW(p, lr=0.02))  # fmt: skip
     past: list[Experience] = []
     for event in events:
-        loop.remember(learner, past)
+        loop.attach_memories(learner, past)
         loop.carry_out(learner, event, make(world), 8)
         past = list(event.remaining) if isinstance(event, ForgetRequest) else [*past, event]
     return learner
@@ -824,7 +824,7 @@ def make(world):
 @pytest.mark.parametrize("name", ["SimpleCIL", "EASE", "Finetune"])
 def test_strategies_keep_their_promises_on_sentences(name, folders, events, world):
     """None of them knows that these are no pictures: frozen, right, and the same in any company."""
-    kind, (lessons, exams) = discovery.load("strategies", name), events
+    kind, (lessons, exams) = discovery.load_class("strategies", name), events
     learner = taught(kind, folders["bert"], lessons, world)
     assert learner.model.backbone.digest() == HuggingFace(str(folders["bert"])).digest()
     newest = exams[-1]
@@ -840,8 +840,8 @@ def test_strategies_keep_their_promises_on_sentences(name, folders, events, worl
 
 def test_a_class_of_sentences_is_forgotten_as_if_it_had_never_come(folders, events, world):
     (first, second), exams = events
-    ease = discovery.load("strategies", "EASE")
-    request = forget("forget-0", [first, second], classes=[1])
+    ease = discovery.load_class("strategies", "EASE")
+    request = forget_request("forget-0", [first, second], classes=[1])
     edited = taught(ease, folders["bert"], [first, second, request], world, DropAdapter())
     never = taught(ease, folders["bert"], [first.without([1]), second], world)
     assert edited.model.classes == never.model.classes == (0, 2, 3)
@@ -851,15 +851,15 @@ def test_a_class_of_sentences_is_forgotten_as_if_it_had_never_come(folders, even
 @pytest.mark.parametrize("name", ["UNSIR", "BoundaryShrink"])
 def test_ways_of_forgetting_that_move_inputs_refuse_sentences(name, folders, events, world):
     lessons, _ = events
-    learner = taught(discovery.load("strategies", "Finetune"), folders["bert"], lessons[:1], world,
-                     discovery.load("unlearners", name)())  # fmt: skip
+    learner = taught(discovery.load_class("strategies", "Finetune"), folders["bert"], lessons[:1], world,
+                     discovery.load_class("unlearners", name)())  # fmt: skip
     with pytest.raises(UserError, match=rf"{name} cannot honour 'f': .*gradient.*Use one that can: "):
-        check_request(learner.model, learner.strategy, learner.unlearner, forget("f", lessons[:1], classes=[0]))
+        check_request(learner.model, learner.strategy, learner.unlearner, forget_request("f", lessons[:1], classes=[0]))
 
 
 def test_bytes_have_no_mean_to_be_far_from(events):
     with pytest.raises(UserError, match="set `pick: random`"):
-        distances(events[0][0].reference)
+        class_mean_distances(events[0][0].reference)
 
 
 @pytest.mark.parametrize("backbone", ["GlyphViT", "Timm"])
@@ -910,7 +910,7 @@ CONFIGS = ROOT / "configs"
 
 def configured(folder, monkeypatch, *args):
     """Build a config on top of the quickstart, a tiny encoder standing in for MiniLM."""
-    monkeypatch.setattr("cl_framework.backbones.huggingface.located", lambda *_: folder)
+    monkeypatch.setattr("cl_framework.backbones.huggingface.locate_encoder", lambda *_: folder)
     words = ["--config", CONFIGS / "quickstart.yaml", "--config", CONFIGS / "backbone" / "minilm.yaml", *args]
     return build([*map(str, words), "--trainer.accelerator=cpu", "--trainer.fast_dev_run=true"], Console(quiet=True))
 
@@ -935,7 +935,7 @@ def test_the_configs_of_clinc150_take_a_step(name, sizes, folders, talk, monkeyp
 
 def test_the_commands_of_the_guide_say_what_the_code_takes(folders, talk, tmp_path, monkeypatch):
     """Word for word, with a small file laid out as CLINC150 is in the place of the folder."""
-    monkeypatch.setattr("cl_framework.backbones.huggingface.located", lambda *_: folders["bert"])
+    monkeypatch.setattr("cl_framework.backbones.huggingface.locate_encoder", lambda *_: folders["bert"])
     monkeypatch.chdir(ROOT)
     shutil.copy(talk, tmp_path / "data_full.json")
     shutil.copy(talk.parent / "groups.json", tmp_path / "domains.json")
@@ -953,7 +953,7 @@ def test_the_commands_of_the_guide_say_what_the_code_takes(folders, talk, tmp_pa
 
 @pytest.mark.parametrize("name", ["clinc150", "clinc150_domains"])
 def test_every_method_that_is_compared_on_sentences_takes_a_step(name, folders, talk, monkeypatch):
-    monkeypatch.setattr("cl_framework.backbones.huggingface.located", lambda *_: folders["bert"])
+    monkeypatch.setattr("cl_framework.backbones.huggingface.locate_encoder", lambda *_: folders["bert"])
     matrix = compare.read(CONFIGS / "compare" / f"{name}.yaml")
     cells = list(matrix.cells(f"json:{talk}", validation=True))
     assert len(matrix.methods) == (13 if name == "clinc150" else 12)

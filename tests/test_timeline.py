@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.streams.events import Experience, ForgetRequest, Scenario, Step, forget, surviving
+from cl_framework.streams.events import Experience, ForgetRequest, Scenario, Step, forget_request, surviving
 from cl_framework.streams.identity import hidden_as
 from cl_framework.streams.samples import Rows
 from cl_framework.streams.timeline import Timeline
@@ -19,7 +19,7 @@ LEARN = {"learn": [], "data": ""}
 
 def test_a_later_stream_keeps_all_that_it_says(world, stream):
     again = replace(stream[2], inherited={1: 40, 6: 41}, relearned={1: 6})
-    wish = forget("f", [again], classes=[1], missing=["retain"])
+    wish = forget_request("f", [again], classes=[1], missing=["retain"])
     timeline = Timeline(world.Listed(stream[:2]), [LEARN], [world.Listed([again, wish])])
     *_, learned, forgotten = (s.event for s in timeline.steps())
     assert isinstance(learned, Experience)
@@ -90,7 +90,7 @@ def test_a_request_within_a_later_stream_takes_the_class_that_its_name_means():
         def steps(self):
             (step,) = super().steps()
             yield step
-            event = forget("forget-0", [step.event], [self.class_names.index("dog")])
+            event = forget_request("forget-0", [step.event], [self.class_names.index("dog")])
             yield Step(event, step.exam.of(event.classes))
 
     timeline = Timeline(Named(["cat", "dog"]), [LEARN], [Forgetting(["fox", "dog"])])

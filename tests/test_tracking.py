@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from cl_framework.cli.main import main
 from cl_framework.engine import loop
-from cl_framework.engine.lineage import artifacts, samples
+from cl_framework.engine.lineage import artifact_samples, artifacts
 from cl_framework.engine.loaders import held_out
 from cl_framework.engine.tracking import flat
 from cl_framework.engine.trainers import OnAxis
@@ -231,7 +231,7 @@ def test_what_is_held_out_counts_as_read(world, stream):
     learner = world.learner(Finetune())
     loop.carry_out(learner, stream[0], world.make_trainer, 8, 0.3)
     (adapter,) = [a for a in artifacts(learner) if a.kind == "adapter"]
-    assert samples(adapter, stream[:1]) == set(stream[0].data.ids.tolist())
+    assert artifact_samples(adapter, stream[:1]) == set(stream[0].data.ids.tolist())
 
 
 class Memo:

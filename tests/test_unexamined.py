@@ -42,9 +42,9 @@ def pictures(tmp_path: Path) -> Path:
 def results(world: Any, scenario: Any) -> tuple[Any, dict[str, Any]]:
     learner = world.learner(Finetune(), Retrain())
     journal = world.Listener(learner)
-    loop.run(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
+    loop.run_stream(learner, scenario, world.make_trainer, Evaluator(), journal, batch_size=4)
     records = [
-        evaluation_results.EventRecord(m, c.seconds, c.trainable_parameters, c.steps, 0, 0, 0, 0, 0)
+        evaluation_results.EventResult(m, c.seconds, c.trainable_parameters, c.steps, 0, 0, 0, 0, 0)
         for m, c in zip(journal.measurements, journal.costs, strict=True)
     ]
     learned = [(m.event, m.classes) for m in journal.measurements if m.kind == "learn"]
@@ -64,7 +64,7 @@ def test_an_experience_without_an_exam_is_none_in_every_result(world, pictures: 
     assert found["curve"] == [None if i < min(order.index(0), order.index(3)) else pytest.approx(v)
                               for i, v in enumerate(found["curve"])]  # fmt: skip
     assert found["average_incremental_accuracy"] is not None
-    evaluation_results.write(found, tmp_path)
+    evaluation_results.write_results(found, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["per_class_accuracy"]["1"] is None
     tables.table(found), tables.headline(found)
 

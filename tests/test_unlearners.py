@@ -14,13 +14,13 @@ from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.methods.compatibility import check_request
 from cl_framework.settings import discovery
-from cl_framework.streams.events import forget
+from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import Samples
 from strategies.learning.ease import EASE
 from strategies.learning.joint import Joint
 from strategies.learning.simplecil import SimpleCIL
 
-ALL = [discovery.load("unlearners", e.name) for e in discovery.catalogue("unlearners")]
+ALL = [discovery.load_class("unlearners", e.name) for e in discovery.catalogue("unlearners")]
 KINDS = [u for u in ALL if not u.exact]
 QUICK = {  # enough to change something
     "GSLoRA": {"epochs": 1},
@@ -71,7 +71,7 @@ def ready(world, stream):
 
 @pytest.fixture(scope="module")
 def wanted(stream):
-    return forget("f", stream[:3], classes=[2])
+    return forget_request("f", stream[:3], classes=[2])
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_it_refuses_strategies_that_forget_exactly_and_names_how(kind, strategy,
     learner = world.learn(world.learner(strategy(), kind()), stream[:2])
     before = world.clone(checkpoint.tensors(learner))
     with pytest.raises(UserError, match=r"forgets exactly with (DropAdapter|Subtract).*Use one that can: .*Retrain"):
-        world.learn(learner, [forget("f", stream[:2], classes=[2])], stream[:2])
+        world.learn(learner, [forget_request("f", stream[:2], classes=[2])], stream[:2])
     assert same(before, checkpoint.tensors(learner))
 
 
@@ -193,14 +193,14 @@ def test_learning_goes_on_afterwards(kind, ready, wanted, world, stream):
 
 
 def test_a_second_request_can_follow(kind, ready, wanted, world, stream):
-    second = forget("g", wanted.remaining, classes=[6, 7])
+    second = forget_request("g", wanted.remaining, classes=[6, 7])
     learner = world.learn(ready(kind(**QUICK.get(kind.__name__, {}))), [wanted, second], stream[:3])
     assert learner.model.classes == (5, 0, 1)
 
 
 @pytest.mark.parametrize("asked", [{"samples": [2001, 2004, 6003]}, {"samples": [2001], "classes": [6]}], ids=str)
 def test_single_samples_are_forgotten_or_refused(kind, asked, ready, world, stream):
-    learner, request = ready(kind(**QUICK.get(kind.__name__, {}))), forget("f", stream[:3], **asked)
+    learner, request = ready(kind(**QUICK.get(kind.__name__, {}))), forget_request("f", stream[:3], **asked)
     before, digest = world.clone(checkpoint.tensors(learner)), learner.model.backbone.digest()
     if kind.__name__ in {"HeadRows", "UNSIR"}:
         with pytest.raises(UserError, match=r"cannot honour 'f': .*stay.*Use one that can: .*GSLoRA"):
@@ -216,7 +216,7 @@ def test_single_samples_are_forgotten_or_refused(kind, asked, ready, world, stre
 def test_it_refuses_where_nothing_would_stay(kind, ready, world, stream):
     learner = ready(kind())
     with pytest.raises(UserError, match=r"nothing would stay.*Use one that can: Retrain"):
-        world.learn(learner, [forget("f", stream[:3], classes=[5, 2, 7, 0, 1, 6])], stream[:3])
+        world.learn(learner, [forget_request("f", stream[:3], classes=[5, 2, 7, 0, 1, 6])], stream[:3])
 
 
 def test_a_request_is_judged_before_anything_is_learned(kind, world, wanted):

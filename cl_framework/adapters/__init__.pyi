@@ -17,7 +17,7 @@ from .merging import average as average
 from .merging import combined as combined
 from .merging import dare as dare
 from .merging import magnitude_max as magnitude_max
-from .merging import merged as merged
+from .merging import merge_adapters as merge_adapters
 from .merging import pull as pull
 from .merging import ties as ties
 from .merging import weighted as weighted

@@ -16,7 +16,7 @@ from cl_framework.backbones.base import Backbone, Site, put_back
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
 from cl_framework.memory.provenance import Reading
-from cl_framework.streams.origins import Origin, cells, merged
+from cl_framework.streams.origins import Origin, cells_of, merge_origins
 
 
 @final
@@ -190,8 +190,8 @@ class AdapterBank(nn.Module):
         self.rewrites[name].load_state_dict(weights)
         for other in made_of:
             some, had = self.reading.of(other), self.origins.get(name, {})
-            self.reading.note(name, {cell: some.get(cell) for cell in cells(self.origins.get(other, {}))}, had)
-            self.origins[name] = merged(had, self.origins.get(other, {}))
+            self.reading.note(name, {cell: some.get(cell) for cell in cells_of(self.origins.get(other, {}))}, had)
+            self.origins[name] = merge_origins(had, self.origins.get(other, {}))
             self.outlived[name] = tuple(dict.fromkeys((*self.outlived.get(name, ()), *self.outlived.get(other, ()))))
         return self.params(name)
 

@@ -55,7 +55,7 @@ def signature(rewrites: Sequence[nn.Module]) -> tuple[object, ...] | None:
 
 
 @final
-class Parts(Rewrite):
+class StackedRewrites(Rewrite):
     """Rewrites of one site, one after the other along the batch."""
 
     def __init__(self, rewrites: Sequence[BatchedRewrite]) -> None:
@@ -88,7 +88,7 @@ def side_by_side(layers: Sequence[Sequence[nn.Module]]) -> tuple[nn.Module, ...]
         layers: For each part what it goes through in order, by site.
     """
     return tuple(
-        nn.ModuleDict({key: Parts([by_site[key] for by_site in like]) for key in like[0]})
+        nn.ModuleDict({key: StackedRewrites([by_site[key] for by_site in like]) for key in like[0]})
         for like in zip(*layers, strict=True)
     )
 

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, layer_norm, linear
 
 from cl_framework.adapters.base import Adapter, Rewrite
-from cl_framework.backbones.base import Site
+from cl_framework.backbones.base import LINEAR_ROLES, Site
 
 Tuned: TypeAlias = Literal[
     "query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear", "norm", "embedding"
 ]  # fmt: skip
-LINEAR = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear")
 
 
 @final
@@ -42,7 +41,7 @@ class Full(Adapter):
         """Correct a map, a norm, or a patch embedding whose role was chosen; leave other sites alone."""
         if self.roles is not None and site.role not in self.roles:
             return None
-        if site.role in LINEAR:
+        if site.role in LINEAR_ROLES:
             return _Map(site)
         if site.role == "norm" and isinstance(site.module, nn.LayerNorm) and site.module.elementwise_affine:
             return _Norm(site.module)

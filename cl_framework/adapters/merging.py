@@ -131,7 +131,7 @@ def refactored(change: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor,
 
 
 @torch.no_grad()
-def merged(
+def merge_adapters(
     bank: AdapterBank, names: Sequence[str], how: Combine, into: str, rank: int | None = None
 ) -> dict[str, float]:
     """Make a new adapter of what ``how`` makes of the changes of others, which stay as they are.
@@ -180,7 +180,7 @@ def combined(bank: AdapterBank, weights: Mapping[str, float], into: str) -> None
     """
     names = _existing(bank, list(weights))
     if bank.adapter.linear:
-        merged(bank, names, lambda changes: weighted(changes, list(weights.values())), into)
+        merge_adapters(bank, names, lambda changes: weighted(changes, list(weights.values())), into)
         return
     pairs = {name: {k: _factors(bank, name, k, r) for k, r in _rewrites(bank, name).items()} for name in names}
     sites = pairs[names[0]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,16 @@ from torch.nn.functional import linear
 from cl_framework.adapters.base import Adapter, Rewrite
 from cl_framework.adapters.lora import Factors
 from cl_framework.adapters.low_rank import LowRank, frozen_weight
-from cl_framework.adapters.peft_families import FACTORED, FAMILIES, PeftConfig, family, objection, starts_as_its_family
-from cl_framework.backbones.base import Role, Site
+from cl_framework.adapters.peft_families import (
+    FACTORED,
+    FAMILIES,
+    PeftConfig,
+    family,
+    family_objection,
+    starts_as_its_family,
+)
+from cl_framework.backbones.base import LINEAR_ROLES, Role, Site
 from cl_framework.errors import UserError
-
-LINEAR: Final = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear")
 
 
 @final
@@ -48,10 +53,12 @@ class Peft(Adapter):
         Raises:
             UserError: If they do not, saying what to choose.
         """
-        if (why := objection(config)) is not None:
+        if (why := family_objection(config)) is not None:
             raise UserError(why)
-        if not roles or not set(roles) <= set(LINEAR):
-            raise UserError(f"peft adapts linear maps; choose roles among {', '.join(LINEAR)}; found {list(roles)}.")
+        if not roles or not set(roles) <= set(LINEAR_ROLES):
+            raise UserError(
+                f"peft adapts linear maps; choose roles among {', '.join(LINEAR_ROLES)}; found {list(roles)}."
+            )
         self.config, self.roles, self.family = config, tuple(roles), family(config)
         self.does = FAMILIES[self.family]
         self.several = self.does.adds

@@ -135,7 +135,7 @@ def family(config: PeftConfig) -> str:
     return f"{kind} {start.lower().partition('_niter')[0]}" if isinstance(start, str) else kind
 
 
-def objection(config: PeftConfig) -> str | None:
+def family_objection(config: PeftConfig) -> str | None:
     """Return why such adapters would break a promise of a bank, and what to choose; None when they would not."""
     name = family(config)
     if (does := FAMILIES.get(name)) is None or (why := _broken(does)):

@@ -11,7 +11,7 @@ from cl_framework.adapters.base import Adapter, Rewrite
 from cl_framework.backbones.base import Role, Site
 from cl_framework.errors import UserError
 
-ROLES: tuple[Role, ...] = (
+_ROLES: tuple[Role, ...] = (
     "query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear", "norm", "embedding",
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ class SSF(Adapter):
 
     def build(self, site: Site) -> Rewrite | None:
         """Scale and shift what leaves a map, a norm or the embedding; leave the token stream alone."""
-        return _ScaleShift(site.width_out, self.start == "released") if site.role in ROLES else None
+        return _ScaleShift(site.width_out, self.start == "released") if site.role in _ROLES else None
 
 
 @final

@@ -3,6 +3,6 @@ from .audit import References as References
 from .audit import conduct as conduct
 from .audit import references as references
 from .reference_models import Workshop as Workshop
-from .shadow_models import u_lira as u_lira
+from .shadow_models import shadow_attack as shadow_attack
 from .subjects import Subject as Subject
 from .subjects import subject as subject

@@ -105,7 +105,9 @@ def _with_output(classes: Sequence[int], p: Floats, samples: Samples) -> tuple[F
     return p[columns >= 0], columns[columns >= 0]
 
 
-def distances(one: tuple[Floats, Sequence[int]], other: tuple[Floats, Sequence[int]]) -> tuple[float, float] | None:
+def softmax_distances(
+    one: tuple[Floats, Sequence[int]], other: tuple[Floats, Sequence[int]]
+) -> tuple[float, float] | None:
     """Return activation distance and JS divergence of two models' softmax, each given with its classes."""
     union = sorted({*one[1], *other[1]})
     if not (one[0].size and other[0].size):

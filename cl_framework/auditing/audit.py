@@ -10,8 +10,8 @@ from typing import Any, final
 from torch import Tensor
 
 from cl_framework.auditing import probes
-from cl_framework.auditing.attacks import Measured, answers, distances
-from cl_framework.auditing.probes import PROBES, SHOWN, STEPS
+from cl_framework.auditing.attacks import Measured, answers, softmax_distances
+from cl_framework.auditing.probes import PROBES, RELEARN_STEPS, STEPS
 from cl_framework.auditing.reference_models import Workshop
 from cl_framework.auditing.subjects import Subject
 from cl_framework.engine import checkpoint
@@ -25,7 +25,7 @@ from cl_framework.metrics.unlearning import (
 )
 from cl_framework.streams.seeds import seed_for
 
-GAP = (
+_GAP = (
     "accuracy_forget_train",
     "accuracy_forget_test",
     "accuracy_retain_train",
@@ -79,10 +79,10 @@ def conduct(
         if name == "original":
             original = checkpoint.tensors(learner), dict(learner.model.known)
         if original is not None:
-            found["old_rows_accuracy"] = probes.put_back(workshop.copy(learner), about, *original)
+            found["old_rows_accuracy"] = probes.accuracy_with_rows_back(workshop.copy(learner), about, *original)
         if relearning and about.vanished:  # the classes of single samples are known to every model
             curves[name] = probes.relearn(workshop.copy(learner), about, seed_for("relearn", run.model.seed))
-            found |= {f"relearn_accuracy_{k}": curves[name][k] for k in SHOWN}
+            found |= {f"relearn_accuracy_{k}": curves[name][k] for k in RELEARN_STEPS}
         columns[name], said[name] = found, (p, learner.model.classes)
     columns["pristine"] = probes.probes(workshop.blank().model, about)
     for derived in (_relearned(columns, curves), _recovered(columns), _apart(said), _gaps(columns)):
@@ -140,7 +140,7 @@ def _apart(said: Mapping[str, tuple[Any, Sequence[int]]]) -> dict[str, Measured]
     others = [name for name in said if name.startswith("retrained_")]
     within = _mean_js(said, "retrained", others)
     for name, one in said.items():
-        l2, js = distances(one, said["retrained"]) or (None, None)
+        l2, js = softmax_distances(one, said["retrained"]) or (None, None)
         across = _mean_js(said, name, others) if name not in others else None
         ratio = None if across is None or within is None else clpu_ratio(across, within)
         found[name] = {
@@ -153,7 +153,7 @@ def _apart(said: Mapping[str, tuple[Any, Sequence[int]]]) -> dict[str, Measured]
 
 
 def _mean_js(said: Mapping[str, tuple[Any, Sequence[int]]], name: str, others: Sequence[str]) -> float | None:
-    pairs = [distances(said[name], said[other]) for other in others]
+    pairs = [softmax_distances(said[name], said[other]) for other in others]
     known = [js for pair in pairs if pair for js in pair[1:]]
     return fmean(known) if known else None
 
@@ -161,5 +161,5 @@ def _mean_js(said: Mapping[str, tuple[Any, Sequence[int]]], name: str, others: S
 def _gaps(columns: Mapping[str, Measured]) -> dict[str, Measured]:
     if "retrained" not in columns:
         return {}
-    answered = {name: {m: c[m] for m in GAP} for name, c in columns.items() if name != "pristine"}
+    answered = {name: {m: c[m] for m in _GAP} for name, c in columns.items() if name != "pristine"}
     return {name: {"gap_to_retrain": gap_to_retrain(c, answered["retrained"])} for name, c in answered.items()}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from cl_framework.auditing.attacks import Measured, probabilities, right
-from cl_framework.auditing.subjects import Subject, few, joined
+from cl_framework.auditing.subjects import Subject, few, join_samples
 from cl_framework.engine.learner import Learner
 from cl_framework.memory.tensor_store import TensorStore
 from cl_framework.metrics import recovery
@@ -25,7 +25,7 @@ from cl_framework.streams.samples import Samples, Subset
 STEPS, BATCH, ASKED = 30, 16, 100
 """Steps of relearning, samples of each side in a step, and about how many are tested in between."""
 ASK_AFTER = frozenset({*range(11), 15, 20, 25, STEPS})
-SHOWN = (1, 5, 10)
+RELEARN_STEPS = (1, 5, 10)
 """Steps after which relearning is reported."""
 SCALE = 10.0
 """Scale of cosines when relearning begins."""
@@ -50,14 +50,16 @@ def probes(model: Model, about: Subject) -> Measured:
     exam = about.unseen.of(about.vanished)
     if not len(exam):
         return dict.fromkeys(PROBES)
-    train = joined([about.retained, few(about.gone.of(about.vanished))])
+    train = join_samples([about.retained, few(about.gone.of(about.vanished))])
     given = represent(model, train), train.labels.numpy(), represent(model, exam), exam.labels.numpy()
     found: list[float | None] = [recovery.ridge_probe_accuracy(*given)]
     found += [recovery.ncm_accuracy(*given, k=k) for k in (1, 5, None)]
     return dict(zip(PROBES, [*found, recovery.knn_accuracy(*given)], strict=True))
 
 
-def put_back(learner: Learner, about: Subject, original: Mapping[str, Tensor], knew: Mapping[int, str]) -> float | None:
+def accuracy_with_rows_back(
+    learner: Learner, about: Subject, original: Mapping[str, Tensor], knew: Mapping[int, str]
+) -> float | None:
     """Return the accuracy on unseen samples of the forgotten classes with the original's head rows restored.
 
     Changes ``learner``: head rows and stored prototypes of those classes come from the ``original`` model.
@@ -143,7 +145,7 @@ def _first_head(model: Model, retained: Samples, classes: Sequence[int]) -> nn.L
 
 
 def _batch(sides: Sequence[Samples], dice: torch.Generator) -> Samples:
-    return joined(Subset(s, torch.randint(len(s), (BATCH,), generator=dice)) for s in sides if len(s))
+    return join_samples(Subset(s, torch.randint(len(s), (BATCH,), generator=dice)) for s in sides if len(s))
 
 
 def _blocks(model: Model, samples: Samples) -> Tensor:

@@ -20,7 +20,7 @@ class Workshop:
 
     Attributes:
         fresh: Builds a learner as the run's config describes it, which has learned nothing.
-        make_trainer: As in `loop.run`.
+        make_trainer: As in `loop.run_stream`.
         batch_size: Samples per training step.
         say: Called with the progress.
         store: Features that all learners share: a feature's key says what adapters made it.
@@ -46,7 +46,7 @@ class Workshop:
         learner, past = self.blank(seed), list[Experience]()
         for event in events:
             self.say(f"{what}: {event.name}")
-            loop.remember(learner, past)
+            loop.attach_memories(learner, past)
             loop.carry_out(learner, event, self.make_trainer, self.batch_size)
             past = list(event.remaining) if isinstance(event, ForgetRequest) else [*past, event]
         return learner

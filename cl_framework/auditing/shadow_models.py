@@ -14,13 +14,13 @@ from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
 from cl_framework.metrics import membership
 from cl_framework.metrics.membership import Floats
-from cl_framework.streams.events import Event, forget
+from cl_framework.streams.events import Event, forget_request
 from cl_framework.streams.seeds import seed_for
 
 FEWEST_SHADOWS = 8
 
 
-def u_lira(run: Learner, about: Subject, workshop: Workshop, shadows: int) -> dict[str, Any] | None:
+def shadow_attack(run: Learner, about: Subject, workshop: Workshop, shadows: int) -> dict[str, Any] | None:
     """Attack the way this run forgets with shadow models (U-LiRA): can it be told who was in it?
 
     Each shadow learns all that remains and a random half of the forgotten samples, under a seed of its own, and then
@@ -90,7 +90,7 @@ def _shadow_stream(about: Subject, present: np.ndarray[Any, np.dtype[np.bool_]])
     whole = [c for c in about.vanished if c in alive]
     if not (whole or single):  # of a few samples, half can be none
         return lessons
-    return [*lessons, forget("audit-shadow", lessons, whole, (), single)]
+    return [*lessons, forget_request("audit-shadow", lessons, whole, (), single)]
 
 
 def _confidence(learner: Learner, about: Subject) -> tuple[Floats, np.ndarray[Any, np.dtype[np.bool_]]]:

@@ -60,27 +60,27 @@ def subject(steps: Sequence[Step], only: str | None = None) -> Subject:
     alive = {c for e in past for c in e.classes}
     back = {old for e, _ in lessons for old in e.relearned.values()}
     stay = torch.cat([e.reference.ids for e in past]) if past else torch.empty(0, dtype=torch.int64)
-    gone = joined(
+    gone = join_samples(
         r.reference.without(stay).of(set(r.reference.labels.tolist()) - back - (set(r.classes) & alive)) for r in asked
     )
     if not len(gone):
         what = "was learned again" if asked else "has been forgotten yet; `clf forget DIR --classes ...` does"
         raise UserError(f"There is nothing to audit: {'all that was forgotten' if asked else 'nothing'} {what}.")
     touched = set(gone.labels.tolist())
-    lost, stays = {cell for r in asked for cell in r.taken}, set(origins.cells({e.name: e.classes for e in past}))
+    lost, stays = {cell for r in asked for cell in r.taken}, set(origins.cells_of({e.name: e.classes for e in past}))
     return Subject(
         tuple(r.name for r in asked),
         tuple(unkept(e) for e in (lesson.without(back) for lesson, _ in lessons) if e is not None),
         tuple(past),
         gone.unkept(),
-        joined(exam.of({c for c in touched if (e.name, c) in lost}) for e, exam in lessons).unkept(),
+        join_samples(exam.of({c for c in touched if (e.name, c) in lost}) for e, exam in lessons).unkept(),
         tuple(sorted(touched - alive)),
-        few(joined(e.reference for e in past)),
-        joined(exam.of({c for c in alive if (e.name, c) in stays}) for e, exam in lessons),
+        few(join_samples(e.reference for e in past)),
+        join_samples(exam.of({c for c in alive if (e.name, c) in stays}) for e, exam in lessons),
     )
 
 
-def joined(parts: Iterable[Samples]) -> Samples:
+def join_samples(parts: Iterable[Samples]) -> Samples:
     """Join any number of samples, also none."""
     some = [p for p in parts if len(p)]
     return Joined(some) if some else Rows(torch.empty(0), torch.empty(0, dtype=torch.int64))

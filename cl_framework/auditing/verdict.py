@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
 from cl_framework.auditing.attacks import Measured
-from cl_framework.auditing.probes import PROBES, SHOWN
+from cl_framework.auditing.probes import PROBES, RELEARN_STEPS
 
 Metrics: TypeAlias = Mapping[str, Measured]
 """Metric -> model -> value, as `audit.conduct` returns it."""
@@ -98,7 +98,7 @@ def _relearning(metrics: Metrics) -> Conclusion:
     statement = "learned again, it comes back no faster than in such a model"
     if not any(m.startswith("relearn_accuracy_") for m in metrics):
         return Conclusion(statement, "not told", "needs relearning: leave out --no-relearn")
-    accuracy = metrics[f"relearn_accuracy_{SHOWN[-1]}"]
+    accuracy = metrics[f"relearn_accuracy_{RELEARN_STEPS[-1]}"]
     if "anamnesis_index" not in metrics or accuracy.get("retrained") is None:
         missing = "needs a model that never met it and one that forgot nothing: leave out --fast"
         return Conclusion(statement, "not told", f"{missing}, or give --retrained DIR and --original DIR")
@@ -108,7 +108,8 @@ def _relearning(metrics: Metrics) -> Conclusion:
         told = f"it takes {index:.2f} times the steps of `retrained`, retrained models at least {least:.2f}"
         return Conclusion(statement, _yes(index >= least), told)
     mine, most = _number(accuracy["run"]), max([_number(accuracy["retrained"]), *_others(accuracy)])
-    told = f"neither came back whole; accuracy after {SHOWN[-1]} steps {mine:.3f}, of retrained models up to {most:.3f}"
+    steps = RELEARN_STEPS[-1]
+    told = f"neither came back whole; accuracy after {steps} steps {mine:.3f}, of retrained models up to {most:.3f}"
     return Conclusion(statement, _yes(mine <= most), told)
 
 
@@ -125,10 +126,10 @@ def _yes(holds: bool) -> Literal["yes", "no"]:
     return "yes" if holds else "no"
 
 
-def lines(found: Sequence[Conclusion]) -> list[str]:
+def verdict_lines(found: Sequence[Conclusion]) -> list[str]:
     """Return the conclusions for a terminal, one a line.
 
-    >>> lines([Conclusion("answers", "yes", "the gap is 0")])
+    >>> verdict_lines([Conclusion("answers", "yes", "the gap is 0")])
     ['yes       answers: the gap is 0']
     """
     return [f"{c.holds:<10}{c.statement}: {c.why}" for c in found]

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ The token stream ``(n, tokens, width)``, to whose end tokens may be added as lon
 norm), ``attention_in`` the input of attention. A token added at ``attention_in`` and cut off at ``attention_out``,
 whose key and value are replaced in between, is a prefix: attended to, without a query of its own.
 """
+
+LINEAR_ROLES: Final = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out", "linear")
+"""Linear maps."""
+
+STREAM_ROLES: Final = ("attention_in", "block_in", "block_out", "tokens_out")
+"""The token stream."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cl_framework.backbones.weight_file import listed, refuse_whole, tensors_in
+from cl_framework.backbones.weight_file import first_names, refuse_whole, tensors_in
 from cl_framework.errors import UserError
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -55,7 +55,7 @@ def load_own(body: nn.Module, path: Path, name: str, width: int) -> Loaded:
     fit = _best(held, body)
     if not fit.found:
         raise UserError(
-            f"None of the {len(held)} tensors of {path} ({listed(list(held))}) belongs to {name}; name the "
+            f"None of the {len(held)} tensors of {path} ({first_names(list(held))}) belongs to {name}; name the "
             "architecture that it was trained with."
         )
     _check(fit, body, path, name)
@@ -128,10 +128,10 @@ def _check(fit: _Fit, body: nn.Module, path: Path, name: str) -> None:
     refuse_whole({k: v.dtype for k, v in fit.found.items() if k in params}, path)
     needed = [k for k in target if k in params or ".running_" in f".{k}"]  # other buffers are computed again
     if lacking := [k for k in needed if k not in fit.found]:
-        extra = f", and holds {listed(fit.extra)} that it has not" if fit.extra else ""
+        extra = f", and holds {first_names(fit.extra)} that it has not" if fit.extra else ""
         raise UserError(
-            f"{path} lacks {len(lacking)} of the {len(needed)} tensors of {name}: {listed(lacking)}{extra}; name the "
-            "architecture that it was trained with, or give a whole checkpoint."
+            f"{path} lacks {len(lacking)} of the {len(needed)} tensors of {name}: {first_names(lacking)}{extra}; name "
+            "the architecture that it was trained with, or give a whole checkpoint."
         )
 
 
@@ -174,7 +174,7 @@ def _told(path: Path, held: Tensors, fit: _Fit, head: Tensors | None, body: nn.M
     apart = Counter(k.partition(".")[0] for k in held if not k.startswith(fit.prefix))
     others = [*extra, *(f"{k} ({n} {'tensors' if n > 1 else 'tensor'})" for k, n in apart.items())]
     if others:
-        said.append(f"left out: {listed(others)}")
+        said.append(f"left out: {first_names(others)}")
     return "; ".join(said) + "."
 
 

@@ -82,7 +82,7 @@ class GlyphViT(Backbone):
         self.body, self.pretrained = glyph_vit(), pretrained
         self.inputs = "pixels: mean 0.5, std 1; part of the embedded network"
         if pretrained:
-            self.body.load_state_dict(checked("glyph_vit"))
+            self.body.load_state_dict(checked_weights("glyph_vit"))
         self.body.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,11 +115,11 @@ class GlyphViT(Backbone):
         """
         if not self.pretrained:
             return None
-        head = checked("glyph_vit_head")
+        head = checked_weights("glyph_vit_head")
         return {"weight": head["weight"], "sigma": head["scale"]}
 
 
-def checked(name: str) -> dict[str, Tensor]:
+def checked_weights(name: str) -> dict[str, Tensor]:
     """Read a weight file of this package after comparing its hash with the record beside it."""
     path = FILES / f"{name}.safetensors"
     content = path.read_bytes()

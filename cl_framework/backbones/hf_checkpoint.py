@@ -12,22 +12,22 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from cl_framework.backbones.hf_modules import encoder_folder, read_json
+from cl_framework.backbones.hf_modules import encoder_folder, json_or_empty
 from cl_framework.backbones.hf_towers import Reads, Tower, parts, tower
 from cl_framework.backbones.hub import network
-from cl_framework.backbones.weight_file import listed, refuse_unusable, refuse_whole, tensors_in
+from cl_framework.backbones.weight_file import first_names, refuse_unusable, refuse_whole, tensors_in
 from cl_framework.errors import UserError
 from cl_framework.settings.declared import check_folder
 from cl_framework.storage.lfs_pointers import unfetched
 
-WORDS = ("tokenizer.json", "vocab.*", "*.model")
+_WORDS = ("tokenizer.json", "vocab.*", "*.model")
 OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "longformer")
 """Families whose positions count from after the padding's id."""
 BIN = "pytorch_model.bin"
-PARTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_PARTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
-def located(name: str, download: bool = False) -> Path:
+def locate_encoder(name: str, download: bool = False) -> Path:
     """Return the folder of an encoder: the folder itself, the one that a package carries, or the hub's.
 
     Raises:
@@ -45,7 +45,7 @@ def located(name: str, download: bool = False) -> Path:
     try:
         with network(download):
             found = snapshot_download(
-                name, local_files_only=not download, allow_patterns=PARTS, ignore_patterns=["onnx/*", "openvino/*"]
+                name, local_files_only=not download, allow_patterns=_PARTS, ignore_patterns=["onnx/*", "openvino/*"]
             )
     except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
         raise UserError(
@@ -60,7 +60,7 @@ def _checked(folder: Path) -> Path:
     if not (place / "config.json").is_file():
         raise UserError(f"{folder} holds no config.json; give the folder that `save_pretrained` wrote.")
     if not any(place.glob("*.safetensors")) and not (place / BIN).is_file():
-        others = listed(sorted(p.name for p in place.glob("*.bin"))) or "no weights"
+        others = first_names(sorted(p.name for p in place.glob("*.bin"))) or "no weights"
         raise UserError(f"{place} holds {others} and no *.safetensors or {BIN}; convert them with `save_pretrained`.")
     return folder
 
@@ -69,7 +69,7 @@ def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Modu
     """Build the encoder from a folder, without its pooling layer, in single precision.
 
     Args:
-        folder: As `located` returns it.
+        folder: As `locate_encoder` returns it.
         reads: Which tower of a model of two.
 
     Returns:
@@ -110,10 +110,10 @@ def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Modu
         logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if lacking := sorted(k for k in told["missing_keys"] if not k.startswith("pooler.")):
         extra = sorted(told["unexpected_keys"])
-        also = f", and hold {listed(extra)} that it has not" if extra else ""
+        also = f", and hold {first_names(extra)} that it has not" if extra else ""
         raise UserError(
-            f"The weights in {folder} lack {len(lacking)} tensors: {listed(lacking)}{also}; give a complete checkpoint "
-            "of an encoder."
+            f"The weights in {folder} lack {len(lacking)} tensors: {first_names(lacking)}{also}; give a complete "
+            "checkpoint of an encoder."
         )
     if hasattr(body, "pooler"):
         body.pooler = None  # trained for another purpose, and random in many checkpoints
@@ -136,7 +136,7 @@ def _check_files(place: Path) -> None:
             refuse_whole(weights, path)
 
 
-def number(folder: Path, config: Any, name: str) -> int:
+def config_number(folder: Path, config: Any, name: str) -> int:
     """Return a size that the config gives, such as ``hidden_size``.
 
     Raises:
@@ -163,7 +163,7 @@ def tokenizer(folder: Path, room: int) -> Any:
     """
     from transformers import AutoTokenizer
 
-    if not any(p for name in WORDS for p in folder.glob(name)):
+    if not any(p for name in _WORDS for p in folder.glob(name)):
         raise UserError(f"{folder} holds no tokenizer; add its tokenizer.json.")
     try:
         with network(False):
@@ -188,7 +188,7 @@ def most_tokens(folder: Path, config: Any) -> int:
 def _most(folder: Path) -> int | None:
     """Return ``max_seq_length`` of ``sentence_bert_config.json``, or what older folders call it for each family."""
     for path in sorted(folder.glob("sentence_*_config.json")):
-        said = read_json(path)
+        said = json_or_empty(path)
         if isinstance(said, dict) and isinstance(most := said.get("max_seq_length"), int):
             return most
     return None

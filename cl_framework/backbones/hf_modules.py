@@ -14,23 +14,23 @@ from cl_framework.errors import UserError
 ACTIVATIONS = {"Tanh": nn.Tanh, "Identity": nn.Identity, "ReLU": nn.ReLU, "GELU": nn.GELU}
 
 
-def part(folder: Path, kind: str) -> list[Path]:
+def _part(folder: Path, kind: str) -> list[Path]:
     """Return the folders of the parts of a kind, such as ``Pooling``, in order, as ``modules.json`` lists them."""
-    listed = read_json(folder / "modules.json")
+    listed = json_or_empty(folder / "modules.json")
     found = [m for m in listed if isinstance(m, dict) and str(m.get("type", "")).endswith(f".{kind}")]
     return [folder / str(m.get("path", "")) for m in found]
 
 
 def encoder_folder(folder: Path) -> Path:
     """Return where the encoder lies: the folder itself, or a part of it such as ``0_Transformer``."""
-    named = [p for p in (*part(folder, "Transformer"), *sorted(folder.glob("0_*"))) if (p / "config.json").is_file()]
+    named = [p for p in (*_part(folder, "Transformer"), *sorted(folder.glob("0_*"))) if (p / "config.json").is_file()]
     return named[0] if named else folder
 
 
 def pooling_of(folder: Path) -> Literal["mean", "cls"] | None:
     """Return how features are pooled, as sentence-transformers recorded it; None if it did not."""
-    place = next(iter(part(folder, "Pooling")), folder / "1_Pooling")
-    said = read_json(place / "config.json")
+    place = next(iter(_part(folder, "Pooling")), folder / "1_Pooling")
+    said = json_or_empty(place / "config.json")
     said = said if isinstance(said, dict) else {}
     modes = [said.get("pooling_mode"), *(k.removeprefix("pooling_mode_") for k, v in said.items() if v is True)]
     chosen = [m for m in modes if m in ("mean", "cls", "mean_tokens", "cls_token")]
@@ -48,8 +48,8 @@ def dense_layers(folder: Path) -> nn.Module:
         UserError: If one cannot be read.
     """
     layers: list[nn.Module] = []
-    for place in part(folder, "Dense"):
-        said = read_json(place / "config.json")
+    for place in _part(folder, "Dense"):
+        said = json_or_empty(place / "config.json")
         kind = str(said.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
         if kind not in ACTIVATIONS:
             raise UserError(
@@ -73,7 +73,7 @@ def width_after(finish: nn.Module, width: int) -> int:
     return linear[-1].out_features if linear and not hasattr(finish, "probe") else width
 
 
-def read_json(path: Path) -> Any:
+def json_or_empty(path: Path) -> Any:
     """Return the content of a JSON file; an empty dictionary if there is no file.
 
     Raises:

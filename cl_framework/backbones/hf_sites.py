@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from cl_framework.backbones.base import Role, Site
+from cl_framework.backbones.base import STREAM_ROLES, Role, Site
 
 MAPS: Mapping[Role, tuple[str, ...]] = {
     "query": ("query", "q_proj", "q_lin", "q", "query_proj"),
@@ -18,7 +18,6 @@ FUSED = ("Wqkv",)
 """Maps that return query, key and value side by side, a third each."""
 OUT = ("o_proj", "out_lin", "out_proj", "o", "Wo")
 MLP = (("fc1", "fc2"), ("lin1", "lin2"), ("Wi", "Wo"), ("wi", "wo"), ("wi_0", "wo"))
-STREAM: tuple[Role, ...] = ("block_in", "block_out", "attention_in", "tokens_out")
 EMBEDDING = ("word_embeddings", "patch_embeddings", "tok_embeddings")
 NORM = ("layernorm_after", "norm2", "layer_norm2", "mlp_norm")
 """Norms in front of an MLP; where there is none, the norm comes after it and the MLP reads the residual itself."""
@@ -52,7 +51,7 @@ def encoder_sites(body: nn.Module, pooled: nn.Module, width: int, grows: bool = 
         elif path.rpartition(".")[2] in EMBEDDING:
             found[f"{at}/embedding"] = Site("embedding", module, width, width, blocks=len(layers))
     found["pooled/tokens_out"] = Site("tokens_out", pooled, width, width, blocks=len(layers))
-    return {name.replace(".", "/"): site for name, site in found.items() if grows or site.role not in STREAM}
+    return {name.replace(".", "/"): site for name, site in found.items() if grows or site.role not in STREAM_ROLES}
 
 
 def blocks(body: nn.Module) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from cl_framework.backbones.hf_attention import (
     looks_back_only,
     to_add,
 )
-from cl_framework.backbones.hf_checkpoint import loaded, located, most_tokens, number, padding, tokenizer
+from cl_framework.backbones.hf_checkpoint import config_number, loaded, locate_encoder, most_tokens, padding, tokenizer
 from cl_framework.backbones.hf_modules import encoder_folder, pooling_of, width_after
 from cl_framework.backbones.hf_sites import blocks, encoder_sites
 from cl_framework.backbones.hf_towers import Reads
@@ -73,7 +73,7 @@ class HuggingFace(Backbone):
     ) -> None:
         """Load the network and its tokenizer, and freeze."""
         super().__init__()
-        folder = located(name, download)
+        folder = locate_encoder(name, download)
         self.name = name if not Path(name).is_dir() else Path(name).resolve().name
         self.body, self.finish, loading = loaded(folder, tower)
         self.requires_grad_(False).eval()
@@ -82,14 +82,14 @@ class HuggingFace(Backbone):
         if loading.pooling == "own" != self.pooling:
             self.finish = nn.Sequential()  # it pools, and something else was asked for
         config: Any = self.body.config
-        stream, folder = number(folder, config, "hidden_size"), encoder_folder(folder)
+        stream, folder = config_number(folder, config, "hidden_size"), encoder_folder(folder)
         self.width = width_after(self.finish, stream)
         self.reads: Literal["sentences", "pictures"] = "pictures" if _sees(self.body) else "sentences"
         self.smooth = self.reads == "pictures"
         if tower not in (None, self.reads):
             raise UserError(f"{self.name} reads {self.reads}, and tower is {tower}; leave it out.")
         if self.reads == "sentences":
-            room = number(folder, config, "vocab_size")
+            room = config_number(folder, config, "vocab_size")
             self.tokenizer, most = tokenizer(folder, room), most_tokens(folder, config)
             self.max_tokens = most if max_tokens is None else min(max_tokens, most)
             if self.max_tokens <= (special := int(self.tokenizer.num_special_tokens_to_add(False))):

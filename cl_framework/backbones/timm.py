@@ -65,7 +65,7 @@ class Timm(Backbone):
         super().__init__()
         file, tagged = Path(weights).expanduser() if weights else None, pretrained and weights is None
         asked, name = name, timm_names.current(name)
-        timm_names.check(name, tagged)
+        timm_names.check_name(name, tagged)
         notes = [f"{asked} is called {name} in timm now."] if name != asked.split("/")[-1] else []
         self._whole = partial(_built, name, image_size, download, pretrained=tagged)
         self.body, self.tagged, self._own = self._whole(num_classes=0), tagged, None

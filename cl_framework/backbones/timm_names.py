@@ -30,7 +30,7 @@ def current(name: str) -> str:
     return bare
 
 
-def check(name: str, needs_tag: bool) -> None:
+def check_name(name: str, needs_tag: bool) -> None:
     """Refuse a name that timm does not know, or that names no weights where they are to be loaded.
 
     Raises:

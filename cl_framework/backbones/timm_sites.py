@@ -12,10 +12,9 @@ from timm.layers.mlp import Mlp
 from timm.layers.norm import RmsNorm
 from torch import Tensor, nn
 
-from cl_framework.backbones.base import Role, Site
+from cl_framework.backbones.base import STREAM_ROLES, Role, Site
 
 QKV: tuple[Role, ...] = ("query", "key", "value")
-STREAM: tuple[Role, ...] = ("attention_in", "block_in", "block_out", "tokens_out")
 Passed: TypeAlias = tuple[object, object]
 """First input and output of a module."""
 SCALES = ("gamma_2", "gamma2")
@@ -39,7 +38,7 @@ def transformer_sites(body: nn.Module) -> dict[str, Site]:
     found |= _stream(body)
     order = {f"blocks/{i}": i for i in range(len(block_list(body)))}
     at_block = {k: order.get("/".join(k.split("/")[:2])) for k in found}
-    place = {k: class_position(body) if s.role in STREAM else None for k, s in found.items()}
+    place = {k: class_position(body) if s.role in STREAM_ROLES else None for k, s in found.items()}
     return {k: replace(s, block=at_block[k], blocks=len(order), position=place[k]) for k, s in found.items()}
 
 
@@ -147,7 +146,7 @@ def reached(body: nn.Module, sites: Mapping[str, Site], image_size: int) -> dict
     ends = [s for s in found.values() if s.role in ("block_in", "block_out")]
     if ends and _takes_tokens(body, ends, x, plain):
         return found
-    return {k: s for k, s in found.items() if s.role not in STREAM}
+    return {k: s for k, s in found.items() if s.role not in STREAM_ROLES}
 
 
 def _block_of(body: nn.Module, key: str) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from cl_framework.errors import UserError
-from cl_framework.settings.declared import KINDS, PICKLED, check_weights
+from cl_framework.settings.declared import PICKLED, WEIGHT_FORMATS, check_weights
 from cl_framework.storage.lfs_pointers import unfetched
 
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, SafetensorError)
@@ -34,7 +34,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     """
     if path.is_dir():
         held = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in (*PICKLED, ".safetensors", ".npz"))
-        inside = f"the file in it: {listed(held)}" if held else f"a file ({KINDS})"
+        inside = f"the file in it: {first_names(held)}" if held else f"a file ({WEIGHT_FORMATS})"
         raise UserError(f"{path} is a folder; give {inside}.")
     check_weights(path)
     if not path.stat().st_size:
@@ -43,14 +43,14 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is {said}.")
     found = dict(_flat(_read(path)))
     if not found:
-        raise UserError(f"{path} holds no tensor; give a checkpoint of weights ({KINDS}).")
+        raise UserError(f"{path} holds no tensor; give a checkpoint of weights ({WEIGHT_FORMATS}).")
     return found
 
 
 def _read(path: Path) -> object:
     kind = path.suffix.lower()
     if kind not in (*PICKLED, ".safetensors", ".npz"):
-        raise UserError(f"{path} ends in {kind or 'nothing'}; a weight file is {KINDS}: rename or convert it.")
+        raise UserError(f"{path} ends in {kind or 'nothing'}; a weight file is {WEIGHT_FORMATS}: rename or convert it.")
     try:
         if kind == ".safetensors":
             return load_file(path)
@@ -90,7 +90,7 @@ def _globals(path: Path, said: str) -> str:
     except Exception:  # a file of before torch 1.6, or of anything
         named = re.findall(r"GLOBAL ([\w.]+)", said)
     shown = sorted({*named} - {"argparse.Namespace"}, key=lambda n: (n.startswith("torch."), n.count("."), n))
-    return listed(shown)
+    return first_names(shown)
 
 
 def _flat(found: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -114,8 +114,8 @@ def refuse_whole(held: Mapping[str, torch.dtype], where: Path) -> None:
     odd = [k for k, dtype in held.items() if not dtype.is_floating_point]
     if odd:
         raise UserError(
-            f"{where} holds whole numbers ({str(held[odd[0]]).removeprefix('torch.')}) as {listed(odd)}, as quantised "
-            "models do; give weights of floats."
+            f"{where} holds whole numbers ({str(held[odd[0]]).removeprefix('torch.')}) as {first_names(odd)}, as "
+            "quantised models do; give weights of floats."
         )
 
 
@@ -137,10 +137,10 @@ def refuse_unusable(body: nn.Module, where: str) -> None:
         )
 
 
-def listed(names: list[str], most: int = 3) -> str:
+def first_names(names: list[str], most: int = 3) -> str:
     """Return the first few of a list of names, and how many more there are.
 
-    >>> listed(["a", "b", "c", "d", "e"])
+    >>> first_names(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

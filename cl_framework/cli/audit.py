@@ -14,7 +14,7 @@ from cl_framework.auditing import verdict
 from cl_framework.auditing.attacks import reachable
 from cl_framework.auditing.audit import References, conduct, references
 from cl_framework.auditing.reference_models import Workshop
-from cl_framework.auditing.shadow_models import u_lira
+from cl_framework.auditing.shadow_models import shadow_attack
 from cl_framework.auditing.subjects import Subject, subject
 from cl_framework.cli import arguments
 from cl_framework.configuration.experiment import build
@@ -22,7 +22,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
 from cl_framework.evaluation.results import results
 from cl_framework.runs import derived_files, receipts, relocation
-from cl_framework.runs.contents import recorded
+from cl_framework.runs.contents import event_results
 from cl_framework.runs.directory import Run
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.runs.reopening import opened
@@ -34,8 +34,8 @@ from cl_framework.terminal import grid
 from cl_framework.terminal.console import CONSOLE
 from cl_framework.terminal.safe_text import printable
 
-SCHEMA = 1
-PLACE = "audit.json"
+_SCHEMA = 1
+_PLACE = "audit.json"
 RECORD = (
     "accuracy_forget_before", "accuracy_forget", "accuracy_unseen", "h_mean", "h_mean_pre", "relapse", "erosion",
     "spillover",
@@ -55,7 +55,7 @@ def audit(argv: Sequence[str]) -> int:
         _check_method(directory, experiment.learner, about)
     if lost:
         CONSOLE.print(f"{lost} of the samples that the model would be asked about are gone: it goes without them.")
-    run, moves = experiment.learner, relocation.read(directory.path)
+    run, moves = experiment.learner, relocation.read_moves(directory.path)
 
     def say(what: str) -> None:
         what = printable(what)
@@ -78,7 +78,7 @@ def audit(argv: Sequence[str]) -> int:
     metrics = conduct(run, about, workshop, made, not args.no_relearn)
     concluded = verdict.conclusions(metrics, single=not about.vanished)
     found = {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "after_events": len(events),
         "requests": list(about.requests),
         "classes_vanished": len(about.vanished),
@@ -87,20 +87,20 @@ def audit(argv: Sequence[str]) -> int:
         "seed": run.model.seed,
         "metrics": metrics,
         "conclusions": [asdict(c) for c in concluded],
-        "u_lira": u_lira(run, about, workshop, args.shadows) if args.shadows else None,
+        "u_lira": shadow_attack(run, about, workshop, args.shadows) if args.shadows else None,
         "record": _record(directory, timeline, about),
     }
     with directory.lock():
         if [e.folder for e in directory.events()] != [e.folder for e in events]:
             raise UserError(f"{directory.path} went on while it was audited; run `clf audit {directory.path}` again.")
-        derived_files.drop(directory.path, [PLACE])  # killed in between, `clf verify` asks for the audit again
-        files.replace(directory.path / PLACE, files.encode(found))
-        derived_files.add(directory.path, [PLACE], len(events))
+        derived_files.drop(directory.path, [_PLACE])  # killed in between, `clf verify` asks for the audit again
+        files.replace(directory.path / _PLACE, files.encode_json(found))
+        derived_files.add(directory.path, [_PLACE], len(events))
     for heads, rows in tables(found):
-        grid.show(CONSOLE, heads, rows)
-    for line in verdict.lines(concluded):
+        grid.print_table(CONSOLE, heads, rows)
+    for line in verdict.verdict_lines(concluded):
         CONSOLE.print(line, soft_wrap=not CONSOLE.is_terminal)
-    CONSOLE.print(f"audit    {directory.path / PLACE}", soft_wrap=True)
+    CONSOLE.print(f"audit    {directory.path / _PLACE}", soft_wrap=True)
     return 0
 
 
@@ -113,7 +113,7 @@ def _learning(args: Namespace, about: Subject) -> list[Experience]:
 
 def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str, Any]]:
     """Return what the run itself wrote down about the requests: what they cost, and whether it lasted."""
-    records = recorded(directory)
+    records = event_results(directory)
     learned = [(r.measurements.event, r.measurements.classes) for r in records if r.measurements.kind == "learn"]
     told = {f["event"]: f for f in results("", learned, records, timeline.class_names)["forget"]}
     rows = []
@@ -161,16 +161,18 @@ def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False
     return learner
 
 
-def tables(found: Mapping[str, Any]) -> list[tuple[list[str], list[list[grid.Cell]]]]:
+def tables(found: Mapping[str, Any]) -> list[tuple[list[str], list[list[grid.TableCell]]]]:
     """Return heads and rows of what is shown: metrics by model, then what the run recorded, then U-LiRA."""
     models = list(next(iter(found["metrics"].values())))
-    metrics: list[list[grid.Cell]] = [
+    metrics: list[list[grid.TableCell]] = [
         [metric, *((cell(values[m]), "bold" if m == "run" else "") for m in models)]
         for metric, values in found["metrics"].items()
     ]
     shown = [(["metric", *(m.replace("retrained_", "seed ") for m in models)], metrics)]
     if record := found["record"]:
-        told: list[list[grid.Cell]] = [[name, *(cell(row[name]) for row in record)] for name in list(record[0])[1:]]
+        told: list[list[grid.TableCell]] = [
+            [name, *(cell(row[name]) for row in record)] for name in list(record[0])[1:]
+        ]
         shown.append((["request", *(printable(row["request"]) for row in record)], told))
     if attack := found["u_lira"]:
         shown.append((["shadow models", ""], [[name, cell(value)] for name, value in attack.items()]))

@@ -26,7 +26,7 @@ from cl_framework.streams.timeline import Timeline
 from cl_framework.terminal.console import CONSOLE, make_console
 from cl_framework.terminal.safe_text import printable, say
 
-SHOWN = 20
+_SHOWN = 20
 """Samples that are named; more are counted."""
 _T = TypeVar("_T", int, str)
 
@@ -66,9 +66,9 @@ def _needed(run: OpenRun) -> UserError | None:
     gone = [g for e in surviving(run.steps) for g in e.data.absent()]
     if not gone:
         return None
-    name, more = type(run.learner.unlearner).__name__, f", ... ({len(gone)})" if len(gone) > SHOWN else ""
+    name, more = type(run.learner.unlearner).__name__, f", ... ({len(gone)})" if len(gone) > _SHOWN else ""
     return UserError(
-        f"{name} reads samples that stay and are gone or changed: {', '.join(gone[:SHOWN])}{more}; bring them "
+        f"{name} reads samples that stay and are gone or changed: {', '.join(gone[:_SHOWN])}{more}; bring them "
         "back, forget them too (--samples FILE --without forget), or take an --unlearner that reads none."
     )
 
@@ -88,9 +88,9 @@ def _show(args: argparse.Namespace) -> int:
     picked = requested(run.directory, args.samples, args.where, [*args.classes, *args.experiences])
     later = _request(run, args, picked, make_console(stderr=True) if args.json else CONSOLE)
     if args.json:
-        say(json.dumps(cli_plan_forget.as_json(later, args.ids) if later else None, indent=1))
+        say(json.dumps(cli_plan_forget.plan_as_json(later, args.ids) if later else None, indent=1))
     elif later:
-        cli_plan_forget.show(later, CONSOLE, args.all)
+        cli_plan_forget.print_plan(later, CONSOLE, args.all)
     return 0
 
 

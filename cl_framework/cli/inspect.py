@@ -34,12 +34,12 @@ OVERLAP = {"overlap in": ("overlap", "mean_input"), "overlap out": ("overlap", "
 """What it adds where a run has adapters whose subspaces can be compared."""
 
 
-def catalogue(argv: Sequence[str]) -> int:
+def list_classes(argv: Sequence[str]) -> int:
     """``clf list``: print the classes of a kind, one line each; of ``samples``, those of a run."""
     if argv and argv[0] == "samples":
         from cl_framework.cli import sample_listing
 
-        return sample_listing.samples(argv[1:])
+        return sample_listing.print_samples(argv[1:])
     parser = ArgumentParser(
         "clf list",
         description="Show what a config may name, the data sources and the metrics, with a line about each.",
@@ -47,11 +47,11 @@ def catalogue(argv: Sequence[str]) -> int:
         "  clf list samples runs/quickstart",
         formatter_class=RawDescriptionHelpFormatter,
     )
-    kinds = ", ".join(listing.KINDS)
+    kinds = ", ".join(listing.LISTED_KINDS)
     parser.add_argument("kind", nargs="?", help=f"one of {kinds}; all of them if left out; or: samples RUN")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(argv)
-    found = {kind: listing.entries(kind) for kind in ([args.kind] if args.kind else listing.KINDS)}
+    found = {kind: listing.entries(kind) for kind in ([args.kind] if args.kind else listing.LISTED_KINDS)}
     if args.json:
         rows = {kind: [asdict(entry) for entry in entries] for kind, entries in found.items()}
         say(json.dumps(rows[args.kind] if args.kind else rows, indent=1))
@@ -91,19 +91,19 @@ def verify(argv: Sequence[str]) -> int:
     run = Run.open(args.dir)
     problems = run.verify()
     if args.last is not None:  # an empty one too, as an unset variable of a shell leaves it
-        problems += receipts.missing(run.path, args.last)
+        problems += receipts.missing_line(run.path, args.last)
     if args.public and not problems:
         from cl_framework.runs import signatures
 
-        problems = signatures.problems(run.path, args.public)
+        problems = signatures.signature_problems(run.path, args.public)
     if problems:
         say("\n".join(map(printable, problems)))  # each on its line, whatever a file is called
         return 1
     trial = f"; a trial with {run.manifest['trial']}, no result" if run.manifest.get("trial") else ""
-    events, told = run.events(), receipts.read(run.path)
+    events, told = run.events(), receipts.read_receipts(run.path)
     signed = _signed(events, bool(told)) if args.public else ""
     counted = f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}"
-    say(grid.folded(f"{counted}, all hashes match{signed}{trial}", grid.columns()))
+    say(grid.folded(f"{counted}, all hashes match{signed}{trial}", grid.terminal_width()))
     return 0
 
 
@@ -139,7 +139,7 @@ def _results(path: Path) -> dict[str, Any] | None:
     """Read the results of a run; None when it has none yet."""
     if not path.is_dir():
         raise UserError(f"There is no run at {path}; `clf run --config FILE --run_dir {path}` makes one.")
-    found = evaluation_summary.read(path)
+    found = evaluation_summary.read_summary(path)
     return None if found is None else msgspec.to_builtins(found)
 
 

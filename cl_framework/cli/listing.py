@@ -10,7 +10,7 @@ from cl_framework.errors import UserError, did_you_mean
 from cl_framework.settings import discovery, signatures
 from cl_framework.settings.discovery import Entry
 
-KINDS = (*discovery.KINDS, "datasets", "metrics")
+LISTED_KINDS = (*discovery.KINDS, "datasets", "metrics")
 
 
 def entries(kind: str) -> list[Entry]:
@@ -23,8 +23,8 @@ def entries(kind: str) -> list[Entry]:
         return list(_datasets())
     if kind == "metrics":
         return sorted(_metrics(), key=lambda entry: entry.name)
-    if kind not in KINDS:
-        raise UserError(f"There is no list of {kind!r}. {did_you_mean(kind, KINDS)}")
+    if kind not in LISTED_KINDS:
+        raise UserError(f"There is no list of {kind!r}. {did_you_mean(kind, LISTED_KINDS)}")
     return discovery.catalogue(kind)
 
 

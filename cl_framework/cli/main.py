@@ -64,7 +64,7 @@ VERBS = {
     "list": Verb(
         "Show strategies, unlearners, scenarios, backbones, adapters, datasets or metrics.",
         "strategies",
-        "inspect.catalogue",
+        "inspect.list_classes",
     ),
 }
 
@@ -95,7 +95,7 @@ def attempt(args: Sequence[str], debug: bool = False) -> int:
             raise
         if debug:
             traceback.print_exception(error)
-        said, code = told(error)
+        said, code = _error_line(error)
         say(f"clf: {said}", error=True)
         return code
     except SystemExit as stop:  # argument parsers leave like this
@@ -107,13 +107,13 @@ def attempt(args: Sequence[str], debug: bool = False) -> int:
         return 130
 
 
-def told(error: Exception) -> tuple[str, int]:
+def _error_line(error: Exception) -> tuple[str, int]:
     """Return the line that tells of an error, and the exit code."""
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'The disk'}: {error.strerror}; nothing was half written.", 2
-    return unforeseen.sentence(error), 2 if unforeseen.mendable(error) else 3
+    return unforeseen.error_sentence(error), 2 if unforeseen.mendable(error) else 3
 
 
 def dispatch(args: Sequence[str]) -> int:
@@ -138,14 +138,14 @@ def dispatch(args: Sequence[str]) -> int:
         raise UserError(f"There is no command {verb!r}. {did_you_mean(verb, VERBS)}")
     module, _, function = (VERBS[verb].where or f"run.{verb}").partition(".")
     with trust.given(rest) as untrusting:
-        words = checked(verb, list(untrusting))
+        words = _checked(verb, list(untrusting))
         if words is None:
             return 0
         code = getattr(import_module(f"cl_framework.cli.{module}"), function)(words)
     return code if isinstance(code, int) else 0
 
 
-def checked(verb: str, rest: list[str]) -> list[str] | None:
+def _checked(verb: str, rest: list[str]) -> list[str] | None:
     """Check what follows a verb before anything heavy is imported; return it, or None if it was about help.
 
     Raises:

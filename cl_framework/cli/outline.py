@@ -10,7 +10,7 @@ from cl_framework.runs.forget_plan import Case, Foretold
 
 ORDER = ("delete", "retrain", "subtract", "edit", "rewrite", "redact", "keep")
 """Actions as they are told: what changes most comes first."""
-SHOWN = 6
+_SHOWN = 6
 """Classes that are named; more are counted."""
 
 
@@ -22,13 +22,13 @@ def outline(case: Case, found: Sequence[Foretold], called: Callable[[int], str] 
         found: What it does to every artifact.
         called: What to call a class.
     """
-    classes = number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
-    tested = f", {number(len(ids_of(case.tested)), 'test sample')}" if case.tested else ""
+    classes = _number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
+    tested = f", {_number(len(ids_of(case.tested)), 'test sample')}" if case.tested else ""
     names = [called(c) for c in case.event.classes]
-    which = f": {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}" if names else ""
-    lines = [("goes", f"{classes}, {number(len(ids_of(case.taken)), 'training sample')}{tested}{which}")]
+    which = f": {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}" if names else ""
+    lines = [("goes", f"{classes}, {_number(len(ids_of(case.taken)), 'training sample')}{tested}{which}")]
     if case.event.stays:
-        lines.append(("stays", staying.sentence(case.event.stays, called)))
+        lines.append(("stays", staying.staying_sentence(case.event.stays, called)))
     for action in ORDER:
         kinds: dict[str, int] = {}
         some = [f.treatment.artifact for f in found if f.treatment.action == action]
@@ -36,7 +36,7 @@ def outline(case: Case, found: Sequence[Foretold], called: Callable[[int], str] 
             kinds[a.kind] = kinds.get(a.kind, 0) + a.count
         size = sum(a.bytes for a in some)
         if told := ", ".join(f"{kind} ({n:,})" for kind, n in kinds.items() if n):
-            lines.append((action, told + (f": {number(size, 'byte')}" if size else "")))
+            lines.append((action, told + (f": {_number(size, 'byte')}" if size else "")))
     return [*lines, ("cost", cost(case, found))]
 
 
@@ -44,7 +44,7 @@ def cost(case: Case, found: Sequence[Foretold]) -> str:
     """Say what is learned or trained, and from how many samples."""
     left = sum(len(e.data) for e in case.event.remaining)
     if case.unlearner.acts in ("edit", "stack"):
-        read = {"forget": number(len(ids_of(case.taken)), "sample"), "retain": number(left, "sample")}
+        read = {"forget": _number(len(ids_of(case.taken)), "sample"), "retain": _number(left, "sample")}
         return "an edit is trained; it may read " + " and ".join(
             f"{read[need]} to {need}" for need in sorted(case.unlearner.needs)
         )
@@ -54,13 +54,13 @@ def cost(case: Case, found: Sequence[Foretold]) -> str:
     if not any(remain.values()):
         return "nothing is learned again"
     experiences = len({experience for (experience, _), ids in remain.items() if ids})
-    return f"{number(experiences, 'experience')} learned again, from {number(len(ids_of(remain)), 'sample')}"
+    return f"{_number(experiences, 'experience')} learned again, from {_number(len(ids_of(remain)), 'sample')}"
 
 
-def number(n: int, noun: str) -> str:
+def _number(n: int, noun: str) -> str:
     """Return a number and its noun.
 
-    >>> number(1, "class"), number(1200, "class"), number(0, "byte")
+    >>> _number(1, "class"), _number(1200, "class"), _number(0, "byte")
     ('1 class', '1,200 classes', '0 bytes')
     """
     return f"{n:,} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"

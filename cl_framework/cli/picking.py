@@ -20,14 +20,14 @@ from cl_framework.runs.receipts import KEY, run_key
 from cl_framework.settings.ranges import LARGEST
 from cl_framework.storage import files
 from cl_framework.streams import sample_list
-from cl_framework.streams.sample_list import Listed, Source, hidden
+from cl_framework.streams.sample_list import Listed, ListedSource, hidden_name
 
 if TYPE_CHECKING:
     from cl_framework.runs.directory import Run
 
 LINE = re.compile(r"(?P<file>.+):(?P<number>[0-9]+)")
 """A line of a table or a record, as editors and compilers write it."""
-SHOWN = 3
+_SHOWN = 3
 """How many samples a message names."""
 
 
@@ -55,10 +55,10 @@ class Known:
         run: What the run is called in messages.
     """
 
-    def __init__(self, sources: Sequence[Source | None], key: bytes | None = None, run: str = "RUN") -> None:
+    def __init__(self, sources: Sequence[ListedSource | None], key: bytes | None = None, run: str = "RUN") -> None:
         """Keep the list."""
         self.sources, self.key, self.run = sources, key, run
-        whole = sample_list.listed(sources)
+        whole = sample_list.listed_samples(sources)
         self.samples = [s for s in whole if s.split == "train"]
         exams = [s for s in whole if s.split == "test" and s.place]
         self.exams = {place for s in exams for place in (s.place, self._whole(s))}
@@ -71,7 +71,7 @@ class Known:
             UserError: If it was edited, or the run's key is damaged.
         """
         raw, there = run.samples(), (run.path / KEY).exists()  # deleting the key is a way to forget
-        sources = [] if raw is None else sample_list.decode(raw)
+        sources = [] if raw is None else sample_list.decode_list(raw)
         return cls(sources, run_key(run.path) if there else None, str(run.path))
 
     def where(self, conditions: Iterable[str]) -> list[Listed]:
@@ -148,7 +148,7 @@ class Known:
         for source, forgotten in self._forgotten if self.key is not None else ():
             for spelling in _spellings(word):
                 place = spelling.removeprefix(f"{source.root}/")
-                if (found := forgotten.get(hidden(self.key, "place", place))) is not None:
+                if (found := forgotten.get(hidden_name(self.key, "place", place))) is not None:
                     return [found]
         return []
 
@@ -188,8 +188,8 @@ class Known:
             UserError: If there are several.
         """
         if len(found) > 1:
-            told = ", ".join(f"{self._whole(s) or 'a sample'} (id {s.id})" for s in found[:SHOWN])
-            more = ", ..." if len(found) > SHOWN else ""
+            told = ", ".join(f"{self._whole(s) or 'a sample'} (id {s.id})" for s in found[:_SHOWN])
+            more = ", ..." if len(found) > _SHOWN else ""
             raise UserError(f"{word!r} could be {told}{more}; give the whole path or the id.")
         return [s.id for s in found]
 
@@ -230,7 +230,7 @@ class Known:
         return {i + s.offset for s in sources for i in s.train.ids} if len(sources) == len(self.sources) else set()
 
     @cached_property
-    def _forgotten(self) -> list[tuple[Source, dict[str, int]]]:
+    def _forgotten(self) -> list[tuple[ListedSource, dict[str, int]]]:
         """Of each source of files: keyed hash of the place of each forgotten one -> its id."""
         return [
             (s, {s.train.places[i]: s.train.ids[i] + s.offset for i in s.train.gone})
@@ -288,7 +288,7 @@ def _asked(known: Known, word: str) -> Iterator[tuple[str, list[int]]]:
     except UserError:
         if known.examines(word) or not file.is_file():
             raise
-    for line in request_file.read(file, known.lists):
+    for line in request_file.read_requests(file, known.lists):
         try:
             ids = [i for each in line.words for i in known.ids(each)]
             rows = {s.id: None for s in known.where(line.where)} if line.where else {}

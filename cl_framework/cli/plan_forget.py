@@ -21,7 +21,7 @@ from cl_framework.terminal.safe_text import printable
 STYLES = {"keep": "dim", "delete": "red", "retrain": "yellow", "edit": "yellow", "subtract": "green"}
 
 
-def show(run: OpenRun, console: Console, each: bool = False) -> None:
+def print_plan(run: OpenRun, console: Console, each: bool = False) -> None:
     """Print what would be done in a line for each action.
 
     Args:
@@ -38,10 +38,10 @@ def show(run: OpenRun, console: Console, each: bool = False) -> None:
     rows: list[grid.Row] = [
         ((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found, lambda c: called(c, names))
     ]
-    grid.show(console, (), rows, texts=2, title=printable(head))
+    grid.print_table(console, (), rows, texts=2, title=printable(head))
     if each:
         heads = ("action", "artifact", "made from", "why", "that go", "bytes")
-        grid.show(console, heads, _rows(case, found, names), texts=4, title="artifact by artifact")
+        grid.print_table(console, heads, _rows(case, found, names), texts=4, title="artifact by artifact")
     else:
         console.print(Text("--all shows every artifact, what went into it, and why", "dim"), soft_wrap=True)
 
@@ -70,7 +70,7 @@ def _rows(case: Case, found: Sequence[Foretold], names: Sequence[str]) -> list[g
     return rows
 
 
-def as_json(run: OpenRun, ids: bool = False) -> dict[str, Any]:
+def plan_as_json(run: OpenRun, ids: bool = False) -> dict[str, Any]:
     """Return the same for a program, artifact by artifact; samples are counted, and named only if ``ids``."""
     case, names = Case(run.directory, run.learner, run.steps), run.timeline.class_names
     return {

@@ -31,7 +31,7 @@ MADE_OF = {
     "trainer": ("pytorch_lightning.trainer.trainer", "Trainer"),
 }
 """The class behind each section of a config."""
-ROLES = {
+_ROLES = {
     "model.backbone": "backbones",
     "model.adapter": "adapters",
     "model.strategy": "strategies",
@@ -118,7 +118,7 @@ class _Config:
         if name == "config":
             self._file(text or "")
             return
-        value = shorthand.read(text) if text is not None and _reads(text) else text
+        value = shorthand.read_config(text) if text is not None and _reads(text) else text
         self._set(name.replace(".init_args.", "."), value)
 
     def _file(self, path: str) -> None:
@@ -144,14 +144,14 @@ class _Config:
         if section == "run_dir" and isinstance(value, str):
             self.run_dir = value
         role = f"{section}.{key}"
-        if role not in ROLES:
+        if role not in _ROLES:
             return
         if not deeper:
-            self._class(role, ROLES[role], value)
+            self._class(role, _ROLES[role], value)
         elif deeper not in ("class_path", "init_args"):
             self._setting(role, deeper, value)
         elif deeper == "class_path":
-            self._class(role, ROLES[role], value)
+            self._class(role, _ROLES[role], value)
 
     def _class(self, role: str, kind: str, value: Any) -> None:
         """Note the class in a role, and check it and the settings given with it."""
@@ -174,7 +174,7 @@ class _Config:
         """Check a setting of the class in a role."""
         key, _, deeper = name.partition(".")
         owner = self.classes.get(role)
-        known = settings_of(self._entries(ROLES.get(role, "scenarios")).get(owner)) if owner else None
+        known = class_settings(self._entries(_ROLES.get(role, "scenarios")).get(owner)) if owner else None
         if known is None or key in ("class_path", "init_args", "dict_kwargs"):
             return
         if key not in known:
@@ -189,9 +189,9 @@ class _Config:
             self.dataset = value  # a later one may replace it
 
 
-def settings_of(entry: discovery.Entry | None) -> list[str] | None:
+def class_settings(entry: discovery.Entry | None) -> list[str] | None:
     """Return the settings of a class that a config may name; None if they cannot be told without importing it."""
-    file = signatures.source(entry.module) if entry else None
+    file = signatures.source_file(entry.module) if entry else None
     found = signatures.parameters(file, entry.name) if entry and file else None
     return None if found is None else list(found)
 
@@ -200,7 +200,7 @@ def settings_of(entry: discovery.Entry | None) -> list[str] | None:
 def _sections() -> dict[str, list[str]]:
     found = {}
     for section, (module, name) in MADE_OF.items():
-        file = signatures.source(module)
+        file = signatures.source_file(module)
         found[section] = list((file and signatures.parameters(file, name)) or {})
     return found
 
@@ -208,7 +208,7 @@ def _sections() -> dict[str, list[str]]:
 @cache
 def _annotated(section: str) -> dict[str, str]:
     module, name = MADE_OF[section]
-    file = signatures.source(module)
+    file = signatures.source_file(module)
     return signatures.annotated(file, name) if file else {}
 
 
@@ -223,7 +223,7 @@ def _check_key(section: str, key: str) -> None:
 
 def _reads(text: str) -> bool:
     try:
-        shorthand.read(text)
+        shorthand.read_config(text)
     except yaml.YAMLError:
         return False
     return True

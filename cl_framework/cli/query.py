@@ -49,7 +49,7 @@ def evaluate(argv: Sequence[str]) -> int:
         )
     rows = [(called(c, names), str(right), str(total), f"{right / total:.3f}") for c, (right, total) in again.items()]
     title = printable(f"{run.path} after {last.event}")
-    grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=title)
+    grid.print_table(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=title)
     if asked < told:
         what = f"{told - asked} of {told} test samples are gone: nothing is compared with the record. Gone: "
         CONSOLE.print(Text(printable(what + some_of(lost))), soft_wrap=True)
@@ -77,7 +77,7 @@ def predict(argv: Sequence[str]) -> int:
         names = [printable(timeline.class_names[learner.model.classes[i]]) for i in best.indices.tolist()]
         files = [printable(file), *[""] * len(names)]  # said once, beside its likeliest class
         rows += [(f, n, f"{v:.3f}") for f, n, v in zip(files, names, best.values.tolist(), strict=False)]
-    grid.show(CONSOLE, ("file", "class", "score"), rows, texts=2)
+    grid.print_table(CONSOLE, ("file", "class", "score"), rows, texts=2)
     return 0
 
 
@@ -93,7 +93,7 @@ def plan(argv: Sequence[str]) -> int:
         counts = f"{len(event.data):,}", f"{len(step.exam):,}" if len(step.exam) else "none"
         rows.append((printable(event.name), kind, shown or nobody, *counts))
     heads = ("request", "kind", "classes", "train samples", "exam samples")
-    grid.show(CONSOLE, heads, rows, texts=3, title="the stream")
+    grid.print_table(CONSOLE, heads, rows, texts=3, title="the stream")
     bank = learner.model.adapters
     backbone, name = learner.model.backbone, type(bank.adapter).__name__
     CONSOLE.print(f"{backbone.name}: width {backbone.width}, frozen")

@@ -19,7 +19,7 @@ from cl_framework.evaluation.published import Published, verdicts
 from cl_framework.terminal import grid
 from cl_framework.terminal.safe_text import say
 
-DESCRIPTION = """Run a published setting and say inside or outside: whether its figures come out within the tolerance.
+_DESCRIPTION = """Run a published setting and say inside or outside: whether its figures come out within the tolerance.
 
 Without a name, list the methods that have settings, with --all each setting. What follows the name changes the config as in `clf run`. Nothing is
 fetched unless asked for; what is missing is named, with the place where it belongs. A stopped run goes on, and a
@@ -37,13 +37,13 @@ NO_MATTER = ("published", "run_dir", "features", "features_limit", "threads")
 
 def reproduce(argv: Sequence[str]) -> int:
     """Carry out ``clf reproduce``."""
-    parser = ArgumentParser("clf reproduce", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
+    parser = ArgumentParser("clf reproduce", description=_DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", help="a file of configs/experiment, without .yaml; lists them if left out")
     parser.add_argument("--all", action="store_true", help="list each setting, with its figures and their source")
     parser.add_argument("--run_dir", type=Path, help="directory of the run; runs/reproduce/NAME unless given")
     args, rest = parser.parse_known_args(argv)
     if args.name is None:
-        listing() if args.all else methods()
+        _listing() if args.all else methods()
         return 0
     config = find(args.name)
     settings = precheck.of_config(["--config", str(config), *rest], data=False)
@@ -51,14 +51,14 @@ def reproduce(argv: Sequence[str]) -> int:
     _check_same(path, settings)
     if not (path / "results.json").exists():
         _run(args.name, settings, path)
-    found = summary.read(path)
+    found = summary.read_summary(path)
     assert found is not None
-    return _judge(told(config), msgspec.to_builtins(found))
+    return _judge(published_for(config), msgspec.to_builtins(found))
 
 
 def experiments() -> Path:
     """Return the folder of published settings, in a source tree or an installation."""
-    return shipped.folder() / "experiment"
+    return shipped.configs_folder() / "experiment"
 
 
 def find(name: str) -> Path:
@@ -74,7 +74,7 @@ def find(name: str) -> Path:
     return path
 
 
-def told(path: Path) -> Published:
+def published_for(path: Path) -> Published:
     """Return what was published for a config."""
     return Published(**yaml.safe_load(path.read_text(encoding="utf-8"))["published"])
 
@@ -83,7 +83,7 @@ def methods() -> None:
     """Print a line for each method: its first setting, how many there are, and how far off figures may be."""
     found: dict[str, list[tuple[str, Published]]] = {}
     for path in sorted(experiments().glob("*.yaml")):
-        config = shorthand.read(path.read_text(encoding="utf-8"))
+        config = shorthand.read_config(path.read_text(encoding="utf-8"))
         strategy = config["model"]["strategy"]
         name = strategy if isinstance(strategy, str) else strategy["class_path"]
         found.setdefault(name.rpartition(".")[2], []).append((path.stem, Published(**config["published"])))
@@ -95,7 +95,7 @@ def methods() -> None:
     say("--all lists each setting, with its figures and their source")
 
 
-def listing() -> None:
+def _listing() -> None:
     """Print a line for each published setting: average incremental and final accuracy in percent, and the source."""
     rows = [
         (
@@ -105,12 +105,12 @@ def listing() -> None:
             f"{it.tolerance}",
         )
         for path in sorted(experiments().glob("*.yaml"))
-        for it in [told(path)]
+        for it in [published_for(path)]
     ]
     grid.say_table(("setting", "source", "A-bar", "A_B", "±"), rows, texts=2)
 
 
-def missing(settings: Sequence[str]) -> list[str]:
+def _missing(settings: Sequence[str]) -> list[str]:
     """Return what a config needs and this machine lacks: data and weights, each with what to do about it."""
     from cl_framework.configuration.experiment import build, scenario_of
     from cl_framework.terminal.console import CONSOLE
@@ -182,7 +182,7 @@ def _run(name: str, settings: Sequence[str], path: Path) -> None:
     try:
         run.run([*settings, "--run_dir", str(path)])
     except UserError as error:
-        if path.exists() or not (lacking := missing(settings)):  # it began, or nothing is missing
+        if path.exists() or not (lacking := _missing(settings)):  # it began, or nothing is missing
             raise
         raise UserError(f"{name} cannot be reproduced yet. " + " ".join(lacking)) from error
 

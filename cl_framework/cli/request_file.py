@@ -12,7 +12,7 @@ from typing import Any, final
 
 from cl_framework.errors import UserError
 
-HEAD = re.compile(r"requester\s*(?P<mark>[,;\t])\s*samples?", re.IGNORECASE)
+_HEAD = re.compile(r"requester\s*(?P<mark>[,;\t])\s*samples?", re.IGNORECASE)
 """The first line of a file whose lines begin with who asked."""
 IDS = re.compile(r"(?:id:)?\d+(?:[\s,;]+(?:id:)?\d+)*[\s,;]*")
 KEYS = ("requester", "samples", "where")
@@ -20,7 +20,7 @@ KEYS = ("requester", "samples", "where")
 
 @final
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestLine:
     """One line of a file of requests.
 
     Attributes:
@@ -36,7 +36,7 @@ class Asked:
     place: str = ""
 
 
-def read(file: Path, lists: str) -> list[Asked]:
+def read_requests(file: Path, lists: str) -> list[RequestLine]:
     """Read a file of requests.
 
     A line holds ids, or one path, name, folder or pattern, which may contain spaces; ``#`` begins a line of comment.
@@ -55,12 +55,12 @@ def read(file: Path, lists: str) -> list[Asked]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no sample that the run learned, and no text that names some; {lists}.") from error
-    found, mark = list[Asked](), ""
+    found, mark = list[RequestLine](), ""
     for number, line in enumerate(lines, 1):
         text, place = line.strip(), f"{file}, line {number}"
         if not text or text.startswith("#"):
             continue
-        if not found and (head := HEAD.fullmatch(text)):
+        if not found and (head := _HEAD.fullmatch(text)):
             mark = head["mark"]
             continue
         found.append(_record(text, place) if text.startswith("{") else _line(text, mark, place))
@@ -69,7 +69,7 @@ def read(file: Path, lists: str) -> list[Asked]:
     return found
 
 
-def _line(text: str, mark: str, place: str) -> Asked:
+def _line(text: str, mark: str, place: str) -> RequestLine:
     who = ""
     if mark or not IDS.fullmatch(text):
         first, *rest = _cells(text, mark) if mark else text.split("\t", 1)
@@ -78,7 +78,7 @@ def _line(text: str, mark: str, place: str) -> Asked:
         who, text = (first.strip(), mark.join(rest).strip()) if rest else ("", text)
     if not text:
         raise UserError(f"{place}: {who!r} names no sample; write it after the name.")
-    return Asked(re.split(r"[\s,;]+", text.strip(" ,;\t")) if IDS.fullmatch(text) else [text], [], who, place)
+    return RequestLine(re.split(r"[\s,;]+", text.strip(" ,;\t")) if IDS.fullmatch(text) else [text], [], who, place)
 
 
 def _cells(text: str, mark: str) -> list[str]:
@@ -90,7 +90,7 @@ def _cells(text: str, mark: str) -> list[str]:
     return next(csv.reader([re.sub(f'{mark}\\s+"', f'{mark}"', text)], delimiter=mark))
 
 
-def _record(text: str, place: str) -> Asked:
+def _record(text: str, place: str) -> RequestLine:
     try:
         told = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -103,7 +103,7 @@ def _record(text: str, place: str) -> Asked:
         raise UserError(f"{place}: samples are ids and paths, where is an object, and the requester a name; mend it.")
     if not (words or where):
         raise UserError(f"{place} names no sample; give 'samples' or 'where'.")
-    return Asked([str(w) for w in words], [f"{k}={_text(v)}" for k, v in where.items()], str(who), place)
+    return RequestLine([str(w) for w in words], [f"{k}={_text(v)}" for k, v in where.items()], str(who), place)
 
 
 def _plain(value: Any) -> bool:

@@ -12,7 +12,7 @@ from cl_framework.configuration.experiment import SKIP, Experiment, build, scena
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import hits_of
 from cl_framework.methods.compatibility import check_events
-from cl_framework.methods.competition import doubts
+from cl_framework.methods.competition import training_warnings
 from cl_framework.runs import feature_sharing, maintenance, receipts, relocation
 from cl_framework.runs.directory import Run
 from cl_framework.runs.open_run import OpenRun
@@ -95,7 +95,7 @@ def _examined(run: OpenRun, data: str) -> int:
         (printable(timeline.class_names[c]), str(right), str(total), f"{right / total:.3f}")
         for c, (right, total) in hits.items()
     ]
-    grid.show(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=printable(f"{run.path} on {data}"))
+    grid.print_table(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=printable(f"{run.path} on {data}"))
     right, total = (sum(pair[i] for pair in hits.values()) for i in (0, 1))
     CONSOLE.print(f"accuracy {right / total:.3f}: {right} of {total} samples")
     if others:
@@ -134,7 +134,7 @@ def prepared(argv: Sequence[str], key: bytes | None = None) -> tuple[Experiment,
     _try(experiment, steps)
     learner, events = experiment.learner, (step.event for step in steps)
     check_events(learner.model, learner.strategy, learner.unlearner, events, experiment.scenario.class_names)
-    if warning := optimiser.kept(argv, experiment.config):
+    if warning := optimiser.leftover_warning(argv, experiment.config):
         _warn(warning)
     return experiment, timeline
 
@@ -147,13 +147,13 @@ def _look(scenario: Scenario, skip: bool) -> None:
     """
     with survey.Bar(CONSOLE) as bar:
         found = scenario.survey(bar)
-    survey.told(found, skip, CONSOLE)
+    survey.survey_report(found, skip, CONSOLE)
 
 
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
     """Let the backbone look at one input of each experience: it refuses what it cannot read at once; tell doubts."""
     learner = experiment.learner
-    for sentence in doubts(learner.strategy, (s.event for s in steps), learner.model.known):
+    for sentence in training_warnings(learner.strategy, (s.event for s in steps), learner.model.known):
         _warn(sentence)
     backbone = learner.model.backbone
     for event in (s.event for s in steps):

@@ -24,7 +24,7 @@ The words of the columns `id` and `place` are what `clf forget RUN --samples` ta
 forgotten, learned later, or added to the data; what is forgotten is not listed."""
 
 
-def samples(argv: Sequence[str]) -> int:
+def print_samples(argv: Sequence[str]) -> int:
     """Print a line for each sample: id, place, class, experience, and the columns of its table."""
     parser = ArgumentParser(
         "clf list samples",

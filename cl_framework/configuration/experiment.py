@@ -33,7 +33,7 @@ from cl_framework.evaluation.published import Published
 from cl_framework.settings import discovery, ranges, trust
 from cl_framework.streams.events import Scenario
 
-DESCRIPTION = """Run a stream of learn and forget requests from config files and flags.
+_DESCRIPTION = """Run a stream of learn and forget requests from config files and flags.
 
 Files given by --config merge, later ones win, flags win over files; --print_config shows the result.
 `clf list strategies` names what can stand in model.strategy, and likewise for the other parts;
@@ -91,7 +91,7 @@ class Data(LightningDataModule):
     def __init__(self, scenario: Scenario, batch_size: int = 48, validation: float = 0.0) -> None:
         """Keep all three."""
         super().__init__()
-        ranges.check({"data.batch_size": batch_size, "data.validation": validation})
+        ranges.check_numbers({"data.batch_size": batch_size, "data.validation": validation})
         self.scenario, self.batch_size, self.validation = scenario, batch_size, validation
 
 
@@ -166,7 +166,7 @@ class _CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse numbers out of range, all at once."""
         super().parse_arguments(parser, args)
-        ranges.check(self.config.as_dict())
+        ranges.check_numbers(self.config.as_dict())
 
 
 class _Unbuilt(_CLI):
@@ -261,7 +261,7 @@ def _parsed(kind: type[_CLI], args: Sequence[str]) -> _CLI:
                     "exit_on_error": False,
                     "parser_mode": shorthand.MODE,
                     "prog": "clf run",
-                    "description": DESCRIPTION,
+                    "description": _DESCRIPTION,
                 },
             )
     except jsonargparse.ArgumentError as error:
@@ -291,7 +291,7 @@ def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
     parser.add_argument(SKIP, action="store_true")
     try:
         config = parser.parse_args(list(args))
-        ranges.check(config.as_dict())
+        ranges.check_numbers(config.as_dict())
         make = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.53
         built = make(config)
     except jsonargparse.ArgumentError as error:

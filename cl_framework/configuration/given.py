@@ -10,7 +10,7 @@ from cl_framework.configuration import messages
 from cl_framework.errors import UserError
 from cl_framework.settings import declared, ranges, signatures, trust
 
-PLAIN = {"int": "int", "float": "float", "bool": "bool", "None": "nothing"}
+_PLAIN = {"int": "int", "float": "float", "bool": "bool", "None": "nothing"}
 """Types whose values can be told from their text, and what messages call them."""
 
 SECTIONS = ("trainer", "model", "data")
@@ -56,7 +56,7 @@ class Given:
             for name, value in self.values.items():
                 _check_class(name, value)
         told = sorted(self.values, key=lambda k: [k.startswith(f"{s}.") for s in reversed(SECTIONS)])
-        ranges.check({k: self.values[k] for k in told if not k.startswith("published")})
+        ranges.check_numbers({k: self.values[k] for k in told if not k.startswith("published")})
         _check_backbone(self.values)
 
     def check_scenario(self, who: str) -> None:
@@ -99,12 +99,12 @@ def check_type(name: str, value: Any, annotation: str | None) -> None:
         UserError: If it is one.
     """
     kinds = signatures.alternatives(annotation or "")
-    if not isinstance(value, str) or not kinds or not PLAIN.keys() >= kinds.keys():
+    if not isinstance(value, str) or not kinds or not _PLAIN.keys() >= kinds.keys():
         return
     try:
         float(value)
     except ValueError:
-        right = " or ".join(PLAIN[kind] for kind in kinds)
+        right = " or ".join(_PLAIN[kind] for kind in kinds)
         raise UserError(f"{name} must be {right}; found {value!r}.") from None
 
 
@@ -116,7 +116,7 @@ def _check_class(name: str, value: Any) -> None:
     each = value if isinstance(value, list) else [value]
     for one in each:
         found = one.get("class_path") if isinstance(one, Mapping) else one
-        known = declared.classes(module)
+        known = declared.classes_in(module)
         if not isinstance(found, str) or not found.isidentifier() or not known or found in known:
             continue
         if found.islower() and name == "model.schedule":  # constant, cosine, ...

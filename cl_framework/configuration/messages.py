@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from cl_framework.configuration.shorthand import SHORT
 from cl_framework.errors import did_you_mean
-from cl_framework.settings.declared import classes, known_to_timm
+from cl_framework.settings.declared import classes_in, known_to_timm
 from cl_framework.settings.discovery import KINDS, catalogue
 from cl_framework.settings.trust import refusal
 
@@ -162,7 +162,7 @@ def no_class(where: str, found: str) -> str:
         return f"There is no {role} {found!r}. {did_you_mean(found, names)}"
     if found.lstrip("+-").lower() in {"nan", "inf", "infinity"}:
         return f"{where} must be a finite number; found {found}."
-    names = list(classes(ELSEWHERE.get(role.partition("[")[0], "")))
+    names = list(classes_in(ELSEWHERE.get(role.partition("[")[0], "")))
     hint = did_you_mean(found, names) if names else ""
     close = hint if hint.startswith("Did") else "Give its import path, such as torch.optim.SGD."
     return f"{where}: there is no class {found!r}. {close}"

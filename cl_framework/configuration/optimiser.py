@@ -29,7 +29,7 @@ def apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return found
 
 
-def kept(argv: Sequence[str], config: str) -> str | None:
+def leftover_warning(argv: Sequence[str], config: str) -> str | None:
     """Return a warning where a class of optimiser has settings that were given for another class; None where not.
 
     Args:
@@ -65,7 +65,7 @@ def _given(argv: Sequence[str]) -> list[tuple[str, Any]]:
             value = section.get("optimizer") if isinstance(section, Mapping) else None
         elif name.startswith(SECTION) and text is not None:
             try:
-                value = shorthand.read(text)
+                value = shorthand.read_config(text)
             except yaml.YAMLError:
                 continue
             if name != SECTION:

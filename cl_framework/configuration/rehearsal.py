@@ -48,7 +48,7 @@ def rehearse(make_trainer: MakeTrainer, configure: Callable[[Any, int], Any], va
         except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
             raise KeyboardInterrupt from stopped
         except Exception as error:
-            raise UserError(_hinted(unforeseen.mendable(error) or unforeseen.sentence(error))) from error
+            raise UserError(_hinted(unforeseen.mendable(error) or unforeseen.error_sentence(error))) from error
     kept = dict(stand_in.named_parameters()).get("model.backbone.weight")
     if kept is None or kept.requires_grad or not torch.equal(kept.detach().cpu(), frozen):
         names = ", ".join(type(c).__name__ for c in trainer.callbacks)  # type: ignore[attr-defined]

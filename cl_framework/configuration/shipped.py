@@ -10,13 +10,13 @@ from cl_framework.errors import UserError, did_you_mean
 FLAGS = ("--config", "-c")
 
 
-def folder() -> Path:
+def configs_folder() -> Path:
     """Return where the configs lie: in the package once installed, beside it in a source tree."""
     here = Path(__file__).resolve().parents[1]
     return next(p for p in (here / "configs", here.parent / "configs") if p.is_dir())
 
 
-def located(given: str) -> str:
+def locate_config(given: str) -> str:
     """Return the path of a config: of a file where one works, else of one that came with the package.
 
     ``quickstart``, ``quickstart.yaml`` and ``configs/quickstart.yaml`` name the same; so do ``backbone/minilm`` and,
@@ -33,12 +33,12 @@ def located(given: str) -> str:
             f"`--data.scenario ClassIncremental --data.scenario.dataset imagefolder:{given}`."
         )
     name = given.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
-    found = [p for p in _shipped() if name in (p.stem, str(p.relative_to(folder()).with_suffix("")))]
-    exact = [p for p in found if p == folder() / f"{name}.yaml"]
+    found = [p for p in _shipped() if name in (p.stem, str(p.relative_to(configs_folder()).with_suffix("")))]
+    exact = [p for p in found if p == configs_folder() / f"{name}.yaml"]
     if len(exact or found) == 1:
         return str((exact or found)[0])
     if found:
-        names = ", ".join(sorted(str(p.relative_to(folder()).with_suffix("")) for p in found))
+        names = ", ".join(sorted(str(p.relative_to(configs_folder()).with_suffix("")) for p in found))
         raise UserError(f"Several configs are called {given}: {names}; say which.")
     for asked, there in ((given, _near(Path(given))), (name, [p.stem for p in _shipped()])):
         if (hint := did_you_mean(asked, there)).startswith("Did"):
@@ -53,14 +53,14 @@ def with_paths(words: Sequence[str]) -> list[str]:
         UserError: If a config is not found.
     """
     lead = next((i for i, w in enumerate(words) if w.startswith("-")), len(words))
-    found = [w for name in words[:lead] for w in ("--config", located(name))]
+    found = [w for name in words[:lead] for w in ("--config", locate_config(name))]
     rest = iter(words[lead:])
     for word in rest:
         flag, equals, value = word.partition("=")
         if flag in FLAGS and equals:
-            found.append(f"{flag}={located(value)}")
+            found.append(f"{flag}={locate_config(value)}")
         elif word in FLAGS:
-            found += [word, *(located(value) for value in [next(rest, None)] if value is not None)]
+            found += [word, *(locate_config(value) for value in [next(rest, None)] if value is not None)]
         else:
             found.append(word)
     return found
@@ -68,7 +68,7 @@ def with_paths(words: Sequence[str]) -> list[str]:
 
 def _shipped() -> list[Path]:
     """Return every config there is; files of comparisons are none."""
-    return [p for p in folder().rglob("*.yaml") if p.parent.name != "compare"]
+    return [p for p in configs_folder().rglob("*.yaml") if p.parent.name != "compare"]
 
 
 def _is_text(given: str) -> bool:

@@ -40,10 +40,10 @@ def moved(name: str) -> str:
     return MOVED.get(old, "") + name.removeprefix(old)
 
 
-def read(text: str) -> Any:
+def read_config(text: str) -> Any:
     """Parse YAML, a whole file or the value of one flag; spell out backbones and name classes where they are now.
 
-    >>> read("model: {backbone: huggingface:./minilm}")["model"]["backbone"]["class_path"]
+    >>> read_config("model: {backbone: huggingface:./minilm}")["model"]["backbone"]["class_path"]
     'HuggingFace'
     """
     found = get_loader("yaml")(text)
@@ -66,5 +66,5 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc, unused-ignore]  # stubs ar
 
 
 _Dumper.add_multi_representer(Enum, lambda dumper, choice: dumper.represent_str(choice.name))
-set_loader(MODE, read, exceptions=(yaml.YAMLError,))
+set_loader(MODE, read_config, exceptions=(yaml.YAMLError,))
 set_dumper(MODE, lambda config: str(yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)))

@@ -18,6 +18,6 @@ def yaml_of(path: str) -> Any:
         UserError: If it is no YAML.
     """
     try:
-        return shorthand.read(Path(path).expanduser().read_text(encoding="utf-8"))
+        return shorthand.read_config(Path(path).expanduser().read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(messages.no_yaml(path, error)) from error

@@ -5,10 +5,10 @@ from .lineage import Told as Told
 from .lineage import by_id as by_id
 from .sample_index import Census as Census
 from .sample_index import Contents as Contents
-from .sample_index import cells as cells
 from .sample_index import censuses as censuses
 from .sample_index import ids_of as ids_of
 from .sample_index import pooled as pooled
+from .sample_index import samples_by_class as samples_by_class
 from .tracking import flat as flat
 from .tracking import tracked as tracked
 from .trainers import MakeTrainer as MakeTrainer

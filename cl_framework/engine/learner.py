@@ -192,7 +192,7 @@ class Learner(Recorded, LightningModule):
             schedule_of: In place of the configured one.
         """
         optimizer = (optimizer_of or self.optimizer)(params)
-        ranges.check(optimizer.defaults, type(optimizer).__name__)
+        ranges.check_numbers(optimizer.defaults, type(optimizer).__name__)
         self.compute.fuse(optimizer)
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_factor", 1.0)

@@ -63,7 +63,7 @@ class Artifact:
     @property
     def origin(self) -> Origin:
         """Experience -> classes whose samples went into it."""
-        return streams_origins.merged(*(i.origin for i in self.made))
+        return streams_origins.merge_origins(*(i.origin for i in self.made))
 
 
 @final
@@ -83,7 +83,7 @@ class Told:
         model = learner.model
         parts = {name: model.adapters.reading.of(name) for name in model.adapters}
         parts[""] = model.head.reading.of("")
-        brought = streams_origins.cells(model.brought)
+        brought = streams_origins.cells_of(model.brought)
         return cls(brought, model.adapters.origins, model.head.origin, model.outlived, parts)
 
     def then(self, facts: Mapping[str, Any]) -> Told:
@@ -102,9 +102,9 @@ class Told:
         if tensor.startswith(f"{HEAD}."):
             return (self._ingredient(self.head, HEAD, ""),)
         if "|" not in tensor:
-            return (self._ingredient(streams_origins.of(self.brought), tensor),)
+            return (self._ingredient(streams_origins.origin_of(self.brought), tensor),)
         entry = key_of(tensor)
-        own = self._ingredient(streams_origins.of(self._filed(entry)), tensor)
+        own = self._ingredient(streams_origins.origin_of(self._filed(entry)), tensor)
         if entry.experience is None or entry.name == PRISTINE:
             return (own,)
         return (own, self._adapter(entry.experience)) if entry.experience in self.origins else (own, *self.trained())
@@ -146,7 +146,7 @@ def by_id(learner: Learner) -> tuple[str, ...]:
     return tuple(f"{path}.ids." for path, _ in parts)
 
 
-def samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[int]:
+def artifact_samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[int]:
     """Return the ids of the training samples that went into an artifact.
 
     They are exact but in one case: what an edit read of samples that stay is known one by one, but of those that a

@@ -33,7 +33,7 @@ from cl_framework.streams.seeds import seed_for
 DIVERGED = f"training diverged, or statistics overflowed; {LOWER}, or the lr of the unlearner"
 
 
-def run(
+def run_stream(
     learner: Learner,
     scenario: Scenario,
     make_trainer: MakeTrainer,
@@ -63,7 +63,7 @@ def run(
             if i == len(done) - 1:  # a kill may have come between the record and what follows from it
                 settle(learner, step)
         else:
-            remember(learner, surviving(seen))
+            attach_memories(learner, surviving(seen))
             journal.starts(step)
             measurements, cost = take(learner, step, make_trainer, evaluator, batch_size, validation)
             journal.ends(step, measurements, cost)
@@ -150,7 +150,7 @@ def taken(event: ForgetRequest, exam: Samples) -> list[tuple[str | None, Tensor]
     return [(part.key, part.ids) for part in (*event.reference.sources, *exam.sources)]
 
 
-def remember(learner: Learner, past: Sequence[Experience]) -> None:
+def attach_memories(learner: Learner, past: Sequence[Experience]) -> None:
     """Give memories access to the data of past experiences, which they keep by id, as far as they are there."""
     memories = [part for part in learner.strategy.modules() if isinstance(part, Memory)]
     there = [_there(e) for e in past] if memories else []

@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.sample_index import Contents, cells, pooled
+from cl_framework.engine.sample_index import Contents, pooled, samples_by_class
 from cl_framework.engine.treatments import outlived, treatments
 from cl_framework.memory.exemplars import Memory
 from cl_framework.memory.provenance import Read, met
@@ -62,7 +62,7 @@ class Recording:
         for plan in plans:
             noted = set[tuple[int, int]]()
             yield plan, _Noted(plan.data, noted)
-            against = {cell: None for cell in origins.cells(model.brought) if cell[1] in plan.against}
+            against = {cell: None for cell in origins.cells_of(model.brought) if cell[1] in plan.against}
             model.trace(plan.parameters(), {**_met(self.learner, self.event, plan.data.classes(), noted), **against})
             self.ids |= {i for _, i in noted}
 
@@ -102,5 +102,5 @@ def _met(learner: Learner, event: Event, classes: Sequence[int], read: set[tuple
     else:
         memories = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
         there = {name: data for m in memories for name, data in m.sources.items()} | {event.name: event.data}
-    alive = pooled(cells(name, data, classes) for name, data in there.items())
-    return met(classes, read, alive, origins.cells(learner.model.brought), gone)
+    alive = pooled(samples_by_class(name, data, classes) for name, data in there.items())
+    return met(classes, read, alive, origins.cells_of(learner.model.brought), gone)

@@ -61,9 +61,13 @@ def censuses(events: Iterable[Event]) -> Iterator[Census]:
     taken: dict[str, Contents] = {}
     for event in events:
         if isinstance(event, Experience):
-            alive = alive | cells(event.name, event.data, event.classes)
+            alive = alive | samples_by_class(event.name, event.data, event.classes)
         else:
-            left = {e.name: cells(e.name, e.data, e.classes) for e in event.remaining if e.name in event.experiences}
+            left = {
+                e.name: samples_by_class(e.name, e.data, e.classes)
+                for e in event.remaining
+                if e.name in event.experiences
+            }
             before = {cell: ids for cell, ids in alive.items() if cell[0] in event.experiences}
             now = {cell: left.get(cell[0], {}).get(cell, frozenset()) for cell in before}
             taken = taken | {event.name: {c: gone for c, ids in before.items() if (gone := ids - now[c])}}
@@ -76,13 +80,13 @@ def census(events: Sequence[Event]) -> Census:
     return deque(censuses(events), maxlen=1).pop() if events else Census()
 
 
-def cells(experience: str, samples: Samples, classes: Iterable[int]) -> dict[Cell, frozenset[int]]:
+def samples_by_class(experience: str, samples: Samples, classes: Iterable[int]) -> dict[Cell, frozenset[int]]:
     """Return the ids of an experience's samples, class by class.
 
     >>> import torch
     >>> from cl_framework.streams import Rows
     >>> data = Rows(torch.zeros(3, 1), torch.tensor([4, 7, 4]), torch.tensor([10, 11, 12]))
-    >>> cells("a", data, [4, 7]) == {("a", 4): frozenset({10, 12}), ("a", 7): frozenset({11})}
+    >>> samples_by_class("a", data, [4, 7]) == {("a", 4): frozenset({10, 12}), ("a", 7): frozenset({11})}
     True
     """
     return {(experience, c): frozenset(samples.ids[samples.labels == c].tolist()) for c in classes}

@@ -43,7 +43,7 @@ class Treatment:
 
 def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list[Treatment]:
     """Resolve a request against everything that a learner holds."""
-    touched, ids = streams_origins.of(event.taken), frozenset(event.data.ids.tolist())
+    touched, ids = streams_origins.origin_of(event.taken), frozenset(event.data.ids.tolist())
     left = {e.name for e in event.remaining}
     return [Treatment(a, *_treated(a, event, unlearner, touched, ids, left)) for a in artifacts(learner)]
 
@@ -66,7 +66,7 @@ def outlived(
     again = {cell for cell, ids in event.taken.items() if not ids.isdisjoint(read)}
     held = {holder for holder, a in stayed.items() if _holds(a, event.taken)}
     trained = [a for a in artifacts(learner) if a.made and a.holder.startswith("model.")]
-    held |= {a.holder for a in trained if not again.isdisjoint(streams_origins.cells(a.made[0].origin))}
+    held |= {a.holder for a in trained if not again.isdisjoint(streams_origins.cells_of(a.made[0].origin))}
     return found | {holder: (*found.get(holder, ()), event.name) for holder in sorted(held)}
 
 
@@ -74,7 +74,8 @@ def _holds(a: Artifact, taken: Contents) -> bool:
     """Tell whether some of the samples ``taken`` went into an artifact."""
     mine = a.made[0] if a.made else Ingredient({})
     return any(
-        cell in taken and taken[cell] & mine.parts.get(cell, taken[cell]) for cell in streams_origins.cells(mine.origin)
+        cell in taken and taken[cell] & mine.parts.get(cell, taken[cell])
+        for cell in streams_origins.cells_of(mine.origin)
     )
 
 

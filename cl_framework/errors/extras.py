@@ -20,10 +20,10 @@ def command(extra: str) -> str:
     return f"pip install {' '.join(packages)}" if packages else f"pip install -e '.[{extra}]'"
 
 
-def missing(what: str, extra: str) -> UserError:
+def missing_extra(what: str, extra: str) -> UserError:
     """Return the error that says which packages a feature needs.
 
-    >>> str(missing("Signatures need cryptography", "none such"))
+    >>> str(missing_extra("Signatures need cryptography", "none such"))
     "Signatures need cryptography; `pip install -e '.[none such]'` brings what is missing."
     """
     return UserError(f"{what}; `{command(extra)}` brings what is missing.")

@@ -9,7 +9,7 @@ from types import FrameType
 OURS = {"cl_framework", "strategies", "scenarios"}
 MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|can't allocate memory|Cannot allocate|ALLOC_FAILED", re.I)
 BYTES = re.compile(r"tried to allocate (\d+) bytes|tried to allocate ([\d.]+ [KMGT]i?B)", re.I)
-PARTS = {
+_PARTS = {
     "pytorch_lightning.callbacks": "The callback",
     "pytorch_lightning.loggers": "The logger",
     "pytorch_lightning.profilers": "The profiler",
@@ -20,7 +20,7 @@ PARTS = {
 """Packages whose classes a config may name, and the word for such a class."""
 
 
-def sentence(error: BaseException) -> str:
+def error_sentence(error: BaseException) -> str:
     """Return what happened and what to do, for anything that may be raised."""
     if said := mendable(error):
         return said
@@ -62,9 +62,9 @@ def _part(error: BaseException) -> str | None:
         if owner.__module__.partition(".")[0] in OURS:
             continue
         modules = [c.__module__ for c in owner.__mro__]
-        kind = next((w for p, w in PARTS.items() if any(m == p or m.startswith(p + ".") for m in modules)), None)
-        if kind is not None and (found is None or kind != PARTS["pytorch_lightning.trainer"]):
-            found = kind if kind == PARTS["pytorch_lightning.trainer"] else f"{kind} {owner.__name__}"
+        kind = next((w for p, w in _PARTS.items() if any(m == p or m.startswith(p + ".") for m in modules)), None)
+        if kind is not None and (found is None or kind != _PARTS["pytorch_lightning.trainer"]):
+            found = kind if kind == _PARTS["pytorch_lightning.trainer"] else f"{kind} {owner.__name__}"
     return found
 
 

@@ -15,13 +15,13 @@ from cl_framework.evaluation.tables import percent
 from cl_framework.terminal.safe_text import printable
 
 KNOWN, GONE = "#17607a", "#c8553d"
-ROW = 0.36
+_ROW = 0.36
 """Height of a row of the matrix in inches."""
 LEGIBLE = 0.4
 """Columns narrower than this many inches hold no numbers."""
 
 
-def draw(results: Mapping[str, Any]) -> bytes:
+def accuracy_figure(results: Mapping[str, Any]) -> bytes:
     """Return a PNG of the accuracy over all live classes after each request, and of the accuracy matrix.
 
     Where adapters have factors, heat maps at the bottom show how far their subspaces of inputs and outputs meet.
@@ -31,8 +31,8 @@ def draw(results: Mapping[str, Any]) -> bytes:
     names = [printable(e["name"]) for e in results["events"]]
     wide, high = max(len(names), 1), max(len(results["exams"]), 1)
     column = min(0.75, max(11 / wide, 0.45)) if wide <= 30 else 13 / wide
-    heights, met = (2.2, ROW * high), results.get("overlap")
-    more = 1.6 + ROW * len(met["adapters"]) if met else 0
+    heights, met = (2.2, _ROW * high), results.get("overlap")
+    more = 1.6 + _ROW * len(met["adapters"]) if met else 0
     figure = Figure((max(6.5, column * wide + 2), sum(heights) + 1.6 + more), layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=(sum(heights) + 1.6, more)) if met else None
     upper = figure if halves is None else figure.add_subfigure(halves[0])

@@ -19,7 +19,7 @@ from cl_framework.metrics.unlearning import erosion_staying, h_mean, relapse_max
 from cl_framework.storage import files
 from cl_framework.storage.typed_records import typed
 
-SCHEMA = 1
+_SCHEMA = 1
 LENIENT = ("top_5", "within_experience", "experience")
 """Other rules by which a prediction counts as right."""
 
@@ -95,7 +95,7 @@ def results(
     selection = [d.selected and continual.micro_accuracy([d.selected]) for d in days]
     ages = _newest_and_earlier(days)
     return {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "strategy": strategy,
         "events": [_event(r) for r in records],
         "exams": [{"name": name, "classes": list(classes)} for name, classes in exams],
@@ -225,19 +225,19 @@ def _before_any(i: int, days: Sequence[Measurements]) -> float | None:
     return continual.micro_accuracy(found.values())
 
 
-def write(results: Mapping[str, Any], directory: Path) -> Path:
+def write_results(results: Mapping[str, Any], directory: Path) -> Path:
     """Write results.json, results.csv and the figure, each atomically; return the figure's path.
 
     Raises:
         ValueError: If a number is not finite.
     """
-    from cl_framework.evaluation.plots import draw  # matplotlib takes a second to import
+    from cl_framework.evaluation.plots import accuracy_figure  # matplotlib takes a second to import
 
     figure = directory / "figures" / "accuracy.png"
     files.make(figure.parent)
     files.replace(directory / "results.json", as_json(results).encode())
     files.replace(directory / "results.csv", as_csv(results).encode())
-    files.replace(figure, draw(results))
+    files.replace(figure, accuracy_figure(results))
     return figure
 
 

@@ -11,10 +11,10 @@ Stays: TypeAlias = Mapping[int, Sequence[str]]
 """Class -> the experiences that keep samples of it."""
 
 
-def sentence(stays: Stays, called: Callable[[int], str] = str, most: int = 6) -> str:
+def staying_sentence(stays: Stays, called: Callable[[int], str] = str, most: int = 6) -> str:
     """Return which classes stay, and through which experiences; empty where there is none.
 
-    >>> sentence({5: ["domain-1"], 7: ["domain-1"], 2: ["domain-1", "domain-2"]})
+    >>> staying_sentence({5: ["domain-1"], 7: ["domain-1"], 2: ["domain-1", "domain-2"]})
     'classes 5, 7 stay through domain-1; class 2 stays through domain-1, domain-2'
 
     Args:

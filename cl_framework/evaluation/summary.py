@@ -35,7 +35,7 @@ class Summary(msgspec.Struct, frozen=True):
     trial: str | None = None
 
 
-def read(run: Path) -> Summary | None:
+def read_summary(run: Path) -> Summary | None:
     """Return the summary of a run; None where it has no results yet.
 
     Raises:

@@ -12,14 +12,14 @@ from rich.text import Text
 from cl_framework.evaluation import staying
 from cl_framework.terminal.safe_text import printable
 
-HEAD = 8
+_HEAD = 8
 """Most columns of an exam's name; a longer one is folded."""
-NUMBER = 5
+_NUMBER = 5
 """Columns of the widest accuracy, 100.0."""
 NAME = 12
 """Columns for the name of a request, which is folded if it is longer and there is no more room."""
-SUMMED = ("newest", "earlier", "worst")
-GONE = {"forgotten": 11, "old": NUMBER, "H": NUMBER}
+_SUMMED = ("newest", "earlier", "worst")
+_GONE = {"forgotten": 11, "old": _NUMBER, "H": _NUMBER}
 """Columns about forget requests, and their widths."""
 
 HEADLINE = ("final_accuracy", "average_incremental_accuracy", "plasticity", "forgetting_max_past", "backward_transfer")
@@ -31,12 +31,12 @@ def table(results: Mapping[str, Any], width: int = 80) -> Table:
     Where ``width`` columns cannot hold all exams, it shows the newest, the mean over all earlier ones, and the worst of
     those; results.csv holds all. Names are folded; no number is cut at 60 columns or more.
     """
-    heads = [chop_cells(printable(e["name"]), HEAD) for e in results["exams"]]
-    gone = GONE if results["forget"] else {}
-    sizes = [max(NUMBER, *map(cell_len, lines)) if lines else NUMBER for lines in heads]
-    needed = NAME + sum(size + 1 for size in (*sizes, NUMBER, *gone.values()))
+    heads = [chop_cells(printable(e["name"]), _HEAD) for e in results["exams"]]
+    gone = _GONE if results["forget"] else {}
+    sizes = [max(_NUMBER, *map(cell_len, lines)) if lines else _NUMBER for lines in heads]
+    needed = NAME + sum(size + 1 for size in (*sizes, _NUMBER, *gone.values()))
     few = needed <= width
-    grid = _grid(["\n".join(lines) for lines in heads] if few else SUMMED, gone)
+    grid = _grid(["\n".join(lines) for lines in heads] if few else _SUMMED, gone)
     for row in _rows(results, few):
         grid.add_row(*row[: len(grid.columns)])
     if not few:
@@ -52,7 +52,7 @@ def newest(results: Mapping[str, Any], head: bool) -> Table:
         results: What `results.results` returns.
         head: Whether to begin with the names of the columns.
     """
-    grid = _grid(SUMMED, GONE)
+    grid = _grid(_SUMMED, _GONE)
     grid.show_header = head
     grid.columns[0].width = 20
     grid.add_row(*_rows(results, few=False)[-1])
@@ -63,7 +63,9 @@ def _grid(exams: Sequence[str], gone: Mapping[str, int]) -> Table:
     grid = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column("request", overflow="fold")
     for head in (*exams, "all"):
-        grid.add_column(head, justify="right", no_wrap=True, min_width=max([NUMBER, *map(cell_len, head.splitlines())]))
+        grid.add_column(
+            head, justify="right", no_wrap=True, min_width=max([_NUMBER, *map(cell_len, head.splitlines())])
+        )
     for head, size in gone.items():
         grid.add_column(head, justify="right", no_wrap=True, min_width=size)
     return grid
@@ -113,7 +115,7 @@ def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
     drop = f"{percent(forget['accuracy_forget_before'])} → {percent(forget['accuracy_forget'])} %"
     retained = f"retained {percent(forget['accuracy_retain'])} %"
     stays = {int(c): experiences for c, experiences in forget.get("stays", {}).items()}
-    through = staying.sentence(stays, lambda c: names.get(str(c), str(c)))
+    through = staying.staying_sentence(stays, lambda c: names.get(str(c), str(c)))
     if (count := forget["samples"]) is None:
         return f"forgotten {drop}, {retained}" + (f"; {through}" if through else "")
     unseen = percent(forget["accuracy_unseen"])

@@ -4,4 +4,4 @@ from .sharing import SharedFeatures as SharedFeatures
 from .sharing import contents_of as contents_of
 from .store import CHUNK as CHUNK
 from .store import FeatureStore as FeatureStore
-from .store import digest as digest
+from .store import weights_digest as weights_digest

@@ -74,7 +74,7 @@ def new_rows(features: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dic
     return found
 
 
-def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def join_rows(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the pairs of all parts, rows under the same key one after the other."""
     import torch
 

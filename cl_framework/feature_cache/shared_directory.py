@@ -28,7 +28,7 @@ from cl_framework.storage.tensors import mapped, packed
 
 STALE = 3600.0
 """Seconds after which a temporary file counts as abandoned."""
-MOST = 16
+MOST_FILES = 16
 """Files of one kind that are merged into one."""
 
 
@@ -91,7 +91,7 @@ class SharedDirectory:
         folder = self.path / data / made
         with self._alone():
             old = self._files(folder)
-            whole = [Piece(ids, rows), *(self.pieces(data, made) if len(old) >= MOST - 1 else ())]
+            whole = [Piece(ids, rows), *(self.pieces(data, made) if len(old) >= MOST_FILES - 1 else ())]
             new = [p if i == 0 else p.without(whole[:i]) for i, p in enumerate(whole)]
             file, piece = self._write(folder, torch.cat([p.ids for p in new]), torch.cat([p.rows for p in new]))
             self._mapped.setdefault(folder, {})[file] = piece

@@ -20,7 +20,7 @@ from cl_framework.functional.sorted_ids import among
 from cl_framework.storage.files import sha256
 from cl_framework.streams.events import Experience, Step
 
-Contents: TypeAlias = Callable[[str], str | None]
+ContentHash: TypeAlias = Callable[[str], str | None]
 """Returns the hash of the bytes behind a source, split and transform; None if unknown."""
 
 
@@ -36,7 +36,7 @@ class SharedFeatures:
         contents: Tells data sets apart by their bytes, whatever they are called.
     """
 
-    def __init__(self, directory: SharedDirectory, made: str, contents: Contents) -> None:
+    def __init__(self, directory: SharedDirectory, made: str, contents: ContentHash) -> None:
         """Start without reads."""
         self.directory, self.made, self.contents = directory, made, contents
         self._now: dict[str, list[Piece]] = {}  # as it was when a key was first read during this request
@@ -95,7 +95,7 @@ class SharedFeatures:
         return None if data is None else (_folder(data), sha256(f"{self.made}\0{key}".encode())[:32])
 
 
-def contents_of(steps: Collection[Step]) -> Contents:
+def contents_of(steps: Collection[Step]) -> ContentHash:
     """Return what tells the data of a stream apart; nothing is read before a source is asked for."""
     parts = [p for s in steps if isinstance(s.event, Experience) for p in (*s.event.reference.sources, *s.exam.sources)]
     told: dict[str, str | None] = {}

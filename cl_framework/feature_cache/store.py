@@ -195,7 +195,7 @@ def _first(ids: Tensor) -> Tensor:
     return new
 
 
-def digest(module: nn.Module | None) -> str:
+def weights_digest(module: nn.Module | None) -> str:
     """Return a short hash of a module's weights; ``bare`` for none."""
     if module is None:
         return "bare"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cl_framework.adapters.low_rank import LowRank, factors
 from cl_framework.methods.base import Plan
-from cl_framework.methods.competition import Compete, holding, in_turn, others
+from cl_framework.methods.competition import Compete, holding, in_turn, other_classes
 from cl_framework.methods.losses import classify_among
 from cl_framework.methods.parameter_importance import batches
 from cl_framework.models.model import Model
@@ -29,7 +29,7 @@ def extend(model: Model, event: Experience) -> tuple[list[str], dict[str, LowRan
     return [name for name in links if name != event.name], factors(model.adapters, event.name)
 
 
-def plan(
+def chain_plan(
     model: Model,
     event: Experience,
     params: Sequence[nn.Parameter],
@@ -57,7 +57,7 @@ def plan(
         fit = classify_among(model, model(batch.x), batch.y, rivals)
         return fit if penalty is None else fit + penalty()
 
-    trained, met = [*params, *model.head.parameters()], others(model, event) if compete == "all" else ()
+    trained, met = [*params, *model.head.parameters()], other_classes(model, event) if compete == "all" else ()
     after = in_turn(hold, after_step)
     return Plan(event.data, trained, loss, edit_gradients=edit_gradients, after_step=after, against=met)
 

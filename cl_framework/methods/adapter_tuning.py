@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cl_framework.methods.base import Plan
-from cl_framework.methods.competition import beside
+from cl_framework.methods.competition import proxy_scores
 from cl_framework.models.head import Head
 from cl_framework.models.model import Model
 from cl_framework.streams.events import Experience
@@ -28,7 +28,7 @@ def tune(model: Model, event: Experience, known: Mapping[int, Tensor] | None = N
         known: Mean ``(width,)`` of each known class that the new ones are told from as well.
     """
     proxy = Head(model.backbone.width, "cosine", event.classes).to(model.device)
-    scores = beside(proxy, torch.stack(list(known.values()))) if known else proxy
+    scores = proxy_scores(proxy, torch.stack(list(known.values()))) if known else proxy
     return under(proxy, event, model.adapters.add(event.name), scores, list(known or ()))
 
 

@@ -39,11 +39,11 @@ class Rivals(NamedTuple):
 
 def rivals(model: Model, event: Experience, compete: Compete) -> Rivals:
     """Return who competes while an experience is learned with the head."""
-    known = others(model, event) if compete == "all" else ()
+    known = other_classes(model, event) if compete == "all" else ()
     return Rivals((*event.classes, *known), known, holding(model, event.classes) if known else None)
 
 
-def others(model: Model, event: Experience) -> tuple[int, ...]:
+def other_classes(model: Model, event: Experience) -> tuple[int, ...]:
     """Return the classes that are known besides those of an experience."""
     return tuple(c for c in model.classes if c not in event.classes)
 
@@ -74,7 +74,7 @@ def holding(model: Model, classes: Sequence[int]) -> Callable[[Model], None]:
     return put_back
 
 
-def beside(proxy: Head, rows: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+def proxy_scores(proxy: Head, rows: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """Return scores of a proxy head ``(n, classes + k)`` beside fixed rows of known classes.
 
     Args:
@@ -94,12 +94,12 @@ def beside(proxy: Head, rows: Tensor, bias: Tensor | None = None) -> Callable[[T
     return scores
 
 
-def apart(rows: Tensor, temperature: float = 0.8) -> Tensor:
+def separation_loss(rows: Tensor, temperature: float = 0.8) -> Tensor:
     """Return the cross-entropy of finding each of ``rows`` ``(k, width)`` by its inner products with all of them."""
     return cross_entropy(rows @ rows.T / temperature, torch.arange(len(rows), device=rows.device))
 
 
-def doubts(strategy: Strategy, events: Iterable[Event], known: Collection[int] = ()) -> list[str]:
+def training_warnings(strategy: Strategy, events: Iterable[Event], known: Collection[int] = ()) -> list[str]:
     """Return a sentence on each kind of experience that training can learn nothing from, since it brings one class.
 
     Args:

@@ -19,10 +19,10 @@ def columns(model: Model, labels: Tensor) -> Tensor:
     return (labels[:, None] == alive).int().argmax(1)
 
 
-def others(y: Tensor, classes: int) -> Tensor:
+def other_columns(y: Tensor, classes: int) -> Tensor:
     """Draw for each column ``(n,)`` one of all the others, evenly.
 
-    >>> set(others(torch.full((200,), 1), 3).tolist())
+    >>> set(other_columns(torch.full((200,), 1), 3).tolist())
     {0, 2}
     """
     drawn = torch.randint(classes - 1, y.shape, device=y.device)

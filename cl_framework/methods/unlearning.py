@@ -20,7 +20,7 @@ from torch.optim import AdamW, Optimizer
 
 from cl_framework.memory.erasure import Erasure, erase
 from cl_framework.methods.base import Params, Strategy
-from cl_framework.methods.losses import Loss, columns, others
+from cl_framework.methods.losses import Loss, columns, other_columns
 from cl_framework.models.model import Model
 from cl_framework.streams.events import ForgetRequest
 from cl_framework.streams.samples import Batch, Joined, Samples, inputs
@@ -53,13 +53,13 @@ def relabelling(strategy: Strategy, gone: Tensor) -> Loss:
 
     def loss(model: Model, batch: Batch) -> Tensor:
         y = columns(model, batch.y)
-        wrong = others(y, len(model.classes))
-        return cross_entropy(strategy.predict(model, batch.x), torch.where(among(batch, gone), wrong, y))
+        wrong = other_columns(y, len(model.classes))
+        return cross_entropy(strategy.predict(model, batch.x), torch.where(batch_mask(batch, gone), wrong, y))
 
     return loss
 
 
-def among(batch: Batch, ids: Tensor) -> Tensor:
+def batch_mask(batch: Batch, ids: Tensor) -> Tensor:
     """Return a mask ``(n,)`` of the samples of ``batch`` whose ids are among ``ids``."""
     return torch.isin(batch.ids, ids.to(batch.ids.device))
 
@@ -159,11 +159,11 @@ class Paired(Samples):
 
     def gone(self, batch: Batch) -> Tensor:
         """Return a mask ``(n,)`` of the samples of ``batch`` that are to be forgotten."""
-        return among(batch, self.forget.ids)
+        return batch_mask(batch, self.forget.ids)
 
 
 @final
-class Labelled(Samples):
+class WithLabels(Samples):
     """The same samples under other labels, one for each."""
 
     def __init__(self, whole: Samples, labels: Tensor) -> None:
@@ -210,7 +210,7 @@ class Teacher:
         torch.clear_autocast_cache()  # which holds low-precision copies of what the parameters were
 
 
-def part(model: Model, strategy: Strategy, event: ForgetRequest, keep_rows: bool = False) -> None:
+def remove_forgotten(model: Model, strategy: Strategy, event: ForgetRequest, keep_rows: bool = False) -> None:
     """Let what was forgotten leave memory and, unless ``keep_rows``, the label space: nothing can name it any more.
 
     With ``keep_rows`` the head goes on scoring forgotten classes, as the protocol of GS-LoRA does, so that accuracy on

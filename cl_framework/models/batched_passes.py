@@ -15,7 +15,7 @@ from cl_framework.backbones.base import Backbone
 from cl_framework.feature_cache.store import CHUNK
 
 
-def packed(wanted: Tensor, part: int = PART, size: int = CHUNK) -> list[tuple[Tensor, Tensor, Tensor]]:
+def pack_chunks(wanted: Tensor, part: int = PART, size: int = CHUNK) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Fill chunks with pairs of an adapter and a sample.
 
     Args:
@@ -27,7 +27,7 @@ def packed(wanted: Tensor, part: int = PART, size: int = CHUNK) -> list[tuple[Te
         For each chunk the adapter of each part ``(size / part,)``, the sample of each row ``(size,)``, and whether the
         row is a pair that was asked for, once, ``(size,)``.
 
-    >>> [(which, rows, real)] = packed(torch.tensor([[True, True, True], [False, True, False]]), size=8)
+    >>> [(which, rows, real)] = pack_chunks(torch.tensor([[True, True, True], [False, True, False]]), size=8)
     >>> which.tolist(), rows.tolist()
     ([0, 0, 1, 1], [0, 1, 2, 2, 1, 1, 1, 1])
     >>> real.int().tolist()
@@ -72,7 +72,7 @@ class Passes:
         Yields:
             Adapters ``(pairs,)``, samples ``(pairs,)`` and features ``(pairs, width)``; each pair once.
         """
-        chunks = packed(wanted)
+        chunks = pack_chunks(wanted)
         used = wanted.any(0).nonzero()[:, 0]
         recorded: Mapping[nn.Module, Tensor] = {}
         if self.backbone.divisible and len(chunks) > -(-len(used) // CHUNK):

@@ -14,7 +14,7 @@ from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.base import Adapter
 from cl_framework.adapters.batched import signature
 from cl_framework.backbones.base import Backbone
-from cl_framework.feature_cache.store import CHUNK, FeatureStore, digest
+from cl_framework.feature_cache.store import CHUNK, FeatureStore, weights_digest
 from cl_framework.memory.erasure import Erasure
 from cl_framework.memory.provenance import Read, Reading
 from cl_framework.models.batched_passes import Passes
@@ -125,7 +125,7 @@ class Model(nn.Module):
         """
         kept = {e: tuple(c for c in classes if not what.hits(c, e)) for e, classes in self.brought.items()}
         self.brought = {e: classes for e, classes in kept.items() if classes}
-        first = {c: e for e, c in reversed(origins.cells(self.brought))}
+        first = {c: e for e, c in reversed(origins.cells_of(self.brought))}
         self.known = {c: first[c] for c in self.known if c in first}
 
     def trace(self, params: Iterable[nn.Parameter], read: Read) -> None:
@@ -135,11 +135,11 @@ class Model(nn.Module):
             params: What was trained.
             read: What it was trained on.
         """
-        trained, met = {id(p) for p in params}, origins.of(read)
+        trained, met = {id(p) for p in params}, origins.origin_of(read)
 
         def note(reading: Reading, owner: str, before: Origin) -> Origin:
             reading.note(owner, read, before)
-            return origins.merged(before, met)
+            return origins.merge_origins(before, met)
 
         for name in self.adapters:
             if any(id(p) in trained for p in self.adapters.params(name)):
@@ -322,7 +322,7 @@ class Model(nn.Module):
 
     def digests(self, names: Iterable[str]) -> list[str]:
         """Return a hash of each named adapter's weights."""
-        return [digest(self.adapters.rewrites[n]) for n in names]
+        return [weights_digest(self.adapters.rewrites[n]) for n in names]
 
 
 def _padded(x: Tensor, size: int) -> Tensor:

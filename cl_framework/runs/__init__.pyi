@@ -1,4 +1,4 @@
-from .contents import recorded as recorded
+from .contents import event_results as event_results
 from .directory import Run as Run
 from .forget_plan import Case as Case
 from .forget_plan import Foretold as Foretold

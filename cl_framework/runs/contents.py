@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from cl_framework.evaluation.results import EventResult
 from cl_framework.runs.directory import Run
-from cl_framework.streams.sample_list import Listed, decode, listed
+from cl_framework.streams.sample_list import Listed, decode_list, listed_samples
 
 if TYPE_CHECKING:
     from cl_framework.runs.directory import Run
 
 
-def recorded(run: Run) -> list[EventResult]:
+def event_results(run: Run) -> list[EventResult]:
     """Return what was written down after each event of a run, oldest first.
 
     Raises:
@@ -21,11 +21,11 @@ def recorded(run: Run) -> list[EventResult]:
     return [EventResult.from_dict(run.metrics(e), run.path / e.metrics) for e in run.events()]
 
 
-def read(run: Run) -> list[Listed]:
+def known_samples(run: Run) -> list[Listed]:
     """Return every sample that a run knows and has not forgotten; nothing if its stream can list none.
 
     Raises:
         UserError: If the list was edited.
     """
     raw = run.samples()
-    return [] if raw is None else listed(decode(raw))
+    return [] if raw is None else listed_samples(decode_list(raw))

@@ -15,7 +15,7 @@ from cl_framework.runs.directory import Run
 from cl_framework.streams.events import ForgetRequest, Step
 from cl_framework.streams.sample_list import Listed
 
-SHOWN = 5
+_SHOWN = 5
 """Samples that are named in a sentence; more are counted."""
 
 
@@ -39,10 +39,10 @@ class Copies:
         if n := len(self.stay):
             some = "1 sample that stays has" if n == 1 else f"{n:,} samples that stay have"
             ones = "one that goes" if n == 1 else "ones that go"
-            found.append(f"{some} the same content as {ones}: {_named(map(called, self.stay), n)}.")
+            found.append(f"{some} the same content as {ones}: {_named(map(_called, self.stay), n)}.")
         if n := len(self.both):
             some = "1 sample that goes is" if n == 1 else f"{n:,} samples that go are"
-            pairs = (f"{called(one)} = {called(other)}" for one, other in self.both)
+            pairs = (f"{_called(one)} = {_called(other)}" for one, other in self.both)
             found.append(f"{some} in training and test alike, where accuracy measured memory: {_named(pairs, n)}.")
         return found
 
@@ -80,10 +80,10 @@ def of_request(run: Run, step: Step) -> Copies:
     event = step.event
     assert isinstance(event, ForgetRequest)
     tested = [] if event.single else step.exam.ids.tolist()
-    return copies(contents.read(run), event.data.ids.tolist(), tested)
+    return copies(contents.known_samples(run), event.data.ids.tolist(), tested)
 
 
-def called(s: Listed) -> str:
+def _called(s: Listed) -> str:
     """Return what a person knows a sample by, and its class; that it is a test sample, if it is."""
     name = (
         f"{s.split} sample {s.id}" if not s.place else f"{s.place}{' of the test split' if s.split == 'test' else ''}"
@@ -92,8 +92,8 @@ def called(s: Listed) -> str:
 
 
 def _named(names: Iterable[str], n: int) -> str:
-    first = [name for name, _ in zip(names, range(SHOWN), strict=False)]
-    return ", ".join(first) + (f", ... ({n:,})" if n > SHOWN else "")
+    first = [name for name, _ in zip(names, range(_SHOWN), strict=False)]
+    return ", ".join(first) + (f", ... ({n:,})" if n > _SHOWN else "")
 
 
 def _told(s: Listed) -> dict[str, Any]:

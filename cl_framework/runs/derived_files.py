@@ -42,7 +42,7 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, Output]
 
 
-def listed(run: Path) -> dict[str, Output]:
+def recorded_files(run: Path) -> dict[str, Output]:
     """Return what is written down of each file, by place.
 
     Raises:
@@ -64,19 +64,19 @@ def add(run: Path, places: Iterable[str], events: int) -> None:
     """
     entries = {place: storage_files.entry((run / place).read_bytes()) for place in places}
     new = {place: Output(found.sha256, found.bytes, events) for place, found in entries.items()}
-    _write(run, {**listed(run), **new})
+    _write(run, {**recorded_files(run), **new})
 
 
 def drop(run: Path, places: Iterable[str] = RESULTS) -> None:
     """Take files out of the index, before they are written again."""
-    known, gone = listed(run), set(places)
+    known, gone = recorded_files(run), set(places)
     if gone & known.keys():
         _write(run, {p: entry for p, entry in known.items() if p not in gone})
 
 
 def expire(run: Path, events: int) -> None:
     """Delete results that tell of fewer than ``events`` events: the last of them made the run forget what they name."""
-    known = listed(run)
+    known = recorded_files(run)
     old = [p for p in RESULTS if (run / p).exists() and (p not in known or known[p].events < events)]
     if old:
         drop(run, old)
@@ -85,10 +85,10 @@ def expire(run: Path, events: int) -> None:
             storage_files.sync((run / place).parent)
 
 
-def problems(run: Path) -> list[str]:
+def index_problems(run: Path) -> list[str]:
     """Return every problem, each naming a file."""
     try:
-        known = listed(run)
+        known = recorded_files(run)
     except UserError as error:
         return [f"{str(error).partition(';')[0]}; delete it, and `clf resume {run}` writes it again."]
     found = [

@@ -26,7 +26,7 @@ from cl_framework.storage import files, locks
 from cl_framework.storage import tensors as storage_tensors
 from cl_framework.storage.files import read_listed, sibling
 from cl_framework.storage.typed_records import RESTORE, parsed
-from cl_framework.streams.identifiers import digest
+from cl_framework.streams.identifiers import keyed_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ class Run:
             UserError: If it is no run, its manifest is not JSON, or a newer version wrote it.
         """
         path = _real(Path(path))
-        told = runs_manifest.read(path)
+        told = runs_manifest.read_manifest(path)
         maintenance.refuse_links(path)
         return cls(path, told)
 
@@ -161,7 +161,7 @@ class Run:
 
     def features(self) -> dict[str, Tensor]:
         """Return all stored features as pairs ``<key>/ids`` ``(n,)`` int64 and ``<key>/rows`` ``(n, width)``."""
-        return feature_cache_rows.joined(list(self.feature_parts()))
+        return feature_cache_rows.join_rows(list(self.feature_parts()))
 
     def feature_parts(self) -> Iterator[dict[str, Tensor]]:
         """Yield the same, as each event stored it."""
@@ -170,7 +170,7 @@ class Run:
             part = feature_cache_rows.pairs(files.find_listed(self.path / event.features, event.files[event.features]))
             seen.append({n: ids for n, ids in part.items() if n.endswith("/ids")})
             yield part
-        self._known = feature_cache_rows.known_rows(feature_cache_rows.joined(seen))
+        self._known = feature_cache_rows.known_rows(feature_cache_rows.join_rows(seen))
 
     def _read(self, event: EventRecord, place: str) -> bytes:
         return read_listed(self.path / place, event.files[place])
@@ -207,7 +207,7 @@ class Run:
             UserError: If the name is taken, the run is damaged, or the disk refuses; the run is then as it was.
         """
         events = self.events()
-        receipts.read(self.path)
+        receipts.read_receipts(self.path)
         if name in {e.name for e in events}:
             raise UserError(f"{self.path} already holds an event named {name!r}; choose another name.")
         before, after = records.overlay(events), {n: storage_tensors.fingerprint(t) for n, t in tensors.items()}
@@ -218,7 +218,7 @@ class Run:
         event = EventRecord(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
         blobs: dict[str, Sequence[bytes | memoryview]] = {
             event.data: [storage_tensors.pack({n: tensors[n] for n in changed})],
-            event.metrics: [files.encode(metrics)],
+            event.metrics: [files.encode_json(metrics)],
         }
         if rows:
             blobs[event.features] = storage_tensors.packed(rows)
@@ -254,7 +254,7 @@ class Run:
         Fingerprints of single tensors are keyed: that of a few sample ids could be found by trying.
         """
         key = receipts.run_key(self.path)
-        marks = [{n: digest(key, "tensor", h) for n, h in side.items()} for side in (before, after)]
+        marks = [{n: keyed_digest(key, "tensor", h) for n, h in side.items()} for side in (before, after)]
         touched = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
         return {
             **receipt,
@@ -307,13 +307,13 @@ class Run:
     def verify(self) -> list[str]:
         """Return every problem, each naming a file or a receipt's line; nothing when all hashes match."""
         try:
-            _ = self.config, relocation.read(self.path)
+            _ = self.config, relocation.read_moves(self.path)
         except UserError as error:
             return [str(error)]  # without its origin nothing else can be judged
-        found = maintenance.problems(self.path, self.manifest["sha256"])
+        found = maintenance.run_problems(self.path, self.manifest["sha256"])
         if problem := receipts.broken_key(self.path, self.manifest.get("key")):
             found.append(f"{problem}; restore it from a copy.")
-        return found + derived_files.problems(self.path)
+        return found + derived_files.index_problems(self.path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from cl_framework.streams.events import Scenario
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "peft", "numpy")
 
 
-ELSEWHERE = ("strategy", "unlearner", "optimizer", "schedule", "head")
+_ELSEWHERE = ("strategy", "unlearner", "optimizer", "schedule", "head")
 """What of the ``model:`` section decides no feature, or only through an adapter's weights."""
 
 
@@ -83,7 +83,7 @@ def passes_of(config: str) -> dict[str, Any]:
     """
     told: dict[str, Any] = yaml.safe_load(config)
     trainer = told.get("trainer") or {}
-    model = {k: v for k, v in (told.get("model") or {}).items() if k not in ELSEWHERE}
+    model = {k: v for k, v in (told.get("model") or {}).items() if k not in _ELSEWHERE}
     return {**model, "trainer": {k: trainer.get(k) for k in ("precision", "benchmark", "deterministic")}}
 
 
@@ -96,7 +96,7 @@ def _name(device: torch.device) -> str:
 def _code(*parts: object) -> str:
     """Return a hash of the sources of this package and of those that the parts come from."""
     tops = {__name__.split(".")[0], *(type(part).__module__.split(".")[0] for part in parts)}
-    return source_hash.digest(source_hash.of((), sorted(tops)))
+    return source_hash.source_digest(source_hash.sources_of((), sorted(tops)))
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,7 @@ from typing import final
 
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.lineage import Artifact, Told, by_id
-from cl_framework.engine.sample_index import Census, Contents, cells, censuses, pooled
+from cl_framework.engine.sample_index import Census, Contents, censuses, pooled, samples_by_class
 from cl_framework.engine.treatments import Action, Treatment, treatments
 from cl_framework.methods.compatibility import check_request
 from cl_framework.runs.directory import Run
@@ -83,7 +83,7 @@ class Case:
         """Yield the test samples of each experience among the first ``steps``, all unless given."""
         for s in self.past[:steps]:
             if isinstance(s.event, Experience):
-                yield cells(s.event.name, s.exam, s.event.classes)
+                yield samples_by_class(s.event.name, s.exam, s.event.classes)
 
     def in_learner(self) -> list[Foretold]:
         """Resolve what the learner holds."""

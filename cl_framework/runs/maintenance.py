@@ -18,9 +18,9 @@ from cl_framework.runs.records import (
     EventRecord,
     committed,
     feature_events,
+    files_that_count,
     gaps,
     history_hash,
-    listed,
     outdated,
     overlay,
     read_event,
@@ -32,7 +32,7 @@ from cl_framework.storage import tensors as storage_tensors
 from cl_framework.storage.files import TEMPORARY, find_listed, read_listed, sibling
 from cl_framework.storage.typed_records import RESTORE
 
-START = ("manifest.json", "config.yaml", receipts.KEY, ".lock", relocation.PLACE)
+START = ("manifest.json", "config.yaml", receipts.KEY, ".lock", relocation.MOVES_FILE)
 """Files of a run in which nothing has happened yet."""
 
 
@@ -44,7 +44,7 @@ def sweep(path: Path, events: Sequence[EventRecord]) -> None:
     """
     told = {line.receipt.event for line in receipts.whole(path)}
     try:
-        for place, entry in listed(events).items():
+        for place, entry in files_that_count(events).items():
             waiting = sibling(path / place)
             if waiting.exists() and storage_files.entry(waiting.read_bytes()) == entry:
                 storage_files.rename(waiting, path / place)
@@ -71,8 +71,8 @@ def remove_leftovers(path: Path, events: Sequence[EventRecord]) -> None:
             storage_files.sync(stray.parent)  # before a receipt says that it is gone
 
 
-OWN = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, derived_files.INDEX, *derived_files.MAY}
-OWN |= {relocation.PLACE}
+_OWN = {"manifest.json", "config.yaml", ".lock", receipts.KEY, receipts.FILE, derived_files.INDEX, *derived_files.MAY}
+_OWN |= {relocation.MOVES_FILE}
 """Files that a run writes and replaces beside its events."""
 
 
@@ -84,7 +84,7 @@ def refuse_links(path: Path) -> None:
     Raises:
         UserError: If one is; it is named, with what it points to.
     """
-    own = {place.partition("/")[0] for place in OWN} | {EVENTS, FEATURES, SAMPLES}
+    own = {place.partition("/")[0] for place in _OWN} | {EVENTS, FEATURES, SAMPLES}
     top = (p for p in path.iterdir() if p.name in own or p.name.startswith(TEMPORARY))
     inside = (
         Path(folder, name)
@@ -128,7 +128,7 @@ def discard(path: Path) -> None:
 
 def foreign(path: Path, events: Sequence[EventRecord]) -> list[str]:
     """Return files under ``path``, by place, that the run neither writes nor examines: logs of trainers, notes."""
-    own = OWN | {*derived_files.listed(path), *listed(events), *(e.place for e in events)}
+    own = _OWN | {*derived_files.recorded_files(path), *files_that_count(events), *(e.place for e in events)}
     found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
     return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
 
@@ -169,7 +169,7 @@ def tensor_sizes(data: bytes) -> dict[str, int]:
     return {name: end - start for name, (start, end) in spans.items()}
 
 
-def problems(path: Path, run: str) -> list[str]:
+def run_problems(path: Path, run: str) -> list[str]:
     """Return every problem of the run at ``path`` whose manifest has the hash ``run``, each naming a file."""
     found, events = gaps(path), list[EventRecord]()
     for folder in committed(path):
@@ -178,7 +178,7 @@ def problems(path: Path, run: str) -> list[str]:
         except UserError as error:
             found.append(str(error))
     complete = not found
-    for place, entry in listed(events).items():
+    for place, entry in files_that_count(events).items():
         try:
             find_listed(path / place, entry)
         except UserError as error:
@@ -190,7 +190,7 @@ def problems(path: Path, run: str) -> list[str]:
     if complete:  # otherwise what looks foreign may belong to an event that cannot be read
         hint = f"`clf resume {path}` removes what a killed process left"
         found += [f"{stray} does not belong to the run; {hint}." for stray in strays(path, events)]
-    return found + (receipts.check(path) or unmatched_receipts(path, events, complete))
+    return found + (receipts.check_chain(path) or unmatched_receipts(path, events, complete))
 
 
 def swapped(path: Path, event: EventRecord) -> str | None:
@@ -209,7 +209,7 @@ def swapped(path: Path, event: EventRecord) -> str | None:
 
 def unmatched_receipts(path: Path, events: Sequence[EventRecord], complete: bool) -> list[str]:
     """Compare the receipts with what the events say; ``complete`` tells whether all events could be read."""
-    told, file = receipts.read(path), path / receipts.FILE
+    told, file = receipts.read_receipts(path), path / receipts.FILE
     due = [{"event": e.folder, **e.receipt} for e in events if e.receipt is not None]
     found = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in told]
     if complete:

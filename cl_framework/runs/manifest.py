@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from cl_framework.errors import UserError
-from cl_framework.storage.typed_records import RESTORE, Digest, FileEntry, decode, typed
+from cl_framework.storage.typed_records import RESTORE, Digest, FileEntry, decode_json, typed
 
 SCHEMA = 4
 MANIFEST = "manifest.json"
@@ -32,7 +32,7 @@ class Manifest(msgspec.Struct, frozen=True):
     key: Digest
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of the run at ``path`` as it stands; its hash is not checked.
 
     Raises:
@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
         what = f"{path} is not a run: it has no {MANIFEST}" if path.exists() else f"There is no run at {path}"
         raise UserError(f"{what}; `clf run --config FILE --run_dir DIR` starts one.")
     try:
-        found = decode(file.read_bytes())
+        found = decode_json(file.read_bytes())
     except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read as a manifest; {RESTORE}.") from error
     schema = typed(found, _Schema, file).schema

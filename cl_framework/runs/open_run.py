@@ -22,7 +22,7 @@ from cl_framework.runs.recorder import ReceiptDetails, RunRecorder
 from cl_framework.streams import sample_list, survey
 from cl_framework.streams.events import Step
 from cl_framework.streams.identifiers import as_typed
-from cl_framework.streams.sample_record import SampleRecord, listed
+from cl_framework.streams.sample_record import SampleRecord, record_samples
 from cl_framework.streams.timeline import Timeline
 from cl_framework.terminal.console import CONSOLE
 
@@ -60,7 +60,7 @@ class OpenRun:
         """
         experiment = reopening.experiment_of(directory, overrides, changes)
         timeline = reopening.timeline_of(directory, experiment.scenario, renew)
-        reopening.restore(directory, experiment)
+        reopening.restore_learner(directory, experiment)
         return cls(directory, experiment, timeline)
 
     @property
@@ -134,7 +134,7 @@ class OpenRun:
         evaluator = Evaluator(learner.strategy.isolates == "experience")
         size, share = experiment.batch_size, experiment.validation
         with tracked(recorder, learner, experiment.loggers, directory.config) as journal:
-            loop.run(
+            loop.run_stream(
                 learner, self.timeline, experiment.make_trainer, evaluator, journal, size, recorder.measurements, share
             )
         self._say_where(recorder.close(), told)
@@ -147,17 +147,17 @@ class OpenRun:
         raw = self.directory.samples()
         if raw is None and self.done:
             return SampleRecord(())
-        kept = sample_list.decode(raw, self.path / sample_list.FOLDER) if raw is not None else []
+        kept = sample_list.decode_list(raw, self.path / sample_list.FOLDER) if raw is not None else []
         streams = [self.timeline.first, *self.timeline.streams]
         with survey.Bar(CONSOLE) as bar:
             sources = [s.listing(bar) if told is not None else None for s, told in zip(streams, kept, strict=False)]
-            new = [listed(s, bar) for s in streams[len(kept) :]]
+            new = [record_samples(s, bar) for s in streams[len(kept) :]]
         if any(new):
             self.timeline = self.timeline.relisted()
         record = SampleRecord([*sources, *new], raw, self.timeline.key)
         record.place(self.timeline)
         for source in filter(None, record.sources):
-            relocation.beside(source, self.path)
+            relocation.note_relative(source, self.path)
         return record
 
     def _say_where(self, figure: Path, told: str) -> None:

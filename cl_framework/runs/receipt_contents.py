@@ -19,7 +19,7 @@ from cl_framework.runs import receipts
 from cl_framework.settings import source_hash
 from cl_framework.settings.ranges import settings_of
 from cl_framework.streams.events import ForgetRequest
-from cl_framework.streams.origins import cells
+from cl_framework.streams.origins import cells_of
 from cl_framework.streams.seeds import seed_for
 
 SEMANTIC = "not examined here; `clf audit` examines it"
@@ -113,7 +113,7 @@ def levels(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list
 
 def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> str:
     """Say what of the request's target stays, in words."""
-    stays = staying.sentence(event.stays, lambda c: f"id:{c}")
+    stays = staying.staying_sentence(event.stays, lambda c: f"id:{c}")
     always = f"Of what was asked for, {stays}. " if stays else ""
     always += (
         "Ids of classes, names of experiences, how many samples went, and accuracies stay on record; so do choices "
@@ -126,7 +126,7 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
     if unlearner.exact:
         return f"No trained tensor that met the target is left. {always}"
     origins = {**learner.model.adapters.origins, "the head's other rows": learner.model.head.origin}
-    touched = [n for n, o in origins.items() if not event.taken.keys().isdisjoint(cells(o))]
+    touched = [n for n, o in origins.items() if not event.taken.keys().isdisjoint(cells_of(o))]
     names = ", ".join(touched) if touched else "all that is shared"
     return f"Edited, not retrained: tensors that met the target stay ({names}) and may still tell of it. {always}"
 
@@ -134,7 +134,7 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
 def code_hash(learner: Learner) -> str:
     """Return a hash of the sources that decide the outcome: the core, the strategy, the unlearner."""
     kinds = (type(learner.strategy), type(learner.unlearner), type(learner.model.backbone))
-    return source_hash.digest(source_hash.of(kinds))
+    return source_hash.source_digest(source_hash.sources_of(kinds))
 
 
 def _hash(data: bytes) -> str:

@@ -19,9 +19,9 @@ import msgspec
 from cl_framework.errors import UserError
 from cl_framework.storage import envelopes
 from cl_framework.storage.envelopes import Signature
-from cl_framework.storage.files import broken_seal, encode, replace, seal, sha256
-from cl_framework.storage.typed_records import RESTORE, Count, decode, typed
-from cl_framework.streams.identifiers import digest
+from cl_framework.storage.files import broken_seal, encode_json, replace, seal, sha256
+from cl_framework.storage.typed_records import RESTORE, Count, decode_json, typed
+from cl_framework.streams.identifiers import keyed_digest
 
 FILE, KEY = "receipts.jsonl", "key"
 FIRST = "0" * 64
@@ -122,7 +122,7 @@ def draft(
         more: What else the receipt says, as `docs/receipts.md` lists it.
     """
     key = run_key(run)
-    who = {} if requester is None else {"requester": digest(key, "requester", requester)}
+    who = {} if requester is None else {"requester": keyed_digest(key, "requester", requester)}
     scope = (("class", "classes", classes), ("experience", "experiences", experiences), ("sample", "samples", samples))
     return {
         "request": request,
@@ -139,7 +139,7 @@ def draft(
 
 def keyed(key: bytes, kind: str, ids: Collection[object]) -> list[str]:
     """Return the sorted HMACs of ``ids``, half of each, which is plenty to tell them apart."""
-    return sorted(digest(key, kind, i) for i in ids)
+    return sorted(keyed_digest(key, kind, i) for i in ids)
 
 
 def requesters(run: Path, people: Mapping[str, Collection[int]]) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ def requesters(run: Path, people: Mapping[str, Collection[int]]) -> list[dict[st
     key = run_key(run)
     told = [
         {
-            "requester": digest(key, "requester", name),
+            "requester": keyed_digest(key, "requester", name),
             "samples": {"count": len(ids), "keyed": keyed(key, "sample", ids)},
         }
         for name, ids in people.items()
@@ -171,7 +171,7 @@ def covering(run: Path, kind: str, names: Collection[object]) -> dict[object, in
     key, field = run_key(run), {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
     keyed_of: list[Keyed] = [getattr(line.receipt, field) for line in whole(run)]
     line_of = {h: i for i, entry in enumerate(keyed_of, 1) for h in entry.keyed}
-    return {name: line_of[h] for name in names if (h := digest(key, kind, name)) in line_of}
+    return {name: line_of[h] for name in names if (h := keyed_digest(key, kind, name)) in line_of}
 
 
 def new_key() -> bytes:
@@ -234,7 +234,7 @@ def hashes(run: Path) -> list[str]:
     return [sha256(line) for line in path.read_bytes().splitlines(keepends=True)] if path.exists() else []
 
 
-def missing(run: Path, kept: str) -> list[str]:
+def missing_line(run: Path, kept: str) -> list[str]:
     """Say whether a run lacks the line whose hash a person kept elsewhere: it is then an older copy, or another run.
 
     Raises:
@@ -265,7 +265,7 @@ def append(run: Path, entry: Mapping[str, Any], signatures: Sequence[Signature] 
     if signatures is None:
         line = seal({**entry, "previous": previous}, indent=None)
     else:
-        line = envelopes.packed(_content(entry, previous), TYPE, signatures)
+        line = envelopes.pack_envelope(_content(entry, previous), TYPE, signatures)
     replace(path, old + line)
 
 
@@ -274,7 +274,7 @@ def to_sign(entry: Mapping[str, Any], previous: str) -> bytes:
     return envelopes.pae(TYPE, _content(entry, previous))
 
 
-def read(run: Path) -> list[dict[str, Any]]:
+def read_receipts(run: Path) -> list[dict[str, Any]]:
     """Return what every receipt says, oldest first.
 
     Raises:
@@ -289,21 +289,21 @@ def whole(run: Path) -> list[Line]:
     Raises:
         UserError: If a line was edited.
     """
-    if problems := check(run):
+    if problems := check_chain(run):
         raise UserError(f"{problems[0]}; restore the file from a copy.")
     path = run / FILE
     raw = path.read_bytes().splitlines() if path.exists() else []
-    return [parsed(data, f"{path} line {number}") for number, data in enumerate(raw, 1)]
+    return [parse_line(data, f"{path} line {number}") for number, data in enumerate(raw, 1)]
 
 
-def parsed(raw: bytes, place: str) -> Line:
+def parse_line(raw: bytes, place: str) -> Line:
     """Return one line; its hash is not checked, the types of its fields are.
 
     Raises:
         UserError: If it is not JSON, or a field has another type.
     """
     try:
-        record = decode(raw)
+        record = decode_json(raw)
     except ValueError as error:
         raise UserError(f"{place} is damaged: it is not valid JSON ({error}); {RESTORE}.") from error
     if not isinstance(record, dict) or "payload" not in record:
@@ -314,7 +314,7 @@ def parsed(raw: bytes, place: str) -> Line:
     return Line(content, receipt, envelopes.pae(TYPE, envelope.body), envelope.signatures)
 
 
-def check(run: Path) -> list[str]:
+def check_chain(run: Path) -> list[str]:
     """Return what is wrong with the file, line by line; nothing when it is whole or not there."""
     path = run / FILE
     if not path.exists():
@@ -334,7 +334,7 @@ def _problem(raw: bytes, previous: str, place: str) -> str | None:
     if fault := broken_seal(raw, indent=None):
         return f"{place} {fault}"
     try:
-        line = parsed(raw, place)
+        line = parse_line(raw, place)
     except UserError as error:
         return str(error).partition(";")[0]
     if line.receipt.previous != previous:
@@ -351,4 +351,4 @@ def _plain(record: Any, place: str) -> Line:
     receipt = typed(record, Receipt, place)
     content = {k: v for k, v in record.items() if k not in {"previous", "sha256"}}
     bare = {k: v for k, v in content.items() if k != "signature"}
-    return Line(content, receipt, encode({**bare, "previous": receipt.previous}, indent=None), None)
+    return Line(content, receipt, encode_json({**bare, "previous": receipt.previous}, indent=None), None)

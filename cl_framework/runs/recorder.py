@@ -30,7 +30,7 @@ from cl_framework.streams.identifiers import called
 from cl_framework.streams.sample_record import SampleRecord
 from cl_framework.terminal.safe_text import printable
 
-GONE = "(forgotten)"
+_GONE = "(forgotten)"
 """What stands in the results for the name of a forgotten class."""
 
 
@@ -87,7 +87,7 @@ class RunRecorder:
         self.total, self.notes, self.details = total, notes, details or ReceiptDetails()
         self.samples = samples or SampleRecord(())
         self._results: tuple[int, dict[str, Any]] | None = None
-        self.records, self._headed = contents.recorded(run), False
+        self.records, self._headed = contents.event_results(run), False
 
     @property
     def measurements(self) -> list[Measurements]:
@@ -104,7 +104,7 @@ class RunRecorder:
         count = f"{len(event.data):,} sample{'' if len(event.data) == 1 else 's'}"
         what = names or count
         if isinstance(event, ForgetRequest) and event.stays:
-            live = staying.sentence(event.stays, lambda c: self.class_names[c])
+            live = staying.staying_sentence(event.stays, lambda c: self.class_names[c])
             what = f"{f'{names}; ' if names else ''}{count} in all; {live}"
         if isinstance(event, Experience) and event.relearned:
             what += "; forgotten before: " + ", ".join(
@@ -158,7 +158,7 @@ class RunRecorder:
                 (r.measurements.event, r.measurements.classes) for r in self.records if r.measurements.kind == "learn"
             ]
             gone = self._gone()
-            names = [GONE if c in gone else name for c, name in enumerate(self.class_names)]
+            names = [_GONE if c in gone else name for c, name in enumerate(self.class_names)]
             made = evaluation_results.results(type(self.learner.strategy).__name__, learned, self.records, names)
             if trial := self.run.manifest.get("trial"):
                 made["trial"] = trial
@@ -168,7 +168,7 @@ class RunRecorder:
     def close(self) -> Path:
         """Write results and figure, and print the headline; return the figure's path."""
         derived_files.drop(self.run.path)
-        figure = evaluation_results.write(self.results(), self.run.path)
+        figure = evaluation_results.write_results(self.results(), self.run.path)
         derived_files.add(self.run.path, derived_files.RESULTS, len(self.records))
         self.console.print(tables.headline(self.results()))
         return figure

@@ -12,7 +12,7 @@ import msgspec
 from cl_framework.errors import UserError
 from cl_framework.runs.receipts import Receipt
 from cl_framework.storage.envelopes import Signature
-from cl_framework.storage.files import TEMPORARY, encode, seal, sha256, unseal
+from cl_framework.storage.files import TEMPORARY, encode_json, seal, sha256, unseal
 from cl_framework.storage.typed_records import RESTORE, FileEntry, typed
 
 EVENTS, FEATURES, SAMPLES = "events", "features", "samples"
@@ -152,12 +152,12 @@ def state_hash(fingerprints: Mapping[str, str]) -> str:
     >>> state_hash({"a": "0", "b": "1"}) == state_hash({"b": "1", "a": "0"}) != state_hash({"a": "0"})
     True
     """
-    return sha256(encode(dict(sorted(fingerprints.items())), indent=None))
+    return sha256(encode_json(dict(sorted(fingerprints.items())), indent=None))
 
 
 def history_hash(events: Sequence[EventRecord]) -> str:
     """Return one hash over what lasts of these events: their facts, measurements, features, and the run's manifest."""
-    return sha256(encode({"events": [e.lasting for e in events]}, indent=None))
+    return sha256(encode_json({"events": [e.lasting for e in events]}, indent=None))
 
 
 def outdated(events: Sequence[EventRecord]) -> Iterator[tuple[EventRecord, set[str]]]:
@@ -180,7 +180,7 @@ def sample_event(events: Sequence[EventRecord]) -> EventRecord | None:
     return next((e for e in reversed(events) if e.samples in e.files), None)
 
 
-def listed(events: Sequence[EventRecord]) -> dict[str, FileEntry]:
+def files_that_count(events: Sequence[EventRecord]) -> dict[str, FileEntry]:
     """Return hash and size of every file that counts, by place within the run."""
     counting, last = {e.features for e in feature_events(events)}, sample_event(events)
     counting |= {last.samples} if last is not None else set()
@@ -194,7 +194,7 @@ def listed(events: Sequence[EventRecord]) -> dict[str, FileEntry]:
 
 def strays(path: Path, events: Sequence[EventRecord]) -> list[Path]:
     """Return what lies in the run without belonging to it: leftovers of killed writes, and foreign files."""
-    known = {path / place for place in listed(events)} | {path / e.place for e in events}
+    known = {path / place for place in files_that_count(events)} | {path / e.place for e in events}
     found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
     for top in (path / EVENTS, path / FEATURES, path / SAMPLES):
         for child in sorted(top.glob("*")):

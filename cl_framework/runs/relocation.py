@@ -19,26 +19,26 @@ import msgspec
 from cl_framework.errors import UserError
 from cl_framework.storage import files
 from cl_framework.storage.files import unseal
-from cl_framework.streams.sample_list import Source
+from cl_framework.streams.sample_list import ListedSource
 
-PLACE = "relocated.json"
+MOVES_FILE = "relocated.json"
 Moves: TypeAlias = Sequence[tuple[str, str]]
 """What paths began with, and what they begin with now, in order."""
 
 
-class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _MovesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of the file that keeps moves."""
 
     moves: list[tuple[str, str]] = []
 
 
-def read(run: Path) -> Moves:
+def read_moves(run: Path) -> Moves:
     """Return the moves that a run keeps.
 
     Raises:
         UserError: If the file was edited.
     """
-    return unseal(run / PLACE, Kept).moves if (run / PLACE).exists() else []
+    return unseal(run / MOVES_FILE, _MovesFile).moves if (run / MOVES_FILE).exists() else []
 
 
 def keep(run: Path, asked: Sequence[str]) -> None:
@@ -51,11 +51,11 @@ def keep(run: Path, asked: Sequence[str]) -> None:
     Raises:
         UserError: If one is written in another way, or its NEW is not there.
     """
-    moves = [*read(run), *map(parsed, asked)]
-    files.replace(run / PLACE, files.seal({"moves": moves}))
+    moves = [*read_moves(run), *map(parse_move, asked)]
+    files.replace(run / MOVES_FILE, files.seal({"moves": moves}))
 
 
-def parsed(asked: str) -> tuple[str, str]:
+def parse_move(asked: str) -> tuple[str, str]:
     """Read ``OLD=NEW``; both become absolute.
 
     Raises:
@@ -103,7 +103,7 @@ def config_of(run: Path, moves: Moves) -> Iterator[str]:
         yield other.name
 
 
-def located(source: Source, run: Path, moves: Moves) -> Source:
+def relocate(source: ListedSource, run: Path, moves: Moves) -> ListedSource:
     """Return a source of a run's list with paths as they are now.
 
     Args:
@@ -123,7 +123,7 @@ def located(source: Source, run: Path, moves: Moves) -> Source:
     return msgspec.structs.replace(source, root=now, spec=rewritten(source.spec, [(root, now)]), former=former)
 
 
-def beside(source: Source, run: Path) -> None:
+def note_relative(source: ListedSource, run: Path) -> None:
     """Note where a source lies as seen from the run, if it is there."""
     if source.root and Path(source.root).exists():
         source.beside = os.path.relpath(source.root, run.absolute())

@@ -61,7 +61,7 @@ class Weights(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Origin(msgspec.Struct, frozen=True):
+class ExperimentOrigin(msgspec.Struct, frozen=True):
     """What a manifest tells of the experiment behind a run, as `manifest` wrote it."""
 
     backbone: Weights
@@ -119,9 +119,9 @@ def experiment_of(directory: Run, overrides: Sequence[str] = (), changes: Sequen
     _ = directory.config
     before = changed(directory.events(), directory.path)
     changes = before if before[len(before) - len(changes) :] == [*changes] else [*before, *changes]
-    with relocation.config_of(directory.path, relocation.read(directory.path)) as config:
+    with relocation.config_of(directory.path, relocation.read_moves(directory.path)) as config:
         experiment = build(["--config", config, *changes, *overrides], CONSOLE)
-    told = typed(directory.manifest, Origin, directory.path / MANIFEST)
+    told = typed(directory.manifest, ExperimentOrigin, directory.path / MANIFEST)
     if told.backbone.sha256 != experiment.learner.model.backbone.digest():
         raise UserError(
             f"{directory.path} was made with other backbone weights; bring back {told.backbone.name} as it was."
@@ -140,17 +140,17 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
     Raises:
         UserError: If data without a list are not what they were.
     """
-    events, moves = directory.events(), relocation.read(directory.path)
+    events, moves = directory.events(), relocation.read_moves(directory.path)
     specs = _requests(directory, events)
     streams = [scenario_of(relocation.rewritten(s["learn"], moves))[0] for s in specs if "learn" in s]
     # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     raw = directory.samples()
-    sources = [] if raw is None else sample_list.decode(raw, directory.path / sample_list.FOLDER)
+    sources = [] if raw is None else sample_list.decode_list(raw, directory.path / sample_list.FOLDER)
     data = [directory.manifest["data"], *(s["data"] for s in specs if "learn" in s)]
     for scenario, was, source in zip_longest([first, *streams], data, sources):
         if source is not None:
-            scenario.relist(relocation.located(source, directory.path, moves), key)
+            scenario.relist(relocation.relocate(source, directory.path, moves), key)
             for line in scenario.renew({e.name for e in events}).lines() if renew else ():
                 CONSOLE.print(printable(line), soft_wrap=True, markup=False, highlight=False)
         elif events and was != scenario.fingerprint():
@@ -158,7 +158,7 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
     return Timeline(first, specs, streams, key)
 
 
-def restore(directory: Run, experiment: Experiment) -> None:
+def restore_learner(directory: Run, experiment: Experiment) -> None:
     """Put the learner into the state of the run's last event, with the features that it stored.
 
     Raises:

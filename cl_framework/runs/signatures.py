@@ -42,7 +42,7 @@ def signer(path: str | Path) -> Sign:
     return sign
 
 
-def problems(run: Path, public: str | Path) -> list[str]:
+def signature_problems(run: Path, public: str | Path) -> list[str]:
     """Return what is wrong with the signatures of a run whose chain of receipts is whole.
 
     A signed line holds the hash of the line before it, so it vouches for all lines up to it; those after the last
@@ -104,5 +104,5 @@ def _cryptography() -> tuple[Any, Any, type[Exception]]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise extras.missing("Signatures need `cryptography`", "sign") from error
+        raise extras.missing_extra("Signatures need `cryptography`", "sign") from error
     return serialization, ed25519, InvalidSignature

@@ -1,8 +1,8 @@
-from .declared import KINDS as KINDS
 from .declared import PICKLED as PICKLED
+from .declared import WEIGHT_FORMATS as WEIGHT_FORMATS
 from .declared import check_folder as check_folder
 from .declared import check_weights as check_weights
-from .declared import classes as classes
+from .declared import classes_in as classes_in
 from .declared import known_to_timm as known_to_timm
 from .declared import no_model as no_model
 from .discovery import Entry as Entry

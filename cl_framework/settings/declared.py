@@ -13,20 +13,20 @@ from cl_framework.errors import UserError, did_you_mean
 from cl_framework.settings import signatures
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-KINDS = f".safetensors, {', '.join(PICKLED)}, or .npz"
+WEIGHT_FORMATS = f".safetensors, {', '.join(PICKLED)}, or .npz"
 """Endings of files of weights."""
 MODEL = re.compile(r"^@register_model\s*\ndef (\w+)", re.MULTILINE)
 RENAMED = re.compile(r"register_model_deprecations\(__name__, \{(.*?)\}\)", re.DOTALL)
 
 
 @cache
-def classes(module: str) -> Sequence[str]:
+def classes_in(module: str) -> Sequence[str]:
     """Return the public classes that a module declares or imports; none if its source is not found.
 
-    >>> "SGD" in classes("torch.optim"), "StepLR" in classes("torch.optim.lr_scheduler"), classes("no.such")
+    >>> "SGD" in classes_in("torch.optim"), "StepLR" in classes_in("torch.optim.lr_scheduler"), classes_in("no.such")
     (True, True, ())
     """
-    if (file := signatures.source(module)) is None:
+    if (file := signatures.source_file(module)) is None:
         return ()
     body = signatures.tree(file).body
     for node in body:
@@ -85,7 +85,7 @@ def check_weights(path: Path) -> None:
         UserError: If so.
     """
     if not path.expanduser().exists():
-        raise UserError(f"There is no weight file {path}; give the path of a checkpoint ({KINDS}).")
+        raise UserError(f"There is no weight file {path}; give the path of a checkpoint ({WEIGHT_FORMATS}).")
 
 
 def check_folder(name: str) -> None:

@@ -24,7 +24,7 @@ from cl_framework.errors import UserError, did_you_mean
 from cl_framework.settings import signatures
 
 GROUP = "cl_framework.plugins"
-OWN = ("strategies.learning", "strategies.unlearning", "scenarios", "cl_framework.backbones", "cl_framework.adapters")
+_OWN = ("strategies.learning", "strategies.unlearning", "scenarios", "cl_framework.backbones", "cl_framework.adapters")
 KINDS = {
     "strategies": "Strategy",
     "unlearners": "Unlearner",
@@ -62,7 +62,7 @@ def catalogue(kind: str) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.name.lower())
 
 
-def load(kind: str, name: str) -> type:
+def load_class(kind: str, name: str) -> type:
     """Import and return the class called ``name``.
 
     Raises:
@@ -159,7 +159,7 @@ def _modules() -> Iterator[tuple[str, Path]]:
 def _packages() -> dict[str, Path]:
     """Return every plugin package and its folder, ours first."""
     root = Path(__file__).resolve().parents[2]
-    own = {package: root.joinpath(*package.split(".")) for package in OWN}
+    own = {package: root.joinpath(*package.split(".")) for package in _OWN}
     others = _announced(entry_points, tuple(map(_changed, sys.path)))
     found = {p: _unshadowed(p, folder, "cl-framework") for p, folder in own.items() if folder.is_dir()}
     return found | {p: _unshadowed(p, None, owner) for p, owner in others.items() if p not in own}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from cl_framework.threads import MOST
+from cl_framework.threads import MOST_THREADS
 
 from cl_framework.errors import UserError
 
@@ -45,14 +45,14 @@ class Range:
         return value in self.also or (low and high)
 
 
-COUNT = Range("at least 1", 1)
+_COUNT = Range("at least 1", 1)
 NONE_OR_MORE = Range("at least 0")
 ABOVE = Range("above 0", above=True)
 SEED = Range("from 0 to 4294967295", high=2**32 - 1)
 SHARE = Range("from 0 to 1", high=1)
-LIMIT = Range("a share above 0 and up to 1, or a whole number of batches", above=True)
-WORDS = {
-    COUNT: "width rank tokens size length batch batch_size expansion draws group horizon noises copies increment "
+_LIMIT = Range("a share above 0 and up to 1, or a whole number of batches", above=True)
+_WORDS = {
+    _COUNT: "width rank tokens size length batch batch_size expansion draws group horizon noises copies increment "
     "times window image_size max_tokens devices num_nodes accumulate_grad_batches log_every_n_steps",
     NONE_OR_MORE: "r epochs align_epochs later_epochs warmup noise_steps impair repair ascents refinements per_class "
     "lr align_lr weight_decay align_decay weight weight_l2 strength gradient_clip_val cache toward contrast pull "
@@ -61,14 +61,14 @@ WORDS = {
     SHARE: "share dropout lora_dropout shrink threshold threshold_end label_smoothing",
     Range("at least 0 and below 1", high=1, below=True): "momentum validation",
     SEED: "order_seed",
-    Range(f"from 1 to {MOST}", 1, MOST): "threads",
+    Range(f"from 1 to {MOST_THREADS}", 1, MOST_THREADS): "threads",
 }
-BY_WORD = {word: what for what, words in WORDS.items() for word in words.split()}
+BY_WORD = {word: what for what, words in _WORDS.items() for word in words.split()}
 BY_PLACE = {
     "seed_everything": SEED,
-    "trainer.max_epochs": COUNT,
+    "trainer.max_epochs": _COUNT,
     "trainer.max_steps": Range("at least 1, or -1 for no limit", 1, also=(-1,)),
-    "trainer.limit_train_batches": LIMIT,
+    "trainer.limit_train_batches": _LIMIT,
     "trainer.overfit_batches": Range(
         "0: it reads other samples than a plan names; trainer.limit_train_batches makes a run short", high=0
     ),
@@ -80,7 +80,7 @@ LARGEST = 2**63
 """The first whole number that no sample id and no tensor size can be."""
 
 
-def check(config: Mapping[str, Any], where: str = "") -> None:
+def check_numbers(config: Mapping[str, Any], where: str = "") -> None:
     """Make sure that every number in a config is one that it can be.
 
     Args:
@@ -101,7 +101,7 @@ def check_parts(parts: Mapping[str, object]) -> None:
     Raises:
         UserError: If a number is not in its range.
     """
-    check({f"{role} {type(part).__name__}": settings_of(part) for role, part in parts.items()})
+    check_numbers({f"{role} {type(part).__name__}": settings_of(part) for role, part in parts.items()})
 
 
 def settings_of(part: object) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def alternatives(annotation: str) -> dict[str, None]:
     return dict.fromkeys(part.strip() for part in annotation.split("|") if part.strip())
 
 
-def source(module: str) -> Path | None:
+def source_file(module: str) -> Path | None:
     """Return the file of a module without importing it or the packages around it."""
     root, *rest = module.split(".")
     spec = find_spec(root)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
-def digest(files: Mapping[str, Path]) -> str:
+def source_digest(files: Mapping[str, Path]) -> str:
     """Return one SHA-256 over the names and contents of files, in order of their names.
 
     Args:
@@ -33,7 +33,7 @@ def package(name: str) -> dict[str, Path]:
     return {f"{name.replace('.', '/')}/{place}": p for place, p in inside}
 
 
-def of(kinds: Iterable[type], packages: Iterable[str] = ("cl_framework",)) -> dict[str, Path]:
+def sources_of(kinds: Iterable[type], packages: Iterable[str] = ("cl_framework",)) -> dict[str, Path]:
     """Return the source files of whole ``packages`` and of the modules that define ``kinds``."""
     names = dict.fromkeys([*packages, *(kind.__module__ for kind in kinds)])
     return {place: file for name in names for place, file in package(name).items()}

@@ -15,7 +15,7 @@ from cl_framework.errors import UserError
 VARIABLE, OPTION = "CLF_TRUST", "--trust"
 EXPORTED = ("GlyphViT", "Timm", "HuggingFace", "Bottleneck", "LoRA", "SSF", "VPT", "PromptPool", "Full", "Peft")
 """Backbones and adapters that ``cl_framework`` itself exports: the parser names them by that shorter path."""
-KINDS = (
+_KINDS = (
     "cl_framework.backbones",
     "cl_framework.adapters",
     "cl_framework.evaluation.Published",  # the path that the parser gives it, and the file it lies in
@@ -77,7 +77,7 @@ def trusted() -> list[str]:
 
 def allowed(packages: Sequence[str] = ()) -> list[str]:
     """Return all dotted paths that a config may name; ``packages`` are those of installed plugins."""
-    return [*dict.fromkeys((*KINDS, *packages, *trusted()))]
+    return [*dict.fromkeys((*_KINDS, *packages, *trusted()))]
 
 
 def require(path: str, packages: Sequence[str] = ()) -> None:

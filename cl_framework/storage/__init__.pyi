@@ -1,6 +1,6 @@
 from .files import TEMPORARY as TEMPORARY
 from .files import broken_seal as broken_seal
-from .files import encode as encode
+from .files import encode_json as encode_json
 from .files import entry as entry
 from .files import file_hash as file_hash
 from .files import find_listed as find_listed
@@ -22,6 +22,6 @@ from .typed_records import RESTORE as RESTORE
 from .typed_records import Count as Count
 from .typed_records import Digest as Digest
 from .typed_records import FileEntry as FileEntry
-from .typed_records import decode as decode
+from .typed_records import decode_json as decode_json
 from .typed_records import parsed as parsed
 from .typed_records import typed as typed

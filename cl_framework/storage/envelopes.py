@@ -15,7 +15,7 @@ import rfc8785
 
 from cl_framework.errors import UserError
 from cl_framework.storage.files import seal
-from cl_framework.storage.typed_records import RESTORE, decode, typed
+from cl_framework.storage.typed_records import RESTORE, decode_json, typed
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ def pae(payload_type: str, body: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(body), body)
 
 
-def packed(body: bytes, payload_type: str, signatures: Sequence[Signature] = ()) -> bytes:
+def pack_envelope(body: bytes, payload_type: str, signatures: Sequence[Signature] = ()) -> bytes:
     """Return an envelope as one line that ends in a newline.
 
     Its field ``sha256`` is the hash of the line without it: an edit shows even where nothing is signed.
@@ -114,7 +114,7 @@ def unpacked(record: Mapping[str, Any], payload_type: str, place: str) -> tuple[
         raise UserError(f"{place} is damaged at payloadType: expected {payload_type}; {RESTORE}.")
     try:
         body = envelope.body
-        content = decode(body)
+        content = decode_json(body)
         if not isinstance(content, dict) or rfc8785.dumps(content) != body:
             raise ValueError("it is no JSON object in canonical form")
     except (ValueError, RecursionError) as error:

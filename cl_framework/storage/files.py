@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cl_framework.errors import UserError
-from cl_framework.storage.typed_records import FileEntry, decode, typed
+from cl_framework.storage.typed_records import FileEntry, decode_json, typed
 
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def encode(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
+def encode_json(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
     """Return ``record`` as JSON that ends in a newline.
 
     Raises:
@@ -41,13 +41,13 @@ def seal(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
     >>> broken_seal(seal({"a": 1})), broken_seal(seal({"a": 1}).replace(b"1", b"2", 1))
     (None, 'was edited or damaged: it no longer has the hash it was written with')
     """
-    return encode({**record, "sha256": sha256(encode(record, indent))}, indent)
+    return encode_json({**record, "sha256": sha256(encode_json(record, indent))}, indent)
 
 
 def broken_seal(raw: bytes, indent: int | None = 1) -> str | None:
     """Say what is wrong with bytes that `seal` made; None when nothing is."""
     try:
-        record = decode(raw)
+        record = decode_json(raw)
     except ValueError:
         return "is not valid JSON"
     if not isinstance(record, dict):
@@ -68,7 +68,7 @@ def unseal(path: Path, kind: type[_T]) -> _T:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore it from a copy.") from error
     if fault := broken_seal(raw):
         raise UserError(f"{path} {fault}; restore it from a copy.")
-    record: dict[str, Any] = decode(raw)
+    record: dict[str, Any] = decode_json(raw)
     del record["sha256"]
     return typed(record, kind, path)
 

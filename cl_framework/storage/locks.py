@@ -14,7 +14,7 @@ from cl_framework.storage.files import refuse_link
 
 NONE = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """Error numbers of file systems without locks."""
-HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 """Error numbers where another process has the lock."""
 
 
@@ -45,7 +45,7 @@ def locked(path: Path, wait: bool = True, remedy: str = "put it on a local disk"
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno in HELD:
+            if error.errno in _HELD:
                 raise BlockingIOError(error.errno, error.strerror) from error
             if error.errno in NONE:
                 what = f"The file system of {path.parent} has no locks ({error.strerror})"

@@ -31,7 +31,7 @@ class FileEntry(msgspec.Struct, frozen=True):
     bytes: Count
 
 
-def decode(raw: bytes) -> Any:
+def decode_json(raw: bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
@@ -56,7 +56,7 @@ def parsed(raw: bytes, kind: type[_T], place: Path | str, remedy: str = RESTORE)
         UserError: If it is not JSON, or a field is missing or of another type; file and field are named.
     """
     try:
-        found = decode(raw)
+        found = decode_json(raw)
     except ValueError as error:
         raise UserError(f"{place} is damaged: it is not valid JSON ({error}); {remedy}.") from error
     return typed(found, kind, place, remedy)

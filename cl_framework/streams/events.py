@@ -78,7 +78,7 @@ class ForgetRequest:
         reference: The same samples with the test transform.
         remaining: The retain set: what is left of every experience so far, in order; methods that need no data never
             read it.
-        missing: Sets that are no longer available: ``forget`` or ``retain``.
+        missing: Sets that are no longer available: ``forget_request`` or ``retain``.
         inherited: Whether the backbone's own pre-training met part of the forget set.
         first: Name of the oldest experience that was alive when it was asked for.
         cells: Cells that are forgotten altogether: an experience and one of its classes, which other experiences may
@@ -130,7 +130,7 @@ class ForgetRequest:
 Event: TypeAlias = Experience | ForgetRequest
 
 
-def forget(
+def forget_request(
     name: str,
     past: Sequence[Experience],
     classes: Iterable[int] = (),
@@ -156,7 +156,7 @@ def forget(
         UserError: If a class, experience or sample was never learned or is already gone, or nothing is asked for.
     """
     wanted, named, ids = set(classes), set(experiences), torch.tensor(sorted(set(samples)), dtype=torch.int64)
-    parts, alive = set(cells), set(origins.cells({e.name: e.classes for e in past}))
+    parts, alive = set(cells), set(origins.cells_of({e.name: e.classes for e in past}))
     if not (wanted or named or parts or len(ids)):
         raise UserError(f"The forget request {name!r} names nothing; give it classes, experiences or samples.")
     live = {c for _, c in alive}
@@ -174,7 +174,7 @@ def forget(
             raise UserError(f"Cannot forget {what} {shown}: never learned, or already gone.{options}")
     parts |= {(e, c) for e, c in alive if c in wanted or e in named}
     left = [e.without(ids=ids, cells=parts) for e in past]
-    stays = set(origins.cells({e.name: e.classes for e in left if e is not None}))
+    stays = set(origins.cells_of({e.name: e.classes for e in left if e is not None}))
     gone = alive - stays  # a class without samples is forgotten too
     hit = [
         torch.isin(e.data.labels, torch.tensor([c for c in e.classes if (e.name, c) in gone], dtype=torch.int64))
@@ -257,7 +257,7 @@ class Scenario(Recorded, ABC):
         """
         return Survey()
 
-    def listing(self, watch: Watch) -> sample_list.Source | None:
+    def listing(self, watch: Watch) -> sample_list.ListedSource | None:
         """List every sample of the stream, for the run's list; None if the scenario cannot.
 
         Args:
@@ -265,7 +265,7 @@ class Scenario(Recorded, ABC):
         """
         return None
 
-    def relist(self, listed: sample_list.Source, key: bytes | None) -> None:
+    def relist(self, listed: sample_list.ListedSource, key: bytes | None) -> None:
         """Take samples from the list that `listing` wrote, not from the data of today; called before the steps.
 
         Args:

@@ -129,7 +129,7 @@ def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), ke
         raise UserError(f"{where} holds {str(wrong[0])!r} among the sample ids; write whole numbers only.")
     if hidden and key is None:
         raise UserError("These sample ids are hidden under a run's key; only that run can read them.")
-    found = [i for i in there if digest(key, "sample", i) in hidden] if key and hidden else []
+    found = [i for i in there if keyed_digest(key, "sample", i) in hidden] if key and hidden else []
     return [int(w) for w in plain] + found
 
 
@@ -140,7 +140,7 @@ def hide(ids: Iterable[int], key: bytes) -> list[str]:
     >>> sample_ids(hidden, [5, 6, 7], b"k"), "7" in hidden
     ([7], False)
     """
-    return [KEYED + digest(key, "sample", i) for i in sorted(ids)]
+    return [KEYED + keyed_digest(key, "sample", i) for i in sorted(ids)]
 
 
 def concealed(config: str, names: Sequence[str], key: bytes) -> str:
@@ -187,7 +187,7 @@ def _hidden_again(samples: str | Iterable[int | str], key: bytes) -> list[str]:
     return already + hide(sample_ids([w for w in words if w not in already]), key)
 
 
-def digest(key: bytes, kind: str, name: object) -> str:
+def keyed_digest(key: bytes, kind: str, name: object) -> str:
     """Return half of an HMAC-SHA-256, which suffices to tell names apart."""
     return hmac.new(key, f"{kind}:{name}".encode(), "sha256").hexdigest()[:32]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import final
 
 from cl_framework.errors import UserError
-from cl_framework.streams.identifiers import KEYED, digest, spoken
+from cl_framework.streams.identifiers import KEYED, keyed_digest, spoken
 
 
 @final
@@ -127,4 +127,4 @@ def hidden_as(name: str, key: bytes | None, prefixes: Iterable[str] = ()) -> lis
     if key is None:
         return []
     own = [p for p in ("", *prefixes) if name.startswith(p)]
-    return [prefix + KEYED + digest(key, "class", name.removeprefix(prefix)) for prefix in own]
+    return [prefix + KEYED + keyed_digest(key, "class", name.removeprefix(prefix)) for prefix in own]

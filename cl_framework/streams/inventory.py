@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-SHOWN = 5
+_SHOWN = 5
 """Most samples that are named; further ones are counted."""
 
 
@@ -47,4 +47,4 @@ def _count(places: Sequence[str]) -> str:
 
 
 def _shown(places: Sequence[str]) -> str:
-    return ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")
+    return ", ".join(places[:_SHOWN]) + (", ..." if len(places) > _SHOWN else "")

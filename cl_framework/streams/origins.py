@@ -13,10 +13,10 @@ Cell: TypeAlias = tuple[str, int]
 """An experience and one of its classes: the unit that is learned and forgotten."""
 
 
-def merged(*origins: Origin) -> dict[str, frozenset[int]]:
+def merge_origins(*origins: Origin) -> dict[str, frozenset[int]]:
     """Return the union of several origins.
 
-    >>> merged({"a": frozenset({1})}, {"a": frozenset({2}), "b": frozenset({3})}) == {
+    >>> merge_origins({"a": frozenset({1})}, {"a": frozenset({2}), "b": frozenset({3})}) == {
     ...     "a": frozenset({1, 2}), "b": frozenset({3})}
     True
     """
@@ -27,19 +27,19 @@ def merged(*origins: Origin) -> dict[str, frozenset[int]]:
     return found
 
 
-def of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
-    """Return the origin of samples of ``cells``.
+def origin_of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
+    """Return the origin of samples of ``cells_of``.
 
-    >>> of([("a", 5), ("b", 7), ("b", 5)]) == {"a": frozenset({5}), "b": frozenset({5, 7})}
+    >>> origin_of([("a", 5), ("b", 7), ("b", 5)]) == {"a": frozenset({5}), "b": frozenset({5, 7})}
     True
     """
-    return merged(*({experience: frozenset({c})} for experience, c in cells))
+    return merge_origins(*({experience: frozenset({c})} for experience, c in cells))
 
 
-def cells(brought: Mapping[str, Iterable[int]]) -> list[Cell]:
-    """Return the cells of an origin; the inverse of `of`.
+def cells_of(brought: Mapping[str, Iterable[int]]) -> list[Cell]:
+    """Return the cells of an origin; the inverse of `origin_of`.
 
-    >>> cells({"a": [5], "b": [5, 7]})
+    >>> cells_of({"a": [5], "b": [5, 7]})
     [('a', 5), ('b', 5), ('b', 7)]
     """
     return [(experience, c) for experience, classes in brought.items() for c in classes]

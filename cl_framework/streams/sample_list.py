@@ -16,7 +16,7 @@ import msgspec
 
 from cl_framework.errors import UserError
 from cl_framework.storage.typed_records import RESTORE, parsed, typed
-from cl_framework.streams.identifiers import KEYED, digest
+from cl_framework.streams.identifiers import KEYED, keyed_digest
 
 if TYPE_CHECKING:
     pass
@@ -30,7 +30,7 @@ Counted: TypeAlias = list[tuple[int, int]]
 _SPLITS: tuple[Split, Split] = ("train", "test")
 
 
-class Rows(msgspec.Struct, kw_only=True):
+class SplitRows(msgspec.Struct, kw_only=True):
     """The samples of one split, row by row, in the order of the stream's data.
 
     Attributes:
@@ -57,7 +57,7 @@ class Rows(msgspec.Struct, kw_only=True):
     content: str = ""
 
 
-class Source(msgspec.Struct, kw_only=True):
+class ListedSource(msgspec.Struct, kw_only=True):
     """The samples of one data source: of the config's scenario, or of one learned later.
 
     Attributes:
@@ -86,8 +86,8 @@ class Source(msgspec.Struct, kw_only=True):
     class_names: list[str]
     groups: list[list[int]]
     fingerprint: str
-    train: Rows
-    test: Rows
+    train: SplitRows
+    test: SplitRows
     beside: str = ""
     former: list[str] = []
     experiences: list[str] = []
@@ -140,7 +140,7 @@ class _Written(msgspec.Struct, kw_only=True):
     content: str
 
 
-def encode(sources: Sequence[Source | None]) -> bytes:
+def encode_list(sources: Sequence[ListedSource | None]) -> bytes:
     """Return the list as JSON."""
     told = [
         source and {**msgspec.structs.asdict(source), "train": _written(source.train), "test": _written(source.test)}
@@ -149,16 +149,16 @@ def encode(sources: Sequence[Source | None]) -> bytes:
     return msgspec.json.encode({"sources": told}) + b"\n"
 
 
-def decode(raw: bytes, place: Path | str = FOLDER) -> list[Source | None]:
-    """Return the list that `encode` wrote.
+def decode_list(raw: bytes, place: Path | str = FOLDER) -> list[ListedSource | None]:
+    """Return the list that `encode_list` wrote.
 
     Raises:
         UserError: If a field has another type, or columns do not fit together.
     """
-    found: list[Source | None] = []
+    found: list[ListedSource | None] = []
     for each in parsed(raw, _Whole, place).sources:
         rows = {k: _read(typed((each or {}).get(k), _Written, f"{place}, {k},"), place) for k in _SPLITS if each}
-        source = None if each is None else typed({**each, **dict.fromkeys(_SPLITS, _NOTHING)}, Source, place)
+        source = None if each is None else typed({**each, **dict.fromkeys(_SPLITS, _NOTHING)}, ListedSource, place)
         if source is not None:
             source.train, source.test = rows["train"], rows["test"]
             for part in rows.values():
@@ -169,7 +169,7 @@ def decode(raw: bytes, place: Path | str = FOLDER) -> list[Source | None]:
     return found
 
 
-def listed(sources: Sequence[Source | None]) -> list[Listed]:
+def listed_samples(sources: Sequence[ListedSource | None]) -> list[Listed]:
     """Return every sample that is not forgotten, in the order of the data, training samples first."""
     found: list[Listed] = []
     for number, source in enumerate(sources):
@@ -195,7 +195,7 @@ def listed(sources: Sequence[Source | None]) -> list[Listed]:
     return found
 
 
-def forget(source: Source, ids: Collection[int], names: Collection[str], key: bytes | None) -> bool:
+def forget_rows(source: ListedSource, ids: Collection[int], names: Collection[str], key: bytes | None) -> bool:
     """Delete training samples, and test samples and names of forgotten classes, from a source's rows.
 
     Args:
@@ -216,23 +216,23 @@ def forget(source: Source, ids: Collection[int], names: Collection[str], key: by
             if i not in rows.gone:
                 found = True
                 rows.gone.add(i)
-                rows.places[i] = hidden(key, "place", rows.places[i] if source.files else rows.digests[i])
+                rows.places[i] = hidden_name(key, "place", rows.places[i] if source.files else rows.digests[i])
                 rows.digests[i] = ""
                 if rows.columns:
                     rows.columns[i] = {}
     for i in vanished:
         found = True
-        source.class_names[i] = hidden(key, "class", source.class_names[i])
+        source.class_names[i] = hidden_name(key, "class", source.class_names[i])
     return found
 
 
-def hidden(key: bytes | None, kind: str, name: str) -> str:
+def hidden_name(key: bytes | None, kind: str, name: str) -> str:
     """Return the keyed hash of a name; empty without a key.
 
-    >>> hidden(b"k", "place", "cat/1.png").startswith("keyed:"), hidden(None, "place", "cat/1.png")
+    >>> hidden_name(b"k", "place", "cat/1.png").startswith("keyed:"), hidden_name(None, "place", "cat/1.png")
     (True, '')
     """
-    return KEYED + digest(key, kind, name) if key else ""
+    return KEYED + keyed_digest(key, kind, name) if key else ""
 
 
 def runs(numbers: Iterable[int]) -> Counted:
@@ -253,7 +253,7 @@ def unrolled(found: Counted) -> list[int]:
     return [number for number, count in found for _ in range(count)]
 
 
-def _written(rows: Rows) -> _Written:
+def _written(rows: SplitRows) -> _Written:
     return _Written(
         split=rows.split,
         steps=runs(b - a for a, b in pairwise([0, *rows.ids])),
@@ -267,8 +267,8 @@ def _written(rows: Rows) -> _Written:
     )
 
 
-def _read(told: _Written, place: Path | str) -> Rows:
-    rows = Rows(
+def _read(told: _Written, place: Path | str) -> SplitRows:
+    rows = SplitRows(
         split=told.split,
         ids=list(accumulate(unrolled(told.steps))),
         labels=unrolled(told.labels),

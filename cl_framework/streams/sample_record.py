@@ -7,7 +7,7 @@ from typing import final
 
 from cl_framework.streams import sample_list
 from cl_framework.streams.events import Experience, Scenario, Step
-from cl_framework.streams.sample_list import Source
+from cl_framework.streams.sample_list import ListedSource
 from cl_framework.streams.survey import Watch, unwatched
 from cl_framework.streams.timeline import Timeline
 
@@ -22,7 +22,9 @@ class SampleRecord:
         key: The run's key; None if it was deleted.
     """
 
-    def __init__(self, sources: Sequence[Source | None], stored: bytes | None = None, key: bytes | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[ListedSource | None], stored: bytes | None = None, key: bytes | None = None
+    ) -> None:
         """Store the list."""
         self.sources, self.key, self._stored = list(sources), key, stored
 
@@ -62,15 +64,15 @@ class SampleRecord:
             gone, vanished = set(step.event.data.ids.tolist()), {names[c] for c in step.event.classes}
             for source in filter(None, self.sources):
                 whose = {name.removeprefix(source.as_new) for name in vanished if name.startswith(source.as_new)}
-                sample_list.forget(source, gone, whose, self.key)
-        now = sample_list.encode(self.sources)
+                sample_list.forget_rows(source, gone, whose, self.key)
+        now = sample_list.encode_list(self.sources)
         if now == self._stored:
             return None
         self._stored = now
         return now
 
 
-def listed(scenario: Scenario, watch: Watch = unwatched) -> Source | None:
+def record_samples(scenario: Scenario, watch: Watch = unwatched) -> ListedSource | None:
     """List the samples of a scenario, and make it use that list from now on."""
     found = scenario.listing(watch)
     if found is not None:

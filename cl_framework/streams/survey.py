@@ -13,7 +13,7 @@ from rich.text import Text
 from cl_framework.errors import UserError
 from cl_framework.terminal.safe_text import printable
 
-SHOWN = 20
+_SHOWN = 20
 """Most samples that are named; further ones are counted."""
 MANY = 2000
 """Number of files from which a progress bar is shown."""
@@ -44,34 +44,34 @@ class Survey:
     warnings: Sequence[str] = ()
 
 
-def refusal(unreadable: Sequence[str], left: str = "") -> UserError:
+def unreadable_error(unreadable: Sequence[str], left: str = "") -> UserError:
     """Return what to raise where samples cannot be read and may not be left out.
 
     Args:
         unreadable: A sentence for each.
         left: Why the rest cannot be used either; skipping is then not offered.
 
-    >>> print(refusal(["a.png: empty.", "b.png: empty."]))
+    >>> print(unreadable_error(["a.png: empty.", "b.png: empty."]))
     2 samples cannot be read; mend them, or go on without them (--skip_unreadable):
       a.png: empty.
       b.png: empty.
-    >>> print(refusal(["a.png: empty."], "No class has images."))
+    >>> print(unreadable_error(["a.png: empty."], "No class has images."))
     No class has images. 1 sample cannot be read:
       a.png: empty.
     """
     if left:
         some = "1 sample" if len(unreadable) == 1 else f"{len(unreadable):,} samples"
-        return UserError("\n".join([f"{left} {some} cannot be read:", *listed(unreadable)]))
+        return UserError("\n".join([f"{left} {some} cannot be read:", *_listed(unreadable)]))
     if len(unreadable) == 1:
         return UserError(f"{printable(unreadable[0])} Or go on without it (--skip_unreadable).")
     head = f"{len(unreadable):,} samples cannot be read; mend them, or go on without them (--skip_unreadable):"
-    return UserError("\n".join([head, *listed(unreadable)]))
+    return UserError("\n".join([head, *_listed(unreadable)]))
 
 
-def listed(sentences: Sequence[str]) -> list[str]:
+def _listed(sentences: Sequence[str]) -> list[str]:
     """Return the first sentences as lines, and how many more there are."""
-    more = [f"  ... and {len(sentences) - SHOWN:,} more"] if len(sentences) > SHOWN else []
-    return [*(f"  {printable(s)}" for s in sentences[:SHOWN]), *more]
+    more = [f"  ... and {len(sentences) - _SHOWN:,} more"] if len(sentences) > _SHOWN else []
+    return [*(f"  {printable(s)}" for s in sentences[:_SHOWN]), *more]
 
 
 @final
@@ -97,17 +97,17 @@ class Bar:
         self.progress.update(self.task, completed=done, total=total, visible=total >= MANY)
 
 
-def told(found: Survey, skip: bool, console: Console) -> None:
+def survey_report(found: Survey, skip: bool, console: Console) -> None:
     """Print the result of a survey.
 
     Raises:
         UserError: If samples cannot be read and are not to be skipped.
     """
     if found.unreadable and not skip:
-        raise refusal(found.unreadable)
+        raise unreadable_error(found.unreadable)
     if found.unreadable:
         some = "1 sample" if len(found.unreadable) == 1 else f"{len(found.unreadable):,} samples"
-        lines = [f"Left out {some} that cannot be read:", *listed(found.unreadable)]
+        lines = [f"Left out {some} that cannot be read:", *_listed(found.unreadable)]
         console.print(Text("\n".join(lines)), soft_wrap=True)
     for warning in found.warnings:
         console.print(Text(f"warning: {printable(warning)}", "yellow"), soft_wrap=True)

@@ -14,7 +14,7 @@ from cl_framework.streams.identity import Register, hidden_as
 from cl_framework.streams.walk import Walk
 
 
-class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LaterRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A later forget request, as an event's record holds it."""
 
     classes: list[int | str] = []
@@ -36,7 +36,7 @@ class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         again: New ids of classes that had been forgotten, each with the id before.
     """
 
-    forget: Asked | None = None
+    forget: LaterRequest | None = None
     learn: list[str] | None = None
     data: str | None = None
     as_new: str | None = None
@@ -123,7 +123,7 @@ class Timeline(Scenario):
         """Return the same followed by a forget request, in which sample ids are hidden under the key.
 
         Args:
-            spec: What to forget, as `Asked` tells it, samples by their ids.
+            spec: What to forget, as `LaterRequest` tells it, samples by their ids.
 
         Raises:
             UserError: If it asks for what was never learned, or is gone.

@@ -12,7 +12,7 @@ from cl_framework.streams.events import (
     Scenario,
     Step,
     exam_of,
-    forget,
+    forget_request,
     surviving,
 )
 from cl_framework.streams.identifiers import sample_ids
@@ -89,7 +89,7 @@ class Walk:
         if "samples" in asked:
             asked["samples"] = sample_ids(asked["samples"], [i for e in past for i in e.data.ids.tolist()], key)
         asked["cells"] = [(e, c) for e, c in asked.get("cells", ())]
-        event = forget(f"forget-{len(steps) - len(learned)}", past, **asked)
+        event = forget_request(f"forget-{len(steps) - len(learned)}", past, **asked)
         self._meet(self.requests, Step(event, exam_of(event, [s.exam for s in learned])))
         self.requests += 1
 
@@ -182,5 +182,5 @@ def _moved(step: Step, name: str, numbers: _Numbers, ids: int, past: Sequence[Ex
         )
         return Step(moved, Relabelled(step.exam, classes, ids))
     gone, samples = [classes[c] for c in event.classes], (event.data.ids + ids).tolist()
-    again = forget(name, past, gone, (), samples, event.missing)
+    again = forget_request(name, past, gone, (), samples, event.missing)
     return Step(again, again.reference if again.single else Relabelled(step.exam, classes, ids))

@@ -16,11 +16,11 @@ from cl_framework.terminal.safe_text import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-Cell: TypeAlias = str | tuple[str, str]
+TableCell: TypeAlias = str | tuple[str, str]
 """Text, or text and the style that rich gives it."""
-Row: TypeAlias = Sequence[Cell]
+Row: TypeAlias = Sequence[TableCell]
 
-GAP = 2
+_GAP = 2
 """Columns of a terminal between two columns of a table."""
 LEAST = 12
 """Width that each column of text keeps, if it needs so much, before numbers move below."""
@@ -30,7 +30,7 @@ _PLACES = re.compile(r"(?<=[\s_/,:.-])(?!(?<=\d[,:.-])\d)(?=[^\s_/,:.-])")
 """Where a line may end: after a blank or a mark, but not within a number."""
 
 
-def show(console: Console, heads: Sequence[str], rows: Sequence[Row], texts: int = 1, title: str = "") -> None:
+def print_table(console: Console, heads: Sequence[str], rows: Sequence[Row], texts: int = 1, title: str = "") -> None:
     """Print a table: as wide as the terminal, or a line for each row where there is no terminal.
 
     Args:
@@ -45,22 +45,22 @@ def show(console: Console, heads: Sequence[str], rows: Sequence[Row], texts: int
     width = console.width if console.is_terminal else WHOLE
     if title:
         console.print(Text(folded(title, width), "italic"), soft_wrap=True)
-    for line in lines(heads, rows, texts, width):
+    for line in table_lines(heads, rows, texts, width):
         console.print(Text.assemble(*line), soft_wrap=True)
 
 
 def say_table(heads: Sequence[str], rows: Sequence[Row], texts: int = 1) -> None:
     """Print a table without styles, for light verbs: styles would load much of rich."""
-    for line in lines(heads, rows, texts, columns()):
+    for line in table_lines(heads, rows, texts, terminal_width()):
         say("".join(text for text, _ in line))
 
 
-def columns() -> int:
+def terminal_width() -> int:
     """Return how wide the terminal is; `WHOLE` where there is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else WHOLE
 
 
-def lines(heads: Sequence[str], rows: Sequence[Row], texts: int, width: int) -> Iterator[list[tuple[str, str]]]:
+def table_lines(heads: Sequence[str], rows: Sequence[Row], texts: int, width: int) -> Iterator[list[tuple[str, str]]]:
     """Yield the lines of as many tables as it takes to fit ``width``; each begins with the columns of text.
 
     A line is pieces of text, each with its style.
@@ -72,7 +72,7 @@ def lines(heads: Sequence[str], rows: Sequence[Row], texts: int, width: int) -> 
     folds = [max(*map(cell_len, [*head.split(), ""]), _widest(c)) for head, c in zip(heads, parts, strict=True)]
     sizes = natural if _sum(natural) <= width else folds
     for some in _groups(sizes, texts, width):
-        room = width - sum(GAP + sizes[i] for i in some) - GAP * (texts - 1)
+        room = width - sum(_GAP + sizes[i] for i in some) - _GAP * (texts - 1)
         shown = [*zip(range(texts), _share(natural[:texts], room), strict=True), *((i, sizes[i]) for i in some)]
         for row in (*top, *rows):
             cells = [_folded(row[i], size) for i, size in shown]
@@ -99,7 +99,7 @@ def folded(text: str, width: int) -> str:
     return "\n".join(found)
 
 
-def _folded(cell: Cell, width: int) -> list[tuple[str, str]]:
+def _folded(cell: TableCell, width: int) -> list[tuple[str, str]]:
     text, style = (cell, "") if isinstance(cell, str) else cell
     return [(line, style) for line in folded(text, width).split("\n")]
 
@@ -108,20 +108,20 @@ def _line(cells: Sequence[tuple[str, str]], sizes: Sequence[int], texts: int) ->
     """Return a line of a table: text to the left, numbers to the right, no blank at the end."""
     pieces = []
     for i, ((text, style), size) in enumerate(zip(cells, sizes, strict=True)):
-        blank, gap = " " * (size - cell_len(text)), " " * GAP if i else ""
+        blank, gap = " " * (size - cell_len(text)), " " * _GAP if i else ""
         pieces += [(gap, ""), (text, style), (blank, "")] if i < texts else [(gap + blank, ""), (text, style)]
     while pieces and not pieces[-1][0].strip():
         pieces.pop()
     return pieces
 
 
-def _widest(cells: Sequence[Cell]) -> int:
+def _widest(cells: Sequence[TableCell]) -> int:
     texts = [cell if isinstance(cell, str) else cell[0] for cell in cells]
     return max((cell_len(line) for text in texts for line in text.split("\n")), default=0)
 
 
 def _sum(sizes: Sequence[int]) -> int:
-    return sum(sizes) + GAP * (len(sizes) - 1)
+    return sum(sizes) + _GAP * (len(sizes) - 1)
 
 
 def _groups(sizes: Sequence[int], texts: int, width: int) -> Iterator[list[int]]:
@@ -129,7 +129,7 @@ def _groups(sizes: Sequence[int], texts: int, width: int) -> Iterator[list[int]]
     kept = _sum([min(size, LEAST) for size in sizes[:texts]])
     some: list[int] = []
     for i in range(texts, len(sizes)):
-        if some and kept + sum(GAP + sizes[j] for j in [*some, i]) > width:
+        if some and kept + sum(_GAP + sizes[j] for j in [*some, i]) > width:
             yield some
             some = []
         some.append(i)

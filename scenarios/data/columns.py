@@ -8,25 +8,27 @@ from typing import Literal, TypeAlias
 
 from cl_framework.errors import UserError, did_you_mean
 
-Role: TypeAlias = Literal["text", "image", "label", "split"]
-NAMES: Mapping[Role, Sequence[str]] = {
+ColumnRole: TypeAlias = Literal["text", "image", "label", "split"]
+NAMES: Mapping[ColumnRole, Sequence[str]] = {
     "text": ("text", "sentence", "utterance", "query", "question", "message", "content"),
     "image": ("path", "image", "image_path", "file", "file_name", "filename", "filepath"),
     "label": ("label", "category", "intent", "class", "class_name", "target"),
     "split": ("split", "subset"),
 }
 """Names of each column, in any case; the first has priority."""
-SPLITS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
 }
 """Names of splits, in cells or folders."""
-SEVERAL = re.compile(r"\s*[|;,/]\s*")
+_SEVERAL = re.compile(r"\s*[|;,/]\s*")
 """Separators of labels in a cell that holds several."""
 
 
-def chosen(where: str, columns: Sequence[str], said: Mapping[Role, str], wanted: Sequence[Role]) -> dict[Role, str]:
+def chosen(
+    where: str, columns: Sequence[str], said: Mapping[ColumnRole, str], wanted: Sequence[ColumnRole]
+) -> dict[ColumnRole, str]:
     """Return the column of each role that has one.
 
     Args:
@@ -38,7 +40,7 @@ def chosen(where: str, columns: Sequence[str], said: Mapping[Role, str], wanted:
     Raises:
         UserError: If a given name is missing, a name occurs twice, or several names fit a guess.
     """
-    found: dict[Role, str] = {}
+    found: dict[ColumnRole, str] = {}
     for role in wanted:
         if name := said.get(role):
             if name not in columns:
@@ -83,7 +85,7 @@ def several(label: str, known: frozenset[str]) -> bool:
     """
     if label[:1] + label[-1:] in ("[]", "{}", "()") and ("," in label or label[1:2] in ("'", '"')):
         return True
-    parts = SEVERAL.split(label)
+    parts = _SEVERAL.split(label)
     return len(parts) > 1 and known.issuperset(parts)
 
 
@@ -93,7 +95,7 @@ def told_split(where: str, cell: str) -> str:
     Raises:
         UserError: If it names none.
     """
-    found = SPLITS.get(cell.strip().lower(), "") if cell.strip() else ""
+    found = SPLIT_NAMES.get(cell.strip().lower(), "") if cell.strip() else ""
     if cell.strip() and not found:
         raise UserError(f"{where}: split is {cell!r}; write train, validation or test.")
     return found

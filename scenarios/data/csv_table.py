@@ -11,8 +11,8 @@ import torch
 
 from cl_framework.errors import UserError
 from scenarios.data import presence, text_records
-from scenarios.data.columns import NAMES, Role, binary, chosen, several, shown, told_split
-from scenarios.data.faults import kept
+from scenarios.data.columns import NAMES, ColumnRole, binary, chosen, several, shown, told_split
+from scenarios.data.faults import succeeds
 from scenarios.data.source import Pictures, Source, check_share, in_order, stratified
 from scenarios.data.text_records import Record, examined
 from scenarios.pictures import decode
@@ -54,16 +54,16 @@ def load(
     """
     file, name = Path(path).expanduser(), f"csv:{path}"
     faults = [] if faults is None else faults
-    said: dict[Role, str] = {"text": text, "image": image, "label": label, "split": split}
-    kind, found = lines(path, said, faults)
+    said: dict[ColumnRole, str] = {"text": text, "image": image, "label": label, "split": split}
+    kind, found = _read_table(path, said, faults)
     if kind == "text":
-        more = lines(exam, said, faults)[1] if exam else []
-        whole = text_records.joined(found, more) if exam else found
-        return text_records.source(name, whole, test, seed)
+        more = _read_table(exam, said, faults)[1] if exam else []
+        whole = text_records.join_records(found, more) if exam else found
+        return text_records.source_from(name, whole, test, seed)
     if exam:
         raise UserError(f"csv:exam is for tables of sentences, and {path} has no column 'text'; use a split column.")
-    at = {r.where: beside(file, r.text) for r in found}
-    found = [r for r in found if kept(faults, lambda r=r: check(r.where, at[r.where]))]  # type: ignore[misc]
+    at = {r.where: _beside(file, r.text) for r in found}
+    found = [r for r in found if succeeds(faults, lambda r=r: _check(r.where, at[r.where]))]  # type: ignore[misc]
     said_split, found = examined(name, found)
     check_share(name, said_split, test)
     labels = {r.label for r in found if r.split != "test"}
@@ -84,14 +84,14 @@ def load(
     return Source(name, part("train", train), part("test", held), tuple(names), said_split)
 
 
-def lines(path: str, said: dict[Role, str], faults: list[str]) -> tuple[Role, list[Record]]:
+def _read_table(path: str, said: dict[ColumnRole, str], faults: list[str]) -> tuple[ColumnRole, list[Record]]:
     """Read a table: whether it is of sentences or images, and its lines; the text of an image is its path.
 
     Raises:
         UserError: If it is missing, not UTF-8 or lacks a column, a quote is not closed, or a sample has several labels.
     """
     file = Path(path).expanduser()
-    presence.check("csv", path)
+    presence.check_present("csv", path)
     content = decode.text(file)
     if not content.strip():
         raise UserError(f"{path} is empty; {ASK}.")
@@ -133,14 +133,14 @@ def separator(head: str) -> str:
 
 
 def made(
-    path: str, columns: list[str], found: list[tuple[str, list[str]]], said: dict[Role, str], faults: list[str]
-) -> tuple[Role, list[Record]]:
+    path: str, columns: list[str], found: list[tuple[str, list[str]]], said: dict[ColumnRole, str], faults: list[str]
+) -> tuple[ColumnRole, list[Record]]:
     """Return whether lines are of sentences or images, and a record of each complete line."""
-    sought: list[Role] = ["text", "image"]
+    sought: list[ColumnRole] = ["text", "image"]
     at = chosen(path, columns, said, [r for r in sought if said[r]] or sought)
-    kind: Role | None = next((r for r in ("text", "image") if r in at and at[r].lower() == NAMES[r][0]), None) or next(
-        iter(at), None
-    )
+    kind: ColumnRole | None = next(
+        (r for r in ("text", "image") if r in at and at[r].lower() == NAMES[r][0]), None
+    ) or next(iter(at), None)
     at |= chosen(path, columns, said, ["label", "split"])
     if kind is None or "label" not in at:
         lacking = "'label'" if kind else "'path' or 'text'"
@@ -164,17 +164,17 @@ def made(
             label = "" if label.lower() == "nan" else label
             records_found.append(Record(where, text, label, told_split(where, split), more))
 
-        kept(faults, note)
+        succeeds(faults, note)
     return kind, records_found
 
 
-def beside(table: Path, image: str) -> Path:
+def _beside(table: Path, image: str) -> Path:
     """Return where an image is whose path a table names; Windows writes backslashes between folders."""
     path = table.parent / image
     return path if "\\" not in image or path.exists() else table.parent / image.replace("\\", "/")
 
 
-def check(where: str, image: Path) -> None:
+def _check(where: str, image: Path) -> None:
     """Require that an image exists.
 
     Raises:

@@ -16,9 +16,9 @@ from torch import Tensor
 from scenarios.data.source import Pictures, Sentences, Source
 from scenarios.pictures.decode import in_parallel
 
-ENDS = 4096
+_END_BYTES = 4096
 """Bytes at either end of a file that are compared before the whole file."""
-SHOWN = 3
+_SHOWN = 3
 """Most samples that are named; further ones are counted."""
 
 
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
         return f"{self.part.split} sample {told}" if told.isdecimal() else told
 
 
-def doubts(source: Source) -> list[str]:
+def duplicate_warnings(source: Source) -> list[str]:
     """Return a warning for each kind of duplicate, and one for classes without test samples.
 
     Files are equal if their bytes are, pictures in memory if their pixels are, sentences if their text is.
@@ -49,9 +49,9 @@ def doubts(source: Source) -> list[str]:
     def told(pairs: Sequence[Sequence[Sample]]) -> str:
         lines = [
             " = ".join(f"{s.called} ({source.class_names[int(s.part.labels[s.row])]})" for s in pair)
-            for pair in pairs[:SHOWN]
+            for pair in pairs[:_SHOWN]
         ]
-        return ", ".join(lines) + (", ..." if len(pairs) > SHOWN else "")
+        return ", ".join(lines) + (", ..." if len(pairs) > _SHOWN else "")
 
     if both:
         found.append(
@@ -61,10 +61,10 @@ def doubts(source: Source) -> list[str]:
     if torn:
         found.append(f"Two labels are given to {_count(len(torn), noun)}: {told(torn)}; keep one of each.")
     if close := _close(source.class_names):
-        names = ", ".join(" = ".join(map(repr, pair)) for pair in close[:SHOWN]) + (", ..." if close[SHOWN:] else "")
+        names = ", ".join(" = ".join(map(repr, pair)) for pair in close[:_SHOWN]) + (", ..." if close[_SHOWN:] else "")
         found.append(f"Names of classes differ only in case or spaces: {names}; write each one way, or they are apart.")
     if bare := source.unexamined:
-        names = ", ".join(bare[:SHOWN]) + (", ..." if len(bare) > SHOWN else "")
+        names = ", ".join(bare[:_SHOWN]) + (", ..." if len(bare) > _SHOWN else "")
         found.append(f"No test {noun} are there for {_count(len(bare), 'classes')}: {names}; the exam is none.")
     return found
 
@@ -122,9 +122,9 @@ def _size(file: Path) -> Hashable:
 
 def _ends(file: Path) -> Hashable:
     with suppress(OSError), file.open("rb") as opened:
-        first = opened.read(ENDS)
-        opened.seek(max(0, file.stat().st_size - ENDS))
-        return blake2b(first + opened.read(ENDS)).digest()
+        first = opened.read(_END_BYTES)
+        opened.seek(max(0, file.stat().st_size - _END_BYTES))
+        return blake2b(first + opened.read(_END_BYTES)).digest()
     return str(file)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.streams import Watch, refusal
+from cl_framework.streams import Watch, unreadable_error
 from scenarios.data.source import Pictures, Sentences, Source
 from scenarios.pictures.decode import glance, in_parallel
 
-AT_ONCE = 512
+_AT_ONCE = 512
 """Files between two reports of progress."""
 
 
@@ -29,9 +29,9 @@ def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
     total, done = sum(map(len, files.values())), 0
     for name, paths in files.items():
         found[name] = []
-        for start in range(0, len(paths), AT_ONCE):
-            found[name] += in_parallel(_fault, paths[start : start + AT_ONCE])
-            watch(min(done := done + AT_ONCE, total), total)
+        for start in range(0, len(paths), _AT_ONCE):
+            found[name] += in_parallel(_fault, paths[start : start + _AT_ONCE])
+            watch(min(done := done + _AT_ONCE, total), total)
     faults = [fault for column in found.values() for fault in column if fault]
     if not faults:
         return source, []
@@ -39,10 +39,10 @@ def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
     try:
         return replace(source, train=train, test=test), faults
     except UserError as error:
-        raise refusal(faults, str(error)) from error
+        raise unreadable_error(faults, str(error)) from error
 
 
-def kept(faults: list[str], make: Callable[[], None]) -> bool:
+def succeeds(faults: list[str], make: Callable[[], None]) -> bool:
     """Do something for one sample; on an error note it and return False."""
     try:
         make()

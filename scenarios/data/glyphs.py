@@ -16,10 +16,10 @@ from torch import Tensor
 
 from cl_framework.errors import UserError
 from scenarios.data.source import Pictures, Source
-from scenarios.drawing.atlas import Atlas, build
-from scenarios.drawing.drawing import PLAIN, STREET, Style, draw
+from scenarios.drawing.atlas import Atlas, build_atlas
+from scenarios.drawing.drawing import PLAIN, STREET, Style, draw_characters
 
-CHUNK = 20  # pictures drawn at a time; fixed, so that more images leave the first ones unchanged
+_CHUNK = 20  # pictures drawn at a time; fixed, so that more images leave the first ones unchanged
 
 TURNS = ("", " turned 90", " turned 180", " turned 270", " mirrored")
 
@@ -41,7 +41,7 @@ def turned(chosen: Sequence[tuple[int, str]]) -> Atlas:
     """Measure characters after 0 to 3 quarter turns, or mirrored where the turn is 4; equal turns stand together."""
     parts, start = [], 0
     for turn, group in groupby(chosen, key=lambda one: one[0]):
-        a = build([c for _, c in group])
+        a = build_atlas([c for _, c in group])
         edge, spine = ((torch.rot90(m, turn, (1, 2)) if turn < 4 else m.flip(2)) for m in (a.edge, a.spine))
         parts.append(Atlas(edge, spine, a.character + start))
         start += int(a.character.max()) + 1
@@ -72,18 +72,18 @@ def load(classes: int = 100, train: int = 60, test: int = 20, seed: int = 0, kno
     names = tuple(c + TURNS[turn] for turn, c in chosen)
 
     def part(split: str, count: int) -> Pictures:
-        drawn = [pictures(atlas, i, f"{seed}/{split}/{c}", count, style) for i, c in enumerate(names)]
+        drawn = [draw_pictures(atlas, i, f"{seed}/{split}/{c}", count, style) for i, c in enumerate(names)]
         return Pictures(split, torch.cat(drawn), torch.arange(classes).repeat_interleave(count))
 
     return Source("glyphs", part("train", train), part("test", test), names)
 
 
-def pictures(atlas: Atlas, character: int, seed: str, count: int, style: Style = STREET) -> Tensor:
+def draw_pictures(atlas: Atlas, character: int, seed: str, count: int, style: Style = STREET) -> Tensor:
     """Draw one character ``count`` times in random faces: ``(count, 3, 32, 32)`` uint8."""
     g = torch.Generator().manual_seed(int.from_bytes(sha256(seed.encode()).digest()[:7], "big"))
     faces = (atlas.character == character).nonzero()[:, 0]
     chunks = []
-    for _ in range(-(-count // CHUNK)):
-        which = faces[torch.randint(len(faces), (CHUNK,), generator=g)]
-        chunks.append(draw(atlas, which, style, g))
+    for _ in range(-(-count // _CHUNK)):
+        which = faces[torch.randint(len(faces), (_CHUNK,), generator=g)]
+        chunks.append(draw_characters(atlas, which, style, g))
     return torch.cat(chunks)[:count]

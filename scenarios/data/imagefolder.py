@@ -27,9 +27,9 @@ SUFFIXES = frozenset(
         ".avif",
         ".heic",
         ".heif",
-    ]  # as `decode` reads
+    ]  # as `read_image` reads
 )
-SPLITS = {
+_SPLITS = {
     "train": ("train", "training"),
     "test": ("test", "testing"),
     "validation": ("val", "valid", "validation", "dev"),
@@ -56,24 +56,24 @@ def load(path: str, test: float | None = None, seed: int = 0) -> Source:
             that train/ lacks, or a share is to be held out of splits that are there.
     """
     root, name = Path(path).expanduser(), f"imagefolder:{path}"
-    presence.check("imagefolder", path)
+    presence.check_present("imagefolder", path)
     splits = split_folders(root)
     if not splits:
-        found = classes(root)
-        files, labels = listed(found, list(found))
+        found = _classes(root)
+        files, labels = _listed(found, list(found))
         kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), test, seed))
         train, exam = (([files[i] for i in rows], [labels[i] for i in rows]) for rows in (kept, held))
         return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found), said=False)
     first, second = splits["train"], splits.get("test") or splits["validation"]
     check_share(name, True, test)
-    found, other = classes(first), classes(second, empty=True)
+    found, other = _classes(first), _classes(second, empty=True)
     if extra := sorted(other.keys() - found.keys()):
         close = did_you_mean(extra[0], found)
         near = f" {close}" if close.startswith("Did") else ""
         raise UserError(
             f"{second} has class {extra[0]!r}, which {first.name}/ lacks; add it there or remove it here.{near}"
         )
-    train, exam = (listed(each, list(found)) for each in (found, other))
+    train, exam = (_listed(each, list(found)) for each in (found, other))
     return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
 
 
@@ -87,7 +87,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     inside = folders(root)
-    for split, names in SPLITS.items():
+    for split, names in _SPLITS.items():
         some = [f for f in inside if f.name.lower() in names]
         if len(some) > 1:
             raise UserError(f"{root} has {some[0].name}/ and {some[1].name}/; keep one of them.")
@@ -105,7 +105,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     return {}
 
 
-def classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
+def _classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
     """Return the images of every class folder, both sorted.
 
     Args:
@@ -119,11 +119,11 @@ def classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
     inside = folders(folder)
     for each in inside:
         _check_class(each, len(inside) == 1)
-        found[each.name] = sorted(p for p in each.rglob("*") if p.suffix.lower() in SUFFIXES and not hidden(p, each))
+        found[each.name] = sorted(p for p in each.rglob("*") if p.suffix.lower() in SUFFIXES and not _hidden(p, each))
         if found[each.name]:
             continue
         if not empty:
-            others = sorted({p.suffix for p in each.rglob("*") if p.is_file() and not hidden(p, each)})
+            others = sorted({p.suffix for p in each.rglob("*") if p.is_file() and not _hidden(p, each)})
             only = f" (only {', '.join(others[:5])})" if others else ""
             raise UserError(
                 f"Class {each.name!r} is empty: {each} holds no images{only}; add some or remove the folder."
@@ -145,7 +145,7 @@ def _check_class(folder: Path, only: bool) -> None:
         UserError: If it holds train/ with folders, or is the only one and holds nothing but folders.
     """
     inside = folders(folder)
-    splits = [f for f in inside if f.name.lower() in SPLITS["train"]]
+    splits = [f for f in inside if f.name.lower() in _SPLITS["train"]]
     if any(map(folders, splits)) or (only and inside and not any(p.is_file() for p in _shown(folder))):
         names = ", ".join(f"{f.name}/" for f in inside[:3]) + (", ..." if len(inside) > 3 else "")
         raise UserError(f"{folder} is no class, as it holds {names}; give imagefolder:{folder}.")
@@ -162,11 +162,11 @@ def folders(parent: Path) -> list[Path]:
     )
 
 
-def hidden(file: Path, below: Path) -> bool:
+def _hidden(file: Path, below: Path) -> bool:
     """Tell whether a file or a folder on the way to it is no data."""
     return any(p.startswith(".") or p.lower() in NO_CLASSES for p in file.relative_to(below).parts)
 
 
-def listed(found: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], list[int]]:
+def _listed(found: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], list[int]]:
     """Return every image of ``found`` and its label, the place of its class in ``names``."""
     return [p for c in found for p in found[c]], [names.index(c) for c in found for _ in found[c]]

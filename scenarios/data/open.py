@@ -44,7 +44,7 @@ def open_source(spec: str, faults: list[str] | None = None, exam: bool = True) -
     kind, subject, written = asked(spec)
     load = import_module(f"scenarios.data.{LOADERS[kind]}").load
     takes = signature(load).parameters
-    chosen = {key: parsed(f"{kind}:{key}", text, takes[key].default) for key, text in written.items()}
+    chosen = {key: _parsed(f"{kind}:{key}", text, takes[key].default) for key, text in written.items()}
     found = replace(_loaded(load, subject, chosen, faults), name=spec)
     if exam:
         found.check_exam()
@@ -97,7 +97,7 @@ def _put_together(kind: str, subject: str, options: Mapping[str, str]) -> str:
 
 def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str] | None) -> Source:
     """Load, noting what is wrong with single samples where the loader can and the caller wants that."""
-    from cl_framework.streams import refusal
+    from cl_framework.streams import unreadable_error
 
     found: list[str] = []
     notes = {"faults": found} if "faults" in signature(load).parameters else {}
@@ -105,10 +105,10 @@ def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str
         source: Source = load(*([subject] if subject else []), **chosen, **notes)
     except UserError as error:
         if found:  # what is wrong with the whole may come of it
-            raise refusal(found, str(error)) from error
+            raise unreadable_error(found, str(error)) from error
         raise
     if faults is None and found:
-        raise refusal(found)
+        raise unreadable_error(found)
     faults = [] if faults is None else faults
     faults += found
     return source
@@ -145,20 +145,20 @@ def asked(spec: str) -> tuple[str, str, dict[str, str]]:
     for key in chosen:
         if key not in known:
             raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, known)}")
-    presence.check(kind, subject)
+    presence.check_present(kind, subject)
     return kind, subject, chosen
 
 
-def parsed(name: str, text: str, default: object) -> object:
+def _parsed(name: str, text: str, default: object) -> object:
     """Read ``text`` as a value of the default's type; where that is None, as a share.
 
-    >>> parsed("digits:seed", "3", 0), parsed("torchvision:download", "true", False), parsed("json:test", "0.3", None)
-    (3, True, 0.3)
+    >>> _parsed("digits:seed", "3", 0), _parsed("json:test", "0.3", None)
+    (3, 0.3)
     """
     if default is None:
-        from scenarios.data.source import HELD
+        from scenarios.data.source import HELD_OUT
 
-        default = HELD
+        default = HELD_OUT
     kind = type(default)
     try:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)  # type: ignore[call-arg]

@@ -13,11 +13,11 @@ GIVE = {
 }
 """What each source reads, and what to give."""
 
-KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 """Which source reads files of an ending."""
 
 
-def check(kind: str, subject: str) -> None:
+def check_present(kind: str, subject: str) -> None:
     """Make sure that what a source of this kind reads is there.
 
     Raises:
@@ -38,5 +38,5 @@ def spelled(subject: str) -> str | None:
     path = Path(subject).expanduser()
     if path.is_dir():
         return f"imagefolder:{subject}"
-    kind = KINDS.get(path.suffix.lower()) if path.is_file() else None
+    kind = _KINDS.get(path.suffix.lower()) if path.is_file() else None
     return f"{kind}:{subject}" if kind else None

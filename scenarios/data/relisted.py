@@ -1,6 +1,6 @@
 """A source by a run's list: rows keep their ids after data were added or deleted.
 
-`listing` lists a source; `relisted` makes the data of a stream from the list. Labels, ids and names come from
+`list_samples` lists a source; `relisted` makes the data of a stream from the list. Labels, ids and names come from
 the list alone. Files are looked for where the list says, tables and arrays are opened when they are first read.
 """
 
@@ -23,28 +23,28 @@ from cl_framework.errors import UserError
 from cl_framework.storage import file_hash
 from cl_framework.streams import KEYED, Watch, sample_list
 from scenarios.data.open import anchored, open_source, paths_in
-from scenarios.data.source import NOWHERE, Labelled, Pictures, Sentences, Source, absent
+from scenarios.data.source import NOWHERE, LabelledSamples, Pictures, Sentences, Source, absent
 from scenarios.pictures.decode import in_parallel
 from scenarios.pictures.transforms import CPU
 
-AT_ONCE = 512
+_AT_ONCE = 512
 """Files between two reports of progress."""
 Part: TypeAlias = Pictures | Sentences
 
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
-class Parts:
+class StreamParts:
     """The data of a stream: training samples, test samples, and names of classes."""
 
     name: str
     kind: Literal["pictures", "sentences"]
-    train: Labelled
-    test: Labelled
+    train: LabelledSamples
+    test: LabelledSamples
     class_names: tuple[str, ...]
 
 
-def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: Watch) -> sample_list.Source:
+def list_samples(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: Watch) -> sample_list.ListedSource:
     """List every sample of the classes of a stream; files are read for their hashes.
 
     Args:
@@ -62,11 +62,11 @@ def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: W
     total, done, made = sum(map(len, parts)), 0, []
     for part in parts:
         digests: list[str] = []
-        for start in range(0, len(part), AT_ONCE):
-            digests += digests_of(part, range(start, min(start + AT_ONCE, len(part))))
-            watch(min(done := done + AT_ONCE, total), total)
+        for start in range(0, len(part), _AT_ONCE):
+            digests += digests_of(part, range(start, min(start + _AT_ONCE, len(part))))
+            watch(min(done := done + _AT_ONCE, total), total)
         made.append(_rows(part, digests, root, tables, {c for group in groups for c in group}))
-    return sample_list.Source(
+    return sample_list.ListedSource(
         name=name,
         spec=spec,
         root=root,
@@ -80,7 +80,7 @@ def listing(source: Source, spec: str, groups: Sequence[Sequence[int]], watch: W
     )
 
 
-def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Source | None = None) -> Parts:
+def relisted(listed: sample_list.ListedSource, key: bytes | None = None, opened: Source | None = None) -> StreamParts:
     """Return the samples of a list. Forgotten samples are found where the data still hold them.
 
     Args:
@@ -92,7 +92,7 @@ def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Sourc
     found = data.resolved(listed, key) if key and forgets(listed) else listed
     kind: Literal["pictures", "sentences"] = "pictures" if listed.kind == "pictures" else "sentences"
 
-    def part(rows: sample_list.Rows) -> Labelled:
+    def part(rows: sample_list.SplitRows) -> LabelledSamples:
         if not listed.files:
             return Reread(kind, rows, data, key)
         paths = [Path(listed.root) / p if p and not p.startswith(KEYED) else NOWHERE for p in rows.places]
@@ -101,7 +101,7 @@ def relisted(listed: sample_list.Source, key: bytes | None = None, opened: Sourc
         made.former = tuple((listed.root, before) for before in listed.former)
         return made
 
-    return Parts(listed.name, kind, part(found.train), part(found.test), tuple(found.class_names))
+    return StreamParts(listed.name, kind, part(found.train), part(found.test), tuple(found.class_names))
 
 
 @final
@@ -113,7 +113,7 @@ class Located:
         opened: The source, if it is open already.
     """
 
-    def __init__(self, listed: sample_list.Source, opened: Source | None = None) -> None:
+    def __init__(self, listed: sample_list.ListedSource, opened: Source | None = None) -> None:
         """Store the arguments."""
         self.listed = listed
         if opened is not None:
@@ -136,24 +136,24 @@ class Located:
             return Sentences(split, train.sentences + test.sentences, torch.cat([train.labels, test.labels]))
         return next((p for p in (train, test) if p.split == split), None)
 
-    def resolved(self, listed: sample_list.Source, key: bytes) -> sample_list.Source:
+    def resolved(self, listed: sample_list.ListedSource, key: bytes) -> sample_list.ListedSource:
         """Return the list with the names and places of what was forgotten, as far as the data still hold it."""
         if self.source is None:
             return listed
         found = deepcopy(listed)
-        names = {sample_list.hidden(key, "class", name): name for name in self.source.class_names}
+        names = {sample_list.hidden_name(key, "class", name): name for name in self.source.class_names}
         found.class_names = [names.get(name, name) for name in listed.class_names]
         if listed.files:
             every = (self.source.train, self.source.test)
             here = [place_of(Path(f), listed.root) for p in every for f in p.images]  # type: ignore[union-attr]
-            places = {sample_list.hidden(key, "place", place): place for place in here}
+            places = {sample_list.hidden_name(key, "place", place): place for place in here}
             for rows in (found.train, found.test):
                 rows.places = [places.get(p, p) if i in rows.gone else p for i, p in enumerate(rows.places)]
         return found
 
 
 @final
-class Reread(Labelled):
+class Reread(LabelledSamples):
     """Samples of a split that their source holds in memory: found there when they are first read.
 
     Args:
@@ -164,7 +164,7 @@ class Reread(Labelled):
     """
 
     def __init__(
-        self, kind: Literal["pictures", "sentences"], rows: sample_list.Rows, data: Located, key: bytes | None
+        self, kind: Literal["pictures", "sentences"], rows: sample_list.SplitRows, data: Located, key: bytes | None
     ) -> None:
         """Store the arguments."""
         self.kind, self.split, self.rows, self.data, self.key = kind, rows.split, rows, data, key
@@ -215,7 +215,7 @@ class Reread(Labelled):
         for i in reversed(range(len(part))):  # the first of equal ones is taken first
             waiting[told[i], names[int(part.labels[i])]].append(i)
             if self.key:
-                waiting[sample_list.hidden(self.key, "place", told[i])].append(i)
+                waiting[sample_list.hidden_name(self.key, "place", told[i])].append(i)
         return part, torch.tensor([self._match(waiting, i) for i in range(len(self.ids))])
 
     def _match(self, waiting: dict[object, list[int]], row: int) -> int:
@@ -226,7 +226,7 @@ class Reread(Labelled):
         return there.pop() if there else -1
 
 
-def forgets(listed: sample_list.Source) -> bool:
+def forgets(listed: sample_list.ListedSource) -> bool:
     """Tell whether some of a list was forgotten."""
     return bool(listed.train.gone or listed.test.gone or any(n.startswith(KEYED) for n in listed.class_names))
 
@@ -240,7 +240,7 @@ def digests_of(part: Part, rows: Sequence[int]) -> list[str]:
     return in_parallel(file_hash, [part.images[i] for i in rows])
 
 
-def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], wanted: set[int]) -> sample_list.Rows:
+def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], wanted: set[int]) -> sample_list.SplitRows:
     """Return what is to be told of a split's samples of the classes ``wanted``."""
     if isinstance(part, Pictures) and not isinstance(part.images, Tensor):
         places = [place_of(Path(f), root) for f in part.images]
@@ -253,7 +253,7 @@ def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], want
     def chosen(column: Sequence[Any]) -> list[Any]:
         return [column[i] for i in keep] if len(column) else []
 
-    return sample_list.Rows(
+    return sample_list.SplitRows(
         split=part.split,
         ids=chosen(part.ids.tolist()),
         labels=chosen(part.labels.tolist()),

@@ -15,8 +15,8 @@ from scenarios.data.source import Pictures
 
 
 def renewed(
-    listed: sample_list.Source, key: bytes | None, met: Collection[str]
-) -> tuple[sample_list.Source, Inventory]:
+    listed: sample_list.ListedSource, key: bytes | None, met: Collection[str]
+) -> tuple[sample_list.ListedSource, Inventory]:
     """Return the list without missing samples that were never met, and the differences.
 
     Args:
@@ -46,7 +46,11 @@ def renewed(
 
 
 def _digests(
-    listed: sample_list.Source, rows: sample_list.Rows, data: Located, key: bytes | None, known: Collection[int]
+    listed: sample_list.ListedSource,
+    rows: sample_list.SplitRows,
+    data: Located,
+    key: bytes | None,
+    known: Collection[int],
 ) -> dict[int, str]:
     """Return the hash of each sample that is not forgotten, nothing for those that are gone; met ones are not read."""
     asked = [i for i in range(len(rows.ids)) if i not in rows.gone]
@@ -61,7 +65,7 @@ def _digests(
     return {i: read.get(i, rows.digests[i]) if there[i] else "" for i in asked}
 
 
-def _new(listed: sample_list.Source, data: Located, key: bytes | None) -> list[str]:
+def _new(listed: sample_list.ListedSource, data: Located, key: bytes | None) -> list[str]:
     """Return the places of files that the list does not know; of tables and arrays none is told."""
     source = data.source
     if source is None or not listed.files:
@@ -77,7 +81,7 @@ def _new(listed: sample_list.Source, data: Located, key: bytes | None) -> list[s
     )
 
 
-def _keep(rows: sample_list.Rows, here: list[int]) -> None:
+def _keep(rows: sample_list.SplitRows, here: list[int]) -> None:
     """Leave only the rows ``here``."""
     rows.gone = {new for new, old in enumerate(here) if old in rows.gone}
     for name in ("ids", "labels", "places", "digests", "experiences", "columns"):

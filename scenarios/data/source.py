@@ -21,18 +21,18 @@ from cl_framework.functional import not_finite
 from cl_framework.storage import file_hash
 from cl_framework.streams import Batch, Samples
 from scenarios.data.arrays import upright
-from scenarios.pictures.decode import decode, in_parallel
+from scenarios.pictures.decode import in_parallel, read_image
 from scenarios.pictures.transforms import CPU, Pipeline
 
 NOWHERE = Path("(forgotten)")
 """Place of a picture that a run has forgotten."""
 RESIDENT = 2**30
 """Most bytes of one split, held in memory as whole numbers, that are held on the device of training as well."""
-HELD = 0.2
+HELD_OUT = 0.2
 """Share of each class that is held out where the data name no test split."""
 
 
-class Labelled(ABC):
+class LabelledSamples(ABC):
     """Samples as a view reads them; `Pictures` tells of the attributes."""
 
     split: str
@@ -55,13 +55,13 @@ class Labelled(ABC):
     def release(self, rows: Tensor) -> None:  # noqa: B027  # most keep none
         """Delete cached copies of the samples at ``rows``."""
 
-    def unkept(self) -> Labelled:
+    def unkept(self) -> LabelledSamples:
         """Return the same samples, read without a cached copy."""
         return self
 
 
 @final
-class Pictures(Labelled):
+class Pictures(LabelledSamples):
     """Labelled pictures of one split, held in memory or read from files when asked for.
 
     Attributes:
@@ -135,7 +135,7 @@ class Pictures(Labelled):
             or_else = "" if self.split == "test" else forget
             what = f"{file} is another picture than the run met; bring the old one back{or_else}."
             raise Absent(what, changed=True)
-        return decode(file)
+        return read_image(file)
 
     def present(self, rows: Tensor) -> Tensor:
         """Return a mask of the pictures at ``rows`` that are in memory or in files not known to have changed."""
@@ -191,7 +191,7 @@ class Pictures(Labelled):
 
 
 @final
-class Sentences(Labelled):
+class Sentences(LabelledSamples):
     """Labelled sentences of one split.
 
     Attributes:
@@ -337,7 +337,7 @@ def stratified(labels: Tensor, share: float | None, seed: int) -> tuple[Tensor, 
 
     Args:
         labels: ``(n,)`` the class of each row.
-        share: How much of each class is held out; None stands for `HELD`.
+        share: How much of each class is held out; None stands for `HELD_OUT`.
         seed: Of the split.
 
     Returns:
@@ -346,7 +346,7 @@ def stratified(labels: Tensor, share: float | None, seed: int) -> tuple[Tensor, 
     Raises:
         UserError: If ``share`` is not between 0 and 1.
     """
-    share = HELD if share is None else share
+    share = HELD_OUT if share is None else share
     if not 0 < share < 1:
         raise UserError(f"The held-out share must lie between 0 and 1, found {share}; 0.2 holds out a fifth.")
     g = torch.Generator().manual_seed(seed)
@@ -380,7 +380,7 @@ def absent(what: str, sample: int) -> Absent:
 class View(Samples):
     """Samples through a transform; a batch has x ``(n, 3, S, S)`` float32 in [0, 1], or ``(n, bytes)`` uint8."""
 
-    def __init__(self, samples: Labelled, pipeline: Pipeline, key: str | None = None) -> None:
+    def __init__(self, samples: LabelledSamples, pipeline: Pipeline, key: str | None = None) -> None:
         """Apply ``pipeline`` to ``samples``; give a ``key`` only if the pipeline has no randomness."""
         self.samples, self.pipeline, self.key, self.device = samples, pipeline, key, CPU
         self.labels, self.ids = samples.labels, samples.ids

@@ -12,8 +12,8 @@ import torch
 
 from cl_framework.errors import UserError
 from scenarios.data import presence
-from scenarios.data.columns import SPLITS, Role, chosen, shown, told_split
-from scenarios.data.faults import kept
+from scenarios.data.columns import SPLIT_NAMES, ColumnRole, chosen, shown, told_split
+from scenarios.data.faults import succeeds
 from scenarios.data.source import Sentences, Source, check_share, in_order, stratified
 from scenarios.pictures.decode import text as text_of
 
@@ -83,15 +83,15 @@ def load(
         UserError: If a file is missing or laid out in another way, a sample has several labels, or an option would
             change nothing.
     """
-    said: dict[Role, str] = {"text": text, "label": label}
+    said: dict[ColumnRole, str] = {"text": text, "label": label}
     faults = [] if faults is None else faults
     found = records(path, also, said, faults)
     if exam:
-        found = joined(found, records(exam, also, said, faults))
-    return source(f"json:{path}", found, test, seed)
+        found = join_records(found, records(exam, also, said, faults))
+    return source_from(f"json:{path}", found, test, seed)
 
 
-def records(path: str, also: str, said: Mapping[Role, str], faults: list[str]) -> list[Record]:
+def records(path: str, also: str, said: Mapping[ColumnRole, str], faults: list[str]) -> list[Record]:
     """Return the records of a JSON file."""
     content = read_json(path, lines=True)
     if not isinstance(content, dict):
@@ -102,7 +102,7 @@ def records(path: str, also: str, said: Mapping[Role, str], faults: list[str]) -
         raise UserError(f"{path} has no list 'train', only {_keys(content)}; name it so, or write one list of records.")
     if content.get("test") == []:
         raise UserError(f"{path}: 'test' is empty; add sentences, or leave it out to hold out a share of 'train'.")
-    second = next((k for k in ("test", *SPLITS) if k in content and k != "train"), "test")
+    second = next((k for k in ("test", *SPLIT_NAMES) if k in content and k != "train"), "test")
     found = []
     for split, name in (("train", "train"), ("test", second)):
         for part in (name, *([f"{also}_{name}"] if also else [])):
@@ -112,7 +112,7 @@ def records(path: str, also: str, said: Mapping[Role, str], faults: list[str]) -
     return found
 
 
-def _listed(where: str, content: object, split: str, said: Mapping[Role, str], faults: list[str]) -> list[Record]:
+def _listed(where: str, content: object, split: str, said: Mapping[ColumnRole, str], faults: list[str]) -> list[Record]:
     if not isinstance(content, list):
         raise UserError(
             f"{where}: found {type(content).__name__}; write a list of [text, label], or of objects with the keys "
@@ -121,11 +121,11 @@ def _listed(where: str, content: object, split: str, said: Mapping[Role, str], f
     found: list[Record] = []
     for i, each in enumerate(content, 1):
         here = f"{where}, record {i}"
-        kept(faults, lambda here=here, each=each: found.append(_record(here, each, split, said)))  # type: ignore[misc]
+        succeeds(faults, lambda here=here, each=each: found.append(_record(here, each, split, said)))  # type: ignore[misc]
     return found
 
 
-def _record(here: str, each: object, split: str, said: Mapping[Role, str]) -> Record:
+def _record(here: str, each: object, split: str, said: Mapping[ColumnRole, str]) -> Record:
     """Return one record.
 
     Raises:
@@ -166,7 +166,7 @@ def read_json(path: str, lines: bool = False) -> object:
         UserError: If it is missing, not UTF-8 or no JSON.
     """
     file = Path(path).expanduser()
-    presence.check("json", path)
+    presence.check_present("json", path)
     content = text_of(file)
     if lines and file.suffix in (".jsonl", ".ndjson"):
         return _by_line(path, content)
@@ -200,7 +200,7 @@ def _is_json(line: str) -> bool:
     return True
 
 
-def joined(learned: Sequence[Record], exam: Sequence[Record]) -> list[Record]:
+def join_records(learned: Sequence[Record], exam: Sequence[Record]) -> list[Record]:
     """Return the records of two files, the second as the test set."""
     whole = {"train": learned, "test": exam}
     return [replace(r, split=split) for split, part in whole.items() for r in part]
@@ -224,7 +224,7 @@ def examined(name: str, found: Sequence[Record]) -> tuple[bool, list[Record]]:
     return True, [replace(r, split="test") if r.split == "validation" else r for r in found]
 
 
-def source(name: str, found: Sequence[Record], test: float | None, seed: int) -> Source:
+def source_from(name: str, found: Sequence[Record], test: float | None, seed: int) -> Source:
     """Sort records into a source, splitting them here if they do not say how.
 
     Raises:

@@ -15,7 +15,7 @@ from torch import Tensor
 from cl_framework.errors import UserError, did_you_mean
 from scenarios.data.source import Pictures, Source
 
-SPLITS = {"train": ("train", "trainval"), "test": ("test", "val")}
+_SPLITS = {"train": ("train", "trainval"), "test": ("test", "val")}
 
 
 def load(which: str, root: str = "", download: bool = False) -> Source:
@@ -35,18 +35,18 @@ def load(which: str, root: str = "", download: bool = False) -> Source:
         raise UserError(f"torchvision has no data set {which!r}. {did_you_mean(which, datasets.__all__)}")
     kind = getattr(datasets, which)
     folder = Path(root or os.environ.get("CLF_DATA", "~/.cache/cl_framework/data")).expanduser()
-    sets = {split: opened(kind, split, folder, download) for split in SPLITS}
-    parts = {split: pictures(split, s) for split, s in sets.items()}
+    sets = {split: _opened(kind, split, folder, download) for split in _SPLITS}
+    parts = {split: images_and_labels(split, s) for split, s in sets.items()}
     known = getattr(sets["train"], "classes", None) or range(int(parts["train"].labels.max()) + 1)
     names = tuple(c if isinstance(c, str) else c[0] if isinstance(c, tuple) else str(c) for c in known)
     return Source(f"torchvision:{which}", parts["train"], parts["test"], names)
 
 
-def opened(kind: Any, split: str, folder: Path, download: bool) -> Any:
+def _opened(kind: Any, split: str, folder: Path, download: bool) -> Any:
     """Make torchvision's data set for ``split``, whichever way it spells its splits."""
     takes = inspect.signature(kind).parameters
     options = {"download": download} if "download" in takes else {}
-    ways = [{"train": split == "train"}] if "train" in takes else [{"split": s} for s in SPLITS[split]]
+    ways = [{"train": split == "train"}] if "train" in takes else [{"split": s} for s in _SPLITS[split]]
     if not takes.keys() & {"train", "split"}:
         raise UserError(f"torchvision's {kind.__name__} has no train and test splits; use imagefolder:PATH.")
     problem: Exception | None = None
@@ -64,7 +64,7 @@ def opened(kind: Any, split: str, folder: Path, download: bool) -> Any:
     raise UserError(f"torchvision's {kind.__name__} cannot be opened by split alone ({problem}); use imagefolder:PATH.")
 
 
-def pictures(split: str, dataset: Any) -> Pictures:
+def images_and_labels(split: str, dataset: Any) -> Pictures:
     """Take images and labels out of torchvision's data set, without decoding files."""
     held = vars(dataset)
     labels = next((held[k] for k in ("targets", "labels", "_labels") if k in held), None)

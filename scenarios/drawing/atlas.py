@@ -107,7 +107,7 @@ def thin(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result[:, 1:-1, 1:-1].view(np.bool_)
 
 
-def build(characters: str | list[str], faces: tuple[str, ...] = FACES) -> Atlas:
+def build_atlas(characters: str | list[str], faces: tuple[str, ...] = FACES) -> Atlas:
     """Draw every character in every face that has it, and measure the distances.
 
     Raises:

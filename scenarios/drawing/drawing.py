@@ -52,7 +52,7 @@ STREET = Style(
 )
 
 
-def draw(atlas: Atlas, which: Tensor, style: Style, generator: Generator) -> Tensor:
+def draw_characters(atlas: Atlas, which: Tensor, style: Style, generator: Generator) -> Tensor:
     """Draw the atlas entries ``which``, each once.
 
     Args:

@@ -24,25 +24,25 @@ T = TypeVar("T")
 R = TypeVar("R")
 HEIC = re.compile(rb"....ftyp(?:....)*(?:hei[cxms]|hev[cx])", re.DOTALL)
 """First bytes of a HEIC file; AVIF, which Pillow reads itself, has others."""
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """The last bytes of whole files."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `pixels.bound` refuses those
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the picture is readable all the same
 
 
-def decode(path: Path) -> Tensor:
+def read_image(path: Path) -> Tensor:
     """Read an image as ``(3, H, W)`` uint8; `pixels.three_channels` says what becomes of unusual ones.
 
     Raises:
         UserError: If the file is missing, cannot be decoded, has too many pixels, or holds NaN.
     """
-    with opened(path) as image:
+    with _opened(path) as image:
         return pixels.three_channels(image)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file, of which only the header is read yet.
 
     Raises:
@@ -84,11 +84,11 @@ def glance(path: Path) -> None:
     Raises:
         UserError: If it cannot.
     """
-    with opened(path) as image:
+    with _opened(path) as image:
         if image.mode in pixels.RANGED:
             pixels.three_channels(image)
             return
-        end = ENDS.get(image.format or "", b"")
+        end = _END_MARKERS.get(image.format or "", b"")
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
             if end in file.read():
@@ -108,7 +108,7 @@ def _know_heic(path: Path) -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as e:
-        raise extras.missing(f"{path} is a HEIC image, which needs a decoder; save it as JPEG", "heic") from e
+        raise extras.missing_extra(f"{path} is a HEIC image, which needs a decoder; save it as JPEG", "heic") from e
     register_heif_opener()
 
 
@@ -131,7 +131,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no threads
 
 
-def sentence(path: Path) -> str:
+def read_sentence(path: Path) -> str:
     """Read a text file as one sentence, without the white space around it: lines stay lines, as in a table.
 
     Raises:

@@ -31,23 +31,23 @@ import torch
 from torch import Tensor
 
 from cl_framework.storage import refuse_link
-from scenarios.data.source import Labelled, Pictures, gathered
+from scenarios.data.source import LabelledSamples, Pictures, gathered
 from scenarios.pictures.decode import in_parallel
 from scenarios.pictures.transforms import CPU, Fixed
 
-ROW = np.dtype([("whose", "<u8"), ("height", "<u4"), ("width", "<u4"), ("crc", "<u4")])
-TEMPORARY = ".new-"
+_ROW = np.dtype([("whose", "<u8"), ("height", "<u4"), ("width", "<u4"), ("crc", "<u4")])
+_TEMPORARY = ".new-"
 SPARE = 2**30
 """Bytes of the disk that stay free."""
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Return the folder of the cache: the environment's CLF_CACHE, or ~/.cache/cl_framework/pictures."""
     return Path(os.environ.get("CLF_CACHE", "~/.cache/cl_framework/pictures")).expanduser()
 
 
 @final
-class Kept(Labelled):
+class CachedPictures(LabelledSamples):
     """Pictures of one split after a fixed step, from the file that keeps them where they are in it.
 
     Args:
@@ -111,13 +111,13 @@ class Kept(Labelled):
         for root, before in self._pictures.former:  # what was kept then goes by the path that it had
             files += [before / f.relative_to(root) for f in files if f.is_relative_to(root)]
         gone = np.array([_whose(file) for file in files], np.uint64)
-        for each in _sets(folder()):
+        for each in _sets(cache_folder()):
             try:
                 _Held(each).erase(gone)
             except (OSError, ValueError):  # an unreadable file is of no use
                 shutil.rmtree(each, ignore_errors=True)
 
-    def unkept(self) -> Kept:
+    def unkept(self) -> CachedPictures:
         """Return the same pictures, read without adding to the cache."""
         found = copy(self)
         found.keeps = False
@@ -137,7 +137,7 @@ class Kept(Labelled):
         with suppress(OSError):
             for file in self.files:
                 told.update(f"\0{file.absolute()}\0{_age(file)}".encode())
-            place, shape = folder() / told.hexdigest()[:32], (len(self.files), math.prod(room))
+            place, shape = cache_folder() / told.hexdigest()[:32], (len(self.files), math.prod(room))
             for _ in range(3):
                 try:
                     held = _Held(place)
@@ -160,10 +160,10 @@ class Kept(Labelled):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(place.parent).free < SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        new = Path(mkdtemp(prefix=TEMPORARY, dir=place.parent))
+        new = Path(mkdtemp(prefix=_TEMPORARY, dir=place.parent))
         try:
             np.lib.format.open_memmap(new / "pixels.npy", "w+", dtype, shape)
-            np.lib.format.open_memmap(new / "rows.npy", "w+", ROW, shape[:1])
+            np.lib.format.open_memmap(new / "rows.npy", "w+", _ROW, shape[:1])
             with suppress(OSError):
                 new.rename(place)
         finally:
@@ -179,7 +179,7 @@ class _Held:
         for file in (place / "rows.npy", place / "pixels.npy"):
             refuse_link(file)
         self.rows = np.lib.format.open_memmap(place / "rows.npy", "r+")
-        if self.rows.dtype != ROW:
+        if self.rows.dtype != _ROW:
             raise ValueError(f"{place} holds other records.")
         mapped = np.lib.format.open_memmap(place / "pixels.npy", "r+")
         self.pixels, self.start = torch.from_numpy(mapped), mapped.offset
@@ -264,11 +264,11 @@ class _Held:
         return total <= limit and shutil.disk_usage(parent).free - size >= SPARE
 
 
-def kept(pictures: Labelled, fixed: Fixed | None, limit: int) -> Kept | None:
+def cached_pictures(pictures: LabelledSamples, fixed: Fixed | None, limit: int) -> CachedPictures | None:
     """Return pictures after a fixed step, if there is such a step and they are in files; ``limit`` 0 keeps nothing."""
     if fixed is None or not isinstance(pictures, Pictures) or isinstance(pictures.images, Tensor):
         return None
-    return Kept(pictures, fixed, limit)
+    return CachedPictures(pictures, fixed, limit)
 
 
 def _numbers(told: Any) -> Any:
@@ -277,7 +277,7 @@ def _numbers(told: Any) -> Any:
 
 
 def _sets(place: Path) -> list[Path]:
-    found = [each.parent for each in place.glob("*/rows.npy") if not each.parent.name.startswith(TEMPORARY)]
+    found = [each.parent for each in place.glob("*/rows.npy") if not each.parent.name.startswith(_TEMPORARY)]
     for each in found:
         refuse_link(each / "rows.npy")
         refuse_link(each / "pixels.npy")

@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-LIMIT = 2**26
+_LIMIT = 2**26
 """Most pixels of a picture, 67 million: decoding takes 3 bytes for each, and up to 4 for what the file holds."""
 STRIP = 2**22
 """About how many pixels are converted at a time."""
@@ -18,7 +18,7 @@ BITS = (8, 12, 16, 31)
 """Bit depths of wide greys."""
 RANGED = ("F", "I")
 """Modes whose numbers may lie out of range: floats, and whole numbers with a sign."""
-TURNS = {
+_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,20 +31,20 @@ TURNS = {
 
 
 def bound(image: Image.Image) -> None:
-    """Require at most `LIMIT` pixels of an opened picture; a larger JPEG will be decoded smaller.
+    """Require at most `_LIMIT` pixels of an opened picture; a larger JPEG will be decoded smaller.
 
     Raises:
         ValueError: If it has more.
     """
     width, height = image.size
-    if width * height <= LIMIT:
+    if width * height <= _LIMIT:
         return
     if image.format == "JPEG" and "progressive" not in image.info:  # a progressive one is decoded whole first
-        share = next((s for s in (2, 4, 8) if width * height <= LIMIT * s * s), None)
+        share = next((s for s in (2, 4, 8) if width * height <= _LIMIT * s * s), None)
         if share is not None:
             image.draft(image.mode, (width // share, height // share))
             return
-    raise ValueError(f"{width} x {height} are {width * height:,} pixels, more than {LIMIT:,}: make it smaller")
+    raise ValueError(f"{width} x {height} are {width * height:,} pixels, more than {_LIMIT:,}: make it smaller")
 
 
 def three_channels(image: Image.Image) -> Tensor:
@@ -115,4 +115,4 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image

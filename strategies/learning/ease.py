@@ -14,11 +14,11 @@ from torch.nn.functional import normalize
 
 from cl_framework.functional import class_means
 from cl_framework.memory import Key, TensorStore
-from cl_framework.methods import Compete, Plan, Strategy, complete, fewest, nearest, others, tune, weighed
+from cl_framework.methods import Compete, Plan, Strategy, complete, fewest, nearest, other_classes, tune, weighed
 from cl_framework.models import Model
 from cl_framework.streams import Experience, Inputs
 
-PRISTINE = ""  # the space of the backbone without adapters
+_PRISTINE = ""  # the space of the backbone without adapters
 
 
 @final
@@ -76,9 +76,9 @@ class EASE(Strategy):
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train a new adapter under a temporary head, then compute missing prototypes in all subspaces so far."""
         if event.name not in model.adapters:
-            known = others(model, event) if self.compete == "all" else ()
+            known = other_classes(model, event) if self.compete == "all" else ()
             yield tune(model, event, {c: self.prototypes[Key(c)] for c in known})
-        spaces = [*([PRISTINE] if self.plain else []), *model.experiences[: model.experiences.index(event.name) + 1]]
+        spaces = [*([_PRISTINE] if self.plain else []), *model.experiences[: model.experiences.index(event.name) + 1]]
         todo: dict[tuple[int, ...], list[str]] = {}
         for space in spaces:
             if missing := tuple(c for c in event.classes if Key(c, space or None) not in self.prototypes):

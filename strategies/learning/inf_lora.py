@@ -61,7 +61,7 @@ class InfLoRA(Strategy):
                 rows = leading(moments[first], len(rewrite.a), self._past(first)) / 3**0.5
                 with torch.no_grad():
                     rewrite.a.copy_(rows)
-        yield adapter_chain.plan(model, event, [r.b for r in mine.values()], self.compete)
+        yield adapter_chain.chain_plan(model, event, [r.b for r in mine.values()], self.compete)
         share = min(len(before) / self.horizon, 1.0)
         threshold = self.threshold + share * (self.threshold_end - self.threshold)
         for first, moment in adapter_chain.input_moments(model, event.data).items():

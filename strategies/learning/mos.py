@@ -23,11 +23,11 @@ from cl_framework.methods import (
     Routed,
     Strategy,
     align,
-    apart,
     classify_among,
     in_turn,
-    others,
+    other_classes,
     rivals,
+    separation_loss,
 )
 from cl_framework.models import Model
 from cl_framework.streams import Batch, Experience, Inputs
@@ -98,14 +98,18 @@ class MOS(Strategy):
         chain = model.adapters.learned
         own = model.adapters.add(event.name, like=chain[-1] if chain else None)
         model.ready(event.name, event.classes)
-        who, old = rivals(model, event, self.compete), {c: self.gaussians.of(c)[0] for c in others(model, event)}
+        who, old = rivals(model, event, self.compete), {c: self.gaussians.of(c)[0] for c in other_classes(model, event)}
         mean = [torch.stack(like).mean(0) for like in zip(*(self._trained(model, n) for n in chain), strict=True)]
         merges = 1 if self.merge == "once_per_step" else 1 + len({s.block for s in model.adapters.sites.values()})
 
         def loss(model: Model, batch: Batch) -> Tensor:
             z = model.features(batch.x, event.name)
             entropy = classify_among(model, model.head(z), batch.y, who.among)
-            return entropy + self.contrast * apart(torch.stack([*old.values(), *z])) if self.contrast else entropy
+            return (
+                entropy + self.contrast * separation_loss(torch.stack([*old.values(), *z]))
+                if self.contrast
+                else entropy
+            )
 
         head: dict[str, Any] = {"params": list(model.head.parameters()), "lr_factor": self.head_factor}
         merge = in_turn(lambda _: pull(own, mean, 1 - (1 - self.toward) ** merges), who.hold)

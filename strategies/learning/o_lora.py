@@ -68,7 +68,9 @@ class OLoRA(Strategy):
                     apart = apart + self.weight_l2 * (rewrite.a.norm() + rewrite.b.norm())
             return apart
 
-        yield adapter_chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
+        yield adapter_chain.chain_plan(
+            model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty
+        )
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all updates and the head."""

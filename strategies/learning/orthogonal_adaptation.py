@@ -16,7 +16,7 @@ from cl_framework.adapters import LowRank, factors
 from cl_framework.errors import UserError
 from cl_framework.functional import rotation
 from cl_framework.memory import Key, TensorStore
-from cl_framework.methods import Compete, Plan, Strategy, beside, others, under
+from cl_framework.methods import Compete, Plan, Strategy, other_classes, proxy_scores, under
 from cl_framework.models import Head, Model
 from cl_framework.streams import Experience, Inputs
 
@@ -69,8 +69,8 @@ class OrthogonalAdaptation(Strategy):
             with torch.no_grad():
                 rewrite.a.copy_(self._basis(len(rewrite.a), rewrite.a.shape[1], place))
 
-        known = [(c, model.known[c]) for c in others(model, event)] if self.compete == "all" else []
-        scores = beside(proxy, *self._stacked(known)) if known else proxy
+        known = [(c, model.known[c]) for c in other_classes(model, event)] if self.compete == "all" else []
+        scores = proxy_scores(proxy, *self._stacked(known)) if known else proxy
         yield under(proxy, event, [r.b for r in mine.values()], scores, [c for c, _ in known])
         for i, c in enumerate(proxy.classes):
             self.rows[Key(c, event.name, "weight")] = proxy.weight[i]

@@ -81,10 +81,10 @@ class OSF(Strategy):
         project(model)  # where `a` was drawn; `b` starts at zero
         params = [p for r in mine.values() for p in (r.a, r.b)]
         if self.hold == "factors":
-            yield adapter_chain.plan(model, event, params, self.compete, after_step=project)
+            yield adapter_chain.chain_plan(model, event, params, self.compete, after_step=project)
         else:
             edit = kept_off(mine, blocks, gradients=True)
-            yield adapter_chain.plan(model, event, params, self.compete, edit_gradients=edit)
+            yield adapter_chain.chain_plan(model, event, params, self.compete, edit_gradients=edit)
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all updates and the head."""

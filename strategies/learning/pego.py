@@ -84,7 +84,9 @@ class PEGO(Strategy):
                     total = total + self.diversify * diversity(group, earlier, *self.how)
             return total / len(mine)
 
-        yield adapter_chain.plan(model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty)
+        yield adapter_chain.chain_plan(
+            model, event, [p for r in mine.values() for p in (r.a, r.b)], self.compete, penalty
+        )
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all groups and the head."""

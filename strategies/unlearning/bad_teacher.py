@@ -11,7 +11,18 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cl_framework.methods import Plan, Strategy, Teacher, Unlearner, adamw, among, divergence, editable, part, retained
+from cl_framework.methods import (
+    Plan,
+    Strategy,
+    Teacher,
+    Unlearner,
+    adamw,
+    batch_mask,
+    divergence,
+    editable,
+    remove_forgotten,
+    retained,
+)
 from cl_framework.models import Head, Model
 from cl_framework.streams import Batch, ForgetRequest, Joined
 
@@ -55,9 +66,9 @@ class BadTeacher(Unlearner):
         def loss(model: Model, batch: Batch) -> Tensor:
             with torch.no_grad():  # earlier edits on the stack apply to it, as to every pass
                 ignorant = bad(model.features(batch.x, ()))
-            taught = torch.where(among(batch, event.data.ids)[:, None], ignorant, old(batch.x))
+            taught = torch.where(batch_mask(batch, event.data.ids)[:, None], ignorant, old(batch.x))
             return divergence(taught, strategy.predict(model, batch.x), self.temperature)
 
         both = Joined([event.data, retained(event, self.share)])
         yield Plan(both, old.params, loss, self.epochs, adamw(self.lr))
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)

@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cl_framework.methods import (
-    Labelled,
     Plan,
     Strategy,
     Unlearner,
+    WithLabels,
     adamw,
     columns,
     editable,
     learned,
     parameter_importance,
-    part,
+    remove_forgotten,
 )
 from cl_framework.models import Model
 from cl_framework.streams import ForgetRequest
@@ -61,8 +61,8 @@ class BoundaryShrink(Unlearner):
         with parameter_importance.open_to_gradients(model, ()):
             read = parameter_importance.batches(event.reference, self.batch, model.device)
             labels = torch.cat([neighbours(model, strategy, b.x, b.y, self.eps) for b in read])
-        yield Plan(Labelled(event.data, labels), editable(model), learned(strategy), self.epochs, adamw(self.lr))
-        part(model, strategy, event, self.keep_rows)
+        yield Plan(WithLabels(event.data, labels), editable(model), learned(strategy), self.epochs, adamw(self.lr))
+        remove_forgotten(model, strategy, event, self.keep_rows)
 
 
 def neighbours(model: Model, strategy: Strategy, x: Tensor, y: Tensor, eps: float) -> Tensor:

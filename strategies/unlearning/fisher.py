@@ -10,7 +10,16 @@ from typing import final
 
 import torch
 
-from cl_framework.methods import Plan, Strategy, Unlearner, editable, parameter_importance, part, reference_of, retained
+from cl_framework.methods import (
+    Plan,
+    Strategy,
+    Unlearner,
+    editable,
+    parameter_importance,
+    reference_of,
+    remove_forgotten,
+    retained,
+)
 from cl_framework.models import Model
 from cl_framework.streams import ForgetRequest
 
@@ -46,5 +55,5 @@ class FisherForgetting(Unlearner):
         with torch.no_grad():
             for p, f in zip(params, known, strict=True):
                 p.add_((self.a * (1 / f).clamp(max=self.most)).sqrt() * torch.randn_like(p))
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)
         yield from ()

@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.methods import Plan, Strategy, Unlearner, adamw, columns, editable, part
+from cl_framework.methods import Plan, Strategy, Unlearner, adamw, columns, editable, remove_forgotten
 from cl_framework.models import Model
 from cl_framework.streams import Batch, ForgetRequest
 
@@ -44,4 +44,4 @@ class GradientAscent(Unlearner):
             return -cross_entropy(strategy.predict(model, batch.x), columns(model, batch.y))
 
         yield Plan(event.data, editable(model), loss, self.epochs, adamw(self.lr))
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)

@@ -22,7 +22,7 @@ from cl_framework.methods import (
     Strategy,
     Unlearner,
     columns,
-    part,
+    remove_forgotten,
     retained,
 )
 from cl_framework.models import Model
@@ -105,7 +105,7 @@ class GSLoRA(Unlearner):
             return raised(entropies[~gone], entropies[gone], delta.params) + delta.penalty()
 
         yield Plan(pairs, delta.params, loss, self.epochs, delta.adamw)
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
         """Return the share of groups that the request left at zero."""

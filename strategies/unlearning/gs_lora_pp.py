@@ -25,9 +25,9 @@ from cl_framework.methods import (
     bounded,
     columns,
     distance,
-    part,
     prototypes,
     reference_of,
+    remove_forgotten,
     retained,
     with_features,
 )
@@ -124,7 +124,7 @@ class GSLoRAPlusPlus(Unlearner):
         average = Average(delta, self.ema, self.ema_from)
         yield Plan(pairs, delta.params, loss, self.epochs, delta.adamw, after_step=average.step)
         average.put()
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
         """Return the share of groups that the request left at zero."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.methods import Plan, Strategy, Unlearner, part
+from cl_framework.methods import Plan, Strategy, Unlearner, remove_forgotten
 from cl_framework.models import Model
 from cl_framework.streams import ForgetRequest
 
@@ -29,5 +29,5 @@ class HeadRows(Unlearner):
 
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Remove the classes."""
-        part(model, strategy, event)
+        remove_forgotten(model, strategy, event)
         yield from ()

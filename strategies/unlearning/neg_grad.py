@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.methods import Paired, Plan, Strategy, Unlearner, adamw, columns, editable, part, retained
+from cl_framework.methods import Paired, Plan, Strategy, Unlearner, adamw, columns, editable, remove_forgotten, retained
 from cl_framework.models import Model
 from cl_framework.streams import Batch, ForgetRequest
 
@@ -56,4 +56,4 @@ class NegGradPlus(Unlearner):
             return self.balance * stay - (1 - self.balance) * go
 
         yield Plan(pairs, editable(model), loss, self.epochs, adamw(self.lr))
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)

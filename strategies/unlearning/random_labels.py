@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.methods import Plan, Strategy, Unlearner, adamw, editable, part, relabelling, retained
+from cl_framework.methods import Plan, Strategy, Unlearner, adamw, editable, relabelling, remove_forgotten, retained
 from cl_framework.models import Model
 from cl_framework.streams import ForgetRequest, Joined
 
@@ -40,4 +40,4 @@ class RandomLabels(Unlearner):
         """Train on both, then remove the classes."""
         both = Joined([event.data, retained(event, self.share)])
         yield Plan(both, editable(model), relabelling(strategy, event.data.ids), self.epochs, adamw(self.lr))
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)

@@ -18,8 +18,8 @@ from cl_framework.methods import (
     editable,
     learned,
     parameter_importance,
-    part,
     relabelling,
+    remove_forgotten,
     retained,
 )
 from cl_framework.models import Model
@@ -81,4 +81,4 @@ class SalUn(Unlearner):
         both = Joined([event.data, retained(event, self.share)])
         loss = relabelling(strategy, event.data.ids)
         yield Plan(both, params, loss, self.epochs, adamw(self.lr), mask_gradients, put_back)
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)

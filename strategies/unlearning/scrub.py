@@ -21,7 +21,7 @@ from cl_framework.methods import (
     error,
     hold_out,
     learned,
-    part,
+    remove_forgotten,
     retained,
 )
 from cl_framework.models import Model
@@ -99,4 +99,4 @@ class SCRUB(Unlearner):
         if self.rewind:
             wanted = error(model, strategy, held)
             teacher.put(min(ends, key=lambda end: abs(end[0] - wanted))[1])
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)

@@ -17,8 +17,8 @@ from cl_framework.methods import (
     editable,
     learned,
     parameter_importance,
-    part,
     reference_of,
+    remove_forgotten,
     retained,
 )
 from cl_framework.models import Model
@@ -70,5 +70,5 @@ class SSD(Unlearner):
         with torch.no_grad():
             for p, f, d in zip(params, gone, all_, strict=True):
                 p.copy_(torch.where(f > self.a * d, p * (self.strength * d / f).clamp(max=1.0), p))
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)
         yield from ()

@@ -8,7 +8,7 @@ from typing import final
 
 from cl_framework.errors import UserError
 from cl_framework.memory import Erasure, drift, erase
-from cl_framework.methods import Plan, Strategy, Unlearner, lesson, part
+from cl_framework.methods import Plan, Strategy, Unlearner, lesson, remove_forgotten
 from cl_framework.models import Model
 from cl_framework.streams import ForgetRequest
 
@@ -53,7 +53,7 @@ class Subtract(Unlearner):
         """Subtract, remove classes without samples, and compute again what is no sum; no training."""
         for experience, gone in zip(event.experiences, event.reference.sources, strict=True):
             strategy.subtract(model, gone, experience)
-        part(model, strategy, event)
+        remove_forgotten(model, strategy, event)
         model.retain(event.remaining)
         for left in event.remaining if strategy.rereads(event) else ():
             yield from lesson(model, strategy, left)

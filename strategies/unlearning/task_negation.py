@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-from cl_framework.methods import Plan, Scalable, Strategy, Unlearner, adamw, learned, part, suits
+from cl_framework.methods import Plan, Scalable, Strategy, Unlearner, adamw, learned, remove_forgotten, suits
 from cl_framework.models import Model
 from cl_framework.streams import ForgetRequest
 
@@ -53,4 +53,4 @@ class TaskNegation(Unlearner):
         for rewrite in model.adapters.rewrites[event.name].children():
             assert isinstance(rewrite, Scalable)
             rewrite.rescale(-self.scale)
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)

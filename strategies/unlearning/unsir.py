@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cl_framework.methods import Plan, Strategy, Unlearner, adamw, columns, editable, learned, part, retained
+from cl_framework.methods import (
+    Plan,
+    Strategy,
+    Unlearner,
+    adamw,
+    columns,
+    editable,
+    learned,
+    remove_forgotten,
+    retained,
+)
 from cl_framework.models import Model
 from cl_framework.streams import ForgetRequest, Joined, Rows, Samples, Subset
 
@@ -73,7 +83,7 @@ class UNSIR(Unlearner):
         noise: list[Samples] = [self._noise(model, strategy, c, stay[[0]].x) for c in event.classes]
         yield Plan(Joined([*noise, stay]), params, learned(strategy), self.impair, adamw(self.lr))
         yield Plan(stay, params, learned(strategy), self.repair, adamw(self.lr))
-        part(model, strategy, event, self.keep_rows)
+        remove_forgotten(model, strategy, event, self.keep_rows)
 
     def _noise(self, model: Model, strategy: Strategy, label: int, like: Tensor) -> Samples:
         """Return copies of noise shaped as ``like`` ``(1, ...)`` that the model takes for anything but ``label``."""
