@@ -51,7 +51,7 @@ def extraction(model: Model, x: Tensor) -> dict[str, float | str]:
         FLOP per image (the adapter's few aside), images and FLOP per second, the FLOP/s of matrix products in the same
         precision, and the share of these that was reached.
     """
-    x, dtype = x.to(model.device), model.precision or torch.float32
+    x, dtype = x.to(model.device), model.frozen.precision or torch.float32
     names, ids = list(model.adapters)[:1], torch.arange(len(x))
     rate = len(x) / _seconds(lambda: model.features(Inputs(lambda: x, ids), names), model.device)
     flops, top = flops_per_image(model, x[:1]), matmul_rate(model.device, dtype)

@@ -23,7 +23,7 @@ def _forgetful(experiment: Experiment) -> AbstractContextManager[object]:
 
 
 def _one_by_one(experiment: Experiment) -> AbstractContextManager[object]:
-    experiment.learner.model.batched = False
+    experiment.learner.model.frozen.batched = False
     return nullcontext()
 
 

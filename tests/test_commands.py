@@ -130,7 +130,7 @@ def test_plan_shows_the_stream_and_the_sites(capsys):
 @pytest.mark.parametrize(("said", "computed"), [("32-true", None), ("bf16-mixed", torch.bfloat16)])
 def test_frozen_passes_take_the_precision_of_the_trainer(said, computed):
     experiment = build([*TINY, "--trainer.precision", said], Console())
-    assert experiment.learner.model.precision is computed
+    assert experiment.learner.model.frozen.precision is computed
 
 
 MISTAKES = {

@@ -320,7 +320,7 @@ def test_statistics_are_sums_in_double_precision_even_under_autocast():
 def test_a_run_in_bf16_sums_single_features_in_double(world, stream):
     learner = Learner(world.TinyTransformer(), Bottleneck(4), RanPAC(expansion=50, ridge=1.0))
     model, inside = learner.model, []
-    model.precision = torch.bfloat16
+    model.frozen.precision = torch.bfloat16
     model.backbone.register_forward_hook(lambda *_: inside.append((model.phase, torch.is_autocast_enabled("cpu"))))
     mixed = fresh_trainers(lambda **k: world.BUILD(**{"precision": "bf16-mixed", **k}), None)
     for event in stream[:2]:

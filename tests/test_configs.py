@@ -49,7 +49,7 @@ def named(path):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """A very small ViT stands in for any that timm would fetch (names and tags are still checked), in small chunks."""
-    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.frozen_passes.CHUNK", 8)
 
     def create(name, num_classes, **_):
         size = {"img_size": 224, "patch_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}

@@ -308,7 +308,7 @@ def test_scrubbing_follows_the_exam_too(world, stream):
 def test_frozen_passes_compute_in_the_precision_of_training_and_depend_on_no_company(precision):
     torch.manual_seed(0)
     model = Model(GlyphViT(), Bottleneck())
-    model.precision = precision
+    model.frozen.precision = precision
     x = torch.rand(70, 3, 32, 32)
     whole = model.features(Inputs(lambda: x, torch.arange(70)), ())
     alone = model.features(Inputs(lambda: x[66:67], torch.tensor([66])), ())

@@ -58,9 +58,9 @@ def pictures(body, n=70):
 
 
 def one_by_one(model, x, rows, names):
-    model.batched = False
+    model.frozen.batched = False
     found = torch.stack([model.features(inputs(x, rows), name) for name in names])
-    model.batched = True
+    model.frozen.batched = True
     return found
 
 
@@ -195,7 +195,7 @@ def test_a_module_that_is_called_again_later_is_never_answered_for(world):
 
     model, x, rows = model_of(Twice(), Bottleneck(8)), pictures(None), torch.arange(70)
     torch.testing.assert_close(model.each(inputs(x, rows), NAMES), one_by_one(model, x, rows, NAMES))
-    assert model.backbone.query not in model._shared.front.record([x[:CHUNK]])
+    assert model.backbone.query not in Front(model.backbone, model.adapters).record([x[:CHUNK]])
 
 
 def test_chunks_are_filled_with_pairs_of_any_adapters(world):

@@ -215,7 +215,7 @@ def test_adapters_that_samples_are_sent_to_share_their_passes(torn, world):
     learner, test = torn(), world.noise(range(8), 1, "test")
     counts = {}
     for batched in (True, False):
-        learner.model.batched, sizes = batched, []
+        learner.model.frozen.batched, sizes = batched, []
         hook = learner.model.backbone.mlp.register_forward_hook(lambda _, x, __, sizes=sizes: sizes.append(len(x[0])))
         scores = world.scores(learner, test)
         hook.remove()

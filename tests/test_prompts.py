@@ -289,7 +289,7 @@ def test_a_pool_starts_uniform_and_of_the_published_size(vit):
 
 @torch.no_grad()
 def test_rows_and_queries_stay_together_through_chunks_padding_and_the_store(world, monkeypatch):
-    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.frozen_passes.CHUNK", 8)
     samples = world.noise(range(8), 4, "test")
     model = Model(world.TinyTransformer(), PromptPool(6, 2, 2))
     model.adapters.add("a")
@@ -309,7 +309,7 @@ def test_rows_and_queries_stay_together_through_chunks_padding_and_the_store(wor
 
 @torch.no_grad()
 def test_rows_and_queries_stay_together_where_inputs_differ_in_length(world, monkeypatch):
-    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.frozen_passes.CHUNK", 8)
     monkeypatch.setattr(world.TinyTransformer, "lengths", lambda _, x: (x[:, 0, 0, 0] * 3).long())
     samples = world.noise(range(8), 4, "test")
     model = Model(world.TinyTransformer(), PromptPool(6, 2, 2))
@@ -322,7 +322,7 @@ def test_rows_and_queries_stay_together_where_inputs_differ_in_length(world, mon
 @pytest.mark.parametrize("adapter", [VPT(5), VPT(3, deep=False, start="zero_as_released"), PromptPool()],
                          ids=["deep", "shallow", "pool"])  # fmt: skip
 def test_a_feature_depends_on_its_sample_alone_bit_for_bit(adapter, vit, monkeypatch):
-    monkeypatch.setattr("cl_framework.models.model.CHUNK", 8)
+    monkeypatch.setattr("cl_framework.models.frozen_passes.CHUNK", 8)
     model, x = Model(vit, adapter), images(10)
     model.adapters.add("a")
     whole, one, other = (

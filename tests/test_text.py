@@ -302,7 +302,7 @@ def test_the_families_that_are_named_offer_what_is_said_of_them(kind, own, lacki
             p.data.normal_(generator=torch.Generator().manual_seed(p.numel() + seed))
     given = Inputs(lambda: x, torch.arange(len(x)))
     each = model.each(given, ["a", "b"])
-    model.batched = False
+    model.frozen.batched = False
     one_by_one = torch.stack([model.features(given, name) for name in "ab"])
     torch.testing.assert_close(each, one_by_one, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(each[0], each[1])
@@ -790,7 +790,7 @@ def test_many_adapters_in_one_pass_are_those_of_one_by_one(kind, any_encoder):
     given = Inputs(lambda: x, torch.arange(len(x)))
     each = model.each(given, list("abcde"))  # 90 pairs: two chunks, so that what comes before the adapters is shared
     assert torch.equal(each, torch.stack([model.features(given, name) for name in "abcde"]))
-    model.batched = False
+    model.frozen.batched = False
     one_by_one = torch.stack([model.features(given, name) for name in "abcde"])
     torch.testing.assert_close(each, one_by_one, atol=1e-5, rtol=1e-5)
     assert min((a - b).abs().max() for i, a in enumerate(each) for b in each[:i]) > 1e-3, "the test is too easy"

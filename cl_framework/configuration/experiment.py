@@ -197,7 +197,7 @@ def build(args: Sequence[str], console: Console) -> Experiment:
         config.features = str(Path(config.features).expanduser().absolute())
     size = sum(p.numel() for p in cli.model.model.backbone.parameters())
     torch.set_num_threads(threads.wanted(size, CORES, config.threads))
-    cli.model.model.precision = MIXED.get(str(cli.trainer.precision))
+    cli.model.model.frozen.precision = MIXED.get(str(cli.trainer.precision))
     cli.model.model.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
     return Experiment(
         cli.model,

@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from typing import final
 
 import torch
+from torch import nn
 
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.sample_index import Contents, pooled, samples_by_class
 from cl_framework.engine.treatments import outlived, treatments
 from cl_framework.memory.exemplars import Memory
-from cl_framework.memory.provenance import Read, met
+from cl_framework.memory.provenance import Read, Reading, met
 from cl_framework.methods.base import Plan
 from cl_framework.methods.compatibility import check_request
+from cl_framework.models.model import Model
 from cl_framework.streams import origins
 from cl_framework.streams.events import Event, Experience, ForgetRequest
+from cl_framework.streams.origins import Origin
 from cl_framework.streams.samples import Batch, Samples
 
 
@@ -63,7 +66,7 @@ class Recording:
             noted = set[tuple[int, int]]()
             yield plan, _Noted(plan.data, noted)
             against = {cell: None for cell in origins.cells_of(model.brought) if cell[1] in plan.against}
-            model.trace(plan.parameters(), {**_met(self.learner, self.event, plan.data.classes(), noted), **against})
+            _trace(model, plan.parameters(), {**_met(self.learner, self.event, plan.data.classes(), noted), **against})
             self.ids |= {i for _, i in noted}
 
     def counts(self) -> dict[str, int]:
@@ -104,3 +107,19 @@ def _met(learner: Learner, event: Event, classes: Sequence[int], read: set[tuple
         there = {name: data for m in memories for name, data in m.sources.items()} | {event.name: event.data}
     alive = pooled(samples_by_class(name, data, classes) for name, data in there.items())
     return met(classes, read, alive, origins.cells_of(learner.model.brought), gone)
+
+
+def _trace(model: Model, params: Iterable[nn.Parameter], read: Read) -> None:
+    """Note that whatever holds ``params``, adapters and the head, was trained on ``read``."""
+    trained, met_now = {id(p) for p in params}, origins.origin_of(read)
+
+    def note(reading: Reading, owner: str, before: Origin) -> Origin:
+        reading.note(owner, read, before)
+        return origins.merge_origins(before, met_now)
+
+    bank, head = model.adapters, model.head
+    for name in bank:
+        if any(id(p) in trained for p in bank.params(name)):
+            bank.origins[name] = note(bank.reading, name, bank.origins.get(name, {}))
+    if any(id(p) in trained for p in head.parameters()):
+        head.origin = note(head.reading, "", head.origin)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias, final
 
 import torch
@@ -12,17 +11,13 @@ from torch import Tensor, nn
 
 from cl_framework.adapters.bank import AdapterBank
 from cl_framework.adapters.base import Adapter
-from cl_framework.adapters.batched import signature
 from cl_framework.backbones.base import Backbone
-from cl_framework.feature_cache.store import CHUNK, FeatureStore, weights_digest
+from cl_framework.feature_cache.store import FeatureStore
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.provenance import Read, Reading
-from cl_framework.models.batched_passes import Passes
-from cl_framework.models.finite import check_features
+from cl_framework.models.frozen_passes import FrozenPasses, by_length
 from cl_framework.models.head import Head
 from cl_framework.streams import origins
 from cl_framework.streams.events import Experience
-from cl_framework.streams.origins import Origin
 from cl_framework.streams.samples import Inputs, Samples, inputs
 
 ADAPTERS = "model.adapters.rewrites."
@@ -38,10 +33,10 @@ class Model(nn.Module):
     Attributes:
         known: The experience each live class came with first, in order of arrival.
         brought: The live classes of each experience, in order of arrival; a class may have come again.
+        frozen: How features are computed without gradients.
+        store: Which of them are known already.
         seed: The run's seed, from which the seed of each experience is derived.
-        precision: What frozen passes compute in, as training does; None for single precision. Features are single ones.
         exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
-        batched: Whether frozen passes hold several adapters at once, where their kind can.
         passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
     """
 
@@ -52,9 +47,7 @@ class Model(nn.Module):
         self.adapters = AdapterBank(backbone, adapter)
         self.head = Head(backbone.width, head)
         self.store = FeatureStore()
-        self.batched = True
-        self._shared = Passes(backbone, self.adapters)
-        self.precision: torch.dtype | None = None
+        self.frozen = FrozenPasses(backbone, self.adapters, self._count)
         self.exit = nn.Identity()
         self.known: dict[int, str] = {}
         self.brought: dict[str, tuple[int, ...]] = {}
@@ -128,26 +121,6 @@ class Model(nn.Module):
         first = {c: e for e, c in reversed(origins.cells_of(self.brought))}
         self.known = {c: first[c] for c in self.known if c in first}
 
-    def trace(self, params: Iterable[nn.Parameter], read: Read) -> None:
-        """Note what went into whatever holds ``params``: adapters by name, and the head.
-
-        Args:
-            params: What was trained.
-            read: What it was trained on.
-        """
-        trained, met = {id(p) for p in params}, origins.origin_of(read)
-
-        def note(reading: Reading, owner: str, before: Origin) -> Origin:
-            reading.note(owner, read, before)
-            return origins.merge_origins(before, met)
-
-        for name in self.adapters:
-            if any(id(p) in trained for p in self.adapters.params(name)):
-                before = self.adapters.origins.get(name, {})
-                self.adapters.origins[name] = note(self.adapters.reading, name, before)
-        if any(id(p) in trained for p in self.head.parameters()):
-            self.head.origin = note(self.head.reading, "", self.head.origin)
-
     def ready(self, adapter: str, classes: Iterable[int]) -> list[nn.Parameter]:
         """Put ``adapter`` in use (created if new), give ``classes`` head rows, and return what to train."""
         if adapter not in self.adapters:
@@ -171,10 +144,10 @@ class Model(nn.Module):
         names = self.adapters.active if using is None else (using,) if isinstance(using, str) else tuple(using)
         with self.adapters.using(*names):
             if isinstance(x, Inputs):
-                return self._frozen(x, [self.adapters.applied], torch.ones(1, len(x), dtype=torch.bool))[0]
+                return self.frozen.one(x, self.store)
             if query is None and self.adapters.asking:
                 query = self.query(x)
-            self.passes[self.phase] += len(x)
+            self._count(len(x))
             z: Tensor = self.exit(self._pass(x, query))
             return z
 
@@ -193,7 +166,7 @@ class Model(nn.Module):
         chosen = [(using,) if isinstance(using, str) else tuple(using) for using in usings]
         if isinstance(x, Inputs):
             stack = self.adapters.stack
-            return self._frozen(x, [(*c, *(n for n in stack if n not in c)) for c in chosen], wanted)
+            return self.frozen(x, [(*c, *(n for n in stack if n not in c)) for c in chosen], wanted, self.store)
         out = torch.zeros(len(usings), len(x), self.backbone.width, device=self.device)
         for i, using in enumerate(chosen):
             if bool(wanted[i].any()):
@@ -203,7 +176,7 @@ class Model(nn.Module):
 
     def _pass(self, x: Tensor, query: Tensor | None) -> Tensor:
         """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one delays no others."""
-        rows, pieces = self._alike(x), []
+        rows, pieces = by_length(self.backbone, x), []
         if len(rows) == 1 or self.adapters.adapter.coupled:
             with self.adapters.asked(query):
                 z: Tensor = self.backbone(x)
@@ -234,97 +207,9 @@ class Model(nn.Module):
         pieces = [self.each(x, usings) for x in inputs(samples.on(self.device), batch)]
         return torch.cat(pieces, 1), samples.labels.to(self.device)
 
-    @torch.no_grad()
-    def _frozen(self, x: Inputs, applied: Sequence[tuple[str, ...]], wanted: Tensor) -> Tensor:
-        """Return features ``(k, n, width)`` from the store or from passes, zeros where they are not wanted."""
-        keys = [self._key(x, names) if bool(mask.any()) else None for names, mask in zip(applied, wanted, strict=True)]
-        out = torch.zeros(*wanted.shape, self.backbone.width, device=self.device)
-        missing = wanted.clone()
-        for i, key in enumerate(keys):
-            rows = wanted[i].nonzero()[:, 0]
-            if key is not None and len(known := rows[self.store.find(key, x.ids[rows])]):
-                out[i, known] = self.store.read(key, x.ids[known]).to(out.device)
-                missing[i, known] = False
-        if not bool(missing.any()):
-            return out
-        self.backbone.check_values(x.tensor)
-        for which, samples, z in self._fresh(x, applied, missing):
-            out[which, samples] = z
-        for i, names in enumerate(applied):
-            check_features(out[i], x.ids.tolist(), x, names)
-        for i, key in enumerate(keys):
-            if key is not None and bool(missing[i].any()):
-                self.store.write(key, x.ids[missing[i]], out[i, missing[i]].cpu())
-        return out
-
-    def _key(self, x: Inputs, names: Sequence[str]) -> str | None:
-        coupled = bool(names) and self.adapters.adapter.coupled  # no feature of one sample, so none to be remembered
-        return None if x.key is None or coupled else f"{'+'.join(self.digests(names)) or 'bare'}/{x.key}"
-
-    def _fresh(
-        self, x: Inputs, applied: Sequence[tuple[str, ...]], missing: Tensor
-    ) -> Iterator[tuple[Tensor | int, Tensor, Tensor]]:
-        """Compute missing features, of adapters that can be batched: choices, samples, and features."""
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for i in missing.any(1).nonzero()[:, 0].tolist():
-            coupled = bool(applied[i]) and self.adapters.adapter.coupled
-            alike = signature(self.adapters.modules_of(applied[i])) if self.batched and not coupled else None
-            if alike is not None:
-                groups.setdefault(alike, []).append(i)
-                continue
-            rows = missing[i].nonzero()[:, 0]
-            with self.adapters.using(*applied[i]):
-                yield i, rows, self._in_chunks(x if bool(missing[i].all()) else x[rows], pad=not coupled)
-        for members in groups.values():
-            self.passes[self.phase] += int(missing[members].sum())
-            adapters, choices = [self.adapters.modules_of(applied[i]) for i in members], torch.tensor(members)
-            for same in (rows.cpu() for rows in self._alike(x.tensor)):
-                here = missing[members][:, same]
-                if bool(here.any()):
-                    with self._computing():
-                        found = list(self._shared(x.tensor[same.to(x.tensor.device)], self.device, adapters, here))
-                    yield from ((choices[which], same[rows], z) for which, rows, z in found)
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Compute as frozen passes do: nothing drops out, in the precision of training."""
-        training = self.adapters.training
-        if training:  # this walks over every adapter there is
-            self.adapters.eval()
-        try:
-            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-                yield
-        finally:
-            if training:
-                self.adapters.train()
-
-    def _in_chunks(self, given: Inputs, pad: bool) -> Tensor:
-        """Pass inputs through the backbone in chunks of one size and length: a row's bits depend on that row alone.
-
-        Where rows are coupled, a padded one would have its say: chunks are then left as they are.
-        """
-        query = self.query(given) if self.adapters.asking else None
-        x, company = given.tensor, (None if pad else self.adapters.adapter.together) or CHUNK
-        self.passes[self.phase] += len(x)
-        rows, pieces = [part for alike in self._alike(x) for part in torch.split(alike, company)], []
-        for r in rows:
-            size = CHUNK if pad else len(r)
-            part = _padded(x[r.to(x.device)].to(self.device), size)
-            asked = self.adapters.asked(None if query is None else _padded(query[r.to(query.device)], size))
-            with asked, self._computing():
-                pieces.append(self.backbone(part)[: len(r)].float())
-        return torch.cat(pieces)[torch.cat(rows).argsort().to(self.device)]
-
-    def _alike(self, x: Tensor) -> list[Tensor]:
-        """Return the rows of inputs by their length; there is always one list."""
-        lengths = self.backbone.lengths(x)
-        return [(lengths == n).nonzero()[:, 0] for n in sorted(set(lengths.tolist()))] or [lengths]
-
     def digests(self, names: Iterable[str]) -> list[str]:
         """Return a hash of each named adapter's weights."""
-        return [weights_digest(self.adapters.rewrites[n]) for n in names]
+        return self.frozen.digests(names)
 
-
-def _padded(x: Tensor, size: int) -> Tensor:
-    """Return ``x`` with rows of zeros added up to a number of rows."""
-    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
+    def _count(self, images: int) -> None:
+        self.passes[self.phase] += images
