@@ -19,9 +19,9 @@ class UserError(Exception):
 class Absent(UserError):
     """A sample that is to be read is missing, or its content has ``changed``."""
 
-    def __init__(self, told: str, changed: bool = False) -> None:
+    def __init__(self, message: str, changed: bool = False) -> None:
         """Store the message."""
-        super().__init__(told)
+        super().__init__(message)
         self.changed = changed
 
 

@@ -22,15 +22,15 @@ _PARTS = {
 
 def error_sentence(error: BaseException) -> str:
     """Return what happened and what to do, for anything that may be raised."""
-    if said := mendable(error):
-        return said
+    if sentence := mendable(error):
+        return sentence
     frame = _innermost(error)
     package = _package(frame)
-    what = f"{type(error).__name__}: {_message(error)}" if _message(error) else type(error).__name__
+    fault = f"{type(error).__name__}: {_message(error)}" if _message(error) else type(error).__name__
     if package in OURS:
         where = f"{frame.f_globals.get('__name__')}, line {frame.f_lineno}" if frame else "an unknown place"
-        return f"This is a fault of cl_framework ({what} in {where}); report it with what `clf --debug ...` prints."
-    return f"{package} stopped with {what}; `clf --debug ...` shows where. Nothing was half written."
+        return f"This is a fault of cl_framework ({fault} in {where}); report it with what `clf --debug ...` prints."
+    return f"{package} stopped with {fault}; `clf --debug ...` shows where. Nothing was half written."
 
 
 def mendable(error: BaseException) -> str | None:
@@ -43,10 +43,10 @@ def mendable(error: BaseException) -> str | None:
 
 
 def _memory(error: BaseException) -> str:
-    found = BYTES.search(str(error))
+    size = BYTES.search(str(error))
     asked = ""
-    if found:
-        asked = f" ({int(found[1]) / 1e9:,.1f} GB asked for)" if found[1] else f" ({found[2]} asked for)"
+    if size:
+        asked = f" ({int(size[1]) / 1e9:,.1f} GB asked for)" if size[1] else f" ({size[2]} asked for)"
     return (
         f"There is not enough memory{asked}: lower data.batch_size, the adapter's width or rank, or a strategy's "
         "expansion, or set model.compute.checkpoint to true. Nothing was half written; "
@@ -56,16 +56,16 @@ def _memory(error: BaseException) -> str:
 
 def _part(error: BaseException) -> str | None:
     """Return the part named by a config within which an error was raised, if it was."""
-    found = None
+    part = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = type(frame.f_locals.get("self"))
         if owner.__module__.partition(".")[0] in OURS:
             continue
         modules = [c.__module__ for c in owner.__mro__]
         kind = next((w for p, w in _PARTS.items() if any(m == p or m.startswith(p + ".") for m in modules)), None)
-        if kind is not None and (found is None or kind != _PARTS["pytorch_lightning.trainer"]):
-            found = kind if kind == _PARTS["pytorch_lightning.trainer"] else f"{kind} {owner.__name__}"
-    return found
+        if kind is not None and (part is None or kind != _PARTS["pytorch_lightning.trainer"]):
+            part = kind if kind == _PARTS["pytorch_lightning.trainer"] else f"{kind} {owner.__name__}"
+    return part
 
 
 def _innermost(error: BaseException) -> FrameType | None:

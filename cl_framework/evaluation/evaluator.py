@@ -76,7 +76,7 @@ class Evaluator:
         self._admit(step, live)
         sheets = _sheets(self._exams, answer)
         outcomes = _by_exam(sheets)
-        hits = {(name, c): h for name, found in outcomes.items() for c, h in _hits(found).items()}
+        hits = {(name, c): h for name, counts in outcomes.items() for c, h in _hits(counts).items()}
         hits |= {(name, c): h for name, exam in aside.items() for c, h in _hits(_outcomes(exam, answer)).items()}
         selected = _selected(outcomes.values(), owner)
         learns = isinstance(event, Experience)
@@ -178,8 +178,8 @@ def _unremembered(exam: Samples) -> Samples:
     return copy
 
 
-def _pairs(labels: Tensor, said: Tensor) -> list[tuple[int, int]]:
-    best = said[:, 0] if said.ndim > 1 else said
+def _pairs(labels: Tensor, answers: Tensor) -> list[tuple[int, int]]:
+    best = answers[:, 0] if answers.ndim > 1 else answers
     return list(zip(labels.tolist(), best.tolist(), strict=True))
 
 
@@ -203,38 +203,38 @@ def _answered(exam: Samples, answer: Answer, strict: bool = False) -> tuple[Samp
 def _outcomes(exam: Samples, answer: Answer) -> Outcomes:
     if not len(exam):
         return Counter()
-    asked, said = _answered(exam, answer)
-    return Counter(_pairs(asked.labels, said))
+    asked, answers = _answered(exam, answer)
+    return Counter(_pairs(asked.labels, answers))
 
 
 def _sheets(exams: Mapping[str, Samples], answer: Answer, strict: bool = False) -> list[Sheet]:
     """Ask about every exam; those of one source and transform are asked at once, so that passes fill."""
-    found = []
+    sheets = []
     for key in dict.fromkeys(exam.key for exam in exams.values()):
         alike = {name: exam for name, exam in exams.items() if exam.key == key}
         whole = Joined(list(alike.values()))
-        asked, said = _answered(whole, answer, strict)
+        asked, answers = _answered(whole, answer, strict)
         if len(asked) < len(whole):
             alike = {name: exam.where(exam.present(range(len(exam)))) for name, exam in alike.items()}
-        found.append(({name: len(exam) for name, exam in alike.items()}, asked.labels, said))
-    return found
+        sheets.append(({name: len(exam) for name, exam in alike.items()}, asked.labels, answers))
+    return sheets
 
 
 def _by_exam(sheets: Iterable[Sheet]) -> dict[str, Outcomes]:
-    found: dict[str, Outcomes] = {}
-    for sizes, labels, said in sheets:
-        pairs = iter(_pairs(labels, said))
-        found |= {name: Counter(islice(pairs, size)) for name, size in sizes.items()}
-    return found
+    outcomes: dict[str, Outcomes] = {}
+    for sizes, labels, answers in sheets:
+        pairs = iter(_pairs(labels, answers))
+        outcomes |= {name: Counter(islice(pairs, size)) for name, size in sizes.items()}
+    return outcomes
 
 
 def _by_rank(sheets: Iterable[Sheet], owner: Mapping[int, str]) -> dict[str, int]:
-    found = Counter[str]()
-    for _, labels, said in sheets:
-        if said.ndim > 1:
-            found["top_5"] += top_k_hits(said, labels)
-            found["within_experience"] += within_experience_hits(said, labels, owner)
-    return dict(found)
+    hits = Counter[str]()
+    for _, labels, answers in sheets:
+        if answers.ndim > 1:
+            hits["top_5"] += top_k_hits(answers, labels)
+            hits["within_experience"] += within_experience_hits(answers, labels, owner)
+    return dict(hits)
 
 
 def _pooled(outcomes: Iterable[Outcomes]) -> Outcomes:
@@ -250,7 +250,7 @@ def _hits(outcomes: Outcomes) -> dict[int, Hits]:
 
 def _selected(outcomes: Iterable[Outcomes], owner: Mapping[int, str]) -> Hits:
     pooled = _pooled(outcomes)
-    return sum(n for (true, said), n in pooled.items() if owner[true] == owner[said]), pooled.total()
+    return sum(n for (true, answer), n in pooled.items() if owner[true] == owner[answer]), pooled.total()
 
 
 def _accuracy(exams: Iterable[Samples], answer: Answer) -> float | None:
@@ -261,4 +261,4 @@ def _asked(exam: Samples, answer: Answer, live: Sequence[int]) -> Hits:
     """Return ``(right, total)``; a class that has no output cannot be answered, so its samples need not be read."""
     able = _only(exam, set(live))
     outcomes = _outcomes(able, answer)
-    return sum(n for (true, said), n in outcomes.items() if true == said), len(exam) - len(able) + outcomes.total()
+    return sum(n for (true, answer), n in outcomes.items() if true == answer), len(exam) - len(able) + outcomes.total()

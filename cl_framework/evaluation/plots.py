@@ -55,7 +55,9 @@ def accuracy_figure(results: Mapping[str, Any]) -> bytes:
 
 def _title(results: Mapping[str, Any]) -> str:
     names = {"final accuracy": "final_accuracy", "average incremental accuracy": "average_incremental_accuracy"}
-    return f"{results['strategy']}: " + ", ".join(f"{said} {percent(results[name])} %" for said, name in names.items())
+    return f"{results['strategy']}: " + ", ".join(
+        f"{label} {percent(results[name])} %" for label, name in names.items()
+    )
 
 
 def _curve(axes: Axes, results: Mapping[str, Any]) -> None:

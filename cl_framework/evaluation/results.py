@@ -123,28 +123,28 @@ def results(
 
 def _alive(days: Sequence[Measurements]) -> list[int]:
     """Return the classes learned and not forgotten, tested or not."""
-    found: set[int] = set()
+    alive: set[int] = set()
     for day in days:
-        found = found | set(day.classes) if day.kind == "learn" else found - set(day.classes)
-    return sorted(found | (days[-1].hits.keys() if days else set()))
+        alive = alive | set(day.classes) if day.kind == "learn" else alive - set(day.classes)
+    return sorted(alive | (days[-1].hits.keys() if days else set()))
 
 
 def _newest_and_earlier(days: Sequence[Measurements]) -> list[tuple[float | None, float | None]]:
     """Return, after each event, the accuracy on the exam learned last and on all earlier ones, pooled."""
-    newest, found = "", []
+    newest, accuracies = "", []
     for day in days:
         newest = day.event if day.kind == "learn" else newest
         new = day.exams.get(newest, {}).values()
         old = [hits for name, exam in day.exams.items() if name != newest for hits in exam.values()]
-        found.append((continual.micro_accuracy(new), continual.micro_accuracy(old)))
-    return found
+        accuracies.append((continual.micro_accuracy(new), continual.micro_accuracy(old)))
+    return accuracies
 
 
 def _leniently(days: Sequence[Measurements], rule: str) -> list[float | None] | None:
     """Return the accuracy over all live classes after each event by another rule; None where it was not counted."""
     totals = [sum(total for _, total in day.hits.values()) for day in days]
-    found = [(day.lenient.get(rule), total) for day, total in zip(days, totals, strict=True)]
-    shares = [None if right is None else continual.micro_accuracy([(right, total)]) for right, total in found]
+    hits = [(day.lenient.get(rule), total) for day, total in zip(days, totals, strict=True)]
+    shares = [None if right is None else continual.micro_accuracy([(right, total)]) for right, total in hits]
     return shares if any(rule in day.lenient for day in days) else None
 
 
@@ -158,12 +158,12 @@ def _overlap(days: Sequence[Measurements]) -> dict[str, Any] | None:
     if not pairs:
         return None
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
-    found: dict[str, Any] = {"adapters": names}
+    overlap: dict[str, Any] = {"adapters": names}
     for i, side in enumerate(("input", "output")):
         met = {frozenset(pair): value[i] for pair, value in pairs.items()}
-        found[side] = [[met.get(frozenset((a, b))) for b in names] for a in names]
-        found[f"mean_{side}"] = fmean(met.values())
-    return found
+        overlap[side] = [[met.get(frozenset((a, b))) for b in names] for a in names]
+        overlap[f"mean_{side}"] = fmean(met.values())
+    return overlap
 
 
 def _event(record: EventResult) -> dict[str, Any]:
@@ -215,14 +215,14 @@ def _forget(i: int, days: Sequence[Measurements], retain: float | None, seconds:
 
 def _before_any(i: int, days: Sequence[Measurements]) -> float | None:
     """Return the accuracy on the classes of request ``i`` as it was before any request since each was learned."""
-    found: dict[int, continual.Hits] = {}
+    hits: dict[int, continual.Hits] = {}
     settled: set[int] = set()
     for day in days[:i]:
         if day.kind == "forget":
-            settled |= found.keys()
+            settled |= hits.keys()
         else:
-            found |= {c: h for c, h in day.hits.items() if c in days[i].classes and c not in settled}
-    return continual.micro_accuracy(found.values())
+            hits |= {c: h for c, h in day.hits.items() if c in days[i].classes and c not in settled}
+    return continual.micro_accuracy(hits.values())
 
 
 def write_results(results: Mapping[str, Any], directory: Path) -> Path:

@@ -96,15 +96,15 @@ def headline(results: Mapping[str, Any]) -> Table:
         grid.add_row("subspace_overlap", f"{read} % of inputs, {written} % of outputs")
     for f in results["forget"][-3:]:
         grid.add_row(printable(f["event"]), _told(f, results["class_names"]))
-        told = {what: f[what] for what in ("erosion", "spillover", "relapse") if f[what] is not None}
-        lost = [f"{what} {round(100 * value, 1) + 0.0:+.1f}" for what, value in told.items()]  # no minus before zero
+        changes = {name: f[name] for name in ("erosion", "spillover", "relapse") if f[name] is not None}
+        lost = [f"{name} {round(100 * value, 1) + 0.0:+.1f}" for name, value in changes.items()]  # no minus before zero
         if lost:
             grid.add_row("", f"{', '.join(lost)} points")
     cost = results["cost"]
-    passes = ", ".join(f"{cost[f'passes_{what}']:,} {what}" for what in ("train", "statistics", "evaluate"))
+    passes = ", ".join(f"{cost[f'passes_{name}']:,} {name}" for name in ("train", "statistics", "evaluate"))
     grid.add_row("images through backbone", passes)
-    if found := cost.get("features_found"):
-        grid.add_row("features found", f"{found:,}, which other runs had computed")
+    if features := cost.get("features_found"):
+        grid.add_row("features found", f"{features:,}, which other runs had computed")
     memory, stored = cost["peak_memory_bytes"] / 1e6, cost["stored_bytes"] / 1e6
     grid.add_row("cost", f"{cost['seconds']:.1f} s, {memory:,.0f} MB memory at the peak, {stored:,.2f} MB stored")
     return grid
@@ -119,11 +119,11 @@ def _told(forget: Mapping[str, Any], names: Mapping[str, str]) -> str:
     if (count := forget["samples"]) is None:
         return f"forgotten {drop}, {retained}" + (f"; {through}" if through else "")
     unseen = percent(forget["accuracy_unseen"])
-    what, stay, them = (
+    share, stay, them = (
         ("sample", "a class that stays", "it") if count == 1 else ("samples", "classes that stay", "these")
     )
     return (
-        f"{count} {what}{f'; {through}' if through else f' of {stay}'}: right {drop}, as are {unseen} % of test "
+        f"{count} {share}{f'; {through}' if through else f' of {stay}'}: right {drop}, as are {unseen} % of test "
         f"samples of {them}; {retained}; `clf audit` looks for traces"
     )
 

@@ -23,16 +23,16 @@ def pairs(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
 
     try:
-        found = mapped(path)
+        tensors = mapped(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path} holds no tensors that can be read ({error}); {RESTORE}.") from error
-    named = {f"{key}/{part}" for key in keys(found) for part in ("ids", "rows")}
-    wrong = sorted(named ^ found.keys()) or [
-        key for key in keys(found) if not fitting(found[f"{key}/ids"], found[f"{key}/rows"])
+    named = {f"{key}/{part}" for key in keys(tensors) for part in ("ids", "rows")}
+    wrong = sorted(named ^ tensors.keys()) or [
+        key for key in keys(tensors) if not fitting(tensors[f"{key}/ids"], tensors[f"{key}/rows"])
     ]
     if wrong:
         raise UserError(f"{path} is damaged at {wrong[0]}: it is no pair of sample ids and features; {RESTORE}.")
-    return found
+    return tensors
 
 
 def fitting(ids: Tensor, rows: Tensor) -> bool:
@@ -64,14 +64,14 @@ def new_rows(features: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dic
     """Return the rows of ``features`` whose ids are not yet ``known``, as pairs again."""
     from cl_framework.functional.sorted_ids import among
 
-    found: dict[str, Tensor] = {}
+    new_pairs: dict[str, Tensor] = {}
     for key in keys(features):
         ids, rows = features[f"{key}/ids"], features[f"{key}/rows"]
         if key not in known:
-            found |= {f"{key}/ids": ids, f"{key}/rows": rows}
+            new_pairs |= {f"{key}/ids": ids, f"{key}/rows": rows}
         elif bool((new := ~among(ids, known[key])).any()):
-            found |= {f"{key}/ids": ids[new], f"{key}/rows": rows[new]}
-    return found
+            new_pairs |= {f"{key}/ids": ids[new], f"{key}/rows": rows[new]}
+    return new_pairs
 
 
 def join_rows(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

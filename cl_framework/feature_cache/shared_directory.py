@@ -73,14 +73,14 @@ class SharedDirectory:
     def pieces(self, data: str, made: str) -> list[Piece]:
         """Return what there is; it stays readable even if the files are taken away meanwhile."""
         folder = self.path / data / made
-        before, found = self._mapped.get(folder, {}), dict[Path, Piece]()
+        before, pieces = self._mapped.get(folder, {}), dict[Path, Piece]()
         for file in self._files(folder):
             piece = before.get(file) or _checked(file)
             with suppress(OSError):
                 remove(file) if piece is None else os.utime(file)
-            found |= {} if piece is None else {file: piece}
-        self._mapped[folder] = found
-        return list(found.values())
+            pieces |= {} if piece is None else {file: piece}
+        self._mapped[folder] = pieces
+        return list(pieces.values())
 
     def put(self, data: str, made: str, ids: Tensor, rows: Tensor) -> None:
         """Add features ``(n, width)`` of samples ``ids`` that differ.
@@ -126,9 +126,9 @@ class SharedDirectory:
                 with suppress(OSError):
                     if time.time() - stray.stat().st_mtime > STALE:
                         remove(stray)
-            told = sorted((s.st_mtime, f, s.st_size) for f, s in _measured(self._files(self.path, "*/*/*")))
-            total = sum(size for _, _, size in told)
-            for _, file, size in told:
+            by_age = sorted((s.st_mtime, f, s.st_size) for f, s in _measured(self._files(self.path, "*/*/*")))
+            total = sum(size for _, _, size in by_age)
+            for _, file, size in by_age:
                 if total <= self.limit:
                     break
                 remove(file)
@@ -138,9 +138,9 @@ class SharedDirectory:
                     file.parent.parent.rmdir()
 
     def _write(self, folder: Path, ids: Tensor, rows: Tensor, used: float | None = None) -> tuple[Path, Piece]:
-        for made in (folder.parent, folder):
-            _refuse_link(self.path, made)
-            made.mkdir(mode=0o700, exist_ok=True)
+        for parent in (folder.parent, folder):
+            _refuse_link(self.path, parent)
+            parent.mkdir(mode=0o700, exist_ok=True)
         ordered, order = ids.sort()
         parts = packed({"ids": ordered, "rows": rows[order]})
         waiting, final = folder / f"{TEMPORARY}{os.getpid()}", folder / f"{entry(*parts).sha256}.safetensors"
@@ -155,10 +155,10 @@ class SharedDirectory:
         return final, Piece(tensors["ids"], tensors["rows"])
 
     def _files(self, folder: Path, pattern: str = "*") -> Sequence[Path]:
-        found = sorted(f for f in folder.glob(f"{pattern}.safetensors") if not f.name.startswith(TEMPORARY))
-        for file in found:
+        files = sorted(f for f in folder.glob(f"{pattern}.safetensors") if not f.name.startswith(TEMPORARY))
+        for file in files:
             _refuse_link(self.path, file)
-        return found
+        return files
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -43,13 +43,13 @@ class SharedFeatures:
 
     def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return ids ``(k,)`` and features ``(k, width)`` of those among the samples ``ids`` that are there, if any."""
-        found, ids = list[Piece](), ids.cpu()
+        pieces, ids = list[Piece](), ids.cpu()
         for piece in self._pieces(key):
             here = among(ids, piece.ids)
             if bool(here.any()):
-                found.append(Piece(ids[here], piece.rows[torch.searchsorted(piece.ids, ids[here])]))
+                pieces.append(Piece(ids[here], piece.rows[torch.searchsorted(piece.ids, ids[here])]))
                 ids = ids[~here]
-        return (torch.cat([p.ids for p in found]), torch.cat([p.rows for p in found])) if found else None
+        return (torch.cat([p.ids for p in pieces]), torch.cat([p.rows for p in pieces])) if pieces else None
 
     def settle(self, new: Mapping[str, tuple[Tensor, Table]], gone: Iterable[tuple[str, Tensor]]) -> None:
         """Remove samples that must be forgotten, under whatever they were filed; then write what is new.
@@ -98,14 +98,16 @@ class SharedFeatures:
 def contents_of(steps: Collection[Step]) -> ContentHash:
     """Return what tells the data of a stream apart; nothing is read before a source is asked for."""
     parts = [p for s in steps if isinstance(s.event, Experience) for p in (*s.event.reference.sources, *s.exam.sources)]
-    told: dict[str, str | None] = {}
+    hashes_by_key: dict[str, str | None] = {}
 
     def content(samples: str) -> str | None:
-        if samples not in told:
+        if samples not in hashes_by_key:
             hashes = {p.content for p in parts if p.key == samples}
             known = sorted(h for h in hashes if h is not None)
-            told[samples] = None if not known or None in hashes else known[0] if len(known) == 1 else _joint(known)
-        return told[samples]
+            hashes_by_key[samples] = (
+                None if not known or None in hashes else known[0] if len(known) == 1 else _joint(known)
+            )
+        return hashes_by_key[samples]
 
     return content
 

@@ -199,8 +199,8 @@ def weights_digest(module: nn.Module | None) -> str:
     """Return a short hash of a module's weights; ``bare`` for none."""
     if module is None:
         return "bare"
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for name, value in module.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]

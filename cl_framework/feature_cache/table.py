@@ -72,14 +72,14 @@ class Table:
 
     def without(self, ids: Tensor, folder: Path | None) -> Table:
         """Return a table of the other rows in the same order, in ``folder``; it shares no memory with this one."""
-        found, mine = Table(folder), self.ids
+        table, mine = Table(folder), self.ids
         keep = ~among(mine, ids.cpu().sort().values)
-        found._rows = found._room(int(keep.sum()), self.rows) if len(self) else None
+        table._rows = table._room(int(keep.sum()), self.rows) if len(self) else None
         for part, at in zip(torch.split(mine, BLOCK), torch.split(torch.arange(len(self)), BLOCK), strict=True):
             mask = keep[at]
             if bool(mask.any()):
-                found.add(part[mask], self.rows[at[mask]])
-        return found
+                table.add(part[mask], self.rows[at[mask]])
+        return table
 
     def _room(self, n: int, like: Tensor) -> Tensor:
         """Return space for ``n`` rows, beginning with those there are."""

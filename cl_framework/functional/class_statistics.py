@@ -98,11 +98,11 @@ def mahalanobis(u: Tensor, v: Tensor, inverses: Sequence[Tensor]) -> Tensor:
     tensor([[25., 50.]])
     """
     room = 2**20 if u.device.type == "cpu" else 2**26  # numbers in a block: fits a CPU cache, fills a GPU
-    size, found = max(1, room // max(u.numel(), 1)), []
+    size, distances = max(1, room // max(u.numel(), 1)), []
     for i in range(0, len(v), size):
         apart = u - v[i : i + size, None]
-        found.append((torch.bmm(apart, torch.stack(list(inverses[i : i + size]))) * apart).sum(-1))
-    return torch.cat(found).T
+        distances.append((torch.bmm(apart, torch.stack(list(inverses[i : i + size]))) * apart).sum(-1))
+    return torch.cat(distances).T
 
 
 def semantic_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 4.0, floor: float = 1e-5) -> Tensor:

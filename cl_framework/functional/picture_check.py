@@ -56,15 +56,15 @@ def check_layout(name: str, x: Tensor, advice: str, side: int | None = None) -> 
             "sentences, or give pictures."
         )
     size = "H, W" if side is None else f"{side}, {side}"
-    found = f"{name} takes floats (n, 3, {size}) from 0 to 1 and was given {_type(x)} {tuple(x.shape)}"
+    problem = f"{name} takes floats (n, 3, {size}) from 0 to 1 and was given {_type(x)} {tuple(x.shape)}"
     if x.dim() != 4:
-        raise UserError(f"{found}; stack pictures of one size, each (3, H, W).")
+        raise UserError(f"{problem}; stack pictures of one size, each (3, H, W).")
     if x.shape[1] != 3:
         last = x.shape[-1] == 3
         way = "move the channels with x.movedim(-1, 1)" if last else "repeat grey with x.expand(-1, 3, -1, -1)"
-        raise UserError(f"{found}; {way if last or x.shape[1] == 1 else 'give three channels'}.")
+        raise UserError(f"{problem}; {way if last or x.shape[1] == 1 else 'give three channels'}.")
     if not x.is_floating_point():
-        raise UserError(f"{found}; divide by 255.")
+        raise UserError(f"{problem}; divide by 255.")
     if side is not None and x.shape[-2:] != (side, side):
         raise UserError(f"{name} sees {side} x {side} pictures and was given {x.shape[-2]} x {x.shape[-1]}; {advice}.")
 

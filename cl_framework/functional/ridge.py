@@ -71,9 +71,9 @@ def gcv_errors(gram: Tensor, q: Tensor, n: Tensor, ridges: Sequence[float]) -> T
         ridges: Penalties ``l``.
     """
     values, vectors = torch.linalg.eigh(gram)
-    there = values > len(gram) * torch.finfo(gram.dtype).eps * values.max()
-    s, total = values[there], n.sum()
-    parts = (vectors.T @ q).square().sum(1)[there] / s
+    nonzero = values > len(gram) * torch.finfo(gram.dtype).eps * values.max()
+    s, total = values[nonzero], n.sum()
+    parts = (vectors.T @ q).square().sum(1)[nonzero] / s
     spare = (total - len(s)).clamp_min(0)  # with as many directions as samples they explain every label
     unexplained = (total - parts.sum()).clamp_min(0) if spare > 0 else spare
     errors = []

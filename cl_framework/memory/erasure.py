@@ -46,12 +46,12 @@ class Erasure:
 class Erasable(Protocol):
     """A part that can erase what it stores."""
 
-    def erase(self, what: Erasure) -> None:
-        """Remove every trace of ``what``."""
+    def erase(self, erasure: Erasure) -> None:
+        """Remove every trace of ``erasure``."""
 
 
-def erase(what: Erasure, *holders: nn.Module) -> None:
+def erase(erasure: Erasure, *holders: nn.Module) -> None:
     """Erase from every part of every holder."""
     for part in [m for holder in holders for m in holder.modules()]:
         if isinstance(part, Erasable):
-            part.erase(what)
+            part.erase(erasure)

@@ -57,9 +57,9 @@ class Memory(nn.Module):
         """Return all exemplars, in order of arrival."""
         return Joined(self._parts())
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Forget erased samples; classes and experiences are let go of by the tensor store itself."""
-        gone = torch.tensor(sorted(what.ids), dtype=torch.int64)
+        gone = torch.tensor(sorted(erasure.ids), dtype=torch.int64)
         for entry in list(self.ids):
             kept: Tensor = self.ids[entry]
             stay = ~torch.isin(kept.cpu(), gone)

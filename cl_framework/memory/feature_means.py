@@ -54,7 +54,7 @@ class Means(nn.Module):
             self._pooled = key, torch.stack([self._mean(parts[c]) for c in classes])
         return self._pooled[1]
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Let go of what was put together; what is filed the tensor store erases by itself."""
         self._pooled = None
 

@@ -55,16 +55,16 @@ class Sums(nn.Module):
 
     def of(self, classes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``G`` ``(width, width)``, and of each class ``q`` ``(width, classes)`` and ``n`` ``(classes,)``."""
-        found: dict[tuple[int | None, str], Tensor] = {}
+        sums: dict[tuple[int | None, str], Tensor] = {}
         for entry in sorted(self.filed, key=lambda e: e.experience or ""):  # no history changes it
             key = entry.cls, entry.name
-            found[key] = found[key] + self.filed[entry] if key in found else self.filed[entry]
-        q, n = ([found[c, name] for c in classes] for name in ("", COUNT))
+            sums[key] = sums[key] + self.filed[entry] if key in sums else self.filed[entry]
+        q, n = ([sums[c, name] for c in classes] for name in ("", COUNT))
         return self.get_buffer("gram"), torch.stack(q, 1), torch.stack(n)
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Return to the first state if no class is left; samples of a class are subtracted with `subtract` before."""
-        if all(what.hits(e.cls, e.experience) for e in self.filed):
+        if all(erasure.hits(e.cls, e.experience) for e in self.filed):
             self.register_buffer("gram", self.get_buffer("gram").new_empty(0, 0))
 
     def _place(self, cls: int, experience: str | None) -> Key:
@@ -94,7 +94,7 @@ def drift(one: nn.Module, other: nn.Module) -> float:
     >>> drift(a, b)
     0.0
     """
-    found = 0.0
+    largest = 0.0
     for a, b in zip(*([m for m in side.modules() if isinstance(m, Sums)] for side in (one, other)), strict=True):
         mine, theirs = a.state_dict(), b.state_dict()
         if mine.keys() != theirs.keys():
@@ -102,5 +102,5 @@ def drift(one: nn.Module, other: nn.Module) -> float:
         for name, x in mine.items():
             y = theirs[name]
             scale = max(float(x.abs().max()), float(y.abs().max())) if x.numel() and y.numel() else 0.0
-            found = max(found, float((x - y).abs().max()) / scale if scale else 0.0)
-    return found
+            largest = max(largest, float((x - y).abs().max()) / scale if scale else 0.0)
+    return largest

@@ -75,9 +75,9 @@ class Reading(nn.Module):
         for entry in [e for e in self.ids if e.name == owner]:
             del self.ids[entry]
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Delete erased samples; an entry that loses all of them stays: it says that no other was read."""
-        gone = torch.tensor(sorted(what.ids), dtype=torch.int64)
+        gone = torch.tensor(sorted(erasure.ids), dtype=torch.int64)
         for entry in list(self.ids):
             kept: Tensor = self.ids[entry]
             stay = ~torch.isin(kept, gone.to(kept.device))
@@ -114,15 +114,15 @@ def met(
         by_class[y].add(i)
     for cell in dict.fromkeys((*known, *alive, *gone)):
         places[cell[1]].append(cell)
-    found: dict[Cell, frozenset[int] | None] = {}
+    trained_on: dict[Cell, frozenset[int] | None] = {}
     for c in classes:
         mine, ids = places.get(c, [("?", c)]), frozenset(by_class[c] - lost)
-        there = {cell: alive.get(cell, frozenset()) for cell in mine}
+        present = {cell: alive.get(cell, frozenset()) for cell in mine}
         took = {cell for cell in mine if every & gone.get(cell, frozenset())}
-        strange = bool(ids.difference(*there.values()))
+        strange = bool(ids.difference(*present.values()))
         vague = {cell for cell in mine if cell in cells or cell[0] == "?"} if strange or not (ids or took) else set()
         for cell in mine:
-            some = ids & there[cell]
+            some = ids & present[cell]
             if some or cell in took or cell in vague:
-                found[cell] = None if strange or some == there[cell] else some
-    return found
+                trained_on[cell] = None if strange or some == present[cell] else some
+    return trained_on

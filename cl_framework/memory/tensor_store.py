@@ -54,8 +54,8 @@ class TensorStore(nn.Module):
         """Return the tensor under ``entry``."""
         if entry not in self:
             raise KeyError(f"Nothing is filed under {entry}; the tensor store holds {list(self)[:20]}.")
-        found: Tensor = self.get_buffer(_spell(entry))
-        return found
+        tensor: Tensor = self.get_buffer(_spell(entry))
+        return tensor
 
     def stacked(self, classes: tuple[int, ...], experience: str | None = None) -> Tensor:
         """Return the tensors ``(classes, ...)`` filed under each class, stacked once until something changes."""
@@ -90,10 +90,10 @@ class TensorStore(nn.Module):
         """Count the entries."""
         return len(self._buffers)
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Erase whatever the erased classes and experiences left here."""
         for entry in list(self):
-            if what.hits(entry.cls, entry.experience):
+            if erasure.hits(entry.cls, entry.experience):
                 del self[entry]
 
     def _changed(self) -> None:

@@ -31,11 +31,11 @@ def classes_in(module: str) -> Sequence[str]:
     body = signatures.tree(file).body
     for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            found = ast.literal_eval(node.value)
+            names = ast.literal_eval(node.value)
             break
     else:
-        found = [a.asname or a.name for n in body if isinstance(n, ast.ImportFrom) for a in n.names]
-    return tuple(name for name in found if name[0].isupper())
+        names = [a.asname or a.name for n in body if isinstance(n, ast.ImportFrom) for a in n.names]
+    return tuple(name for name in names if name[0].isupper())
 
 
 @cache

@@ -58,8 +58,8 @@ def catalogue(kind: str) -> list[Entry]:
     """
     if kind not in KINDS:
         raise UserError(f"There is no list of {kind!r}. {did_you_mean(kind, KINDS)}")
-    found = [entry for name, file in _modules() for entry in _declared(name, file, KINDS[kind])]
-    return sorted(found, key=lambda entry: entry.name.lower())
+    entries = [entry for name, file in _modules() for entry in _declared(name, file, KINDS[kind])]
+    return sorted(entries, key=lambda entry: entry.name.lower())
 
 
 def load_class(kind: str, name: str) -> type:
@@ -161,8 +161,8 @@ def _packages() -> dict[str, Path]:
     root = Path(__file__).resolve().parents[2]
     own = {package: root.joinpath(*package.split(".")) for package in _OWN}
     others = _announced(entry_points, tuple(map(_changed, sys.path)))
-    found = {p: _unshadowed(p, folder, "cl-framework") for p, folder in own.items() if folder.is_dir()}
-    return found | {p: _unshadowed(p, None, owner) for p, owner in others.items() if p not in own}
+    packages = {p: _unshadowed(p, folder, "cl-framework") for p, folder in own.items() if folder.is_dir()}
+    return packages | {p: _unshadowed(p, None, owner) for p, owner in others.items() if p not in own}
 
 
 @lru_cache(maxsize=8)

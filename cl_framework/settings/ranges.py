@@ -63,7 +63,7 @@ _WORDS = {
     SEED: "order_seed",
     Range(f"from 1 to {MOST_THREADS}", 1, MOST_THREADS): "threads",
 }
-BY_WORD = {word: what for what, words in _WORDS.items() for word in words.split()}
+BY_WORD = {word: range_ for range_, words in _WORDS.items() for word in words.split()}
 BY_PLACE = {
     "seed_everything": SEED,
     "trainer.max_epochs": _COUNT,
@@ -109,10 +109,10 @@ def settings_of(part: object) -> dict[str, Any]:
     names = [p for p in inspect.signature(type(part).__init__).parameters if p != "self"]
     own = getattr(part, "__dict__", {})
     parts = [*own.values(), *own.get("_modules", {}).values()]
-    found = {n: getattr(p, n) for p in reversed([part, *parts]) for n in names if hasattr(p, n)}
+    settings = {n: getattr(p, n) for p in reversed([part, *parts]) for n in names if hasattr(p, n)}
     for held in parts:
-        found |= asdict(held) if is_dataclass(held) and not isinstance(held, type) else {}
-    return {n: v if isinstance(v, bool | int | float | str | None) else str(v) for n, v in found.items()}
+        settings |= asdict(held) if is_dataclass(held) and not isinstance(held, type) else {}
+    return {n: v if isinstance(v, bool | int | float | str | None) else str(v) for n, v in settings.items()}
 
 
 def fault(place: str, value: object) -> str | None:
@@ -160,5 +160,5 @@ def _faults(node: Any, place: str) -> Iterator[str]:
     elif isinstance(node, Sequence) and not isinstance(node, str | bytes):
         for i, value in enumerate(node):
             yield from _faults(value, f"{place}[{i}]")
-    elif said := fault(place, node):
-        yield said
+    elif sentence := fault(place, node):
+        yield sentence

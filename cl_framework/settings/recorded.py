@@ -22,13 +22,13 @@ class _Arguments:
         takes = inspect.signature(kind.__init__)  # type: ignore[misc]  # the very class, no instance
         given = takes.bind(None, *self._positional, **self._named).arguments
         _, *names = takes.parameters.values()
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for p in names:
             if p.kind is p.VAR_KEYWORD:
-                found |= given.get(p.name, {})
+                arguments |= given.get(p.name, {})
             elif p.name in given:
-                found[p.name] = given[p.name]
-        return found
+                arguments[p.name] = given[p.name]
+        return arguments
 
 
 class _Signature:
@@ -48,12 +48,12 @@ class Recorded:
 
     def __new__(cls: type[_Made], *args: Any, **kwargs: Any) -> _Made:
         """Keep the arguments before ``__init__`` uses them; ``__init__`` judges them."""
-        made = super().__new__(cls)
-        made.__dict__[PLACE] = _Arguments(args, kwargs)
-        return made
+        instance = super().__new__(cls)
+        instance.__dict__[PLACE] = _Arguments(args, kwargs)
+        return instance
 
 
-def arguments(made: Recorded) -> dict[str, Any]:
+def arguments(instance: Recorded) -> dict[str, Any]:
     """Return the arguments that an object was made with, by name; defaults that were not given are left out.
 
     >>> class Mine(Recorded):
@@ -62,5 +62,5 @@ def arguments(made: Recorded) -> dict[str, Any]:
     >>> arguments(Mine(3)), arguments(Mine(3, depth=1))
     ({'width': 3}, {'width': 3, 'depth': 1})
     """
-    kept: _Arguments = made.__dict__[PLACE]
-    return kept.of(type(made))
+    kept: _Arguments = instance.__dict__[PLACE]
+    return kept.of(type(instance))

@@ -33,8 +33,8 @@ def annotated(file: Path, name: str) -> dict[str, str]:
     """Return how the parameters of a class's ``__init__`` are annotated, as written; none if it has none of its own."""
     for node in tree(file).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            made = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
-            every = [*made.args.args, *made.args.kwonlyargs] if made else []
+            init = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
+            every = [*init.args.args, *init.args.kwonlyargs] if init else []
             return {a.arg: ast.unparse(a.annotation) for a in every if a.annotation}
     return {}
 
@@ -82,8 +82,8 @@ def _tree(file: Path, _: int) -> ast.Module:
 def _of_class(node: ast.ClassDef) -> Parameters | None:
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-            found = _taken(method.args)
-            return found and {k: v for k, v in found.items() if k != "self"}
+            parameters = _taken(method.args)
+            return parameters and {k: v for k, v in parameters.items() if k != "self"}
     if any(ast.unparse(d).split("(")[0].endswith("dataclass") for d in node.decorator_list):
         fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)]
         return {ast.unparse(f.target): f.value is not None for f in fields}

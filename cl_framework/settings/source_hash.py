@@ -14,11 +14,11 @@ def source_digest(files: Mapping[str, Path]) -> str:
     Args:
         files: By name, such as ``cl_framework/engine/loop.py``: a path within the package, never an absolute one.
     """
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for name in sorted(files):
         content = hashlib.sha256(files[name].read_bytes()).hexdigest()
-        found.update(f"{name}\0{content}\n".encode())
-    return found.hexdigest()
+        sha.update(f"{name}\0{content}\n".encode())
+    return sha.hexdigest()
 
 
 def package(name: str) -> dict[str, Path]:

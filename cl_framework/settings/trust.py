@@ -95,7 +95,7 @@ def require(path: str, packages: Sequence[str] = ()) -> None:
         raise UserError(refusal(path))
 
 
-def require_home(found: object, path: str, packages: Sequence[str] = ()) -> None:
+def require_home(target: object, path: str, packages: Sequence[str] = ()) -> None:
     """Refuse what a path led to if its home is of no known kind: modules of known kinds import ``import_module``, say.
 
     Raises:
@@ -103,7 +103,7 @@ def require_home(found: object, path: str, packages: Sequence[str] = ()) -> None
     """
     if any(path == name or path.startswith(f"{name}.") for name in trusted()):
         return
-    named = found if hasattr(found, "__qualname__") else type(found)
+    named = target if hasattr(target, "__qualname__") else type(target)
     require(f"{named.__module__}.{getattr(named, '__qualname__', '')}", packages)
 
 

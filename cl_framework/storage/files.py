@@ -75,10 +75,10 @@ def unseal(path: Path, kind: type[_T]) -> _T:
 
 def entry(*parts: bytes | memoryview) -> FileEntry:
     """Return the entry of a file of these parts, by which `read_listed` checks it."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for part in parts:
-        found.update(part)
-    return FileEntry(found.hexdigest(), sum(len(part) for part in parts))
+        sha.update(part)
+    return FileEntry(sha.hexdigest(), sum(len(part) for part in parts))
 
 
 def read_listed(path: Path, listed: FileEntry) -> bytes:
@@ -114,11 +114,11 @@ def find_listed(path: Path, listed: FileEntry) -> Path:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def _fault(path: Path, listed: FileEntry) -> UserError:
@@ -144,8 +144,10 @@ def refuse_link(path: Path) -> None:
     """
     for place in (path, path.parent):
         if place.is_symlink():
-            what = f"{place} is a symbolic link to {os.readlink(place)}, and nothing is written or deleted through one"
-            raise UserError(f"{what}; put the real file or folder there.")
+            problem = (
+                f"{place} is a symbolic link to {os.readlink(place)}, and nothing is written or deleted through one"
+            )
+            raise UserError(f"{problem}; put the real file or folder there.")
 
 
 def write(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:

@@ -48,8 +48,8 @@ def locked(path: Path, wait: bool = True, remedy: str = "put it on a local disk"
             if error.errno in _HELD:
                 raise BlockingIOError(error.errno, error.strerror) from error
             if error.errno in NONE:
-                what = f"The file system of {path.parent} has no locks ({error.strerror})"
-                raise UserError(f"{what}, so two processes could write at once: {remedy}.") from error
+                problem = f"The file system of {path.parent} has no locks ({error.strerror})"
+                raise UserError(f"{problem}, so two processes could write at once: {remedy}.") from error
             raise
         yield handle
     finally:
@@ -58,8 +58,8 @@ def locked(path: Path, wait: bool = True, remedy: str = "put it on a local disk"
 
 def holder(path: Path) -> str:
     """Return the process named in a lock file."""
-    said = path.read_bytes()[:32].decode(errors="replace").strip()
-    return f"process {said}" if said.isdecimal() else "another process"
+    content = path.read_bytes()[:32].decode(errors="replace").strip()
+    return f"process {content}" if content.isdecimal() else "another process"
 
 
 def sign_in(handle: int) -> None:

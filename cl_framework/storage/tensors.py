@@ -35,9 +35,9 @@ def fingerprint(tensor: Tensor) -> str:
     """Return the SHA-256 of a tensor's type, shape and bytes."""
     import torch
 
-    found = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    sha = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def fingerprints(data: bytes, place: Path | str = "The file") -> dict[str, str]:
@@ -48,29 +48,29 @@ def fingerprints(data: bytes, place: Path | str = "The file") -> dict[str, str]:
     """
     size = int.from_bytes(data[:8], "little")
     try:
-        told = json.loads(data[8 : 8 + size], object_pairs_hook=_once)
-        spans = sorted((*entry["data_offsets"], name, entry["dtype"], entry["shape"]) for name, entry in told.items())
-        found, at = dict[str, str](), 0
+        header = json.loads(data[8 : 8 + size], object_pairs_hook=_once)
+        spans = sorted((*entry["data_offsets"], name, entry["dtype"], entry["shape"]) for name, entry in header.items())
+        hashes, at = dict[str, str](), 0
         for start, end, name, dtype, shape in spans:
             numbers = math.prod(shape)
             if start != at or end - start != numbers * WIDTHS[dtype]:
                 raise ValueError(f"{name} is not where it belongs")
             kind = hashlib.sha256(f"{TORCH[dtype]}{tuple(shape)}".encode())
             kind.update(memoryview(data)[8 + size + start : 8 + size + end])
-            found[name], at = kind.hexdigest(), end
+            hashes[name], at = kind.hexdigest(), end
         if 8 + size + at != len(data):
             raise ValueError("bytes are left over")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{place} holds no tensors that can be read ({error}); {RESTORE}.") from error
-    return found
+    return hashes
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return JSON's pairs as a dictionary; readers differ in which of two equal keys they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise ValueError("a name stands there twice")
-    return found
+    return unique
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -93,9 +93,9 @@ def packed(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
         end = start + len(data)
         header[name] = {"dtype": TYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [start, end]}
         parts, start = [*parts, data], end
-    told = json.dumps(header, separators=(",", ":")).encode()
-    told += b" " * (-len(told) % 8)
-    return [len(told).to_bytes(8, "little"), told, *parts]
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return [len(head).to_bytes(8, "little"), head, *parts]
 
 
 def mapped(path: Path) -> dict[str, Tensor]:

@@ -56,13 +56,13 @@ def parsed(raw: bytes, kind: type[_T], place: Path | str, remedy: str = RESTORE)
         UserError: If it is not JSON, or a field is missing or of another type; file and field are named.
     """
     try:
-        found = decode_json(raw)
+        value = decode_json(raw)
     except ValueError as error:
         raise UserError(f"{place} is damaged: it is not valid JSON ({error}); {remedy}.") from error
-    return typed(found, kind, place, remedy)
+    return typed(value, kind, place, remedy)
 
 
-def typed(found: Any, kind: type[_T], place: Path | str, remedy: str = RESTORE) -> _T:
+def typed(value: Any, kind: type[_T], place: Path | str, remedy: str = RESTORE) -> _T:
     """Return decoded JSON as a value of ``kind``; keys of its dictionaries may be numbers, spelled as text.
 
     >>> typed({"sha256": "a" * 64, "bytes": "7"}, FileEntry, "outputs.json")
@@ -73,9 +73,9 @@ def typed(found: Any, kind: type[_T], place: Path | str, remedy: str = RESTORE) 
         UserError: As `parsed` does.
     """
     try:
-        return msgspec.convert(found, kind, str_keys=True)
+        return msgspec.convert(value, kind, str_keys=True)
     except msgspec.ValidationError as error:
         match = _FAULT.match(str(error))
-        what, where = (match["what"], match["where"] or "$") if match else (str(error), "$")
+        fault, where = (match["what"], match["where"] or "$") if match else (str(error), "$")
         field = where.removeprefix("$").removeprefix(".") or "its top level"
-        raise UserError(f"{place} is damaged at {field}: {what[:1].lower()}{what[1:]}; {remedy}.") from error
+        raise UserError(f"{place} is damaged at {field}: {fault[:1].lower()}{fault[1:]}; {remedy}.") from error

@@ -109,11 +109,11 @@ class ForgetRequest:
     @property
     def taken(self) -> dict[Cell, frozenset[int]]:
         """Ids of the forget set by cell."""
-        found = {}
+        cells = {}
         for experience, part in zip(self.experiences, self.data.sources, strict=True):
             for c in part.classes():
-                found[experience, c] = frozenset(part.ids[part.labels == c].tolist())
-        return found
+                cells[experience, c] = frozenset(part.ids[part.labels == c].tolist())
+        return cells
 
     @property
     def thinned(self) -> frozenset[Cell]:
@@ -162,16 +162,16 @@ def forget_request(
     live = {c for _, c in alive}
     known = {e.name for e in past}
     present = torch.cat([e.data.ids for e in past]) if past else ids.new_empty(0)
-    for what, asked, there in (
+    for kind, asked, candidates in (
         ("class", wanted, live),
         ("experience", named, known),
         ("class of experience", {f"{c} of {e}" for e, c in parts}, {f"{c} of {e}" for e, c in alive}),
         ("sample", set(ids.tolist()), set(present.tolist()) if len(ids) else set()),
     ):
-        if absent := sorted(asked - there, key=str):
+        if absent := sorted(asked - candidates, key=str):
             shown = ", ".join(map(str, absent[:10]))
-            options = f" Alive now: {', '.join(map(str, sorted(there, key=str)))}." if what != "sample" else ""
-            raise UserError(f"Cannot forget {what} {shown}: never learned, or already gone.{options}")
+            options = f" Alive now: {', '.join(map(str, sorted(candidates, key=str)))}." if kind != "sample" else ""
+            raise UserError(f"Cannot forget {kind} {shown}: never learned, or already gone.{options}")
     parts |= {(e, c) for e, c in alive if c in wanted or e in named}
     left = [e.without(ids=ids, cells=parts) for e in past]
     stays = set(origins.cells_of({e.name: e.classes for e in left if e is not None}))

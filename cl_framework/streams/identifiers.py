@@ -69,14 +69,14 @@ def _class_id(
         )
     if same:
         return living[0] if living else max(same) if alive else min(same)
-    told = word.removeprefix("id:")
-    if told.isdecimal() and int(told) < len(names):
-        if told == word and any(name.isdecimal() for name in names):
+    number = word.removeprefix("id:")
+    if number.isdecimal() and int(number) < len(names):
+        if number == word and any(name.isdecimal() for name in names):
             raise UserError(
                 f"No class is called {word!r}, and classes here have numbers for names; write id:{word} for "
                 f"{called(int(word), names)}, or the name of another class."
             )
-        return int(told)
+        return int(number)
     raise UserError(f"There is no class {word!r}. {did_you_mean(word, [n for n in names if n and KEYED not in n])}")
 
 
@@ -110,12 +110,12 @@ def as_typed(cls: int, names: Sequence[str], alive: Collection[int] = ()) -> str
     return shlex.quote(name) if plain and [c for c in alive if names[c] == name] in ([], [cls]) else f"id:{cls}"
 
 
-def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), key: bytes | None = None) -> list[int]:
-    """Resolve sample ids, given as a file of them or one by one; keyed hashes are looked for among those ``there``.
+def sample_ids(asked: str | Iterable[int | str], known: Collection[int] = (), key: bytes | None = None) -> list[int]:
+    """Resolve sample ids, given as a file of them or one by one; keyed hashes are looked for among those ``known``.
 
     Args:
         asked: Path of a text file of ids separated by spaces, commas or line ends; or ids and keyed hashes.
-        there: The ids that a keyed hash may stand for.
+        known: The ids that a keyed hash may stand for.
         key: The key that the hashes were made with.
 
     Raises:
@@ -129,8 +129,8 @@ def sample_ids(asked: str | Iterable[int | str], there: Collection[int] = (), ke
         raise UserError(f"{where} holds {str(wrong[0])!r} among the sample ids; write whole numbers only.")
     if hidden and key is None:
         raise UserError("These sample ids are hidden under a run's key; only that run can read them.")
-    found = [i for i in there if keyed_digest(key, "sample", i) in hidden] if key and hidden else []
-    return [int(w) for w in plain] + found
+    unhidden = [i for i in known if keyed_digest(key, "sample", i) in hidden] if key and hidden else []
+    return [int(w) for w in plain] + unhidden
 
 
 def hide(ids: Iterable[int], key: bytes) -> list[str]:
@@ -160,9 +160,9 @@ def concealed(config: str, names: Sequence[str], key: bytes) -> str:
     """
     import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-    found = yaml.safe_load(config)
-    hidden = _concealed(found, names, key)
-    return config if hidden == found else str(yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True))
+    settings = yaml.safe_load(config)
+    hidden = _concealed(settings, names, key)
+    return config if hidden == settings else str(yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True))
 
 
 def _concealed(node: Any, names: Sequence[str], key: bytes) -> Any:

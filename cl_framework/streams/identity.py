@@ -41,9 +41,9 @@ class Register:
         Args:
             hide: What stands for a name once its class is forgotten, in place of what did so far.
         """
-        made = Register(self.names, hide)
-        made.alive, made._ever = [*self.alive], {*self._ever}
-        return made
+        register = Register(self.names, hide)
+        register.alive, register._ever = [*self.alive], {*self._ever}
+        return register
 
     def ids_for(self, names: Iterable[str], experience: str) -> list[int]:
         """Return the id of each class that an experience brings by name.
@@ -84,13 +84,13 @@ class Register:
     def before(self, classes: Collection[int]) -> dict[int, int]:
         """Return those of the new ``classes`` whose name a forgotten class bore, and the id that it had last."""
         old = {self.names[c]: c for c in sorted(self._ever.difference(self.alive)) if self.names[c]}
-        borne, found = {self.names[c] for c in self.alive}, {}
+        borne, earlier = {self.names[c] for c in self.alive}, {}
         for c in classes:
             name = self.names[c]
             same = [old[n] for n in (name, *self._hide(name)) if n in old]
             if same and c not in self._ever and name not in borne:
-                found[c] = max(same)
-        return found
+                earlier[c] = max(same)
+        return earlier
 
     def learned(self, classes: Iterable[int], experience: str, unique: bool = True) -> None:
         """Note that an experience brought classes.

@@ -33,13 +33,13 @@ class Inventory:
         >>> Inventory(new=["cat/9.png"]).lines()
         ['1 sample is new and left out, for a run keeps to its list (`clf learn` takes more in): cat/9.png']
         """
-        told = (
+        differences = (
             (self.new, "new and left out, for a run keeps to its list (`clf learn` takes more in)"),
             (self.left_out, "gone and never met: left out"),
             (self.renewed, "changed and never met: taken as now"),
             (self.lost, "gone, and met before: not read again"),
         )
-        return [f"{_count(places)} {what}: {_shown(places)}" for places, what in told if places]
+        return [f"{_count(places)} {kind}: {_shown(places)}" for places, kind in differences if places]
 
 
 def _count(places: Sequence[str]) -> str:

@@ -20,11 +20,11 @@ def merge_origins(*origins: Origin) -> dict[str, frozenset[int]]:
     ...     "a": frozenset({1, 2}), "b": frozenset({3})}
     True
     """
-    found: dict[str, frozenset[int]] = {}
+    union: dict[str, frozenset[int]] = {}
     for origin in origins:
         for experience, classes in origin.items():
-            found[experience] = found.get(experience, frozenset()) | classes
-    return found
+            union[experience] = union.get(experience, frozenset()) | classes
+    return union
 
 
 def origin_of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
@@ -50,6 +50,6 @@ def to_json(origin: Origin) -> dict[str, list[int]]:
     return {experience: sorted(classes) for experience, classes in origin.items()}
 
 
-def from_json(told: Mapping[str, Iterable[int]]) -> dict[str, frozenset[int]]:
+def from_json(value: Mapping[str, Iterable[int]]) -> dict[str, frozenset[int]]:
     """Return the origin that `to_json` was given."""
-    return {experience: frozenset(classes) for experience, classes in told.items()}
+    return {experience: frozenset(classes) for experience, classes in value.items()}

@@ -142,11 +142,11 @@ class _Written(msgspec.Struct, kw_only=True):
 
 def encode_list(sources: Sequence[ListedSource | None]) -> bytes:
     """Return the list as JSON."""
-    told = [
+    records = [
         source and {**msgspec.structs.asdict(source), "train": _written(source.train), "test": _written(source.test)}
         for source in sources
     ]
-    return msgspec.json.encode({"sources": told}) + b"\n"
+    return msgspec.json.encode({"sources": records}) + b"\n"
 
 
 def decode_list(raw: bytes, place: Path | str = FOLDER) -> list[ListedSource | None]:
@@ -155,7 +155,7 @@ def decode_list(raw: bytes, place: Path | str = FOLDER) -> list[ListedSource | N
     Raises:
         UserError: If a field has another type, or columns do not fit together.
     """
-    found: list[ListedSource | None] = []
+    sources: list[ListedSource | None] = []
     for each in parsed(raw, _Whole, place).sources:
         rows = {k: _read(typed((each or {}).get(k), _Written, f"{place}, {k},"), place) for k in _SPLITS if each}
         source = None if each is None else typed({**each, **dict.fromkeys(_SPLITS, _NOTHING)}, ListedSource, place)
@@ -165,13 +165,13 @@ def decode_list(raw: bytes, place: Path | str = FOLDER) -> list[ListedSource | N
                 inside = (part.labels, source.class_names), (part.experiences, source.experiences)
                 if any(max(numbers, default=-1) >= len(names) for numbers, names in inside):
                     raise UserError(f"{place} is damaged at sources: a row names what is not there; {RESTORE}.")
-        found.append(source)
-    return found
+        sources.append(source)
+    return sources
 
 
 def listed_samples(sources: Sequence[ListedSource | None]) -> list[Listed]:
     """Return every sample that is not forgotten, in the order of the data, training samples first."""
-    found: list[Listed] = []
+    samples: list[Listed] = []
     for number, source in enumerate(sources):
         if source is None:
             continue
@@ -180,7 +180,7 @@ def listed_samples(sources: Sequence[ListedSource | None]) -> list[Listed]:
                 if i in rows.gone:
                     continue
                 at = rows.experiences[i] if rows.experiences else -1
-                found.append(
+                samples.append(
                     Listed(
                         number,
                         split,
@@ -192,7 +192,7 @@ def listed_samples(sources: Sequence[ListedSource | None]) -> list[Listed]:
                         rows.digests[i],
                     )
                 )
-    return found
+    return samples
 
 
 def forget_rows(source: ListedSource, ids: Collection[int], names: Collection[str], key: bytes | None) -> bool:
@@ -210,20 +210,20 @@ def forget_rows(source: ListedSource, ids: Collection[int], names: Collection[st
     vanished = {i for i, name in enumerate(source.class_names) if name in names}
     lost = [i for i, own in enumerate(source.train.ids) if own + source.offset in ids]
     exams = [i for i, label in enumerate(source.test.labels) if label in vanished]
-    found = False
+    changed = False
     for rows, which in ((source.train, lost), (source.test, exams)):
         for i in which:
             if i not in rows.gone:
-                found = True
+                changed = True
                 rows.gone.add(i)
                 rows.places[i] = hidden_name(key, "place", rows.places[i] if source.files else rows.digests[i])
                 rows.digests[i] = ""
                 if rows.columns:
                     rows.columns[i] = {}
     for i in vanished:
-        found = True
+        changed = True
         source.class_names[i] = hidden_name(key, "class", source.class_names[i])
-    return found
+    return changed
 
 
 def hidden_name(key: bytes | None, kind: str, name: str) -> str:
@@ -244,13 +244,13 @@ def runs(numbers: Iterable[int]) -> Counted:
     return [(number, sum(1 for _ in group)) for number, group in groupby(numbers)]
 
 
-def unrolled(found: Counted) -> list[int]:
+def unrolled(pairs: Counted) -> list[int]:
     """Return the numbers that `runs` encoded.
 
     >>> unrolled([(4, 2), (7, 1)])
     [4, 4, 7]
     """
-    return [number for number, count in found for _ in range(count)]
+    return [number for number, count in pairs for _ in range(count)]
 
 
 def _written(rows: SplitRows) -> _Written:
@@ -267,17 +267,17 @@ def _written(rows: SplitRows) -> _Written:
     )
 
 
-def _read(told: _Written, place: Path | str) -> SplitRows:
+def _read(written: _Written, place: Path | str) -> SplitRows:
     rows = SplitRows(
-        split=told.split,
-        ids=list(accumulate(unrolled(told.steps))),
-        labels=unrolled(told.labels),
-        places=told.places,
-        digests=told.digests,
-        experiences=unrolled(told.experiences),
-        columns=told.columns,
-        gone={i for i, gone in enumerate(unrolled(told.gone)) if gone},
-        content=told.content,
+        split=written.split,
+        ids=list(accumulate(unrolled(written.steps))),
+        labels=unrolled(written.labels),
+        places=written.places,
+        digests=written.digests,
+        experiences=unrolled(written.experiences),
+        columns=written.columns,
+        gone={i for i, gone in enumerate(unrolled(written.gone)) if gone},
+        content=written.content,
     )
     sizes = {len(rows.ids), len(rows.labels), len(rows.places), len(rows.digests)}
     sizes |= {len(column) for column in (rows.experiences, rows.columns) if column}

@@ -74,7 +74,7 @@ class SampleRecord:
 
 def record_samples(scenario: Scenario, watch: Watch = unwatched) -> ListedSource | None:
     """List the samples of a scenario, and make it use that list from now on."""
-    found = scenario.listing(watch)
-    if found is not None:
-        scenario.relist(found, None)
-    return found
+    source = scenario.listing(watch)
+    if source is not None:
+        scenario.relist(source, None)
+    return source

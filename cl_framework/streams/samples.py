@@ -146,9 +146,9 @@ class Subset(Samples):
         return self.whole[self.rows[torch.as_tensor(rows, dtype=torch.int64)].tolist()]
 
     def _through(self, change: Callable[[Samples], Samples]) -> Samples:
-        found = copy(self)  # which may have another key
-        found.whole = self.whole._through(change)
-        return found
+        view = copy(self)  # which may have another key
+        view.whole = self.whole._through(change)
+        return view
 
     def present(self, rows: Sequence[int]) -> Tensor:
         """Ask the original."""
@@ -184,34 +184,34 @@ class Joined(Samples):
     @property
     def content(self) -> str | None:
         """That of all parts, if they have the same."""
-        found = {p.content for p in self.parts}
-        return found.pop() if len(found) == 1 else None
+        contents = {p.content for p in self.parts}
+        return contents.pop() if len(contents) == 1 else None
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read each part once and restore the requested order."""
         pieces, places = [], []
-        for part, at, there in self._dealt(rows):
-            pieces.append(part[there])
+        for part, at, inner in self._dealt(rows):
+            pieces.append(part[inner])
             places.append(at)
         back = torch.argsort(torch.cat(places))
         return Batch(*(torch.cat(column)[back.to(column[0].device)] for column in zip(*pieces, strict=True)))
 
     def _through(self, change: Callable[[Samples], Samples]) -> Samples:
-        found = copy(self)
-        found.parts = tuple(p._through(change) for p in self.parts)
-        return found
+        view = copy(self)
+        view.parts = tuple(p._through(change) for p in self.parts)
+        return view
 
     def present(self, rows: Sequence[int]) -> Tensor:
         """Ask each part."""
-        found = torch.ones(len(rows), dtype=torch.bool)
-        for part, at, there in self._dealt(rows):
-            found[at] = part.present(there)
-        return found
+        mask = torch.ones(len(rows), dtype=torch.bool)
+        for part, at, inner in self._dealt(rows):
+            mask[at] = part.present(inner)
+        return mask
 
     def release(self, rows: Sequence[int]) -> None:
         """Release those of each part."""
-        for part, _, there in self._dealt(rows):
-            part.release(there)
+        for part, _, inner in self._dealt(rows):
+            part.release(inner)
 
     def _dealt(self, rows: Sequence[int]) -> Iterator[tuple[Samples, Tensor, list[int]]]:
         """Yield each part that holds some of ``rows``: which of them, and where they are in it."""
@@ -245,8 +245,8 @@ class Relabelled(Samples):
     @property
     def content(self) -> str | None:
         """That of the original, under other ids."""
-        found = self.whole.content
-        return found if found is None or not self._moved else f"{found}+{self._moved}"
+        content = self.whole.content
+        return content if content is None or not self._moved else f"{content}+{self._moved}"
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read through and relabel."""
@@ -254,9 +254,9 @@ class Relabelled(Samples):
         return Batch(self.whole[rows].x, self.labels[at], self.ids[at])
 
     def _through(self, change: Callable[[Samples], Samples]) -> Samples:
-        found = copy(self)
-        found.whole = self.whole._through(change)
-        return found
+        view = copy(self)
+        view.whole = self.whole._through(change)
+        return view
 
     def present(self, rows: Sequence[int]) -> Tensor:
         """Ask the original."""
@@ -279,10 +279,10 @@ class Rows(Samples):
     @property
     def content(self) -> str | None:
         """Hash of the rows and their ids."""
-        found = sha256(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
+        sha = sha256(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
         for part in (self.ids, self.x):
-            found.update(part.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+            sha.update(part.detach().cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Index the tensor."""

@@ -97,17 +97,17 @@ class Bar:
         self.progress.update(self.task, completed=done, total=total, visible=total >= MANY)
 
 
-def survey_report(found: Survey, skip: bool, console: Console) -> None:
+def survey_report(survey: Survey, skip: bool, console: Console) -> None:
     """Print the result of a survey.
 
     Raises:
         UserError: If samples cannot be read and are not to be skipped.
     """
-    if found.unreadable and not skip:
-        raise unreadable_error(found.unreadable)
-    if found.unreadable:
-        some = "1 sample" if len(found.unreadable) == 1 else f"{len(found.unreadable):,} samples"
-        lines = [f"Left out {some} that cannot be read:", *_listed(found.unreadable)]
+    if survey.unreadable and not skip:
+        raise unreadable_error(survey.unreadable)
+    if survey.unreadable:
+        some = "1 sample" if len(survey.unreadable) == 1 else f"{len(survey.unreadable):,} samples"
+        lines = [f"Left out {some} that cannot be read:", *_listed(survey.unreadable)]
         console.print(Text("\n".join(lines)), soft_wrap=True)
-    for warning in found.warnings:
+    for warning in survey.warnings:
         console.print(Text(f"warning: {printable(warning)}", "yellow"), soft_wrap=True)

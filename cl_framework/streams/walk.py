@@ -117,9 +117,9 @@ class Walk:
         self.offsets[self.requests], self.numbers[self.requests] = ids, numbers
         classes = _Numbers(self.register, stream, spec)
         for step in stream.steps():
-            told = step.event.name
+            name = step.event.name
             past = surviving(self.steps)
-            moved = _moved(step, f"more-{nth}-{told}", classes, ids, past, f"more-{draws}-{told}")
+            moved = _moved(step, f"more-{nth}-{name}", classes, ids, past, f"more-{draws}-{name}")
             names.add(moved.event.name)
             if isinstance(moved.event, Experience):
                 known = _recognised(moved.event, self.register, spec)
@@ -160,8 +160,8 @@ class _Numbers:
 
 def _recognised(event: Experience, register: Register, spec: Mapping[str, Any]) -> Experience:
     """Mark the classes of an experience that have the name of one forgotten earlier, unless another bears it."""
-    told = {c: old for c, old in spec.get("again", ()) if c in event.classes}
-    again = told if spec.get("ids") is not None else register.before(event.classes)
+    recorded = {c: old for c, old in spec.get("again", ()) if c in event.classes}
+    again = recorded if spec.get("ids") is not None else register.before(event.classes)
     return dataclasses.replace(event, relearned={**event.relearned, **again})
 
 

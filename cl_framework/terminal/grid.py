@@ -86,17 +86,17 @@ def folded(text: str, width: int) -> str:
     >>> folded("mia_loss_auc of all", 10), folded("of 1,200", 6), folded("日本日本日本", 5)
     ('mia_loss_\nauc of all', 'of\n1,200', '日本\n日本\n日本')
     """
-    found = []
+    lines = []
     for paragraph in text.split("\n"):
         line = ""
         for word in _PLACES.split(paragraph):
             if line and cell_len((line + word).rstrip()) > width:
-                found.append(line.rstrip())
+                lines.append(line.rstrip())
                 line = ""
             *full, line = chop_cells(line + word, width) if cell_len((line + word).rstrip()) > width else [line + word]
-            found += full
-        found.append(line.rstrip())
-    return "\n".join(found)
+            lines += full
+        lines.append(line.rstrip())
+    return "\n".join(lines)
 
 
 def _folded(cell: TableCell, width: int) -> list[tuple[str, str]]:
