@@ -1,4 +1,4 @@
-"""The bank of adapters: named, added, put to work one at a time, dropped."""
+"""The bank of adapters: named, added, activated and deleted."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class AdapterBank(nn.Module):
 
     Attributes:
         active: Names in use, applied in this order.
-        stack: Names applied after them whatever is in use: edits of the whole model, one for each request that made
-            one, so that each can be taken back, and the order changed, by its name.
-        sites: The places that are rewritten, by name.
-        lacking: Why there is no place for its adapters, as a strategy that trains none need not mind; else None.
-        origins: What went into each adapter.
-        outlived: Requests that took samples which each adapter had met and still holds.
-        reading: Which samples went into each, where not all of a class were read.
+        stack: Names applied after them in every pass: edits of the whole model, one for each request that made one;
+            each can be removed or reordered by name.
+        sites: The rewritten sites, by name.
+        lacking: Why there is no site for its adapters, which matters to strategies that train some; else None.
+        origins: Origin of each adapter.
+        outlived: Requests for samples that each adapter had met and still depends on.
+        reading: Samples that each was trained on, where not all of a class were read.
         asks: Whether its adapters ask for the query.
-        query: The query of the pass under way, ``(n, width)``.
+        query: The query of the current pass, ``(n, width)``.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
@@ -110,7 +110,7 @@ class AdapterBank(nn.Module):
         return out
 
     def _at_work(self) -> tuple[nn.Module, ...]:
-        """Return the adapters that a pass goes through, in order.
+        """Return the adapters of a pass, in order.
 
         Those held fast by `asked` come without their names: a compiled pass that knew a name would be compiled anew for
         the next one, while adapters of one shape are but other tensors.
@@ -118,10 +118,10 @@ class AdapterBank(nn.Module):
         return self.modules_of(self.applied) if self._held is None else self._held
 
     def modules_of(self, applied: Sequence[str]) -> tuple[nn.Module, ...]:
-        """Return the rewrites of adapters that are to be in use at once, by site.
+        """Return the rewrites of adapters to be active at once, by site.
 
         Raises:
-            UserError: If adapters of this kind cannot be.
+            UserError: If adapters of this kind cannot.
         """
         if len(applied) > 1 and not self.adapter.several:
             raise UserError(
@@ -132,7 +132,7 @@ class AdapterBank(nn.Module):
 
     @property
     def learned(self) -> list[str]:
-        """Names of those that learning made, oldest first: all but the edits of forget requests."""
+        """Names of adapters from learning, oldest first: all but the edits of forget requests."""
         return [name for name in self if name not in self.stack]
 
     @property
@@ -142,7 +142,7 @@ class AdapterBank(nn.Module):
 
     @property
     def applied(self) -> tuple[str, ...]:
-        """Names that a pass goes through now: those in use, then the stack."""
+        """Names that apply to a pass now: the active ones, then the stack."""
         return (*self.active, *(n for n in self.stack if n not in self.active))
 
     def __iter__(self) -> Iterator[str]:
@@ -157,12 +157,12 @@ class AdapterBank(nn.Module):
         """Create an adapter and return its parameters.
 
         Args:
-            name: What to call it.
-            like: One whose weights it starts from, and what they met with them; a newborn changes nothing.
+            name: Its name.
+            like: Adapter whose weights and origin it starts from; a new one changes nothing.
 
         Raises:
             ValueError: If the name is taken.
-            UserError: If there is no place for one.
+            UserError: If there is no site for one.
         """
         if self.lacking:
             raise UserError(self.lacking)
@@ -174,12 +174,12 @@ class AdapterBank(nn.Module):
         return self.params(name)
 
     def hold(self, name: str, weights: Mapping[str, Tensor], made_of: Iterable[str]) -> list[nn.Parameter]:
-        """Create an adapter from weights that others led to, and return its parameters.
+        """Create an adapter from weights derived from others, and return its parameters.
 
         Args:
-            name: What to call it.
-            weights: By site and tensor, as in its state; their shapes may differ from those of birth.
-            made_of: The others: it has met whatever they met.
+            name: Its name.
+            weights: By site and tensor, as in its state; their shapes may differ from initial ones.
+            made_of: The others: its origin is the union of theirs.
 
         Raises:
             ValueError: If the name is taken.
@@ -202,17 +202,17 @@ class AdapterBank(nn.Module):
             self.rewrites[name].to(place)
 
     def _fit(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Have an adapter that ``state`` can be loaded into."""
+        """Create an adapter that ``state`` can be loaded into."""
         mine = self.rewrites[name].state_dict() if name in self else {}
         if name not in self or {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in mine.items()}:
             parts = {key: _under(f"{key}.", state) for key in self.sites}
             self._put(name, {key: self.adapter.restore(site, parts[key]) for key, site in self.sites.items()})
 
     def push(self, name: str) -> list[nn.Parameter]:
-        """Create an adapter on top of the stack and return its parameters; at birth it changes nothing.
+        """Create an adapter on top of the stack and return its parameters; a new one changes nothing.
 
         Raises:
-            UserError: If adapters of this kind do change something at birth.
+            UserError: If new adapters of this kind change something.
         """
         if not self.adapter.neutral:
             raise UserError(
@@ -233,7 +233,7 @@ class AdapterBank(nn.Module):
         return list(self.rewrites[name].parameters())
 
     def drop(self, name: str) -> None:
-        """Delete an adapter; what it knew leaves with it."""
+        """Delete an adapter with its records."""
         if name not in self:
             raise KeyError(f"No adapter {name!r} to drop; the bank holds {list(self)}.")
         del self.rewrites[name]
@@ -244,7 +244,7 @@ class AdapterBank(nn.Module):
         self.reading.drop(name)
 
     def erase(self, what: Erasure) -> None:
-        """Drop the adapters that the erased experiences had to themselves."""
+        """Delete the adapters of erased experiences."""
         for name in [n for n in self if what.hits(experience=n)]:
             self.drop(name)
 
@@ -268,7 +268,7 @@ class AdapterBank(nn.Module):
 
     @contextmanager
     def pristine(self) -> Iterator[None]:
-        """Put nothing in use, not even the stack, for the duration of the block."""
+        """Activate nothing, not even the stack, for the duration of the block."""
         stack, self.stack = self.stack, ()
         try:
             with self.using():
@@ -278,7 +278,7 @@ class AdapterBank(nn.Module):
 
     @contextmanager
     def using(self, *names: str) -> Iterator[None]:
-        """Put ``names`` in use for the duration of the block."""
+        """Activate ``names`` for the duration of the block."""
         before, self.active = self.active, names
         try:
             yield
@@ -294,7 +294,7 @@ class AdapterBank(nn.Module):
         return self
 
     def _grow_to_match(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
-        """Before weights arrive, hold exactly the adapters they belong to, in their order."""
+        """Create the adapters of the weights to be loaded, in their order."""
         start = f"{prefix}rewrites."
         names = dict.fromkeys(k[len(start) :].split(".")[0] for k in state if k.startswith(start))
         for name in [n for n in self if n not in names]:
@@ -304,5 +304,5 @@ class AdapterBank(nn.Module):
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what is below ``prefix``, by the rest of its name."""
+    """Return the entries below ``prefix``, by the rest of their names."""
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}

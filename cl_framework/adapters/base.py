@@ -1,4 +1,4 @@
-"""Named, small, trainable rewrites of a frozen backbone: add, use, drop."""
+"""Interfaces of adapters: small trainable rewrites of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cl_framework.settings.recorded import Recorded
 
 
 class Rewrite(nn.Module, ABC):
-    """What an adapter does at one site."""
+    """The part of an adapter at one site."""
 
     @abstractmethod
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
-        """Return the site's new output from what the site reads and its old output."""
+        """Return the site's new output from its input and its old output."""
 
 
 class Asking(Rewrite, ABC):
@@ -32,14 +32,13 @@ class Adapter(Recorded, ABC):
     """How to build one rewrite per site.
 
     Attributes:
-        needs: Roles without any of which it would do something else than it says.
-        neutral: Whether an adapter changes nothing at birth. One that does change something cannot lie on the stack.
-        coupled: Whether what it does to a sample depends on the rest of the batch. Such features are never stored.
+        needs: Roles of which at least one must exist.
+        neutral: Whether a new adapter changes nothing. One that changes something cannot be on the stack.
+        coupled: Whether its effect on a sample depends on the rest of the batch. Such features are never stored.
         together: How many samples pass at once at test time, in the order in which their classes came, where a
             published protocol says so; None leaves both to the model. Only for an adapter that is coupled.
-        linear: Whether what it adds is linear in its parameters, all of them: then they can be summed and averaged.
-        several: Whether several may be in use at once. Not where one puts something of its own in the place of what
-            another made of a site.
+        linear: Whether its change is linear in all its parameters: then they can be summed and averaged.
+        several: Whether several may be active at once. Not if one replaces the output of another at a site.
     """
 
     needs: ClassVar[frozenset[Role]] = frozenset()
@@ -51,8 +50,8 @@ class Adapter(Recorded, ABC):
 
     @abstractmethod
     def build(self, site: Site) -> Rewrite | None:
-        """Build the rewrite for ``site``, or None to leave it alone; at birth it changes nothing if it is neutral."""
+        """Build the rewrite for ``site``, or None for no rewrite; a new neutral one changes nothing."""
 
     def restore(self, site: Site, state: Mapping[str, Tensor]) -> Rewrite | None:
-        """Build a rewrite that ``state`` can be loaded into; a merge may have given it shapes unlike those of birth."""
+        """Build a rewrite that ``state`` can be loaded into; a merge may have changed its shapes."""
         return self.build(site)

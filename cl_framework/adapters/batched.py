@@ -1,12 +1,12 @@
 """Many adapters in one pass: each row of a chunk goes through an adapter of its own.
 
-A pass holds as many rows as ever; what it is filled with are pairs of an adapter and a sample. Rows of one adapter
-stand together in parts of a fixed size, and what adapters add is a product batched over parts, of the same shape
-whatever adapters there are. Hence a feature is the same, bit for bit, in whatever company it is computed, alone too,
-where the library of products rounds one shape in one way; some round a batched product by its neighbours.
+A pass holds as many rows as before; they are pairs of an adapter and a sample. Rows of one adapter form parts of a
+fixed size, and adapters add a product batched over parts, of the same shape for any adapters. Hence a feature does not
+depend on the rest of its chunk, bit for bit, if the matrix library rounds one shape in one way; some libraries round a
+batched product by its neighbours.
 
-Two things are saved: rows that would fill up the last chunk of every adapter, and all that comes before the first place
-an adapter rewrites, which is computed once for all of them (`Front`).
+Two costs are saved: padding of the last chunk of every adapter, and the layers before the first rewritten site,
+computed once for all adapters (`Front`).
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from torch import Tensor, nn
 from cl_framework.adapters.base import Rewrite
 
 PART = 2
-"""Rows of one adapter that stand together. More are padded more, fewer copy more weights: for 64 rows, those of 32
+"""Rows in a part. Larger parts need more padding, smaller ones copy more weights: for 64 rows, those of 32
 adapters. A glyph_vit loses 2 % of a pass to copies at 2, and 8 % at 1."""
 
 
 class BatchedRewrite(Rewrite, ABC):
-    """A rewrite that can work beside others of its kind, each on a part of the batch of its own, in one product.
+    """A rewrite that can be batched with others of its kind, each on a part of the batch.
 
-    All that tells two rewrites of one site and of the same shapes apart is in their state.
+    Two rewrites of one site and of the same shapes differ in their state only.
     """
 
     @abstractmethod
     def batched(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """Do what `forward` does in evaluation, part by part.
+        """Compute `forward` in evaluation mode, part by part.
 
         Args:
             given: ``(parts, rows, width_in)``.
             out: ``(parts, rows, width_out)``.
-            weights: What is in `state_dict` by name, with the parts' own in front: ``(parts, ...)``.
+            weights: Tensors of `state_dict` by name, stacked over parts: ``(parts, ...)``.
         """
 
 
 def signature(rewrites: Sequence[nn.Module]) -> tuple[object, ...] | None:
-    """Return what adapters that can be batched have in common, shapes by name; None for those that cannot.
+    """Return the shapes by name that adapters must share to be batched; None if they cannot be.
 
     Args:
         rewrites: What a pass goes through, by site, as `AdapterBank.modules_of` returns it.
@@ -56,10 +56,10 @@ def signature(rewrites: Sequence[nn.Module]) -> tuple[object, ...] | None:
 
 @final
 class StackedRewrites(Rewrite):
-    """Rewrites of one site, one after the other along the batch."""
+    """Rewrites of one site, one for each part of the batch."""
 
     def __init__(self, rewrites: Sequence[BatchedRewrite]) -> None:
-        """Put their weights in one tensor each, with the part in front."""
+        """Stack their weights over parts."""
         super().__init__()
         self.like, self.parts = rewrites[0], len(rewrites)
         states = [r.state_dict() for r in dict.fromkeys(rewrites)]
@@ -72,7 +72,7 @@ class StackedRewrites(Rewrite):
             self.register_buffer(name.replace(".", "/"), stacked)
 
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
-        """Rewrite each part as its own adapter does."""
+        """Rewrite each part with its own adapter."""
         weights = {name.replace("/", "."): value for name, value in self._buffers.items() if value is not None}
         rewritten = self.like.batched(self._split(given), self._split(out), weights)
         return rewritten.reshape(out.shape)
@@ -82,10 +82,10 @@ class StackedRewrites(Rewrite):
 
 
 def side_by_side(layers: Sequence[Sequence[nn.Module]]) -> tuple[nn.Module, ...]:
-    """Return what a pass goes through whose parts have adapters of their own.
+    """Return the rewrites of a pass whose parts have their own adapters.
 
     Args:
-        layers: For each part what it goes through in order, by site.
+        layers: For each part its rewrites in order, by site.
     """
     return tuple(
         nn.ModuleDict({key: StackedRewrites([by_site[key] for by_site in like]) for key in like[0]})
@@ -95,7 +95,7 @@ def side_by_side(layers: Sequence[Sequence[nn.Module]]) -> tuple[nn.Module, ...]
 
 @contextmanager
 def _instead(modules: Iterable[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Let ``forward(module, its forward, *inputs)`` answer for each module; hooks around it are called as ever."""
+    """Replace each module's forward by ``forward(module, its forward, *inputs)``; hooks are called as before."""
     had = {m: m.__dict__.get("forward") for m in modules}
     try:
         for m in had:

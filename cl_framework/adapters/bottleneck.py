@@ -15,7 +15,7 @@ from cl_framework.backbones.base import Site
 
 @final
 class Bottleneck(Adapter):
-    """Adds a small network beside each block's MLP; choose it by default, as most methods here do.
+    """Adds a small network beside each block's MLP; the default; most methods here use it.
 
     ``out = h + MLP(LN(h)) + scale * up(drop(relu(down(h))))`` in every block (Chen et al., NeurIPS 2022, Eq. 3).
 
@@ -28,11 +28,11 @@ class Bottleneck(Adapter):
     """
 
     def __init__(self, width: int = 64, scale: float = 0.1, dropout: float = 0.1) -> None:
-        """Keep the shape of the branch."""
+        """Store the shape of the branch."""
         self.width, self.scale, self.dropout = width, scale, dropout
 
     def build(self, site: Site) -> Rewrite | None:
-        """Build a branch beside a block's MLP; leave other sites alone."""
+        """Build a branch beside a block's MLP; no rewrite at other sites."""
         return _Branch(site, self) if site.role == "block_mlp" else None
 
 

@@ -1,4 +1,4 @@
-"""Full fine-tuning as an adapter: a correction beside every weight of a backbone that stays bit for bit what it was."""
+"""Full fine-tuning as an adapter: an update beside every weight of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Tuned: TypeAlias = Literal[
 
 @final
 class Full(Adapter):
-    """Corrects every weight as fine-tuning would; choose it when small adapters learn too little.
+    """Updates every weight as fine-tuning would; choose it when small adapters learn too little.
 
     ``(W + dW) x + (b + db)`` at every linear map, scale and shift of every layer norm, and the patch embedding.
 
-    All corrections start at zero, so that an adapter changes nothing at birth. Gradients are those of fine-tuning, and
+    All updates start at zero, so that a new adapter changes nothing. Gradients are those of fine-tuning, and
     so are the steps of any optimiser without weight decay, which here pulls towards the pre-trained weights instead of
     zero. Class token, positions, and embeddings other than one convolution of patches stay as they are.
 
     Args:
-        roles: What to tune; None tunes everything. An adapter is as large as what it tunes.
+        roles: Roles to tune; None tunes all. An adapter is as large as the weights it tunes.
     """
 
     linear = True
 
     def __init__(self, roles: Sequence[Tuned] | None = None) -> None:
-        """Keep the roles."""
+        """Store the roles."""
         self.roles = None if roles is None else tuple(roles)
 
     def build(self, site: Site) -> Rewrite | None:
-        """Correct a map, a norm, or a patch embedding whose role was chosen; leave other sites alone."""
+        """Update a map, a norm, or a patch embedding of the chosen roles; no rewrite at other sites."""
         if self.roles is not None and site.role not in self.roles:
             return None
         if site.role in LINEAR_ROLES:
@@ -62,7 +62,7 @@ class _Correction(Rewrite):
 
     @torch.no_grad()
     def rescale(self, by: float) -> None:
-        """Multiply the correction by a number."""
+        """Multiply the update by a number."""
         for p in self.parameters():
             p.mul_(by)
 
@@ -74,7 +74,7 @@ class _Map(_Correction):
         super().__init__((site.width_out, site.width_in), site.width_out if biased else None)
 
     def delta(self) -> Tensor:
-        """Return what is added to the weight."""
+        """Return the update of the weight."""
         return self.weight
 
     def forward(self, given: Tensor, out: Tensor) -> Tensor:

@@ -21,28 +21,29 @@ class LoRA(Adapter):
 
     ``out = W x + (alpha / rank) B A x`` on chosen linear maps (Hu et al., ICLR 2022, Sec. 4.1).
 
-    Roles name the maps, also inside a fused query-key-value projection: ``roles: [key, value]`` leaves queries alone.
+    Roles name the maps, also inside a fused query-key-value projection: ``roles: [key, value]`` leaves queries
+    unchanged.
 
     Args:
-        rank: Rank of the correction.
+        rank: Rank of the update.
         alpha: Numerator of the scale; None means ``rank``, a scale of one.
-        roles: Which maps to correct.
+        roles: Which maps to update.
     """
 
     def __init__(self, rank: int = 8, alpha: float | None = None, roles: Sequence[Role] = ("query", "value")) -> None:
-        """Keep rank, scale and roles."""
+        """Store rank, scale and roles."""
         if rank < 1:
             raise UserError(f"LoRA's rank must be at least 1; found {rank}.")
         self.rank, self.scale, self.roles = rank, (rank if alpha is None else alpha) / rank, tuple(roles)
 
     def build(self, site: Site) -> Rewrite | None:
-        """Correct a map whose role was chosen; it must be linear, so a block's branch is none."""
+        """Update a linear map of the chosen roles; a block's branch is none."""
         if site.role not in self.roles or site.role == "block_mlp":
             return None
         return Factors(site.width_in, site.width_out, self.rank, self.scale)
 
     def restore(self, site: Site, state: Mapping[str, Tensor]) -> Rewrite | None:
-        """Build the correction with the rank that is stored, which a merge may have changed."""
+        """Build the update with the stored rank, which a merge may have changed."""
         if "a" not in state:
             return self.build(site)
         return Factors(site.width_in, site.width_out, len(state["a"]), self.scale)
@@ -50,7 +51,7 @@ class LoRA(Adapter):
 
 @final
 class Factors(BatchedRewrite, LowRank):
-    """``out + scale * b a given``, with ``b`` at zero at birth.
+    """``out + scale * b a given``, with ``b`` zero at the start.
 
     Attributes:
         a: ``(rank, width_in)``.
@@ -67,9 +68,9 @@ class Factors(BatchedRewrite, LowRank):
         self.scale = scale
 
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
-        """Add the correction."""
+        """Add the update."""
         return out + self.scale * (given @ self.a.T @ self.b.T)
 
     def batched(self, given: Tensor, out: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """Add to each part its own correction."""
+        """Add to each part its own update."""
         return out + self.scale * torch.bmm(torch.bmm(given, weights["a"].mT), weights["b"].mT)

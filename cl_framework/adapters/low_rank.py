@@ -1,4 +1,4 @@
-"""Low-rank corrections of linear maps, seen as the matrices they are: their factors, their sum, what they correct."""
+"""Low-rank updates of linear maps as matrices: factors, sums, and the weights they update."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Correction(Protocol):
     """A rewrite that adds a matrix to a linear map: ``out = W x + delta x``."""
 
     def delta(self) -> Tensor:
-        """Return what is added to the weight, ``(width_out, width_in)``, differentiable in the rewrite's parameters."""
+        """Return the update of the weight ``(width_out, width_in)``, differentiable in the rewrite's parameters."""
 
 
 class LowRank(Rewrite, ABC):
-    """A correction ``scale * b @ a``. Rows of ``a`` are directions of the input, columns of ``b`` of the output.
+    """An update ``scale * b @ a``. Rows of ``a`` are directions of the input, columns of ``b`` of the output.
 
     A base and no protocol: from Python 3.12 ``isinstance`` looks a protocol's members up without ``__getattr__``, which
     is where modules keep their parameters.
@@ -44,17 +44,17 @@ class LowRank(Rewrite, ABC):
     scale: float
 
     def delta(self) -> Tensor:
-        """Return what is added to the weight, ``(width_out, width_in)``."""
+        """Return the update of the weight ``(width_out, width_in)``."""
         return self.scale * self.b @ self.a
 
     @torch.no_grad()
     def rescale(self, by: float) -> None:
-        """Multiply the correction by a number: in one factor, for in both a sign would cancel."""
+        """Multiply the update by a number, in one factor only: in both a sign would cancel."""
         self.b.mul_(by)
 
 
 def factors(bank: AdapterBank, name: str) -> dict[str, LowRank]:
-    """Return the corrections of one adapter by site.
+    """Return the updates of one adapter by site.
 
     Raises:
         TypeError: If its rewrites have no factors; strategies say beforehand what they need with `Strategy.rewrites`.
@@ -68,7 +68,7 @@ def factors(bank: AdapterBank, name: str) -> dict[str, LowRank]:
 
 
 def frozen_weight(site: Site) -> Tensor:
-    """Return the weight that a site's corrections are added to, ``(width_out, width_in)``; a view, never to be written.
+    """Return the weight that a site's updates are added to, ``(width_out, width_in)``; a view, never to be written.
 
     Raises:
         UserError: If the module at the site is not a linear map.
@@ -80,7 +80,7 @@ def frozen_weight(site: Site) -> Tensor:
 
 
 def total(bank: AdapterBank, names: Iterable[str]) -> dict[str, Tensor]:
-    """Return by site the sum of what several adapters add to its weight, detached."""
+    """Return by site the sum of several adapters' updates, detached."""
     sums: dict[str, Tensor] = {}
     for name in names:
         for site, rewrite in factors(bank, name).items():
@@ -90,7 +90,7 @@ def total(bank: AdapterBank, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def directions(rewrite: LowRank, side: Side) -> list[Tensor]:
-    """Return as rows what a correction reads (``input``), what it writes (``output``), or ``both``."""
+    """Return as rows the directions that an update reads (``input``), writes (``output``), or ``both``."""
     return of_side(side, rewrite.a, rewrite.b.T)
 
 
@@ -111,15 +111,15 @@ def past_directions(bank: AdapterBank, names: Iterable[str], side: Side) -> dict
 def kept_off(
     corrections: Mapping[str, LowRank], bases: Mapping[str, tuple[Tensor, Tensor]], gradients: bool = False
 ) -> Callable[[object], None]:
-    """Return what keeps corrections from writing and reading some directions: for a plan, to call with the model.
+    """Return a projection that keeps updates off some directions, for a plan to call with the model.
 
-    The factors themselves, as an ``after_step``: ``delta`` stays off both bases to rounding, whatever the optimiser. Or
-    their gradients, as an ``edit_gradients``: factors that start off the bases stay off where a step is a sum of
+    The factors themselves, as an ``after_step``: ``delta`` is orthogonal to both bases to rounding, with any optimiser.
+    Or their gradients, as an ``edit_gradients``: factors that start orthogonal stay so where a step is a sum of
     gradients and factors, as of SGD with momentum and weight decay; Adam divides every entry by a number of its own.
 
     Args:
         corrections: By site.
-        bases: By site orthonormal columns: what ``b`` may not write ``(width_out, k)`` and ``a`` not read
+        bases: By site orthonormal columns: directions that ``b`` may not write ``(width_out, k)`` and ``a`` not read
             ``(width_in, k)``.
         gradients: Whether to project gradients instead of factors.
     """
@@ -137,9 +137,9 @@ def kept_off(
 
 
 def overlaps(bank: AdapterBank, newest: str | None = None) -> dict[str, dict[str, tuple[float, float]]]:
-    """Measure how far the subspaces of adapters meet: what two of them read, and what they write.
+    """Measure the overlap of the input and output subspaces of adapters.
 
-    ``||Q_i^T Q_j||_F^2 / min(r_i, r_j)`` of orthonormal bases, the mean over sites: 1 where one holds the other.
+    ``||Q_i^T Q_j||_F^2 / min(r_i, r_j)`` of orthonormal bases, the mean over sites: 1 where one contains the other.
     Adapters without factors, and the edits of forget requests, are left out.
 
     Args:

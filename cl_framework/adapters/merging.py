@@ -1,8 +1,8 @@
-"""Merging on ΔW: what adapters add to the weights is combined, and factored again afterwards.
+"""Merging on ΔW: updates of the weights are combined, and factored again.
 
-Factors are never combined with each other: ``(B1 + B2)(A1 + A2)`` is not ``B1 A1 + B2 A2``, for it has the products of
-strangers in it. The formulas take stacked changes ``(adapters, ...)`` and return one ``(...)``; the operations of a
-bank give them each adapter whole, all sites in one row, as the papers do with models.
+Factors are never combined with each other: ``(B1 + B2)(A1 + A2)`` is not ``B1 A1 + B2 A2``, as it contains cross
+products. The formulas take stacked changes ``(adapters, ...)`` and return one ``(...)``; the operations of a bank give
+them each adapter whole, all sites in one row, as the papers do with models.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def weighted(changes: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def magnitude_max(changes: Tensor) -> Tensor:
-    """Return of each entry the change that is largest in magnitude (Marczak et al., "MagMax", ECCV 2024, Sec. 3).
+    """Return for each entry the change of the largest magnitude (Marczak et al., "MagMax", ECCV 2024, Sec. 3).
 
     >>> magnitude_max(torch.tensor([[1.0, 2.0], [-3.0, 1.0]]))
     tensor([-3.,  2.])
@@ -65,7 +65,7 @@ def trimmed(changes: Tensor, density: float) -> Tensor:
 
 
 def ties(changes: Tensor, density: float = 0.2, scale: float = 1.0) -> Tensor:
-    """Trim, elect a sign, average what agrees with it (Yadav et al., "TIES-Merging", NeurIPS 2023, Sec. 4, Alg. 1).
+    """Trim, elect a sign, average changes of that sign (Yadav et al., "TIES-Merging", NeurIPS 2023, Sec. 4, Alg. 1).
 
     ``gamma = sgn(sum_i t_i)`` over the trimmed changes ``t_i``; an entry is the mean of those ``t_i`` that have this
     sign. Entries whose sum is exactly zero stay at zero; the released code gives them the sign of the majority.
@@ -84,12 +84,12 @@ def ties(changes: Tensor, density: float = 0.2, scale: float = 1.0) -> Tensor:
 def dropped(changes: Tensor, share: float, seed: int = 0) -> Tensor:
     """Drop entries at random and rescale the others by ``1 / (1 - share)`` (DARE: Yu et al., ICML 2024, Eq. 2).
 
-    The dice are the seed's own and are thrown on the CPU, so that a merge can be repeated anywhere.
+    Random numbers come from the seed, on the CPU, so that a merge can be repeated on any device.
 
     Args:
         changes: ``(adapters, ...)``.
         share: The paper's p, the chance of an entry to be dropped.
-        seed: Of the dice.
+        seed: Seed of the random numbers.
     """
     if not 0 <= share < 1:
         raise UserError(f"The share of entries to drop must be at least 0 and below 1; found {share}.")
@@ -103,8 +103,8 @@ def dare(changes: Tensor, share: float = 0.9, seed: int = 0, how: Combine = aver
     Args:
         changes: ``(adapters, ...)``.
         share: Chance of an entry to be dropped; the paper finds 0.9 and more harmless.
-        seed: Of the dice.
-        how: What combines them then; the paper puts `weighted` and `ties` here.
+        seed: Seed of the random numbers.
+        how: How to combine them then; the paper puts `weighted` and `ties` here.
     """
     return how(dropped(changes, share, seed))
 
@@ -134,17 +134,17 @@ def refactored(change: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor,
 def merge_adapters(
     bank: AdapterBank, names: Sequence[str], how: Combine, into: str, rank: int | None = None
 ) -> dict[str, float]:
-    """Make a new adapter of what ``how`` makes of the changes of others, which stay as they are.
+    """Make a new adapter by merging the changes of others, which stay unchanged.
 
     Args:
-        bank: Where they are.
+        bank: The bank of the adapters.
         names: The adapters to merge.
         how: `average`, `magnitude_max`, or another with its settings: ``partial(ties, density=0.5)``.
-        into: What to call the new one.
-        rank: At most so many factors at each site; None takes as many as it needs to lose nothing.
+        into: Name of the new one.
+        rank: Largest rank at each site; None takes the rank that loses nothing.
 
     Returns:
-        By site the share of the squared norm that the rank lost; nothing for adapters without factors, such as `Full`.
+        By site the share of the squared norm that the rank lost; empty for adapters without factors, such as `Full`.
 
     Raises:
         UserError: If there is nothing to merge, an adapter is more than matrices added to weights, or a rank is asked
@@ -172,7 +172,7 @@ def merge_adapters(
 def combined(bank: AdapterBank, weights: Mapping[str, float], into: str) -> None:
     """Make a new adapter that is a sum of others, exactly: ``{"a": 1, "b": -1}`` subtracts, ``{"a": -1}`` negates.
 
-    Factors are put side by side, so that ranks add up. The others stay as they are.
+    Factors are put side by side, so that ranks add up. The others stay unchanged.
 
     Raises:
         UserError: If there is nothing to combine, or an adapter is more than matrices added to weights.
@@ -230,6 +230,6 @@ def _factors(bank: AdapterBank, name: str, key: str, rewrite: Rewrite) -> tuple[
 
 
 def pull(params: Iterable[nn.Parameter], toward: Iterable[Tensor], by: float) -> None:
-    """Move parameters a share of the way towards other values: ``(1 - by) p + by q``; none moves nothing."""
+    """Move parameters a share of the way towards other values: ``(1 - by) p + by q``; no values, no move."""
     for p, q in zip(params, toward):  # noqa: B905  # without predecessors there is nothing to move towards
         p.detach().lerp_(q, by)

@@ -1,8 +1,8 @@
-"""Any adapter of the peft library that can do what a bank of adapters promises, around a backbone's frozen maps.
+"""Adapters of the peft library on a backbone's frozen maps, where they meet the conditions of a bank.
 
-What each family does is written down in `peft_families`, and tests hold it to that by building and training one.
-What would break a promise is refused when the config is read. peft brings transformers along, so that it is imported
-when the first of its adapters is built and not before.
+`peft_families` records the properties of each family, and tests build and train one of each. Families that break a
+condition are refused when the config is read. peft imports transformers, so it is imported when the first of its
+adapters is built.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Peft(Adapter):
     ``adapter: {class_path: peft.HRAConfig, init_args: {r: 8}}`` means one with default roles.
 
     The maps keep their own weights, neither copied nor trained nor stored; the parts of a fused projection are maps of
-    their own. Families that do more than add are used one at a time.
+    their own. Families that do more than add are active one at a time.
 
     Args:
         config: Settings of the family, such as ``peft.LoraConfig``; what names modules in it is left alone.
@@ -48,10 +48,10 @@ class Peft(Adapter):
     """
 
     def __init__(self, config: PeftConfig, roles: Sequence[Role] = ("query", "value")) -> None:
-        """Make sure that such adapters keep the promises of a bank.
+        """Require that such adapters meet the conditions of a bank.
 
         Raises:
-            UserError: If they do not, saying what to choose.
+            UserError: If they do not, naming what to choose.
         """
         if (why := family_objection(config)) is not None:
             raise UserError(why)
@@ -88,8 +88,8 @@ class _Frozen(nn.Linear):
     """The map at a site as a layer of peft sees it: the backbone's own weight, wherever that is now.
 
     Attributes:
-        answer: What to say instead of computing it, if anything.
-        bare: Whether to do without the bias.
+        answer: Output to return instead of computing it, if any.
+        bare: Whether to leave out the bias.
     """
 
     def __init__(self, site: Site) -> None:
@@ -149,7 +149,7 @@ class _Matrix(_Tuned):
 
 
 class _LowRank(LowRank, _Matrix):
-    """peft's LoRA, whose factors are there to see."""
+    """peft's LoRA, whose factors are accessible."""
 
     @property
     def a(self) -> nn.Parameter:  # type: ignore[override]
@@ -207,7 +207,7 @@ def _layer(site: Site, config: PeftConfig) -> Any:
         )
     del layer._modules["base_layer"]
     layer.__dict__["base_layer"] = _Frozen(site)
-    for part in layer.modules():  # what peft keeps frozen is no parameter here, for whoever trains trains them all
+    for part in layer.modules():  # what peft freezes is no parameter here: all parameters are trained
         for name, p in list(part._parameters.items()):
             if p is not None and not p.requires_grad:
                 del part._parameters[name]

@@ -1,6 +1,6 @@
-"""What the families of adapters of the peft library do: a table that tests hold them to, and what follows from it.
+"""Properties of the adapter families of peft: a table that tests check, and refusals that follow from it.
 
-Seen in peft 0.21.2. A family that is in neither table is refused until somebody has tried it.
+Seen in peft 0.21.2. A family in neither table is refused until it has been tried.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from cl_framework.errors import UserError, did_you_mean
 
 @final
 class Does(NamedTuple):
-    """What a family of adapters does.
+    """Properties of a family of adapters.
 
     Attributes:
         adds: It adds to what a map gives, so that several may be in use at once.
         merges: It is exactly a matrix added to the weight.
         neutral: It changes nothing at birth but for rounding, as long as its start is the family's own.
-        untouched: It leaves the weights of the backbone as they are; refused where not.
-        routes: What it does to a sample depends on that sample alone, so that each sample may go through an adapter of
-            its own; refused where not.
-        apart: All it trains belongs to one map, rather than being shared among maps; refused where not.
+        untouched: It leaves the weights of the backbone unchanged; else refused.
+        routes: Its effect on a sample depends on that sample alone, so that each sample may pass an adapter of its own;
+            else refused.
+        apart: All it trains belongs to one map, nothing is shared among maps; else refused.
     """
 
     adds: bool
@@ -73,7 +73,7 @@ FAMILIES: Final[Mapping[str, Does]] = {
     "VERA": Does(adds=True, merges=True),
     "WAVEFT": Does(adds=True, merges=True),
 }
-"""What each family does. ``LORA dora`` is a `LoraConfig` with ``use_dora``; other second words say how it starts."""
+"""Properties of families. ``LORA dora`` is a `LoraConfig` with ``use_dora``; other second words say how it starts."""
 
 FACTORED: Final = ("LORA", "LORA gaussian", "LORA orthogonal")
 """Families that are two factors, both of them trained."""
@@ -136,7 +136,7 @@ def family(config: PeftConfig) -> str:
 
 
 def family_objection(config: PeftConfig) -> str | None:
-    """Return why such adapters would break a promise of a bank, and what to choose; None when they would not."""
+    """Return why such adapters break a condition of a bank, and what to choose; None if they do not."""
     name = family(config)
     if (does := FAMILIES.get(name)) is None or (why := _broken(does)):
         why = REFUSED.get(name, "was never tested here") if does is None else why

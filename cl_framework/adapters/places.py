@@ -1,4 +1,4 @@
-"""Whether a backbone has places for adapters of a kind."""
+"""Check that a backbone has sites for adapters of a kind."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from cl_framework.backbones.base import Backbone, Role, Site
 
 
 def lacking(adapter: str, needs: Collection[Role], sites: Mapping[str, Site], backbone: Backbone) -> str | None:
-    """Return why a backbone has no place for an adapter, and what to do; None if it has all that is needed.
+    """Return why a backbone has no site for an adapter, and what to do; None if it has.
 
     Args:
-        adapter: What the adapter is called.
-        needs: Roles without any of which it would do something else than it says.
-        sites: The places that it rewrites.
-        backbone: Of which they are.
+        adapter: Name of the adapter.
+        needs: Roles of which at least one must exist.
+        sites: The sites that it rewrites.
+        backbone: The backbone of the sites.
     """
     if sites and not set(needs) - {s.role for s in sites.values()}:
         return None

@@ -1,4 +1,4 @@
-"""A pool of prompts with keys: each sample is shown those whose keys resemble its own pristine feature."""
+"""A pool of prompts with keys: each sample gets the prompts whose keys are closest to its pristine feature."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from cl_framework.errors import UserError
 
 
 class PromptPooling(Rewrite, ABC):
-    """Where prompts of a pool go in, or where they answer: what a strategy asks for that needs a pool."""
+    """Rewrites of a pool, at its input and output; strategies that need a pool require it."""
 
 
 @final
 class PromptPool(Adapter):
     """Adds prompts that each sample chooses by its own feature; choose it for L2P, which needs it.
 
-    The prompts of L2P (Wang et al., CVPR 2022, Secs. 4.1-4.2): the ``top`` that suit a sample join its tokens.
+    The prompts of L2P (Wang et al., CVPR 2022, Secs. 4.1-4.2): the ``top`` closest to a sample are added to its tokens.
 
     They join after the embedding and pass through all blocks; the feature is the mean of what comes out of them
     behind the final norm. (Attention has no order, so it does not matter that they come last.) Two pools cannot be
-    in use at once, since one alone answers.
+    active at once, since each replaces the feature.
 
     ``choice="batch"`` is how L2P was released: the ``top`` prompts that most samples of a batch would choose are shown
     to all of them, at test time too. Test batches came sorted by class, so that the vote tells which task a sample
-    belongs to: it leaks what a class-incremental learner has to find out, and such figures compare with no others (one
+    belongs to: it leaks the task, and such figures cannot be compared with others (one
     user's 75.95 fell to 61.85 on shuffled batches). A batch is what is passed at once: with ``batch`` up to 64 samples
     at test time, in the order of the data; with ``batch_by_class_as_released`` ``votes``, in the order in which their
-    classes came. Nothing made so is stored, and a prediction depends on the company of its sample.
+    classes came. Nothing made so is stored, and a prediction depends on the batch of its sample.
 
     The release also adds the class token's position embedding to every prompt. The position is frozen, so this is
     another start of the prompts and nothing else: ``start="class_position_as_released"``.
@@ -43,7 +43,7 @@ class PromptPool(Adapter):
         size: Prompts in the pool.
         length: Tokens of a prompt.
         top: Prompts that a sample is shown.
-        choice: Who chooses: each ``sample`` for itself, or its ``batch`` by vote.
+        choice: Whether each ``sample`` chooses for itself, or its ``batch`` by vote.
         votes: Samples of a batch at test time as released: as many as in training.
         start: Where prompts start: ``uniform`` between -1 and 1, or shifted by the class token's position.
     """
@@ -60,10 +60,10 @@ class PromptPool(Adapter):
         start: Literal["uniform", "class_position_as_released"] = "uniform",
         votes: int = 16,
     ) -> None:
-        """Keep the shape of the pool and who chooses from it.
+        """Store the shape of the pool and the choice.
 
         Raises:
-            UserError: If the pool holds fewer prompts than are shown, or nobody chooses.
+            UserError: If the pool holds fewer prompts than ``top``, or the choice is unknown.
         """
         if not 1 <= top <= size or length < 1 or votes < 1:
             raise UserError(
@@ -76,7 +76,7 @@ class PromptPool(Adapter):
         self.shifted = start == "class_position_as_released"
 
     def build(self, site: Site) -> Rewrite | None:
-        """Show prompts to the first block, and let them answer at the end."""
+        """Add prompts before the first block, and pool them at the end."""
         if site.role == "block_in" and site.block == 0:
             if self.shifted and site.position is None:
                 raise UserError("This backbone's class token has no position to start prompts at; set start: uniform.")
@@ -127,7 +127,7 @@ class _Answer(PromptPooling):
         self.tokens = tokens
 
     def forward(self, given: Tensor, out: Tensor) -> Tensor:
-        """Put the prompts' mean in place of every other token: however they are pooled, that is the feature."""
+        """Replace every other token by the prompts' mean, which any pooling then returns as the feature."""
         answer = out[:, -self.tokens :].mean(1, keepdim=True)
         return answer.expand(-1, out.shape[1] - self.tokens, -1)
 

@@ -1,4 +1,4 @@
-"""How large an adapter would be, known before one is made."""
+"""Size of an adapter, computed before one is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cl_framework.errors import UserError
 
 
 def check_size(adapter: Adapter, backbone: Backbone) -> None:
-    """Make sure that one adapter fits into this machine's memory: it is built without any numbers in it.
+    """Require that one adapter fits into this machine's memory; it is built without storage.
 
     Raises:
         UserError: If it does not.
@@ -26,13 +26,13 @@ def check_size(adapter: Adapter, backbone: Backbone) -> None:
 
 
 def bytes_of(adapter: Adapter, backbone: Backbone) -> int:
-    """Return how many bytes the parameters of one adapter take, of those places that can be built without numbers."""
+    """Return the bytes of the parameters of one adapter, for sites that can be built without storage."""
     found = 0
     for site in backbone.sites().values():
         try:
             with torch.device("meta"):
                 built = adapter.build(site)
-        except (RuntimeError, NotImplementedError):  # starts from numbers that it reads
+        except (RuntimeError, NotImplementedError):  # its start reads numbers
             continue
         found += sum(p.numel() * p.element_size() for p in built.parameters()) if built is not None else 0
     return found

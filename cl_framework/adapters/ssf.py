@@ -1,4 +1,4 @@
-"""SSF: scale and shift whatever leaves a linear map, a norm or the patch embedding."""
+"""SSF: scale and shift the output of linear maps, norms and the patch embedding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SSF(Adapter):
     """
 
     def __init__(self, start: Literal["identity", "released"] = "identity") -> None:
-        """Keep the start.
+        """Store the start.
 
         Raises:
             UserError: If there is no such start.
@@ -42,7 +42,7 @@ class SSF(Adapter):
         self.start, self.neutral = start, start == "identity"
 
     def build(self, site: Site) -> Rewrite | None:
-        """Scale and shift what leaves a map, a norm or the embedding; leave the token stream alone."""
+        """Scale and shift the output of a map, a norm or the embedding; no rewrite of the token stream."""
         return _ScaleShift(site.width_out, self.start == "released") if site.role in _ROLES else None
 
 

@@ -1,4 +1,4 @@
-"""Visual prompt tuning: learned tokens that attention sees beside a sample's own."""
+"""Visual prompt tuning: learned tokens beside a sample's own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class VPT(Adapter):
 
     Tokens after the class token and the patches (Jia et al., ECCV 2022, Sec. 3.2).
 
-    Deep: every block is given ``tokens`` of its own, cut off again when it is done. Shallow: the first block
-    is given them, and they pass through all blocks and are cut off after the last. Attention has no
-    order, so that tokens at the end do what the paper's do behind the class token. Features are pooled as ever.
+    Deep: every block gets ``tokens`` of its own, removed after it. Shallow: the first block gets them, and they pass
+        through all blocks and are removed after the last. Attention has no order, so that tokens at the end equal the
+        paper's behind the class token. Features are pooled as before.
 
-    Even at zero, a new adapter is not silent: the norm before attention makes its bias of a zero token, and attention
-    sees that. With ``start="zero_as_released"``, as APER has it, nothing tells the tokens of a block apart, so they get
-    the same gradients and remain one token of more weight: APER's VPT figures (88.91 deep, 88.23 shallow, average on
-    CIFAR-100 B0-Inc5 in its logs) come from that. ``start="uniform"`` is the VPT paper's own.
+    Even at zero, a new adapter changes features: the norm before attention maps a zero token to its bias, which is
+    attended to. With ``start="zero_as_released"``, as APER has it, the tokens of a block are equal, get equal gradients
+    and remain one token of more weight: APER's VPT figures (88.91 deep, 88.23 shallow, average on CIFAR-100 B0-Inc5 in
+    its logs) come from that. ``start="uniform"`` is the VPT paper's own.
 
     Args:
         tokens: How many; 5 in APER's logs, 30 on ImageNet-R in PILOT.
@@ -39,7 +39,7 @@ class VPT(Adapter):
     def __init__(
         self, tokens: int = 5, deep: bool = True, start: Literal["uniform", "zero_as_released"] = "uniform"
     ) -> None:
-        """Keep number, depth and start.
+        """Store number, depth and start.
 
         Raises:
             UserError: If there are no tokens, or no such start.
@@ -51,7 +51,7 @@ class VPT(Adapter):
         self.tokens, self.deep, self.start = tokens, deep, start
 
     def build(self, site: Site) -> Rewrite | None:
-        """Add tokens before a block and cut them off after it: every block, or the first and the last."""
+        """Add tokens before a block and remove them after it: every block, or the first and the last."""
         if site.role == "block_in" and (self.deep or site.block == 0):
             return _Tokens(self.tokens, site.width_out, self.start == "uniform")
         if site.role == "block_out" and (self.deep or site.block == site.blocks - 1):

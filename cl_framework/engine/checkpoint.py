@@ -1,4 +1,4 @@
-"""A learner as named tensors and a little JSON, without the frozen backbone; and back again."""
+"""Checkpoints: a learner as named tensors and some JSON, without the frozen backbone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FROZEN = "model.backbone."
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What `facts` returns, as JSON holds it; an event's ``state`` may hold more."""
+    """Record of `facts`; an event's ``state`` may hold more."""
 
     known: list[tuple[int, str]]
     stack: list[str]
@@ -40,7 +40,7 @@ def tensors(learner: Learner) -> dict[str, Tensor]:
 
 
 def facts(learner: Learner) -> dict[str, Any]:
-    """Return what is not a tensor: which classes are alive, and the counters that go on."""
+    """Return the state that is not a tensor: live classes and counters."""
     model = learner.model
     return {
         "known": [[c, e] for c, e in model.known.items()],
@@ -58,22 +58,22 @@ def facts(learner: Learner) -> dict[str, Any]:
 def restore(
     learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, Any], place: Path | str = "The saved state"
 ) -> None:
-    """Put a learner into a saved state; it grows adapters, rows and entries as the tensors ask for.
+    """Restore a learner's state; adapters, rows and entries are created for the tensors.
 
     Args:
-        learner: As it was built.
+        learner: A new learner.
         found: What `tensors` returned.
         told: What `facts` returned.
         place: The file that ``told`` was in, for the message.
 
     Raises:
-        UserError: If a field is missing or of another type, or speaks of adapters that have no tensors.
+        UserError: If a field is missing or of another type, or names adapters without tensors.
     """
     known = typed(told, Facts, place)
     frozen = {k: v for k, v in learner.state_dict().items() if k.startswith(FROZEN)}
     try:
         learner.load_state_dict({**frozen, **found})
-    except (RuntimeError, ValueError, KeyError) as error:  # torch says at length which tensors
+    except (RuntimeError, ValueError, KeyError) as error:  # torch names the tensors at length
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"The tensors beside {place} do not fit this run's config ({first}); {RESTORE}.") from error
     bank = learner.model.adapters  # files hold tensors in the order of their names, the bank oldest first
@@ -84,7 +84,7 @@ def restore(
     bank.stack = tuple(known.stack)
     learner.model.adapters.origins = {name: streams_origins.from_json(o) for name, o in known.origins.items()}
     learner.model.head.origin = streams_origins.from_json(known.head_origin)
-    learner.model.outlived = known.outlived  # older runs do not tell
+    learner.model.outlived = known.outlived  # missing in older runs
     learner.model.known = dict(known.known)
     learner.model.brought = {}
     for experience, classes in known.brought or [(e, [c]) for c, e in known.known]:  # all that older runs tell
@@ -97,7 +97,7 @@ def restore(
 
 @contextmanager
 def all_or_nothing(learner: Learner) -> Iterator[None]:
-    """Put a learner back where it was if the block fails: no class is known then of which nothing was learned."""
+    """Restore a learner if the block fails, so that no class is known that was not learned."""
     device, told = learner.model.device, facts(learner)
     before = {k: v.detach().clone() for k, v in learner.state_dict().items() if not k.startswith(FROZEN)}
     try:
@@ -110,7 +110,7 @@ def all_or_nothing(learner: Learner) -> Iterator[None]:
 
 
 def arrange(learner: Learner, names: Iterable[str]) -> None:
-    """Put the adapters ``names`` in this order, among the places that they have; the others stay where they are."""
+    """Put the adapters ``names`` in this order among their own places; others keep theirs."""
     bank = learner.model.adapters
     wanted = [name for name in dict.fromkeys(names) if name in bank]
     places = iter(wanted)

@@ -1,4 +1,4 @@
-"""What is told of an event: when it begins, what it cost and what came of it."""
+"""The journal: what observers hear of an event, its cost and its outcome."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cl_framework.streams.events import Step
 
 @dataclass(slots=True)
 class Cost:
-    """What an event took: seconds, optimiser steps, trainable parameters, images through the backbone, bytes.
+    """Cost of an event: seconds, optimiser steps, trainable parameters, images through the backbone, bytes.
 
-    A forget request also says how many different samples it trained on, of those that go and of those that stay.
-    Features that another run had left in a shared store are ``found``: they took no pass.
+    A forget request also counts the samples it trained on, of the forget set and of the retain set.
+    Features that another run had left in a shared store are ``found``: no pass was made for them.
     """
 
     seconds: float = 0.0
@@ -28,10 +28,10 @@ class Cost:
 
 
 class Journal(Protocol):
-    """Whoever wants to know: a run directory, a screen, a test."""
+    """Observer of a run: a run directory, a screen, a test."""
 
     def starts(self, step: Step) -> None:
-        """Hear that an event begins."""
+        """Called when an event begins."""
 
     def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
-        """Hear what came of it."""
+        """Called with its outcome."""

@@ -1,4 +1,4 @@
-"""The Lightning side: a thin, final shell around a model, a way to learn and a way to forget."""
+"""The LightningModule: a model, a strategy and an unlearner."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Learner(Recorded, LightningModule):
 
     Args:
         backbone: Frozen feature extractor.
-        adapter: What each adapter of the bank is made of; a config of the peft library will do.
-        strategy: How to learn.
-        unlearner: How to forget.
-        optimizer: How to minimise, unless a plan says otherwise.
+        adapter: Family of the adapters, or a config of the peft library.
+        strategy: The learning method.
+        unlearner: The unlearning method.
+        optimizer: Optimiser, unless a plan has its own.
         schedule: How the learning rate of a plan falls from epoch to epoch, unless the plan says otherwise: ``cosine``
             to zero, ``quarter_cosine`` slowly at first and to 1 % in the last of E epochs (``cos(99 pi e / (200 (E -
             1)))``, as InfLoRA was released), ``constant`` never, or by a scheduler of torch's such as ``MultiStepLR``.
-        head: What the shared head computes, for strategies that use it.
-        compute: In which way, where some are faster or need less memory.
+        head: Scores of the shared head, for strategies that use it.
+        compute: Options that save time or memory.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Learner(Recorded, LightningModule):
         return self.steps + self.events
 
     def forward(self, x: Inputs) -> Tensor:
-        """Answer as the strategy would: scores over the classes alive now.
+        """Return the strategy's scores over live classes.
 
         Raises:
             UserError: If one is NaN.
@@ -101,7 +101,7 @@ class Learner(Recorded, LightningModule):
         self.model.phase = "evaluate"
         alive = torch.tensor(self.model.classes)
         order = torch.arange(len(samples))
-        if self.model.adapters.adapter.together:  # a protocol in which a sample's company decides, too
+        if self.model.adapters.adapter.together:  # a protocol in which predictions depend on the batch
             place = {c: i for i, c in enumerate(self.model.classes)}
             order = torch.tensor([place.get(c, len(place)) for c in samples.labels.tolist()]).argsort(stable=True)
             samples = Subset(samples, order)
@@ -111,7 +111,7 @@ class Learner(Recorded, LightningModule):
         return alive[torch.cat(said)[order.argsort()]] if said else alive.new_empty(0)
 
     def begin(self, plan: Plan, request: str = "") -> None:
-        """Let exactly what ``plan`` names change; messages name the ``request`` that it is trained for."""
+        """Begin a plan: exactly its parameters may change; messages name the ``request`` it is trained for."""
         self.plan, self.request = plan, request
         self.requires_grad_(False)
         for p in plan.parameters():
@@ -141,28 +141,28 @@ class Learner(Recorded, LightningModule):
         self._epoch, self._read = [], 0
 
     def on_train_epoch_end(self) -> None:
-        """Let callbacks and schedules see the mean loss of the epoch; loggers are told step by step."""
+        """Give callbacks and schedules the mean loss of the epoch; loggers get every step."""
         self.log("loss", torch.stack(self._epoch).sum() / self._read, logger=False)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Measure the current plan's loss on samples that it holds out."""
+        """Compute the current plan's loss on held-out samples."""
         given = Batch(*batch)
         with torch.enable_grad():  # which some losses need within themselves
             loss = self._plan().loss(self.model, given).detach()
         self.log("val_loss", loss, on_step=False, on_epoch=True, logger=False, batch_size=len(given.y))
 
     def on_validation_epoch_end(self) -> None:
-        """Tell the loggers of the loss on samples that the plan holds out."""
+        """Log the loss on held-out samples of the plan."""
         self._tell({"val_loss": float(self.trainer.callback_metrics["val_loss"])})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the plan rewrite the gradients."""
+        """Apply the plan's edit of gradients."""
         if (edit := self._plan().edit_gradients) is not None:
             edit(self.model)
         self._rates = [g["lr"] for g in optimizer.param_groups]  # a schedule changes them before the batch ends
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let the plan act after a step, and log on an axis that goes on from plan to plan."""
+        """Call the plan's ``after_step``, and log on an axis that continues from plan to plan."""
         if (act := self._plan().after_step) is not None:
             act(self.model)
         self.steps += 1
@@ -172,7 +172,7 @@ class Learner(Recorded, LightningModule):
             self._tell({"loss": float(outputs["loss"]), **rates})
 
     def configure_optimizers(self) -> Any:
-        """Optimise exactly what the current plan names."""
+        """Return the optimiser of the current plan's parameters."""
         plan = self._plan()
         return self.optimisation(plan.params, self.trainer.max_epochs or 1, plan.optimizer, plan.schedule)
 
@@ -183,13 +183,13 @@ class Learner(Recorded, LightningModule):
         optimizer_of: Callable[[Params], torch.optim.Optimizer] | None = None,
         schedule_of: str | None = None,
     ) -> Any:
-        """Return an optimiser, and how its rate falls, as Lightning takes them.
+        """Return an optimiser and its schedule in Lightning's form.
 
         Args:
-            params: What to optimise.
-            epochs: For how long.
-            optimizer_of: In place of the configured one.
-            schedule_of: In place of the configured one.
+            params: Parameters.
+            epochs: Number of epochs.
+            optimizer_of: Replaces the configured one.
+            schedule_of: Replaces the configured one.
         """
         optimizer = (optimizer_of or self.optimizer)(params)
         ranges.check_numbers(optimizer.defaults, type(optimizer).__name__)

@@ -1,8 +1,8 @@
-"""Lineage: what went into every artifact that a learner holds. `treatments` says what a forget request does to each.
+"""Lineage: the origin of every artifact that a learner holds. `treatments` says what a forget request does to each.
 
-Training is recorded where it happens: a plan names its samples and its parameters, so whatever holds those parameters
-has met those classes. State filed by class and experience says itself where it comes from. Which samples that were, the
-stream tells (`census`), with two exceptions on record: samples that something outlived, and classes read in part.
+Training is recorded where it happens: a plan names its samples and its parameters, so the state of those parameters has
+met those classes. State filed by class and experience names its own origin. The stream names the samples (`census`),
+with two recorded exceptions: samples that state outlived, and classes read in part.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ HEAD, READING = "model.head", ".reading.ids."
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Something that may carry what was learned.
+    """A part of the learner that may hold learned information.
 
     Attributes:
-        kind: What it is, such as ``adapter`` or ``prototypes``.
-        name: Which of its kind.
+        kind: Its kind, such as ``adapter`` or ``prototypes``.
+        name: Its name.
         tensors: Its names in the learner's state.
-        made: What it was made of: first its own samples, then those of the adapter it was measured with.
+        made: Its sources: first its own samples, then those of the adapter it was computed with.
         cls: The class it belongs to, if to one alone.
         space: The experience in whose adapter's space it was measured, or that it belongs to.
         ids: The samples it holds by id, if it does.
         rows: The samples that it has a row of each.
         columns: The classes that it has a column of each.
         bytes: Its size.
-        holder: Under which name `Model.outlived` speaks of it.
-        count: How many of its kind it is.
+        holder: Its name in `Model.outlived`.
+        count: Number of its kind.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Artifact:
 @final
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a state says of its origins, as `checkpoint.facts` tells it; ``parts`` by owner, the head under no name."""
+    """Origins recorded in a state, from `checkpoint.facts`; ``parts`` by owner, the head under no name."""
 
     brought: Sequence[Cell]
     origins: Mapping[str, Origin]
@@ -79,7 +79,7 @@ class Told:
 
     @classmethod
     def now(cls, learner: Learner) -> Told:
-        """Ask a learner."""
+        """Read the records of a learner."""
         model = learner.model
         parts = {name: model.adapters.reading.of(name) for name in model.adapters}
         parts[""] = model.head.reading.of("")
@@ -89,14 +89,14 @@ class Told:
     def then(self, facts: Mapping[str, Any]) -> Told:
         """Return what was told after an earlier event; what was read in part since then counts as read."""
         origins = {name: streams_origins.from_json(o) for name, o in facts["origins"].items()}
-        told = facts.get("brought") or [(e, [c]) for c, e in facts["known"]]  # all that older runs tell
+        told = facts.get("brought") or [(e, [c]) for c, e in facts["known"]]  # all that older runs record
         brought = [(str(e), int(c)) for e, classes in told for c in classes]
         return Told(
             brought, origins, streams_origins.from_json(facts["head_origin"]), facts.get("outlived", {}), self.parts
         )
 
     def made(self, tensor: str) -> tuple[Ingredient, ...]:
-        """Return what a tensor of the state was made of."""
+        """Return the sources of a tensor of the state."""
         if tensor.startswith(ADAPTERS):
             return (self._adapter(tensor.removeprefix(ADAPTERS).split(".")[0]),)
         if tensor.startswith(f"{HEAD}."):
@@ -110,11 +110,11 @@ class Told:
         return (own, self._adapter(entry.experience)) if entry.experience in self.origins else (own, *self.trained())
 
     def trained(self) -> tuple[Ingredient, ...]:
-        """Return what plans read: what went into the adapters and the head."""
+        """Return the cells that plans read, for the adapters and the head."""
         return (*map(self._adapter, self.origins), self._ingredient(self.head, HEAD, ""))
 
     def _filed(self, entry: Key) -> list[Cell]:
-        """Return what is filed under an entry: a class of an experience, or a class in the space of an experience."""
+        """Return the source of a key: a class of an experience, or a class in the space of an experience."""
         if entry.cls is None:
             return [(e, c) for e, c in self.brought if entry.experience in (None, e)]
         mine = [cell for cell in self.brought if cell[1] == entry.cls] or [("?", entry.cls)]
@@ -129,7 +129,7 @@ class Told:
 
 
 def artifacts(learner: Learner) -> list[Artifact]:
-    """Return everything a learner holds beyond the frozen backbone, with what went into it."""
+    """Return everything a learner holds beyond the frozen backbone, with its origin."""
     tensors, told = checkpoint.tensors(learner), Told.now(learner)
     found = [*_adapters(learner, tensors, told), *_rows(learner, tensors, told), *_filed(learner, told)]
     claimed = {n for a in found for n in a.tensors}
@@ -141,7 +141,7 @@ def artifacts(learner: Learner) -> list[Artifact]:
 
 
 def by_id(learner: Learner) -> tuple[str, ...]:
-    """Return how the names of those tensors begin that hold sample ids."""
+    """Return the name prefixes of tensors that hold sample ids."""
     parts = ((path, m) for path, m in learner.named_modules() if isinstance(m, Memory | Reading))
     return tuple(f"{path}.ids." for path, _ in parts)
 
@@ -149,8 +149,8 @@ def by_id(learner: Learner) -> tuple[str, ...]:
 def artifact_samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[int]:
     """Return the ids of the training samples that went into an artifact.
 
-    They are exact but in one case: what an edit read of samples that stay is known one by one, but of those that a
-    request took, its own or one that it outlived, all count, read or not, for their ids are kept nowhere.
+    They are exact but in one case: retained samples that an edit read are known one by one, but all forgotten samples
+    of its request, or of one that it outlived, count, read or not, since their ids are stored nowhere.
 
     Args:
         artifact: What `artifacts` found.
@@ -201,7 +201,7 @@ def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
                 *(part.sides(entry) if isinstance(part, Answers) else (frozenset[int](), frozenset[int]())),
                 _size([value]),
                 tensor,
-                int(entry.name != COUNT),  # how many samples a mean has is a part of it
+                int(entry.name != COUNT),  # the number of samples of a mean is a part of it
             )
 
 

@@ -1,8 +1,9 @@
 """The loop. Read this file first.
 
-A scenario yields steps. Each step holds an event for the learner (learn these classes, forget those) and an exam that
-only the evaluator opens. The strategy, or the unlearner, answers an event with plans; each plan is trained by a fresh
-Lightning trainer. After each event the learner is examined on everything so far, and a journal keeps what happened.
+A scenario yields steps. Each step holds an event for the learner (learn these classes, forget those) and test samples
+(its exam) that only the evaluator reads. The strategy, or the unlearner, yields plans for an event; each plan is
+trained by a new Lightning trainer. After each event the learner is evaluated on everything so far, and a journal
+records it.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def run_stream(
     done: Sequence[Measurements] = (),
     validation: float = 0.0,
 ) -> None:
-    """Meet every step of ``scenario`` in order, examining the learner after each.
+    """Carry out every step of ``scenario`` in order, and evaluate the learner after each.
 
     Args:
         learner: The model and its strategies, already in the state after ``done``.
         scenario: The stream.
         make_trainer: Builds a fresh trainer for a number of epochs; None means the configured number.
-        evaluator: Opens the exams.
-        journal: Told about every event.
+        evaluator: Evaluates on the exams.
+        journal: Observes every event.
         batch_size: Samples per training step.
         done: Measurements of the events of an earlier process, which are not repeated.
         validation: Share of each plan's samples to hold out, for a loss that tells when to stop.
@@ -79,7 +80,7 @@ def take(
     batch_size: int,
     validation: float = 0.0,
 ) -> tuple[Measurements, Cost]:
-    """Carry out one event and examine what came of it."""
+    """Carry out one event and evaluate the learner."""
     before, found, began = learner.model.passes.copy(), learner.model.store.found, time.perf_counter()
     evaluator.before(step, learner.answer)
     cost = carry_out(learner, step.event, make_trainer, batch_size, validation)
@@ -105,9 +106,9 @@ def take(
 def carry_out(
     learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float = 0.0
 ) -> Cost:
-    """Train each plan that ``event`` calls for, with a fresh trainer: a used one trains zero steps, silently.
+    """Train each plan of ``event`` with a new trainer: a used one silently trains zero steps.
 
-    If that fails, the learner is as it was before.
+    If that fails, the learner is restored.
     """
     with checkpoint.all_or_nothing(learner):
         return _carried_out(learner, event, make_trainer, batch_size, validation)
@@ -133,7 +134,7 @@ def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batc
 
 
 def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
-    """Drop what is kept of samples that must be forgotten, and of those their exam was held on: features and copies."""
+    """Delete features and cached copies of forgotten samples and of their test samples."""
     for samples in (event.reference, exam):
         samples.release(range(len(samples)))
     for key, ids in taken(event, exam):
@@ -141,7 +142,7 @@ def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
 
 
 def settle(learner: Learner, step: Step) -> None:
-    """Do with shared features, too, what a recorded event calls for: others may find new ones, and none forgotten."""
+    """Update shared features after a recorded event: add new ones, delete forgotten ones."""
     learner.model.store.settle(taken(step.event, step.exam) if isinstance(step.event, ForgetRequest) else ())
 
 
@@ -151,7 +152,7 @@ def taken(event: ForgetRequest, exam: Samples) -> list[tuple[str | None, Tensor]
 
 
 def attach_memories(learner: Learner, past: Sequence[Experience]) -> None:
-    """Give memories access to the data of past experiences, which they keep by id, as far as they are there."""
+    """Give memories access to the data of past experiences, which they keep by id, as far as they exist."""
     memories = [part for part in learner.strategy.modules() if isinstance(part, Memory)]
     there = [_there(e) for e in past] if memories else []
     for part in memories:
@@ -159,7 +160,7 @@ def attach_memories(learner: Learner, past: Sequence[Experience]) -> None:
 
 
 def _there(past: Experience) -> Experience:
-    """Return an experience without samples that are gone: what is trained anew goes on without them."""
+    """Return an experience without missing samples, for training again."""
     mask = past.data.present(range(len(past.data)))
     if bool(mask.all()):
         return past

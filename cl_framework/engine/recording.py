@@ -1,4 +1,4 @@
-"""Recording of provenance: which samples went into what was trained, written down around the loop."""
+"""Recording of provenance: the samples that trained state has met, recorded around the loop."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from cl_framework.streams.samples import Batch, Samples
 
 @contextmanager
 def recorded(learner: Learner, event: Event) -> Iterator[Recording]:
-    """Record what the plans of ``event`` read; after a request, also which artifacts hold on to what it took.
+    """Record what the plans of ``event`` read; after a request, also which artifacts still depend on forgotten samples.
 
     Args:
         learner: In the state before the event.
         event: What is about to be carried out, within the block.
 
     Yields:
-        What passes the plans on and notes their samples.
+        A recorder that passes the plans on and notes their samples.
 
     Raises:
-        UserError: If the unlearner cannot honour the request.
+        UserError: If the unlearner must refuse the request.
     """
     recording = Recording(learner, event)
     if isinstance(event, Experience):
@@ -49,14 +49,14 @@ def recorded(learner: Learner, event: Event) -> Iterator[Recording]:
 
 @final
 class Recording:
-    """What the plans of one event read.
+    """Samples that the plans of one event read.
 
     Attributes:
         ids: The samples that were trained on.
     """
 
     def __init__(self, learner: Learner, event: Event) -> None:
-        """Start with nothing read."""
+        """Start empty."""
         self.learner, self.event, self.ids = learner, event, set[int]()
 
     def of(self, plans: Iterable[Plan]) -> Iterator[tuple[Plan, Samples]]:
@@ -70,9 +70,9 @@ class Recording:
             self.ids |= {i for _, i in noted}
 
     def counts(self) -> dict[str, int]:
-        """Return how many different samples a request trained on, of those that go and of those that stay.
+        """Return the numbers of samples a request trained on, of the forget set and of the retain set.
 
-        Samples that an unlearner made up are neither.
+        Generated samples are in neither.
         """
         if isinstance(self.event, Experience):
             return {}
@@ -98,7 +98,7 @@ class _Noted(Samples):
 
 
 def _met(learner: Learner, event: Event, classes: Sequence[int], read: set[tuple[int, int]]) -> Read:
-    """Return what a plan read: of each class of an experience the samples, None for all that are alive."""
+    """Return the samples that a plan read by cell, None for all live ones."""
     gone: Contents = {}
     if isinstance(event, ForgetRequest):
         gone, there = event.taken, {e.name: e.data for e in event.remaining}

@@ -1,4 +1,4 @@
-"""Which samples there are of each class of each experience, and which ones each forget request took."""
+"""Index of samples by cell, and of the samples that each forget request took."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cl_framework.streams.origins import Cell
 from cl_framework.streams.samples import Samples
 
 Contents: TypeAlias = Mapping[Cell, frozenset[int]]
-"""Sample ids by where they belong."""
+"""Sample ids by cell."""
 
 
 @final
@@ -31,18 +31,18 @@ class Census:
 
     @property
     def ever(self) -> dict[Cell, frozenset[int]]:
-        """All samples that there ever were."""
+        """All samples, past and present."""
         return pooled([self.alive, *self.taken.values()])
 
     def among(self, ids: frozenset[int]) -> dict[Cell, frozenset[int]]:
-        """Return where the samples ``ids`` belong, those that were taken as well."""
+        """Return the cells of the samples ``ids``, forgotten ones too."""
         return {cell: some for cell, there in self.ever.items() if (some := there & ids)}
 
     def resolved(self, ingredients: Iterable[Ingredient]) -> dict[Cell, frozenset[int]]:
         """Return the samples in what is made of ``ingredients``.
 
-        Of a class that something met it holds every sample that is alive, unless it read some only, and what the
-        requests took that it outlived.
+        State that met a class holds every live sample of it, unless it read some only, and the samples of requests that
+        it outlived.
         """
         return pooled(self._resolved(i) for i in ingredients)
 
@@ -103,5 +103,5 @@ def pooled(parts: Iterable[Contents]) -> dict[Cell, frozenset[int]]:
 
 
 def ids_of(contents: Contents) -> frozenset[int]:
-    """Return all samples, wherever they belong."""
+    """Return all samples of all cells."""
     return frozenset[int]().union(*contents.values())

@@ -1,7 +1,7 @@
-"""What loggers are told, on one axis over the whole stream, by names that outlive a forget request.
+"""Logging on one axis over the whole stream, by names that hold nothing to forget.
 
-A point of the axis is a training step or an event: closed-form methods move along it, too. Exams are told by their
-place in the stream and classes not at all, since what a logger was told cannot be made to forget.
+A point of the axis is a training step or an event: closed-form methods advance it too. Exams are named by their place
+in the stream and classes not at all, since a logger cannot be made to forget.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ FORGOTTEN = (
 
 
 class Logger(Protocol):
-    """What a logger of Lightning's can do."""
+    """Interface of Lightning's loggers."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Take numbers that were measured at a point of the axis."""
+        """Log numbers at a point of the axis."""
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:
-        """Take what the run was started with."""
+        """Log the settings of the run."""
 
     def save(self) -> None:
-        """Write what was taken."""
+        """Write what was logged."""
 
     def finalize(self, status: str) -> None:
         """End the run."""
 
 
 class Book(Journal, Protocol):
-    """A journal that can tell the results so far."""
+    """A journal with the results so far."""
 
     @property
     def measurements(self) -> Sequence[Measurements]:
@@ -72,13 +72,13 @@ class Book(Journal, Protocol):
 
 @contextmanager
 def tracked(book: Book, learner: Learner, loggers: Sequence[Logger], config: str) -> Iterator[Journal]:
-    """Tell loggers what a run was started with, what its journal hears, and how it ended.
+    """Log a run's settings, its events, and its end.
 
     Args:
         book: The journal; it hears first, and commits.
-        learner: Whose steps are counted.
+        learner: The learner, whose steps are counted.
         loggers: To tell.
-        config: What the run was started with, as YAML in which no class and no sample to forget is named.
+        config: Settings of the run, as YAML without names of classes and samples to forget.
     """
     learner.events = len(book.measurements)
     for logger in loggers:
@@ -110,7 +110,7 @@ class _Tracked:
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the last event of results led to, by names without a person or a class in them."""
+    """Return the measures after the last event, by names without classes and samples."""
     event = results["events"][-1]
     found = {"event": len(results["events"]) - 1, "accuracy/all": results["curve"][-1]}
     found |= {f"accuracy/exam-{i}": value for i, value in enumerate(results["accuracy_matrix"][-1])}

@@ -1,4 +1,4 @@
-"""Lightning around the loop: fresh trainers, one progress bar per request, no chatter."""
+"""Lightning trainers of the loop: new for each plan, one progress bar per request, quiet."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def fresh_trainers(build: Callable[..., Trainer], bar: RequestBar | None, **fixe
 def fitted(
     trainer: Trainer, learner: LightningModule, request: str, train: DataLoader[Batch], held: DataLoader[Batch] | None
 ) -> int:
-    """Train what ``request`` calls for, and return the number of steps.
+    """Train a plan of ``request``, and return the number of steps.
 
     Args:
-        trainer: A fresh one.
+        trainer: A new one.
         learner: With a plan begun.
         request: Its name, for the message.
-        train: What to train on.
-        held: What to measure the loss on after each epoch, if anything.
+        train: Training batches.
+        held: Held-out batches for the loss after each epoch, if any.
 
     Raises:
         UserError: If no step was taken.
-        KeyboardInterrupt: If the person pressed Ctrl-C.
+        KeyboardInterrupt: If the user pressed Ctrl-C.
     """
     with quiet():
         try:
@@ -75,11 +75,11 @@ def fitted(
 
 @final
 class OnAxis(Logger):
-    """A logger of a whole run: whatever step a plan's trainer names, numbers stand where the run is.
+    """A logger of a whole run: it replaces a trainer's step by the run's.
 
     Args:
         inner: The logger.
-        now: Returns where the run is.
+        now: Returns the run's step.
     """
 
     def __init__(self, inner: Logger, now: Callable[[], int]) -> None:
@@ -108,15 +108,15 @@ class OnAxis(Logger):
         return self.inner.log_dir
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log numbers where the run is now."""
+        """Log numbers at the run's step."""
         self.inner.log_metrics(metrics, step=self.now())
 
     def log_hyperparams(self, params: Any, *args: Any, **options: Any) -> None:
-        """Log them; they are the run's, not a plan's."""
+        """Log settings of the run, not of a plan."""
         self.inner.log_hyperparams(params, *args, **options)
 
     def finalize(self, status: str) -> None:
-        """Write what there is: the end of a plan is not that of the run."""
+        """Write what was logged: the end of a plan is not that of the run."""
         self.inner.save()
 
     def __getattr__(self, name: str) -> Any:
@@ -129,7 +129,7 @@ class RequestBar(Callback):
     """A progress bar for each stretch of training, labelled with the request it belongs to.
 
     Attributes:
-        label: What is being done.
+        label: Text of the bar.
     """
 
     def __init__(self, console: Console) -> None:
@@ -163,7 +163,7 @@ class RequestBar(Callback):
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal in order."""
+        """Restore the terminal."""
         self._stop()
 
     def _stop(self) -> None:
@@ -174,7 +174,7 @@ class RequestBar(Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Lightning says at every fit and what does not apply to a stream of short ones."""
+    """Silence Lightning's messages at every fit, and warnings that do not apply to short fits."""
     logs = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
     levels = [log.level for log in logs]
     for log in logs:

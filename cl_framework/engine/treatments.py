@@ -1,4 +1,4 @@
-"""What a forget request does to every artifact of a learner, and what is left afterwards of samples that it took."""
+"""Effect of a forget request on every artifact of a learner, and what still depends on its samples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEPT = {
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What a request does to an artifact, and why."""
+    """Effect of a request on an artifact, and the reason."""
 
     artifact: Artifact
     action: Action
@@ -51,12 +51,12 @@ def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> 
 def outlived(
     learner: Learner, event: ForgetRequest, foretold: Iterable[Treatment], read: Collection[int]
 ) -> dict[str, tuple[str, ...]]:
-    """Return which requests what a learner holds has outlived, once ``event`` is carried out.
+    """Return which requests a learner's state has outlived, after ``event``.
 
     Args:
         learner: In the state after the request.
         event: The request.
-        foretold: What it was to do, resolved before.
+        foretold: The treatments, resolved before.
         read: The samples that it trained on.
     """
     stayed = {t.artifact.holder: t.artifact for t in foretold if t.action not in ("delete", "retrain")}

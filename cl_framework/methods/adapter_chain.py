@@ -1,4 +1,4 @@
-"""Adapters in a chain: each experience trains its own on top of all those before, which stay as they are."""
+"""Chains of adapters: each experience trains its own on top of all earlier ones, which are frozen."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cl_framework.streams.samples import Batch, Samples
 
 
 def extend(model: Model, event: Experience) -> tuple[list[str], dict[str, LowRank]]:
-    """Add the adapter of an experience and its classes' rows of the head, and put the whole chain in use.
+    """Add the adapter of an experience and its classes' rows of the head, and activate the whole chain.
 
     Returns:
-        The names of the adapters before it, and its own corrections by site.
+        The names of the adapters before it, and its own updates by site.
     """
     model.ready(event.name, event.classes)
     links = model.adapters.learned
@@ -41,7 +41,7 @@ def chain_plan(
     """Return the training of the newest adapter's ``params`` and the head on an experience.
 
     Args:
-        model: With the chain in use, as `extend` leaves it.
+        model: With the chain active, as `extend` leaves it.
         event: What to train on.
         params: Those of the adapter that may change.
         compete: Which classes' scores the cross-entropy sees. With ``current`` the rows of earlier classes get no

@@ -1,4 +1,4 @@
-"""Samples that each pass through adapters of their own."""
+"""Routing of samples: each passes through its own adapters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cl_framework.streams.samples import Inputs
 
 @final
 class Routed:
-    """Features of some inputs, each under the adapter chosen for it: a pass is made when it is asked for, and once."""
+    """Features of some inputs, each under the adapter chosen for it: each pass is made on request, once."""
 
     def __init__(self, model: Model, x: Inputs | Tensor) -> None:
-        """Make no pass yet."""
+        """Store the inputs."""
         self.model, self.x = model, x
         self._made: dict[str, Tensor] = {}  # which rows ``(n,)`` of each adapter's features are there
         self._found: dict[str, Tensor] = {}
@@ -42,13 +42,13 @@ class Routed:
 
 
 def fewest(route: str | None) -> int | None:
-    """Return how many experiences ``nearest:k`` sends a sample to; None for all.
+    """Return the number of experiences that ``nearest:k`` sends a sample to; None for all.
 
     >>> fewest("nearest:2")
     2
 
     Raises:
-        UserError: If it says something else.
+        UserError: If it is another word.
     """
     if route is None:
         return None

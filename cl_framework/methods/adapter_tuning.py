@@ -1,4 +1,4 @@
-"""Training an adapter by itself: under a head that is thrown away once the adapter is trained."""
+"""Training of an adapter under a temporary head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cl_framework.streams.samples import Batch
 def tune(model: Model, event: Experience, known: Mapping[int, Tensor] | None = None) -> Plan:
     """Return the plan that trains a new adapter, named after ``event``, to tell the classes of ``event`` apart.
 
-    It is trained under a cosine head with a learnable scale, of which nothing is kept (Zhou et al., "Revisiting
+    It is trained under a cosine head with a learnable scale, which is discarded (Zhou et al., "Revisiting
     class-incremental learning with pre-trained models", IJCV 2024, Sec. 4.2).
 
     Args:
@@ -44,7 +44,7 @@ def under(
     Args:
         proxy: The head.
         event: What to train on.
-        params: What of the adapter may change.
+        params: Parameters of the adapter that may change.
         scores: Features ``(n, width)`` to scores ``(n, k)``, those of the proxy first; None stands for the proxy alone.
         against: The known classes that the further scores are of.
     """

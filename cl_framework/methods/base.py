@@ -1,4 +1,4 @@
-"""The interface a method implements: say what to train, then carry on."""
+"""The interfaces that methods implement: plans, strategies, unlearners."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Params: TypeAlias = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A stretch of training, described instead of hooked into.
+    """A stretch of training, described as a value.
 
     Attributes:
-        data: What to iterate over; replay is a concatenation.
-        params: What may change, as parameters or optimiser groups; nothing else will. A group's ``lr_factor`` is its
+        data: Training samples; replay is a concatenation.
+        params: Parameters or optimiser groups that may change; nothing else does. A group's ``lr_factor`` is its
             share of the learning rate.
-        loss: What to minimise on each batch.
+        loss: Loss of a batch.
         epochs: Passes over the data; None defers to the trainer section.
-        optimizer: How to minimise; None defers to the model section.
+        optimizer: Optimiser; None defers to the model section.
         edit_gradients: Called between backward and step.
         after_step: Called after each step: merging, averages, proximal steps.
         batch_size: Samples per step; None defers to the data section.
-        schedule: How the learning rate falls; None defers to the model section.
-        against: Known classes that the loss tells samples from by what is kept of them, such as means or rows of the
-            head. Lineage counts them among what was met.
+        schedule: Schedule of the learning rate; None defers to the model section.
+        against: Known classes that the loss compares with by stored state, such as means or rows of the head. Lineage
+            counts them as met.
     """
 
     data: Samples
@@ -55,23 +55,23 @@ class Plan:
 
 
 class Strategy(Recorded, nn.Module, ABC):
-    """How to learn an experience, and how to answer afterwards.
+    """A learning method: how to learn an experience, and how to predict afterwards.
 
     State lives in parts (`TensorStore`, `Head`, the model's adapters) that are saved, moved and erased with it.
 
     Attributes:
-        isolates: What has its state to itself: each ``class``, each ``experience``, or None when all is shared.
+        isolates: Unit with state of its own: each ``class``, each ``experience``, or None when all is shared.
             Where it is not None, ``learn`` fills in only what is missing, so that a part can be learned again.
-        derived: What it works out from its state and never stores, for lineage to name.
-        rewrites: What adapters must be made of for it, such as `LowRank`; None takes any.
+        derived: Values computed from its state and never stored, for lineage to name.
+        rewrites: Rewrite class that adapters must consist of, such as `LowRank`; None takes any.
         repeats: Whether it can learn more of a class that it knows, as domain-incremental streams ask.
-        several: Whether it puts several adapters in use at once, so that one must not undo another.
-        adopts: Whether it can take up classes of which nothing is known but their rows in a pre-trained classifier.
-        competes: What its loss tells a new class from: all classes that are ``known``, or the ``new`` ones of the same
-            experience only, so that one alone gives no gradient; None if it trains nothing.
+        several: Whether it activates several adapters at once, so that one must not undo another.
+        adopts: Whether it can adopt classes from their rows in a pre-trained classifier alone.
+        competes: Classes that its loss tells a new class from: all classes that are ``known``, or the ``new`` ones of
+            the same experience only, so that one alone gives no gradient; None if it trains nothing.
         widens: The setting that makes known classes compete too, where there is one.
-        founded: Whether all it knows rests on what it trained on the first experience: when that loses something,
-            everything has to be learned again.
+        founded: Whether all its state depends on training on the first experience: when that loses samples, everything
+            is learned again.
     """
 
     isolates: Literal["class", "experience"] | None = None
@@ -85,11 +85,11 @@ class Strategy(Recorded, nn.Module, ABC):
     founded: bool = False
 
     def unfounded(self, event: ForgetRequest) -> bool:
-        """Tell whether ``event`` takes away from the first experience what everything rests on."""
+        """Tell whether ``event`` forgets part of the first experience that all state depends on."""
         return self.founded and event.first in event.experiences
 
     def rereads(self, event: ForgetRequest) -> bool:
-        """Tell whether to forget ``event`` exactly samples are read that stay: they were learned with what goes."""
+        """Tell whether forgetting ``event`` exactly reads retained samples that were learned with forgotten ones."""
         if self.unfounded(event):
             return bool(event.remaining)
         if self.isolates == "class":
@@ -97,29 +97,29 @@ class Strategy(Recorded, nn.Module, ABC):
         return self.isolates == "experience" and not {e.name for e in event.remaining}.isdisjoint(event.experiences)
 
     def subtract(self, model: Model, gone: Samples, experience: str) -> None:
-        """Take samples out of sums they were added to; only strategies whose whole state is such sums can.
+        """Subtract samples from sums; only for strategies whose whole state is such sums.
 
         Args:
-            model: What the sums were made with.
+            model: The model that computed the features.
             gone: The samples, with the test transform.
-            experience: What brought them.
+            experience: The experience that brought them.
 
         Raises:
-            NotImplementedError: If this strategy is not one of them; `subtracts` tells beforehand.
+            NotImplementedError: If this strategy is not one of them; see `subtracts`.
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no sums that samples could be taken out of.")
 
     @property
     def subtracts(self) -> bool:
-        """Whether single samples can be taken out of its state."""
+        """Whether single samples can be subtracted from its state."""
         return type(self).subtract is not Strategy.subtract
 
     @abstractmethod
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
-        """Yield each stretch of training that ``event`` calls for.
+        """Yield the plans of ``event``.
 
-        Usually a generator: what stands before a ``yield`` prepares, the yielded plan is trained, what stands after
-        consolidates. Two yields make two phases; none is closed form.
+        Usually a generator: code before a ``yield`` prepares, the yielded plan is trained, code after it consolidates.
+        Two yields make two phases; none is closed form.
         """
 
     @abstractmethod
@@ -127,22 +127,22 @@ class Strategy(Recorded, nn.Module, ABC):
         """Return scores ``(n, len(model.classes))``, columns as in ``model.classes``; no task label is given.
 
         Args:
-            model: What to ask.
-            x: Inputs for an answer. A tensor asks for scores that can be differentiated, as unlearners do.
+            model: The model.
+            x: Inputs to predict. A tensor asks for differentiable scores, as unlearners need.
         """
 
 
 class Unlearner(Recorded, nn.Module, ABC):
-    """How to carry out a forget request. Works like ``Strategy.learn``.
+    """An unlearning method: how to carry out a forget request. Works like ``Strategy.learn``.
 
     Attributes:
-        exact: Whether what comes out equals the learner that never met what was forgotten. One that is not is refused
+        exact: Whether the result equals the learner that never met the forget set. One that is not exact is refused
             where the strategy forgets exactly, and where an edit would leave nothing (`compatibility.unsuited`).
-        acts: What it does to state that met what must go: ``drop`` what was had apart and make the rest of it again,
-            ``subtract``, ``retrain`` everything, ``edit`` adapters in place, put an edit on the ``stack``, or take only
-            the head's ``rows``. Lineage foretells from it what becomes of every artifact.
-        tolerance: How far an exact one may be from it; 0 is bit for bit.
-        needs: Samples it always reads at request time; it is refused where they cannot be had.
+        acts: What it does to state that met the forget set: ``drop`` separate state and learn the shared rest again,
+            ``subtract``, ``retrain`` everything, ``edit`` adapters in place, put an edit on the ``stack``, or delete
+            only the head's ``rows``. Lineage predicts from it what happens to every artifact.
+        tolerance: Largest difference of an exact one; 0 is bit for bit.
+        needs: Sets it always reads at request time; it is refused where they are not available.
     """
 
     exact: ClassVar[bool] = False
@@ -151,17 +151,17 @@ class Unlearner(Recorded, nn.Module, ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
-        """Return why the request cannot be honoured, before anything changes; None when it can."""
+        """Return why the request must be refused, before anything changes; None if it can be carried out."""
         return None
 
     def runs_out(self, model: Model, requests: int) -> str | None:
-        """Return why its settings do not last for so many more requests; None when they do, as most always do."""
+        """Return why its settings do not suffice for so many more requests; None if they do."""
         return None
 
     @abstractmethod
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Yield each stretch of training that ``event`` calls for."""
+        """Yield the plans of ``event``."""
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
-        """Return numbers about what was just done, for the results and the receipt; most have none."""
+        """Return numbers about the last request, for results and receipt; most have none."""
         return {}

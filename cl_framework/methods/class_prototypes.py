@@ -1,4 +1,4 @@
-"""Where a class lies before the head, and how far features are from there.
+"""Class prototypes before the head, and the distance of features from them.
 
 Zhao et al., "Practical continual forgetting for pre-trained vision models", IEEE TPAMI 2026, Sec. 4 (GS-LoRA++).
 """
@@ -21,7 +21,7 @@ def prototypes(model: Model, strategy: Strategy, samples: Samples) -> Tensor:
     """Return the mean feature before the head of each class ``(classes, width)``, rows as in ``model.classes``.
 
     Args:
-        model: As it is when called: an edit's prototypes are taken before it begins.
+        model: In its current state: an edit's prototypes are taken before it begins.
         strategy: Decides which adapters a feature passes through.
         samples: With the test transform; classes that have none get a row of zeros.
     """

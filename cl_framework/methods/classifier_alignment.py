@@ -40,7 +40,7 @@ class Gaussians(nn.Module):
     """
 
     def __init__(self, diagonal: bool = False) -> None:
-        """Start with no class."""
+        """Start empty."""
         super().__init__()
         self.diagonal, self.filed = diagonal, TensorStore()
         self._version = -1
@@ -48,15 +48,15 @@ class Gaussians(nn.Module):
         self._pooled: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __contains__(self, cls: object) -> bool:
-        """Tell whether a class was measured."""
+        """Tell whether a class has statistics."""
         return any(e.cls == cls for e in self.filed)
 
     def missing(self, classes: Iterable[int], experience: str) -> list[int]:
-        """Return the classes of which nothing is filed under an experience."""
+        """Return the classes without statistics under an experience."""
         return [c for c in classes if Key(c, experience, MEAN) not in self.filed]
 
     def measure(self, z: Tensor, y: Tensor, classes: Iterable[int], space: str, more: bool = False) -> None:
-        """File classes anew.
+        """Store the statistics of classes.
 
         Args:
             z: ``(n, width)`` features.
@@ -94,11 +94,11 @@ class Gaussians(nn.Module):
             self.filed[entry] = self.filed[entry] + step.to(self.filed[entry])
 
     def erase(self, what: Erasure) -> None:
-        """Let go of what was put together; what is filed the tensor store erases by itself."""
+        """Delete pooled values; the tensor store erases its own."""
         self._version, self._found, self._pooled = -1, {}, {}
 
     def _parts(self, cls: int) -> list[Key]:
-        """Return where means of a class are filed, in an order that no history changes."""
+        """Return where means of a class are filed, in an order that does not depend on history."""
         if self._version != self.filed.version:
             self._version, self._found, self._pooled = self.filed.version, {}, {}
             for entry in sorted((e for e in self.filed if e.name == MEAN), key=lambda e: e.experience or ""):
@@ -122,7 +122,7 @@ class Gaussians(nn.Module):
 
 @final
 class Draws(Samples):
-    """Features drawn from a Gaussian of each class, the same number of each; drawn anew for every epoch.
+    """Features drawn from a Gaussian of each class, the same number of each; drawn again for every epoch.
 
     Args:
         gaussians: Mean ``(width,)`` and factor of each class, as `factor` returns it.
@@ -130,14 +130,14 @@ class Draws(Samples):
     """
 
     def __init__(self, gaussians: Mapping[int, tuple[Tensor, Tensor]], each: int) -> None:
-        """Draw nothing yet."""
+        """Store the arguments."""
         self.gaussians, self.each = dict(gaussians), each
         self.labels = torch.tensor(list(gaussians), dtype=torch.int64).repeat_interleave(each)
-        self.ids, self.key = torch.full_like(self.labels, -1), None  # made up: no sample of anybody's
+        self.ids, self.key = torch.full_like(self.labels, -1), None  # generated, not a real sample
         self._x, self._unread = torch.empty(0), 0
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """Return drawn features; once as many were read as there are, all are drawn anew."""
+        """Return drawn features; after a whole epoch all are drawn again."""
         if self._unread <= 0:
             self._x, self._unread = torch.cat([self._draw(*g) for g in self.gaussians.values()]), len(self)
         self._unread -= len(rows)
@@ -145,7 +145,7 @@ class Draws(Samples):
         return Batch(self._x[at.to(self._x.device)], self.labels[at], self.ids[at])
 
     def _draw(self, mean: Tensor, factor: Tensor) -> Tensor:
-        noise = torch.randn(self.each, len(mean)).to(mean)  # the dice lie on the CPU, the same for every device
+        noise = torch.randn(self.each, len(mean)).to(mean)  # drawn on the CPU, the same for every device
         return mean + (noise * factor if factor.ndim == 1 else noise @ factor.T)
 
 
@@ -195,8 +195,8 @@ def align(
 
     Args:
         model: Whose live classes are drawn, and whose head has a row for each.
-        gaussians: Where the classes lie.
-        epochs: How often everything is drawn.
+        gaussians: Statistics of the classes.
+        epochs: Number of epochs, each of new draws.
         lr: Learning rate of SGD.
         draws: Features of each class in an epoch, and in a step.
         params: What is trained; None stands for the whole head.

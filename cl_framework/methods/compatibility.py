@@ -1,6 +1,6 @@
-"""Whether model, strategy and unlearner fit each other and an event: objections, checks, and what would fit instead.
+"""Compatibility of model, strategy and unlearner with each other and with an event: objections, checks, alternatives.
 
-Pure functions, asked before anything changes: `check_adapter` when a config is read, `check_events` when a stream is
+Pure functions, called before anything changes: `check_adapter` when a config is read, `check_events` when a stream is
 known, `check_request` when a forget request arrives.
 """
 
@@ -31,15 +31,15 @@ def check_events(
     names: Sequence[str] = (),
     otherwise: str = "",
 ) -> None:
-    """Make sure that the events to come can be carried out, as soon as they are known.
+    """Require that coming events can be carried out, as soon as they are known.
 
     Args:
-        model: What is to learn and forget.
-        strategy: How it learns.
-        unlearner: How it forgets; None if it does not.
+        model: The model.
+        strategy: The strategy.
+        unlearner: The unlearner; None if there is none.
         events: The events.
-        names: What each class id is called, for the message.
-        otherwise: What else a person can do where a class comes again.
+        names: Name of each class id, for the message.
+        otherwise: What else the user can do where a class comes again.
 
     Raises:
         UserError: If one cannot, and why.
@@ -59,7 +59,7 @@ def check_events(
 def check_request(
     model: Model, strategy: Strategy, unlearner: Unlearner | None, event: ForgetRequest, nth: int = 1
 ) -> Unlearner:
-    """Return the unlearner if it can honour ``event``, the ``nth`` request to come, before anything is learned.
+    """Return the unlearner if it can carry out ``event``, the ``nth`` request to come, before anything is learned.
 
     Raises:
         UserError: If there is none or it objects, naming those that can.
@@ -73,7 +73,7 @@ def check_request(
 
 
 def check_known(model: Model, event: ForgetRequest) -> None:
-    """Make sure that a model knows every class that ``event`` takes altogether.
+    """Require that a model knows every class that ``event`` forgets altogether.
 
     Raises:
         UserError: If it does not.
@@ -83,7 +83,7 @@ def check_known(model: Model, event: ForgetRequest) -> None:
 
 
 def objection(model: Model, strategy: Strategy, unlearner: Unlearner, event: ForgetRequest, nth: int = 1) -> str | None:
-    """Return why an unlearner cannot honour ``event``, the ``nth`` request to come; None when it can."""
+    """Return why an unlearner cannot carry out ``event``, the ``nth`` request to come; None if it can."""
     return (
         unfit(model, strategy, type(unlearner), event)
         or unlearner.objection(model, strategy, event)
@@ -92,7 +92,7 @@ def objection(model: Model, strategy: Strategy, unlearner: Unlearner, event: For
 
 
 def unfit(model: Model, strategy: Strategy, kind: type[Unlearner], event: ForgetRequest) -> str | None:
-    """Return why no unlearner of a kind can honour ``event``, however it is set; None when one may."""
+    """Return why no unlearner of a class can carry out ``event`` with any settings; None if one may."""
     needs = kind.needs if event.remaining else kind.needs - {"retain"}
     if lacking := sorted(needs & event.missing):
         return f"it reads the samples to {' and to '.join(lacking)}, which cannot be had"
@@ -106,7 +106,7 @@ def unfit(model: Model, strategy: Strategy, kind: type[Unlearner], event: Forget
 
 
 def instead(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> str:
-    """Say which unlearners, as they are set by default, can honour a request, or what they would need for it."""
+    """Return which unlearners with default settings can carry out a request, or what they would need for it."""
     if names := capable(model, strategy, event, nth):
         return f"Use one that can: {', '.join(names)}."
     whole = dataclasses.replace(event, missing=frozenset())
@@ -117,7 +117,7 @@ def instead(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1
 
 
 def capable(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1) -> list[str]:
-    """Return the names of all installed unlearners that can honour a request as they are set by default.
+    """Return the names of all installed unlearners that can carry out a request with default settings.
 
     Those with a setting that has no default come last, with what to set: only what holds for every setting is known.
     """
@@ -134,7 +134,7 @@ def capable(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1
 
 
 def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
-    """Object to editing what is kept apart and can be forgotten exactly, and where no sample or other class stays."""
+    """Refuse to edit state that can be forgotten exactly, and where no sample or other class stays."""
     name = type(strategy).__name__
     if strategy.subtracts and strategy.unfounded(event):
         return f"{name} sums up features that were tuned on {event.first!r}, and an edit would not change its sums"
@@ -149,16 +149,16 @@ def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
 
 def suits(adapter: Adapter, backbone: Backbone, kind: type | None) -> bool:
     """Tell whether whatever ``adapter`` builds for ``backbone`` is of a kind; None stands for any."""
-    with torch.random.fork_rng(devices=[]):  # asking must not move the dice
+    with torch.random.fork_rng(devices=[]):  # the check must not change random numbers
         built = [r for site in backbone.sites().values() if (r := adapter.build(site)) is not None]
     return kind is None or (bool(built) and all(isinstance(r, kind) for r in built))
 
 
 def check_adapter(model: Model, strategy: Strategy) -> None:
-    """Make sure that a strategy can work with the adapters it is given; known as soon as the config is read.
+    """Require that a strategy can use its adapters; known as soon as the config is read.
 
     Raises:
-        UserError: If there is no place for them, or they are made of something else.
+        UserError: If there is no site for them, or they consist of other rewrites.
     """
     if model.adapters.adapter.coupled and strategy.rewrites is None:
         raise UserError(
@@ -189,7 +189,7 @@ def check_adapter(model: Model, strategy: Strategy) -> None:
 
 
 def check_inherited(model: Model, strategy: Strategy, event: Experience) -> Mapping[str, Tensor]:
-    """Return the backbone's own classifier, once it is sure that a strategy can take up what that knows.
+    """Return the backbone's own classifier if a strategy can adopt its classes.
 
     Raises:
         UserError: If it has no shared head, or the backbone has no classifier that fits the model's head.
@@ -209,18 +209,18 @@ def check_inherited(model: Model, strategy: Strategy, event: Experience) -> Mapp
 def check_repeated(
     strategy: Strategy, event: Experience, known: Collection[int], names: Sequence[str] = (), otherwise: str = ""
 ) -> None:
-    """Make sure that a strategy can learn an experience beside the classes that are ``known`` before it.
+    """Require that a strategy can learn an experience beside the classes that are ``known`` before it.
 
     Args:
-        strategy: What is to learn it.
-        event: What is to be learned.
-        known: Ids of the classes that are alive.
-        names: What each class id is called, for the message.
-        otherwise: What else a person can do, for the message.
+        strategy: The strategy.
+        event: The experience.
+        known: Ids of live classes.
+        names: Name of each class id, for the message.
+        otherwise: What else the user can do, for the message.
 
     Raises:
         UserError: If the experience brings one of them again and the strategy files each class where it first came, or
-            if it would put rows of a pre-trained classifier in the place of what was learned.
+            if rows of a pre-trained classifier would replace learned state.
     """
     if not (again := sorted(set(event.classes) & set(known))) or (strategy.repeats and not event.inherited):
         return

@@ -1,6 +1,6 @@
-"""Which classes a new one is told from while it is learned: those that come with it, or all that are known.
+"""Classes that a new one competes with in training: those of its experience, or all known ones.
 
-A loss among the new classes alone has no gradient where there is one: adapters stay as they start, in silence.
+A loss among the new classes alone has no gradient if there is only one: adapters stay at their start without notice.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from cl_framework.models.model import Model
 from cl_framework.streams.events import Event, Experience, ForgetRequest
 
 Compete: TypeAlias = Literal["current", "all"]
-"""Which classes a sample is told apart from: those of its own experience, or all so far."""
+"""Classes that a sample competes with: those of its own experience, or all so far."""
 
 
 @final
 class Rivals(NamedTuple):
-    """Who competes while an experience is learned.
+    """The competing classes of an experience.
 
     Attributes:
         among: The classes that a sample is told apart from, those of the experience first.
         known: Those of them that were known before.
-        hold: Keeps the head's rows of known classes as they are after each step, if any compete: such a row is only
-            ever a negative, and would be pushed away from where its class lies.
+        hold: Keeps the head's rows of known classes as they are after each step, if any compete: such a row only has
+            negatives, and would be pushed away from its class.
     """
 
     among: tuple[int, ...]
@@ -38,7 +38,7 @@ class Rivals(NamedTuple):
 
 
 def rivals(model: Model, event: Experience, compete: Compete) -> Rivals:
-    """Return who competes while an experience is learned with the head."""
+    """Return the competing classes of an experience that is learned with the head."""
     known = other_classes(model, event) if compete == "all" else ()
     return Rivals((*event.classes, *known), known, holding(model, event.classes) if known else None)
 
@@ -49,7 +49,7 @@ def other_classes(model: Model, event: Experience) -> tuple[int, ...]:
 
 
 def in_turn(*acts: Callable[[Model], None] | None) -> Callable[[Model], None]:
-    """Return what does one thing after the other, as far as there are any."""
+    """Return the composition of callbacks, of those there are."""
 
     def act(model: Model) -> None:
         for one in acts:
@@ -60,7 +60,7 @@ def in_turn(*acts: Callable[[Model], None] | None) -> Callable[[Model], None]:
 
 
 def holding(model: Model, classes: Sequence[int]) -> Callable[[Model], None]:
-    """Return what puts back the head's rows of all but some classes after a step: weight decay moves idle rows too."""
+    """Return a callback that restores the head's rows of all but some classes: weight decay moves idle rows too."""
     head = model.head
     idle = [i for i, c in enumerate(head.classes) if c not in classes]
     kept = [None if p is None else p.detach()[idle].clone() for p in (head.weight, head.bias)]
@@ -103,8 +103,8 @@ def training_warnings(strategy: Strategy, events: Iterable[Event], known: Collec
     """Return a sentence on each kind of experience that training can learn nothing from, since it brings one class.
 
     Args:
-        strategy: Says which classes its loss tells apart (`Strategy.competes`).
-        events: Those to come.
+        strategy: The strategy; `Strategy.competes` names the classes of its loss.
+        events: Coming experiences.
         known: Classes alive before them.
     """
     if strategy.competes is None:

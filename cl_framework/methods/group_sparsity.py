@@ -26,7 +26,7 @@ Groups: TypeAlias = Sequence[Sequence[nn.Parameter]]
 @final
 @dataclass(frozen=True, slots=True)
 class Sparsity:
-    """How hard, from when on, and in what units a delta is driven to zero.
+    """Sparsity of an update: weight, start and units.
 
     The two forms count in different units. In the loss, alpha weighs a group's norm against cross-entropies. A proximal
     step of ``lr alpha`` stands against AdamW's own step, which moves each of a group's n parameters by about ``lr``
@@ -48,19 +48,19 @@ class Sparsity:
     warmup: int = 0
 
     def notes(self, bank: AdapterBank, name: str) -> dict[str, float]:
-        """Return, for results and receipts, the share of groups that an edit left alone."""
+        """Return, for results and receipts, the share of groups that an edit left at zero."""
         return {"zero_group_ratio": zero_ratio(bank, name, self.by)}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """How losses on what must go are raised beside those on what stays.
+    """How losses on the forget set are raised beside those on the retain set.
 
     Attributes:
         beta: Weight of forgetting: one, or one for each request in turn; None balances the two gradients.
         ratio: Where balanced, the length of forgetting's gradient in that of retaining's.
-        bound: Where it ends, in multiples of ln K.
+        bound: Loss at which forgetting ends, in multiples of ln K.
         clamp: Whether each sample or their mean is bounded.
     """
 
@@ -70,18 +70,18 @@ class Rise:
     clamp: Clamp
 
     def objection(self, model: Model) -> str | None:
-        """Object where the bound is out of the head's reach."""
+        """Refuse a bound that the head cannot reach."""
         return out_of_reach(model, self.bound)
 
     def runs_out(self, model: Model, requests: int) -> str | None:
-        """Tell where there are fewer betas than edits, after so many more requests."""
+        """Warn where there are fewer betas than edits, after so many more requests."""
         edits = len(model.adapters.stack) + requests
         if isinstance(self.beta, Sequence) and edits > len(self.beta):
             return f"beta has {len(self.beta)} values and this is edit number {edits}"
         return None
 
     def begin(self, model: Model) -> Callable[[Tensor, Tensor, Sequence[nn.Parameter]], Tensor]:
-        """Return, for the request at hand, the loss of the entropies of what stays and goes and of the parameters."""
+        """Return the loss of a request from the cross-entropies of both sets and the parameters."""
         beta = self.beta[len(model.adapters.stack)] if isinstance(self.beta, Sequence) else self.beta
         nats = self.bound * math.log(len(model.classes))
 
@@ -97,13 +97,13 @@ class SparseDelta:
     """A new delta on top of the stack, its optimiser, and the sparsity it is trained under.
 
     Attributes:
-        params: What to train.
+        params: Parameters to train.
         groups: The same, by group.
         epoch: Passes over the data that are complete.
     """
 
     def __init__(self, model: Model, name: str, sparsity: Sparsity, size: int, lr: float = 1e-2) -> None:
-        """Push a delta that changes nothing yet; ``size`` samples make an epoch."""
+        """Add an update that starts at zero; ``size`` samples make an epoch."""
         self.params = model.adapters.push(name)
         self.groups = list(groups(model.adapters, name, sparsity.by).values())
         self.sparsity, self.size, self.lr, self.epoch, self._seen = sparsity, size, lr, 0, 0
@@ -120,11 +120,11 @@ class SparseDelta:
         return self._seen > 0 and self._seen % self.size == 0
 
     def saw(self, count: int) -> None:
-        """Note that ``count`` samples of the epoch are about to be learned from."""
+        """Count samples of the epoch before a step."""
         self.epoch, self._seen = self._seen // self.size, self._seen + count
 
     def penalty(self) -> Tensor | float:
-        """Return what the loss gains: ``alpha sum_g ||g||_2`` in the penalty form, after the warm-up."""
+        """Return the penalty: ``alpha sum_g ||g||_2`` in the penalty form, after the warm-up."""
         on = self.sparsity.form == "penalty" and self.sparsity.alpha > 0 and self.epoch >= self.sparsity.warmup
         return self.sparsity.alpha * norms(self.groups).sum() if on else 0.0
 
@@ -145,7 +145,7 @@ class Average:
 
     @torch.no_grad()
     def step(self, model: Model) -> None:
-        """Follow a step: where it ends an epoch, take the weights in."""
+        """After a step that ends an epoch, add the weights to the average."""
         if self.keep is None or not self.delta.complete or self.delta.epoch < self.start:
             return
         if not self.values:
@@ -209,8 +209,8 @@ def zero_ratio(bank: AdapterBank, name: str, by: Grouping = "block") -> float:
 def bounded(losses: Tensor, bound: float, clamp: Clamp) -> Tensor:
     """Return ``max(0, bound - loss)``: minimising it raises the losses ``(n,)`` as far as ``bound``, in nats.
 
-    ``sample`` bounds each loss and averages then; ``batch`` bounds the mean, as released, where a sample that has
-    risen far hides one that has not.
+    ``sample`` bounds each loss and averages then; ``batch`` bounds the mean, as released, where a sample of large loss
+    makes up for one of small loss.
 
     >>> losses = torch.tensor([0.0, 6.0])
     >>> bounded(losses, 3.0, "sample").item(), bounded(losses, 3.0, "batch").item()
@@ -246,7 +246,7 @@ def out_of_reach(model: Model, bound: float) -> str | None:
 def balanced(stay: Tensor, go: Tensor, params: Sequence[nn.Parameter], ratio: float) -> Tensor:
     """Return ``stay + beta go``, where the gradient of ``beta go`` is ``ratio`` times as long as that of ``stay``.
 
-    Both gradients are at hand once they are measured, so the result carries their sum instead of a third pass: its
+    Both gradients are computed here, so the result carries their sum instead of a third pass: its
     value is that of the losses, its slope in ``params`` is ``g_stay + beta g_go``.
     """
     one, two = (torch.autograd.grad(loss, params, retain_graph=True, materialize_grads=True) for loss in (stay, go))

@@ -1,4 +1,4 @@
-"""What an event calls for: plans of the strategy or of the unlearner, with the seed of that event.
+"""Plans of an event, from the strategy or the unlearner, with the seed of that event.
 
 `lesson` serves the engine, and unlearners that learn an experience again.
 """
@@ -18,10 +18,10 @@ from cl_framework.streams.seeds import seed_for
 
 
 def plans(model: Model, strategy: Strategy, unlearner: Unlearner | None, event: Event) -> Iterable[Plan]:
-    """Ask the strategy, or the unlearner, which plans ``event`` calls for.
+    """Return the plans of ``event`` from the strategy or the unlearner.
 
     Raises:
-        UserError: If the request cannot be honoured; nothing has changed then.
+        UserError: If the request must be refused; nothing has changed then.
     """
     if isinstance(event, Experience):
         return lesson(model, strategy, event)
@@ -32,10 +32,10 @@ def plans(model: Model, strategy: Strategy, unlearner: Unlearner | None, event: 
 
 
 def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan]:
-    """Learn ``event`` as it is learned the first time and every time: same seed, same plans; without classes, none.
+    """Return the plans that learn ``event``, the first time and again: same seed, same plans; none without classes.
 
     Raises:
-        UserError: If the backbone's own classifier is said to know it, and the strategy cannot take that up.
+        UserError: If the event is inherited from the backbone's own classifier, and the strategy cannot adopt that.
     """
     torch.manual_seed(seed_for(event.dice, model.seed))
     if not event.classes:

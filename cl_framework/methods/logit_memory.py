@@ -1,4 +1,4 @@
-"""What the model once answered to samples of the past: rows leave with samples, columns with classes."""
+"""Stored logits of exemplars: rows are erased with samples, columns with classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCORES, COLUMNS = "scores", "columns"
 
 @final
 class Answers(nn.Module):
-    """A memory of samples, and beside each sample the head's scores of it when it was remembered.
+    """Exemplars, each with the head's scores at the time it was stored.
 
     Attributes:
         memory: The samples.
@@ -33,7 +33,7 @@ class Answers(nn.Module):
         self.memory, self.filed = Memory(per_class), TensorStore()
 
     def keep(self, model: Model, event: Experience, using: Using) -> None:
-        """Remember some samples of each class, and what the model answers to them under the test transform."""
+        """Store exemplars of each class, and the model's scores of them under the test transform."""
         self.memory.keep(event)
         for c in event.classes:
             ids = self.memory.ids[Key(c, event.name)].cpu()
@@ -60,7 +60,7 @@ class Answers(nn.Module):
         return frozenset(ids.tolist()), frozenset(columns.tolist())
 
     def erase(self, what: Erasure) -> None:
-        """Let go of rows and columns; the memory, a part of this one, is asked later and still knows all samples."""
+        """Delete rows and columns; the exemplar memory, a part of this one, is erased later."""
         gone, classes = (torch.tensor(sorted(s), dtype=torch.int64) for s in (what.ids, what.classes))
         for entry in [e for e in self.filed if e.name == SCORES and not what.hits(e.cls, e.experience)]:
             beside, ids = entry._replace(name=COLUMNS), self.memory.ids[entry._replace(name="")]

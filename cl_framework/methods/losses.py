@@ -1,4 +1,4 @@
-"""Losses over the classes alive, and the labels they are made with."""
+"""Losses over live classes, and their labels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def classify_among(model: Model, scores: Tensor, y: Tensor, classes: Sequence[in
     """Return the cross-entropy over the rows of ``classes`` only: other rows get no gradient.
 
     Args:
-        model: Whose head has the rows.
+        model: The model of the head.
         scores: ``(n, rows)``.
         y: ``(n,)`` class ids, all of them among ``classes``.
         classes: The classes to tell from one another.

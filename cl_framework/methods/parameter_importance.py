@@ -1,4 +1,4 @@
-"""What each parameter matters: gradients summed, or squared and averaged, by sample or by batch."""
+"""Importance of parameters: gradients summed, or squared and averaged, by sample or by batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BatchLoss: TypeAlias = Callable[[Batch], Tensor]
 
 @contextmanager
 def open_to_gradients(model: Model, params: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let gradients reach ``params``, and nothing drop out, for the length of the block."""
+    """Enable gradients of ``params`` without dropout for the duration of the block."""
     before, training = [p.requires_grad for p in params], model.adapters.training
     model.adapters.eval()
     for p in params:
@@ -72,7 +72,7 @@ def fisher(scores: Callable[[Tensor], Tensor], params: Sequence[nn.Parameter], r
 
     Args:
         scores: Differentiable scores ``(n, classes)``.
-        params: What the information is about.
+        params: Parameters of the information.
         read: Batches; each sample is differentiated by itself.
     """
     total, count = [torch.zeros_like(p) for p in params], 0

@@ -1,11 +1,11 @@
-"""What approximate forgetting is made of: what may change, batches in pairs, a teacher, and parting with a class.
+"""Building blocks of approximate unlearners: editable parameters, paired batches, a teacher, removal of classes.
 
-An approximate unlearner edits adapters of a model whose trained state is shared; the backbone and the head stay as they
-are. What a class taught the adapters is counteracted, not taken out, which is why such an edit is audited.
+An approximate unlearner edits adapters of a model whose trained state is shared; the backbone and the head are
+unchanged. What adapters learned of a class is counteracted, not removed, which is why such an edit is audited.
 
-What a strategy has filed of classes that stay is not measured anew: their means, Gaussians and remembered scores are
-those of features before the edit. Nor does what a strategy asks of an adapter bind an edit of it, such as directions to
-keep off, and ties to old values pull it back when more is learned.
+Stored state of retained classes is not computed again: their means, Gaussians and logits are those of features before
+the edit. Constraints of a strategy on its adapters, such as directions to avoid, do not bind an edit, and penalties
+towards old values pull it back when more is learned.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cl_framework.streams.samples import Batch, Joined, Samples, inputs
 
 
 def adamw(lr: float | None) -> Callable[[Params], Optimizer] | None:
-    """Return how to build AdamW without weight decay, one for all plans that ask: its moments go on from plan to plan.
+    """Return a builder of AdamW without weight decay, one for all plans: its moments are kept between plans.
 
     None, where no rate is given, leaves the choice to the model section.
     """
@@ -44,7 +44,7 @@ def adamw(lr: float | None) -> Callable[[Params], Optimizer] | None:
 
 
 def editable(model: Model) -> list[nn.Parameter]:
-    """Return what was trained and may be edited in place: every adapter but the edits of earlier requests."""
+    """Return the parameters that may be edited in place: every adapter but the edits of earlier requests."""
     return [p for name in model.adapters.learned for p in model.adapters.params(name)]
 
 
@@ -93,17 +93,17 @@ def with_features(model: Model, strategy: Strategy, x: Tensor) -> tuple[Tensor, 
 
 
 def retained(event: ForgetRequest, share: float = 1.0) -> Samples:
-    """Return the samples that stay, with the training transform; of each class a random ``share``, at least one."""
+    """Return the retain set with the training transform; of each class a random ``share``, at least one."""
     return Joined([_some(e.data, share) for e in event.remaining])
 
 
 def reference_of(event: ForgetRequest, chosen: Samples) -> Samples:
-    """Return with the test transform those samples that stay and whose ids are in ``chosen``."""
+    """Return the samples of the retain set with ids in ``chosen``, with the test transform."""
     return Joined([e.reference.where(torch.isin(e.reference.ids, chosen.ids)) for e in event.remaining])
 
 
 def hold_out(event: ForgetRequest, stay: Samples) -> tuple[Samples, Samples]:
-    """Return as many samples of each class as go, at most half of it, as exams see them; and the rest of ``stay``."""
+    """Return as many samples of each class as are forgotten, at most half of it; and the rest of ``stay``."""
     held = torch.zeros(len(stay), dtype=torch.bool)
     for c in event.data.classes():
         of = stay.labels == c
@@ -123,18 +123,18 @@ def _some(samples: Samples, share: float) -> Samples:
 
 @runtime_checkable
 class Scalable(Protocol):
-    """A rewrite that is a correction added to a linear map, so that it can be multiplied, negated too."""
+    """A rewrite that adds an update to a linear map, so that it can be scaled and negated."""
 
     def rescale(self, by: float) -> None:
-        """Multiply the correction by a number."""
+        """Multiply the update by a number."""
 
 
 @final
 class Paired(Samples):
-    """Samples to retain, where every batch also brings samples to forget, drawn anew each time.
+    """The retain set, with random samples of the forget set in every batch.
 
-    An epoch goes once through the samples to retain. `gone` tells the two apart. ``pace`` is how many samples to forget
-    come with one to retain: forgetting takes fewer steps than holding on.
+    An epoch reads the retain set once. `gone` tells the two apart. ``pace`` is the number of samples of the forget set
+    for each one of the retain set: forgetting takes fewer steps than retaining.
 
     >>> from cl_framework.streams import Rows
     >>> a, b = (Rows(torch.zeros(3, 1), torch.full((3,), c), torch.arange(3) + 10 * c) for c in (0, 1))
@@ -164,7 +164,7 @@ class Paired(Samples):
 
 @final
 class WithLabels(Samples):
-    """The same samples under other labels, one for each."""
+    """The same samples with other labels."""
 
     def __init__(self, whole: Samples, labels: Tensor) -> None:
         """Keep the samples and their labels ``(n,)``."""
@@ -181,19 +181,19 @@ class WithLabels(Samples):
 
 @final
 class Teacher:
-    """The model as it was: its weights are put back for the length of a pass, so that nothing is copied but adapters.
+    """The model at an earlier time: its weights are restored for a pass, so that only adapters are copied.
 
-    Ask the teacher before the student makes a pass of its own in the same loss: the weights change in place.
+    Call the teacher before the student's own pass in the same loss: the weights change in place.
     """
 
     def __init__(self, model: Model, strategy: Strategy, params: Sequence[nn.Parameter]) -> None:
-        """Remember ``params`` as they are now."""
+        """Store a copy of ``params``."""
         self.model, self.strategy, self.params = model, strategy, list(params)
         self.then = [p.detach().clone() for p in params]
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the scores ``(n, classes)`` that the model gave then."""
+        """Return the scores ``(n, classes)`` of the model at that time."""
         now, training = [p.detach().clone() for p in self.params], self.model.adapters.training
         self.put(self.then)
         self.model.adapters.eval()
@@ -204,17 +204,17 @@ class Teacher:
 
     @torch.no_grad()
     def put(self, values: Sequence[Tensor]) -> None:
-        """Give the parameters other values."""
+        """Set the values of the parameters."""
         for p, value in zip(self.params, values, strict=True):
             p.copy_(value)
         torch.clear_autocast_cache()  # which holds low-precision copies of what the parameters were
 
 
 def remove_forgotten(model: Model, strategy: Strategy, event: ForgetRequest, keep_rows: bool = False) -> None:
-    """Let what was forgotten leave memory and, unless ``keep_rows``, the label space: nothing can name it any more.
+    """Erase the forget set from memory and, unless ``keep_rows``, its classes from the label space.
 
-    With ``keep_rows`` the head goes on scoring forgotten classes, as the protocol of GS-LoRA does, so that accuracy on
-    them says what the edit alone achieved.
+    With ``keep_rows`` the head keeps scoring forgotten classes, as in the protocol of GS-LoRA, so that accuracy on them
+    measures the edit alone.
     """
     ids = frozenset(event.data.ids.tolist())
     what = Erasure(ids=ids) if keep_rows else Erasure(frozenset(event.classes), ids=ids, cells=event.cells)

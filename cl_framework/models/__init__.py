@@ -1,4 +1,4 @@
-"""A frozen backbone with its adapters and head, and how passes through them are computed."""
+"""A frozen backbone with its adapters and head, and passes through them."""
 
 import lazy_loader
 

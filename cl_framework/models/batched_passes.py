@@ -54,7 +54,7 @@ class Passes:
     """Frozen passes of one backbone that several adapters share."""
 
     def __init__(self, backbone: Backbone, bank: AdapterBank) -> None:
-        """Make no pass yet."""
+        """Store the parts."""
         self.backbone, self.front = backbone, Front(backbone, bank)
         self.bank = bank
 
@@ -66,7 +66,7 @@ class Passes:
         Args:
             x: Inputs ``(n, ...)`` of one length.
             device: Where the backbone is.
-            adapters: For each, what a pass goes through, by site; all of one `signature`.
+            adapters: For each, its rewrites by site; all of one `signature`.
             wanted: ``(adapters, n)`` bool, the pairs; at least one.
 
         Yields:
@@ -91,19 +91,19 @@ class Passes:
 
 
 class _Enough(Exception):
-    """Ends a pass of which the rest is not needed."""
+    """Ends a pass whose rest is not needed."""
 
 
 @final
 class Front:
     """What a backbone computes before the first place that its adapters rewrite: the same for all of them.
 
-    Which modules are done by then is tried out once. Their outputs are kept, row by row, and given out again in their
-    place when the pass is made for an adapter, so that no backbone needs to know of it.
+    A trial pass finds these modules once. Their outputs are recorded row by row and returned in their place in a pass
+    with an adapter, so that no backbone needs support for it.
     """
 
     def __init__(self, backbone: Backbone, bank: AdapterBank) -> None:
-        """Try nothing yet."""
+        """Store the parts."""
         self.backbone, self.bank = backbone, bank
         self._modules: list[nn.Module] | None = None
 
@@ -174,7 +174,7 @@ class Front:
             if by_row
             and calls[m] == 1
             and any(p.ndim > 1 for p in m.parameters())
-            and read.isdisjoint(set(m.modules()) - {m})  # what a site reads must be called to be seen
+            and read.isdisjoint(set(m.modules()) - {m})  # a hook sees the input of a called module only
         ]
         within = {child for m in chosen for child in m.modules() if child is not m}
         return [m for m in chosen if m not in within]

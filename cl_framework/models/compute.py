@@ -1,4 +1,4 @@
-"""How passes and steps are computed: in less time or memory, with the same answers up to rounding."""
+"""Options that compute passes and steps in less time or memory, with equal results up to rounding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cl_framework.errors import UserError
 from cl_framework.feature_cache.store import CHUNK
 
 SHAPES = 64
-"""How many compiled versions of a network are kept; torch goes on uncompiled beyond them, and its own limit is 8."""
+"""Most compiled versions of a network; torch runs uncompiled beyond them, and its own limit is 8."""
 _AS_WRITTEN = ContextVar("as written", default=False)
 KERNELS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # those that are fused on every device
 
@@ -86,7 +86,7 @@ AS_EVER = Compute()
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Compute as written for the duration of the block: a compiled backward pass cannot be batched."""
+    """Compute uncompiled for the duration of the block: a compiled backward pass cannot be batched."""
     token = _AS_WRITTEN.set(True)
     try:
         yield
@@ -135,7 +135,7 @@ def _compiled(body: nn.Module, backend: str) -> Callable[..., Any]:
     import torch._dynamo as dynamo  # takes seconds
 
     dynamo.config.cache_size_limit = max(dynamo.config.cache_size_limit, SHAPES)
-    options: Any = {"fallback_random": True} if backend == "inductor" else None  # dice fall as they do uncompiled
+    options: Any = {"fallback_random": True} if backend == "inductor" else None  # random numbers as in uncompiled code
     plain = body.forward
     frozen, training = (torch.compile(plain, backend=backend, dynamic=d, options=options) for d in (False, None))
 

@@ -1,4 +1,4 @@
-"""Divergence is no success: what holds NaN or infinity is neither believed nor committed."""
+"""Checks for NaN and infinity: diverged states, features and scores are refused."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cl_framework.errors import UserError
 from cl_framework.streams.samples import Inputs
 
 LOWER = "lower --model.optimizer.lr, which `clf resume DIR` and `clf learn DIR` take as well"
-"""What to do where training diverged at the configured rate."""
+"""Advice where training diverged at the configured rate."""
 
 
 def check_tensors(tensors: Mapping[str, Tensor], event: str, cause: str) -> None:
-    """Make sure that every number of a state is finite.
+    """Require that every number of a state is finite.
 
     Args:
-        tensors: By name; whole numbers are passed over.
+        tensors: By name; integers are ignored.
         event: The request that made them.
-        cause: What probably went wrong and what to do, as a clause.
+        cause: Probable cause and advice, as a clause.
 
     Raises:
         UserError: If one holds NaN or infinity.
@@ -34,7 +34,7 @@ def check_tensors(tensors: Mapping[str, Tensor], event: str, cause: str) -> None
 
 
 def check_features(features: Tensor, ids: Sequence[int], inputs: Inputs, names: Sequence[str]) -> None:
-    """Make sure that features of samples are finite.
+    """Require that features of samples are finite.
 
     Args:
         features: ``(n, width)``.
@@ -60,11 +60,11 @@ def check_features(features: Tensor, ids: Sequence[int], inputs: Inputs, names: 
 
 
 def check_scores(scores: Tensor, strategy: str) -> None:
-    """Make sure that scores are numbers; infinite ones say that a class is out of the question, and may be.
+    """Require that scores are numbers; infinite ones exclude a class and are allowed.
 
     Args:
         scores: ``(n, classes)``.
-        strategy: Whose they are.
+        strategy: The strategy of the scores.
 
     Raises:
         UserError: If one is NaN.

@@ -1,4 +1,4 @@
-"""Classification heads with one row per class: rows come with classes and leave with them."""
+"""Classification heads with one row per class, which grow and shrink with the classes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Head(nn.Module):
 
     Attributes:
         classes: Ids of the classes, in the order of the rows.
-        origin: What the rows were trained on.
-        reading: Which samples of it, where not all of a class were read.
+        origin: Origin of the rows.
+        reading: Samples they were trained on, where not all of a class were read.
     """
 
     def __init__(self, width: int, kind: Literal["linear", "cosine"] = "linear", classes: Iterable[int] = ()) -> None:
@@ -47,7 +47,7 @@ class Head(nn.Module):
         return tuple(self.get_buffer("rows").tolist())
 
     def grow(self, classes: Iterable[int]) -> None:
-        """Add a row for each class that has none; rows already learned stay as they are."""
+        """Add a row for each class that has none; existing rows are unchanged."""
         known = set(self.classes)
         new = [c for c in dict.fromkeys(classes) if c not in known]
         if not new:
@@ -60,7 +60,7 @@ class Head(nn.Module):
         self._keep(torch.arange(len(known)), fresh.to(self.weight.device), new)
 
     def fits(self, rows: Mapping[int, int], classifier: Mapping[str, Tensor]) -> None:
-        """Make sure that rows of a pre-trained classifier can be copied.
+        """Require that rows of a pre-trained classifier can be copied.
 
         Raises:
             UserError: If it scores in another way than this head, or has too few rows.
@@ -110,7 +110,7 @@ class Head(nn.Module):
         return self.sigma * normalize(z, dim=-1) @ normalize(self.weight, dim=-1).T
 
     def cosines(self, z: Tensor) -> Tensor:
-        """Return ``cos(w_c, z)`` ``(n, classes)``, whatever else this head makes of it."""
+        """Return ``cos(w_c, z)`` ``(n, classes)``, without scale and bias."""
         scores: Tensor = self(z)
         if self.sigma is not None:
             return scores / self.sigma
@@ -118,7 +118,7 @@ class Head(nn.Module):
         return (scores if self.bias is None else scores - self.bias) / lengths.clamp_min(1e-12)
 
     def _keep(self, rows: Tensor, fresh: Tensor, new: list[int]) -> None:
-        """Replace the parameters by some of their rows followed by fresh ones."""
+        """Replace the parameters by some of their rows followed by new ones."""
         at = rows.to(self.weight.device)
         self.weight = nn.Parameter(torch.cat([self.weight.detach()[at], fresh]))
         if self.bias is not None:
@@ -127,7 +127,7 @@ class Head(nn.Module):
         self.register_buffer("rows", torch.cat([kept, torch.tensor(new, dtype=torch.int64, device=kept.device)]))
 
     def _resize(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *__: object) -> None:
-        """Before weights arrive, have as many rows as they have."""
+        """Create the rows of the weights to be loaded."""
         if f"{prefix}weight" not in state:
             return
         self.weight = nn.Parameter(torch.empty_like(state[f"{prefix}weight"]))

@@ -36,7 +36,7 @@ class Model(nn.Module):
         frozen: How features are computed without gradients.
         store: Which of them are known already.
         seed: The run's seed, from which the seed of each experience is derived.
-        exit: Passes on the features of every tensor, the ones that a strategy scores last, so that a hook can look on.
+        exit: Identity on the features of every tensor that a strategy scores, for hooks.
         passes: Images sent through the backbone so far, by phase (train, statistics, evaluate).
     """
 
@@ -73,48 +73,48 @@ class Model(nn.Module):
 
     @property
     def outlived(self) -> dict[str, tuple[str, ...]]:
-        """Names of the forget requests that took samples of something which holds them still.
+        """Names of forget requests for samples that state still depends on.
 
-        By what that is: a tensor of the learner's state, or the beginning of the names of several.
+        By state: a tensor of the learner's state, or a prefix of several names.
         """
         adapters = {ADAPTERS + name: requests for name, requests in self.adapters.outlived.items() if requests}
         return {**self._outlived, **adapters}
 
     @outlived.setter
     def outlived(self, told: Mapping[str, Sequence[str]]) -> None:
-        """Take up what a state tells."""
+        """Restore the requests from a state."""
         found = {holder: tuple(requests) for holder, requests in told.items()}
         self._outlived = {holder: r for holder, r in found.items() if not holder.startswith(ADAPTERS)}
         names = {holder.removeprefix(ADAPTERS): r for holder, r in found.items() if holder.startswith(ADAPTERS)}
         self.adapters.outlived = names
 
     def meet(self, event: Experience) -> None:
-        """Note which classes an experience brings."""
+        """Register the classes of an experience."""
         self.know(event.name, event.classes)
 
     def know(self, experience: str, classes: Sequence[int]) -> None:
-        """Take up classes of an experience; those that are known stay where they are in the order of arrival."""
+        """Register classes of an experience; known ones keep their place in the order of arrival."""
         self.known |= {c: experience for c in classes if c not in self.known}
         if all_ := tuple(dict.fromkeys((*self.brought.get(experience, ()), *classes))):
             self.brought[experience] = all_
 
     def retain(self, left: Iterable[Experience]) -> None:
-        """Know what is left of every experience, in the order in which a stream of that alone would have brought it."""
+        """Register what is left of every experience, in the order of a stream of that alone."""
         self.known, self.brought = {}, {}
         for experience in left:
             self.meet(experience)
 
     def inherit(self, event: Experience, classifier: Mapping[str, Tensor]) -> None:
-        """Take up classes that the backbone's own classifier knows: its rows, under an adapter that changes nothing."""
+        """Register classes of the backbone's own classifier: its rows, under an adapter that changes nothing."""
         self.ready("shared", event.classes)
         self.meet(event)
         self.head.adopt(event.inherited, classifier)
 
     def erase(self, what: Erasure) -> None:
-        """Let go of erased classes; experiences without live classes go with them.
+        """Delete erased classes, and experiences without live classes.
 
-        Classes that stay keep their place, also where the experience goes that brought them first: rows of a head are
-        in that order.
+        Other classes keep their place, even if the experience that brought them first is deleted: rows of a head are in
+        that order.
         """
         kept = {e: tuple(c for c in classes if not what.hits(c, e)) for e, classes in self.brought.items()}
         self.brought = {e: classes for e, classes in kept.items() if classes}
@@ -122,7 +122,7 @@ class Model(nn.Module):
         self.known = {c: first[c] for c in self.known if c in first}
 
     def ready(self, adapter: str, classes: Iterable[int]) -> list[nn.Parameter]:
-        """Put ``adapter`` in use (created if new), give ``classes`` head rows, and return what to train."""
+        """Activate ``adapter`` (created if new), give ``classes`` head rows, and return what to train."""
         if adapter not in self.adapters:
             self.adapters.add(adapter)
         self.adapters.active = (adapter,)
@@ -131,7 +131,7 @@ class Model(nn.Module):
         return [*self.adapters.params(adapter), *self.head.parameters()]
 
     def query(self, x: Tensor | Inputs) -> Tensor:
-        """Return the pristine backbone's features ``(n, width)``, by which prompts are chosen; without gradients."""
+        """Return the pristine backbone's features ``(n, width)``, which selects prompts; without gradients."""
         with torch.no_grad(), self.adapters.pristine():
             return self.features(x)
 
@@ -139,7 +139,7 @@ class Model(nn.Module):
         """Return features ``(n, width)`` under the adapters ``using``: one, several, ``()`` for none, None as they are.
 
         A tensor is a training pass, with gradients. ``Inputs`` are a frozen pass, read from the store where known.
-        Adapters that ask for the query cost a second pass, unless the ``query`` of a tensor is at hand already.
+        Adapters that ask for the query cost a second pass, unless the ``query`` of a tensor is given.
         """
         names = self.adapters.active if using is None else (using,) if isinstance(using, str) else tuple(using)
         with self.adapters.using(*names):
@@ -154,8 +154,8 @@ class Model(nn.Module):
     def each(self, x: Tensor | Inputs, usings: Sequence[str | Sequence[str]], wanted: Tensor | None = None) -> Tensor:
         """Return features ``(k, n, width)`` under each of ``k`` choices of adapters, as `features` takes them.
 
-        Frozen passes hold several adapters at once where their kind allows it: what comes before the first place they
-        rewrite is computed once, and features are those of one by one, bit for bit.
+        Frozen passes hold several adapters at once where their kind allows it: layers before the first rewritten site
+        are computed once, and features equal those of separate passes, bit for bit.
 
         Args:
             x: Inputs.
@@ -175,7 +175,7 @@ class Model(nn.Module):
         return out
 
     def _pass(self, x: Tensor, query: Tensor | None) -> Tensor:
-        """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one delays no others."""
+        """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one slows no others."""
         rows, pieces = by_length(self.backbone, x), []
         if len(rows) == 1 or self.adapters.adapter.coupled:
             with self.adapters.asked(query):
@@ -192,7 +192,7 @@ class Model(nn.Module):
         return found
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
-        """Return the head's scores ``(n, rows)`` under the adapters in use."""
+        """Return the head's scores ``(n, rows)`` under the active adapters."""
         return self.scores(x)
 
     def embed(self, samples: Samples, using: Using = None, batch: int = 256) -> tuple[Tensor, Tensor]:
