@@ -2,10 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from cl_framework.auditing.verdict import conclusions
+from cl_framework.cli import arguments, precheck
+from cl_framework.cli.main import VERBS
 from scripts import stream_figure, tables
 
 ROOT = Path(__file__).parents[1]
@@ -76,9 +80,31 @@ def test_the_short_table_of_the_readme_agrees_with_the_full_one():
         assert numbers == expected[name], name
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if "<!-- table: " in p.read_text(encoding="utf-8")], ids=lambda p: p.name
-)
+def commands(page):
+    """Words of each `clf` command in the shell blocks of a page."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8").replace("\\\n", " "), re.DOTALL)
+    lines = [part.strip() for block in blocks for line in block.splitlines() for part in line.split(" && ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("clf ")]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
+def test_commands_of_a_page_are_accepted_as_far_as_that_needs_no_data(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for verb, *rest in commands(page):
+        assert verb in VERBS or (verb == "help" and set(rest) <= set(VERBS)), verb
+        if verb in ("run", "plan"):
+            precheck.of_config([*rest, "--run_dir", "runs/of-no-test"], data=False)
+        elif verb in arguments.PARSERS:
+            arguments.parse(verb, rest)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_the_guide_to_audits_lists_every_statement_that_an_audit_prints(single):
+    guide = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert all(f"| {c.statement}" in guide for c in conclusions({}, single))
+
+
+@pytest.mark.parametrize("page", MEASURED, ids=lambda p: p.name)
 def test_tables_of_measurements_are_those_that_scripts_wrote(page):
     text = page.read_text(encoding="utf-8")
     assert tables.filled(text, ROOT / "docs" / "tables") == text, "run `python scripts/compare.py --readme`"
