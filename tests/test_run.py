@@ -24,7 +24,7 @@ from cl_framework.storage.tensors import pack, unpack
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.create(tmp_path / "run", "seed: 0\n", {"seeds": [0]})
+    return Run.create(tmp_path / "run", "seed: 0\n", {"seed": 0})
 
 
 def alive(n):
@@ -72,7 +72,7 @@ def assert_sound(path, at_least=0):
 
 def test_a_new_run_holds_its_config_and_manifest_and_cannot_be_started_twice_once_it_has_an_event(run):
     assert run.config == "seed: 0\n"
-    assert Run.open(run.path).manifest["seeds"] == [0]
+    assert Run.open(run.path).manifest.seed == 0
     assert (run.events(), run.state(), run.verify()) == ([], {}, [])
     with run.lock(), pytest.raises(UserError, match="is in use by"):
         Run.create(run.path, "", {})

@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_before_its_first_event_is_begun_anew_by_the_same_
     (run.path / "logs").mkdir()
     (run.path / "logs" / "of-a-trainer.csv").write_text("kept")
     again = Run.create(tmp_path / "run", "b: 2\n", {"seed": 2})
-    assert (again.config, again.manifest["seed"], again.verify()) == ("b: 2\n", 2, [])
+    assert (again.config, again.manifest.seed, again.verify()) == ("b: 2\n", 2, [])
     assert receipts.run_key(again.path)
     assert (run.path / "logs" / "of-a-trainer.csv").read_text() == "kept"
 

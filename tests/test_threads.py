@@ -92,7 +92,7 @@ def test_the_number_of_threads_is_recorded_and_another_one_is_told_of_once(tmp_p
         assert main(["run", *QUICK, *simple, "--run_dir", str(path)]) == 0
         assert "CPU threads" not in capsys.readouterr().out
         run = Run.open(path)
-        assert run.manifest["threads"] == 1
+        assert run.manifest.threads == 1
         assert [e.state["threads"] for e in run.events()] == [1, 1]
         monkeypatch.setenv("CLF_THREADS", "2")
         assert main(["forget", str(path), "--classes", "0"]) == 0

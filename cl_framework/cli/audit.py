@@ -149,7 +149,7 @@ def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False
     """
     run = Run.open(other)
     for what in ("backbone", "data"):
-        if run.manifest[what] != directory.manifest[what]:
+        if getattr(run.manifest, what) != getattr(directory.manifest, what):
             raise UserError(f"{other} has another {what} than {directory.path}; give a run of the same kind.")
     learner = OpenRun.reopen(run).learner
     known = set(learner.model.classes)

@@ -99,7 +99,7 @@ def verify(argv: Sequence[str]) -> int:
     if problems:
         say("\n".join(map(printable, problems)))  # each on its line, whatever a file is called
         return 1
-    trial = f"; a trial with {run.manifest['trial']}, no result" if run.manifest.get("trial") else ""
+    trial = f"; a trial with {run.manifest.trial}, no result" if run.manifest.trial else ""
     events, told = run.events(), receipts.read_receipts(run.path)
     signed = _signed(events, bool(told)) if args.public else ""
     counted = f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}"

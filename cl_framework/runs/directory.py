@@ -14,18 +14,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+import msgspec
 from msgspec.structs import replace
 
 from cl_framework.errors import UserError
 from cl_framework.feature_cache import rows as feature_cache_rows
 from cl_framework.runs import derived_files, maintenance, receipts, records, relocation
 from cl_framework.runs import manifest as runs_manifest
-from cl_framework.runs.manifest import MANIFEST, SCHEMA, Manifest
+from cl_framework.runs.manifest import MANIFEST, SCHEMA, ExperimentOrigin, Manifest
 from cl_framework.runs.records import EVENTS, FEATURES, SAMPLES, EventRecord
 from cl_framework.storage import files, locks
 from cl_framework.storage import tensors as storage_tensors
 from cl_framework.storage.files import read_listed, sibling
-from cl_framework.storage.typed_records import RESTORE, parsed
+from cl_framework.storage.typed_records import RESTORE, parsed, typed
 from cl_framework.streams.identifiers import keyed_digest
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Run:
         manifest: Versions, hashes and seeds it was started with.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         """Use `create` or `open` instead."""
         self.path, self.manifest = path, manifest
         self._known: dict[str, Tensor] | None = None
@@ -102,9 +103,18 @@ class Run:
             UserError: If it is no run, its manifest is not JSON, or a newer version wrote it.
         """
         path = _real(Path(path))
-        told = runs_manifest.read_manifest(path)
+        manifest = runs_manifest.read_manifest(path)
         maintenance.refuse_links(path)
-        return cls(path, told)
+        return cls(path, manifest)
+
+    @property
+    def origin(self) -> ExperimentOrigin:
+        """The weights and data that it was made with.
+
+        Raises:
+            UserError: If the manifest does not tell.
+        """
+        return typed(msgspec.to_builtins(self.manifest), ExperimentOrigin, self.path / MANIFEST)
 
     @property
     def config(self) -> str:
@@ -128,7 +138,7 @@ class Run:
         _ = self.config
         if problems := records.gaps(self.path):
             raise UserError(f"{problems[0]}; restore it from a copy.")
-        return [records.read_event(self.path, self.manifest["sha256"], f) for f in records.committed(self.path)]
+        return [records.read_event(self.path, self.manifest.sha256, f) for f in records.committed(self.path)]
 
     def metrics(self, event: EventRecord) -> dict[str, Any]:
         """Return what was measured after ``event``."""
@@ -214,7 +224,7 @@ class Run:
         changed = {n: after[n] for n in sorted(after) if whole or before.get(n) != after[n]}
         removed = sorted(before.keys() - after.keys())
         rows, fresh, known = self._new_features(features)
-        run, folder = self.manifest["sha256"], records.folder_name(len(events), kind, name)
+        run, folder = self.manifest.sha256, records.folder_name(len(events), kind, name)
         event = EventRecord(run, folder, name, kind, dict(state), changed, removed, {}, fresh)
         blobs: dict[str, Sequence[bytes | memoryview]] = {
             event.data: [storage_tensors.pack({n: tensors[n] for n in changed})],
@@ -310,8 +320,8 @@ class Run:
             _ = self.config, relocation.read_moves(self.path)
         except UserError as error:
             return [str(error)]  # without its origin nothing else can be judged
-        found = maintenance.run_problems(self.path, self.manifest["sha256"])
-        if problem := receipts.broken_key(self.path, self.manifest.get("key")):
+        found = maintenance.run_problems(self.path, self.manifest.sha256)
+        if problem := receipts.broken_key(self.path, self.manifest.key):
             found.append(f"{problem}; restore it from a copy.")
         return found + derived_files.index_problems(self.path)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from cl_framework.errors import UserError
-from cl_framework.storage.typed_records import RESTORE, Digest, FileEntry, decode_json, typed
+from cl_framework.storage.typed_records import RESTORE, Count, Digest, FileEntry, decode_json, typed
 
 SCHEMA = 4
 MANIFEST = "manifest.json"
@@ -18,22 +17,52 @@ class _Schema(msgspec.Struct, frozen=True):
     schema: int
 
 
+class Weights(msgspec.Struct, frozen=True):
+    """The backbone that a run was made with."""
+
+    name: str
+    sha256: str
+
+
 class Manifest(msgspec.Struct, frozen=True):
-    """What every run's ``manifest.json`` holds, whatever else its maker wrote there.
+    """What a run's ``manifest.json`` holds; the first three fields are in every one.
 
     Attributes:
         schema: Version of the layout.
         config: Hash and size of the resolved config.
         key: What tells the run's key from others.
+        sha256: Hash of all the rest.
+        versions: Of Python and of packages that decide numbers.
+        platform: The machine.
+        backbone: The frozen weights.
+        data: Fingerprint of the data of the config's scenario.
+        seed: The run's seed.
+        threads: CPU threads that it was started with.
+        trial: The debugging option that it was made with, if any: its numbers are no result.
     """
 
     schema: int
     config: FileEntry
     key: Digest
+    sha256: str = ""
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    platform: str = ""
+    backbone: Weights | None = None
+    data: str | None = None
+    seed: int | None = None
+    threads: Count | None = None
+    trial: str | None = None
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of the run at ``path`` as it stands; its hash is not checked.
+class ExperimentOrigin(msgspec.Struct, frozen=True):
+    """The part of a manifest without which no experiment can be built again."""
+
+    backbone: Weights
+    data: str
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the run at ``path``; its hash is not checked.
 
     Raises:
         UserError: If there is none, it cannot be read, or another version of this program wrote it.
@@ -52,6 +81,4 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} {what}; run its config again.")
     if schema > SCHEMA:
         raise UserError(f"{path} has schema {schema} and this version knows {SCHEMA}; upgrade cl-framework.")
-    typed(found, Manifest, file)
-    told: dict[str, Any] = found
-    return told
+    return typed(found, Manifest, file)

@@ -115,7 +115,7 @@ class OpenRun:
         experiment, timeline = self.experiment, self.timeline
         lasting = {reopening.CHANGED: list(experiment.changes)} if experiment.changes else {}
         notes = [lasting if i < 0 else {"later": [i, timeline.later[i]], **lasting} for i, _ in timeline.marked()]
-        data = [self.directory.manifest["data"], *(s["data"] for s in timeline.later if "data" in s)]
+        data = [self.directory.origin.data, *(s["data"] for s in timeline.later if "data" in s)]
         facts = {"data": data, "versions": reopening.versions()}
         told = dataclasses.replace(details or ReceiptDetails(), facts=facts)
         names, bar = timeline.class_names, experiment.bar
@@ -128,7 +128,7 @@ class OpenRun:
         recorder, told = self.recorder(details, samples), receipts.last(self.path)
         if warning := other_threads(directory):
             CONSOLE.print(warning, soft_wrap=True)
-        store, weights = learner.model.store, directory.manifest["backbone"]["sha256"]
+        store, weights = learner.model.store, directory.origin.backbone.sha256
         store.folder = self.path
         store.lender = feature_sharing.shared_features(experiment, weights, self.timeline, bool(recorder.records))
         evaluator = Evaluator(learner.strategy.isolates == "experience")
@@ -183,7 +183,7 @@ class OpenRun:
 def other_threads(directory: Run) -> str | None:
     """Say that this process has another number of CPU threads than the run had so far; None when it has the same."""
     events, now = directory.events(), torch.get_num_threads()
-    told = events[-1].state.get("threads") if events else directory.manifest.get("threads")
+    told = events[-1].state.get("threads") if events else directory.manifest.threads
     if told is None or told == now:
         return None
     return (

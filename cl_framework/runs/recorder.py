@@ -160,7 +160,7 @@ class RunRecorder:
             gone = self._gone()
             names = [_GONE if c in gone else name for c, name in enumerate(self.class_names)]
             made = evaluation_results.results(type(self.learner.strategy).__name__, learned, self.records, names)
-            if trial := self.run.manifest.get("trial"):
+            if trial := self.run.manifest.trial:
                 made["trial"] = trial
             self._results = len(self.records), made
         return self._results[1]
@@ -185,7 +185,7 @@ class RunRecorder:
         if not isinstance(step.event, ForgetRequest) or measurements.forget is None or self.learner.unlearner is None:
             return None
         before, who = self.records[-1].measurements if self.records else None, self.details.requester
-        facts = {"data": self.run.manifest.get("data"), "config": self.run.manifest["config"]["sha256"]}
+        facts: dict[str, Any] = {"data": self.run.manifest.data, "config": self.run.manifest.config.sha256}
         facts |= self.details.facts
         if self.details.people:
             gone = set(step.event.data.ids.tolist())

@@ -10,7 +10,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from cl_framework.configuration.experiment import Experiment, build, scenario_of
@@ -19,9 +18,8 @@ from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.runs import feature_sharing, receipts, relocation
 from cl_framework.runs.directory import Run
-from cl_framework.runs.manifest import MANIFEST
 from cl_framework.runs.records import EventRecord
-from cl_framework.storage.typed_records import RESTORE, Count, typed
+from cl_framework.storage.typed_records import RESTORE, typed
 from cl_framework.streams import sample_list
 from cl_framework.streams.events import Scenario
 from cl_framework.streams.timeline import Later, Timeline
@@ -52,25 +50,6 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide numbers."""
     packages = ("cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
     return {"python": platform.python_version(), **{p: _version(p) for p in packages}}
-
-
-class Weights(msgspec.Struct, frozen=True):
-    """The backbone that a run was made with."""
-
-    name: str
-    sha256: str
-
-
-class ExperimentOrigin(msgspec.Struct, frozen=True):
-    """What a manifest tells of the experiment behind a run, as `manifest` wrote it."""
-
-    backbone: Weights
-    data: str
-    seed: int
-    versions: dict[str, str]
-    platform: str
-    threads: Count | None = None
-    trial: str | None = None
 
 
 def changed(events: Sequence[EventRecord], run: Path) -> list[str]:
@@ -121,11 +100,9 @@ def experiment_of(directory: Run, overrides: Sequence[str] = (), changes: Sequen
     changes = before if before[len(before) - len(changes) :] == [*changes] else [*before, *changes]
     with relocation.config_of(directory.path, relocation.read_moves(directory.path)) as config:
         experiment = build(["--config", config, *changes, *overrides], CONSOLE)
-    told = typed(directory.manifest, ExperimentOrigin, directory.path / MANIFEST)
-    if told.backbone.sha256 != experiment.learner.model.backbone.digest():
-        raise UserError(
-            f"{directory.path} was made with other backbone weights; bring back {told.backbone.name} as it was."
-        )
+    weights = directory.origin.backbone
+    if weights.sha256 != experiment.learner.model.backbone.digest():
+        raise UserError(f"{directory.path} was made with other backbone weights; bring back {weights.name} as it was.")
     return dataclasses.replace(experiment, changes=tuple(changes))
 
 
@@ -147,7 +124,7 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     raw = directory.samples()
     sources = [] if raw is None else sample_list.decode_list(raw, directory.path / sample_list.FOLDER)
-    data = [directory.manifest["data"], *(s["data"] for s in specs if "learn" in s)]
+    data = [directory.origin.data, *(s["data"] for s in specs if "learn" in s)]
     for scenario, was, source in zip_longest([first, *streams], data, sources):
         if source is not None:
             scenario.relist(relocation.relocate(source, directory.path, moves), key)
