@@ -28,6 +28,7 @@ from cl_framework.engine import checkpoint, loop
 from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.trainers import MakeTrainer, fresh_trainers
+from cl_framework.evaluation import plots
 from cl_framework.evaluation.measurements import Measurements
 from cl_framework.methods.base import Strategy, Unlearner
 from cl_framework.methods.compatibility import suits
@@ -38,6 +39,8 @@ from cl_framework.streams.samples import Inputs, Rows, Samples
 torch.set_num_threads(1)
 os.environ["CLF_THREADS"] = "1"
 discovery.discover()
+
+DRAW, BLANK = plots.accuracy_figure, b"a figure"
 
 CLASSES = ((5, 2), (7, 0), (1, 6), (4, 3))  # out of order, so that a class id taken for a column shows
 BUILD = functools.partial(
@@ -248,6 +251,23 @@ class World:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep pictures of image folders out of the user's cache."""
     os.environ["CLF_CACHE"] = str(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap() -> Iterator[None]:
+    """Draw no figure and wait for no disk: both take longer than most tests, and tests of either ask for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: BLANK)
+        patch.setattr(os, "fsync", os.fstat)  # it still wants an open file
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Iterator[None]:
+    """Draw figures in this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cl_framework.evaluation.plots.accuracy_figure", DRAW)
+        yield
 
 
 @pytest.fixture(scope="session")

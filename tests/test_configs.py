@@ -41,6 +41,25 @@ COMPARISONS = [path for path in sorted(CONFIGS.glob("compare/*.yaml")) if path n
 
 FEW = "--data.scenario.stream.dataset"
 
+SECOND = {  # plans of a second experience, for one config of each strategy that does more then than at first
+    "ease_cifar100_inc5": 1,
+    "inflora_cifar100_inc10": 1,
+    "mos_cifar100_inc5": 2,
+    "slca_cifar100_inc5": 2,
+    "ssiat_cifar100_inc10": 2,
+}
+
+
+def first_of_each_strategy():
+    """The first config of a published experiment for each strategy."""
+    return list({p.stem.partition("_")[0]: p for p in reversed(WHOLE)}.values())
+
+
+def cases(paths):
+    """Every fragment and one experiment of each strategy; the other experiments differ in numbers, and are slow."""
+    fast = {*FRAGMENTS, *first_of_each_strategy(), *(p for p in WHOLE if p.stem in SECOND)}
+    return [pytest.param(p, id=named(p), marks=() if p in fast else pytest.mark.slow) for p in paths]
+
 
 def named(path):
     return path.relative_to(CONFIGS).with_suffix("").as_posix()
@@ -82,7 +101,7 @@ def test_no_config_is_left_out():
     assert len(FRAGMENTS) >= 15
 
 
-@pytest.mark.parametrize("path", [p for p in [*WHOLE, *FRAGMENTS] if p not in TEXT], ids=named)
+@pytest.mark.parametrize("path", cases(p for p in [*WHOLE, *FRAGMENTS] if p not in TEXT))
 def test_everything_a_config_says_is_what_is_built(path):
     said = yaml.safe_load(path.read_text())
     if path.stem.startswith("gpu"):
@@ -95,16 +114,7 @@ def test_everything_a_config_says_is_what_is_built(path):
 LEARNS = [p for p in [*WHOLE, *FRAGMENTS] if p.parent.name != "backbone" and p.stem != "gs_lora_4x20" and p not in TEXT]
 
 
-SECOND = {  # plans of a second experience, for one config of each strategy that does more then than at first
-    "ease_cifar100_inc5": 1,
-    "inflora_cifar100_inc10": 1,
-    "mos_cifar100_inc5": 2,
-    "slca_cifar100_inc5": 2,
-    "ssiat_cifar100_inc10": 2,
-}
-
-
-@pytest.mark.parametrize("path", LEARNS, ids=named)
+@pytest.mark.parametrize("path", cases(LEARNS))
 def test_a_config_takes_a_step_and_forgets_where_it_can(path):
     data = {
         "cifar100_b0inc5": [f"--config={CONFIGS}/backbone/vit_b16_in21k.yaml", "--data.scenario.dataset=digits"],
@@ -203,7 +213,7 @@ def test_the_published_experiment_keeps_to_the_protocol():
     assert (experiment.batch_size, trainer.max_epochs, experiment.learner.schedule) == (48, 20, "cosine")
 
 
-@pytest.mark.parametrize("path", [p for p in WHOLE if p.stem.startswith("mos_")], ids=named)
+@pytest.mark.parametrize("path", cases(p for p in WHOLE if p.stem.startswith("mos_")))
 def test_mos_is_aligned_with_the_weight_decay_of_its_training(path):
     """As released: the decay of a data set's config holds for both."""
     model = yaml.safe_load(built(path).config)["model"]

@@ -37,9 +37,8 @@ def test_only_what_stays_beside_what_goes_is_told():
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch) -> Path:
+def run(tmp_path: Path) -> Path:
     """A finished run; ant/0 is also under bee and among the tests of ant, cow/0 is there twice."""
-    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")
     data = tmp_path / "data"
     for i, name in enumerate(NAMES):
         for split, count in (("train", 3), ("test", 2)):

@@ -13,7 +13,6 @@ import pytest
 import torch
 from rich.console import Console
 
-import cl_framework.evaluation.plots  # noqa: F401  # imported here once, rather than in every child
 from cl_framework.engine import checkpoint, loop
 from cl_framework.engine.trainers import RequestBar
 from cl_framework.evaluation.evaluator import Evaluator

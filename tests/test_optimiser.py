@@ -43,11 +43,6 @@ def stop_after(monkeypatch):
     return stop
 
 
-@pytest.fixture(autouse=True)
-def no_figure(monkeypatch):
-    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")
-
-
 @pytest.fixture
 def begun(tmp_path, stop_after) -> Path:
     """A run that was stopped after the first of three experiences."""

@@ -192,6 +192,7 @@ def overlapping(*days: tuple[str, dict[str, dict[str, tuple[float, float]]]]) ->
     return results("OLoRA", EXAMS[:1], [record(m) for m in measurements], NAMES)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_overlaps_are_gathered_pair_by_pair_and_measured_anew_by_a_forget_request(tmp_path: Path) -> None:
     learned = [
         ("a", {}),
@@ -318,6 +319,7 @@ def test_the_csv_has_a_line_for_every_event_and_exam(found: dict[str, Any]) -> N
     assert lines[4] == {"event": "forget-1", "kind": "forget", "exam": "a", "accuracy": "0.9", "curve": "0.85"}
 
 
+@pytest.mark.usefixtures("drawn")
 def test_writing_leaves_three_whole_files_and_writing_again_replaces_them(
     found: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -330,6 +332,7 @@ def test_writing_leaves_three_whole_files_and_writing_again_replaces_them(
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("tasks", [0, 1, 5, 6, 22])
 def test_streams_of_any_length_can_be_written_and_shown(tasks: int, tmp_path: Path) -> None:
     found = long(tasks)

@@ -29,7 +29,6 @@ TINY = {
 def call(tmp_path, monkeypatch):
     """Call the comparison on the tiny matrix, and count which runs it starts."""
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")  # half a second each
     started = []
     run = cli_run.run
     monkeypatch.setattr(cli_run, "run", lambda argv: started.append(argv) or run(argv))
@@ -180,7 +179,6 @@ def test_ways_of_forgetting_are_compared_on_copies_of_one_base(tmp_path, monkeyp
     }  # fmt: skip
     file, places = tmp_path / "tiny.yaml", ["--runs", str(tmp_path / "runs"), "--tables", str(tmp_path / "tables")]
     file.write_text(yaml.safe_dump(plan))
-    monkeypatch.setattr("cl_framework.evaluation.plots.accuracy_figure", lambda _: b"")
     assert forgetting.main([str(file), *places]) == 0
     cells = {c["method"]: c for c in json.loads((tmp_path / "tables" / "tiny.json").read_text())["cells"]}
     assert cells["Subtract"]["accuracy_forget"] == cells["Retrain"]["accuracy_forget"] == 0
