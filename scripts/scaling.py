@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.base import Backbone, Site
-from cl_framework.configuration.experiment import TRAINER_DEFAULTS, build
+from cl_framework.configuration.experiment import build
+from cl_framework.configuration.parser import TRAINER_DEFAULTS
 from cl_framework.engine import loop as engine_loop
 from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner

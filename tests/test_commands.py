@@ -138,7 +138,7 @@ MISTAKES = {
     "unknown unlearner": (["--model.unlearner", "DropAdaptor"], "Did you mean 'DropAdapter'"),
     "wrong flag": (["--model.strategi", "EASE"], "Did you mean 'model.strategy'"),
     "wrong setting": (["--model.strategy.alphaa", "1"], "EASE has no setting 'alphaa'. Did you mean 'alpha'"),
-    "wrong type": (["--trainer.max_epochs", "few"], "trainer.max_epochs must be int"),
+    "wrong type": (["--trainer.max_epochs", "few"], "trainer.max_epochs must be a whole number"),
     "unknown data": (["--data.scenario.stream.dataset", "digitz"], "Did you mean 'digits'"),
     "missing folder": (["--data.scenario.stream.dataset", "imagefolder:nowhere"], "nowhere"),
     "missing config": (["--config", "nowhere.yaml"], "nowhere.yaml; give the path of a config that exists"),

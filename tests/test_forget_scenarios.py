@@ -448,7 +448,7 @@ def test_the_command_line_runs_it_and_the_report_holds_it(words, events, tmp_pat
 
 
 def test_scenarios_nest_in_a_config(tmp_path):
-    from cl_framework.configuration.experiment import scenario_of
+    from cl_framework.configuration.parser import scenario_of
 
     inner = '{"class_path": "ClassIncremental", "init_args": {"increment": 5, "order_seed": null}}'
     known = f'{{"class_path": "Pretrained", "init_args": {{"stream": {inner}, "rows": null}}}}'

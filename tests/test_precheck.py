@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from cl_framework.cli import arguments, main, precheck
-from cl_framework.configuration import shipped
+from cl_framework.configuration import accepted, shipped
 from cl_framework.configuration.experiment import build
 from cl_framework.errors import UserError
 from cl_framework.runs.directory import Run
@@ -37,7 +37,7 @@ MISTAKES = {
     "quickstart --data.scenario.stream.dataset digitz": "There is no data source 'digitz'. Did you mean 'digits'?",
     "quickstart --data.scenario.stream.dataset glyphs:clases=3": "Did you mean 'classes'?",
     "quickstart --data.scenario.stream.dataset imagefolder:/nope": "There is no folder /nope; give the one that holds",
-    "quickstart --trainer.max_epochs three": "trainer.max_epochs must be int or nothing; found 'three'.",
+    "quickstart --trainer.max_epochs three": "trainer.max_epochs must be a whole number (at least 1); found 'three'.",
     "quickstart --trainer.logger CSVLoger": "trainer.logger: there is no class 'CSVLoger'. Did you mean 'CSVLogger'?",
     "quickstart --trainer.callbacks EarlyStoping": "Did you mean 'EarlyStopping'?",
     "quickstart --model.optimizer Sgd": "model.optimizer: there is no class 'Sgd'. Did you mean 'SGD'?",
@@ -50,7 +50,7 @@ MISTAKES = {
     "quickstart --data.batch_size 0 --trainer.max_epochs 0": "2 settings cannot be: ",
     "quickstart --model.optimizer.lr": "--model.optimizer.lr needs a value.",
     "quickstart --threads --seed_everything 1": "--threads needs a value.",
-    "quickstart --model.strategy EASE Joint": "There is 'Joint' too much; a value follows the name of its setting",
+    "quickstart --model.strategy EASE Joint": "'Joint' is too much; a value follows the name of its setting",
     "--model.strategy EASE": "A config needs a scenario, such as --data.scenario ClassIncremental --data",
     "--data.scenario.dataset digits": "A config needs a scenario",
     "PARENT": "is a folder; give a config, such as quickstart, and a folder of pictures with",
@@ -179,15 +179,20 @@ def test_every_shipped_config_passes():
             precheck.of_config(["--config", str(path)], data=False)
 
 
-def test_the_precheck_knows_every_option_of_a_config():
-    """A setting that `experiment` adds beside the sections has to be named in `precheck.OPTIONS`, too."""
-    import yaml
+def test_what_is_accepted_is_what_the_full_parser_reads():
+    """Read from source files and built by the parser, sections and options are the same."""
+    import inspect
 
-    from cl_framework.configuration.experiment import _sections
+    import yaml
+    from pytorch_lightning import Trainer
+
+    from cl_framework.configuration.sections import Data
+    from cl_framework.engine.learner import Learner
 
     keys = set(yaml.safe_load(built(["--config", QUICK])))
-    assert keys - set(precheck.MADE_OF) <= set(precheck.OPTIONS)
-    assert {k: list(v) for k, v in precheck._sections().items()} == _sections()
+    assert keys == {*accepted.SECTIONS, *accepted.other_settings()} - {"config", "print_config"}
+    made_of = {"model": Learner, "data": Data, "trainer": Trainer}
+    assert accepted.section_keys() == {k: [*inspect.signature(c).parameters] for k, c in made_of.items()}
 
 
 def test_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
@@ -220,11 +225,11 @@ def test_signatures_are_those_that_python_sees():
 
     for kind in discovery.KINDS:
         for entry in discovery.catalogue(kind):
-            told = precheck.class_settings(entry)
+            told = accepted.part_settings(signatures.find_declared(entry.module, entry.name))
             found = discovery.load_class(kind, entry.name)
             own = "__init__" in vars(found) or is_dataclass(found)
             made = list(signature(found).parameters) if own else []
-            assert told is None or told == made, entry
+            assert told is None or list(told) == made, entry
     assert signatures.source_file("no.such.module") is None
 
 

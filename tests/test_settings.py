@@ -9,7 +9,7 @@ import torch
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.adapters.lora import LoRA
 from cl_framework.cli.main import main
-from cl_framework.configuration.experiment import Data
+from cl_framework.configuration.sections import Data
 from cl_framework.engine import loop
 from cl_framework.errors import UserError
 from cl_framework.settings.ranges import check_numbers

@@ -192,10 +192,10 @@ CANNOT = {
     "CSVLoger": (["--trainer.logger", "CSVLoger"], "Did you mean 'CSVLogger'?"),
     "EarlyStoping": (["--trainer.callbacks", "EarlyStoping"], "Did you mean 'EarlyStopping'?"),
     "ReduceLROnPlateau": (["--model.schedule", "ReduceLROnPlateau"], "give the full path"),
-    "17": (["--trainer.precision", "17"], "trainer.precision cannot be '17'"),
+    "17": (["--trainer.precision", "17"], "trainer.precision cannot be 17"),
     "features_limit": (["--features_limit", "-1"], "features_limit must be above 0; found -1"),
     "threads": (["--threads", "0"], "threads must be from 1 to 1024; found 0"),
-    "alpha": (["--model.strategy.alpha", "x"], "alpha must be float; found"),
+    "alpha": (["--model.strategy.alpha", "x"], "alpha must be a number (at least 0); found"),
 }  # fmt: skip
 
 

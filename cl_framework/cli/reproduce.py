@@ -112,7 +112,8 @@ def _listing() -> None:
 
 def _missing(settings: Sequence[str]) -> list[str]:
     """Return what a config needs and this machine lacks: data and weights, each with what to do about it."""
-    from cl_framework.configuration.experiment import build, scenario_of
+    from cl_framework.configuration.experiment import build
+    from cl_framework.configuration.parser import scenario_of
     from cl_framework.terminal.console import CONSOLE
 
     def problem(attempt: Any) -> str | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cl_framework.cli import arguments
 from cl_framework.configuration import optimiser, shipped
-from cl_framework.configuration.experiment import SKIP, Experiment, build, scenario_of
+from cl_framework.configuration.experiment import Experiment, build
+from cl_framework.configuration.parser import SKIP, scenario_of
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import hits_of
 from cl_framework.methods.compatibility import check_events

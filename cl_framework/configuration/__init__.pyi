@@ -1,13 +1,12 @@
-from .experiment import SKIP as SKIP
 from .experiment import Experiment as Experiment
 from .experiment import build as build
 from .experiment import resolve as resolve
-from .experiment import scenario_of as scenario_of
 from .flags import OPTIMISER as OPTIMISER
 from .flags import left_over as left_over
 from .flags import options as options
 from .given import Given as Given
 from .given import check_inputs as check_inputs
-from .given import check_type as check_type
 from .optimiser import apart as apart
+from .parser import SKIP as SKIP
+from .parser import scenario_of as scenario_of
 from .written import yaml_of as yaml_of

@@ -1,63 +1,119 @@
-"""Values that a config gives, judged as far as its source files tell: numbers, types, and what libraries name."""
+"""A config as it is given, in files and on the command line, judged before anything heavy is imported.
+
+What is refused here is certainly wrong. The full parser reads what passes; where it refuses something, the same
+judgement is asked again, now that everything it does not know is known to be wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from cl_framework.configuration import messages
-from cl_framework.errors import UserError
-from cl_framework.settings import declared, ranges, signatures, trust
+import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-_PLAIN = {"int": "int", "float": "float", "bool": "bool", "None": "nothing"}
-"""Types whose values can be told from their text, and what messages call them."""
+from cl_framework.configuration import accepted, messages, shipped, shorthand, written
+from cl_framework.configuration.flags import left_over, options
+from cl_framework.configuration.values import Values
+from cl_framework.errors import UserError, did_you_mean
+from cl_framework.settings import declared, ranges, trust
 
-SECTIONS = ("trainer", "model", "data")
-"""In the order in which the full parser checks them."""
-
-
-def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield dotted names and values below a setting, spelled as the command line does.
-
-    >>> list(leaves("model.optimizer", {"class_path": "SGD", "init_args": {"lr": 0.1}}))
-    [('model.optimizer.class_path', 'SGD'), ('model.optimizer.lr', 0.1)]
-    """
-    if not isinstance(value, Mapping):
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from leaves(name if key == "init_args" else f"{name}.{key}", inner)
+_ORDER = ("trainer", "model", "data")
+"""Sections in the order in which their numbers are told."""
+SCENARIO = "data.scenario"
 
 
 @final
 class Given:
-    """The values of settings by dotted name; of those that were given twice the later."""
+    """The settings that a command line and the configs it names amount to.
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    Attributes:
+        values: Plain values by dotted name; of those that were given twice the later.
+        sections: Sections or parts of them that may be set.
+    """
+
+    def __init__(self, sections: Sequence[str] = (), certain: bool = False, whole: bool = True) -> None:
+        """Begin with nothing.
+
+        Args:
+            sections: What may be set, such as ``data.scenario``; all unless given.
+            certain: Whether what is not known is known to be wrong.
+            whole: Whether this is a config from its beginning; else it changes one whose classes are not known here.
+        """
         self.values: dict[str, Any] = {}
+        self.sections, self._judged, self._asks = sections, Values(certain, whole), False
 
-    def take(self, name: str, value: Any) -> None:
-        """Take up a setting; another class takes away the settings of the one before."""
-        name = name.removesuffix(".class_path")
-        if isinstance(value, str) or (isinstance(value, Mapping) and "class_path" in value):
-            self.values = {k: v for k, v in self.values.items() if not k.startswith(f"{name}.")}
-        for key, inner in leaves(name, value):
-            self.values[key.removesuffix(".class_path")] = inner
-
-    def check(self) -> None:
-        """Refuse what is certainly wrong, in the sentences of those who read it later.
+    def words(self, words: Sequence[str]) -> Given:
+        """Take up a command line whose configs are paths, and return itself.
 
         Raises:
-            UserError: If something is.
+            UserError: If something in it is certainly wrong.
         """
-        if not trust.trusted():  # what is trusted may bring names of its own
-            for name, value in self.values.items():
-                _check_class(name, value)
-        told = sorted(self.values, key=lambda k: [k.startswith(f"{s}.") for s in reversed(SECTIONS)])
+        if stray := left_over(words):
+            raise UserError(f"{stray!r} is too much; a value follows the name of its setting, as in --threads 2.")
+        for name, text in options(words):
+            self.option(name, text)
+        return self
+
+    def option(self, name: str, text: str | None) -> None:
+        """Take up an option of the command line.
+
+        Raises:
+            UserError: If it is certainly wrong.
+        """
+        if name.endswith(".help") or name in ("help", "help-all", "print_config"):
+            self._asks = True
+            return
+        if text is None and name not in accepted.VALUELESS:
+            self._check_key(name)
+            raise UserError(f"--{name} needs a value.")
+        if name in accepted.VALUELESS and text is not None:
+            raise UserError(f"--{name} takes no value; found {text!r}.")
+        if name == "config":
+            self._file(text or "")
+        elif text is not None:
+            self.take(name, _read(text), typed=True)
+
+    def take(self, name: str, value: Any, typed: bool = False) -> None:
+        """Take up a setting by its dotted name.
+
+        Raises:
+            UserError: If it is certainly wrong.
+        """
+        section, _, rest = name.partition(".")
+        if section in accepted.SECTIONS and not rest:
+            self._section(section, value)
+            return
+        self._check_key(name)
+        key, *deeper = rest.split(".") if section in accepted.SECTIONS else [section, *filter(None, [rest])]
+        place, kind = key, None
+        if section in accepted.SECTIONS:
+            place, kind = f"{section}.{key}", accepted.section(section)[key].kind
+        self._judged.take(place, kind or accepted.other_settings()[section].kind, deeper, value, typed)
+        self._note(name.replace(".init_args.", "."), value)
+
+    def check(self) -> None:
+        """Refuse what only the whole shows: settings that lack, numbers out of range, names that are not there.
+
+        Raises:
+            UserError: If something is certainly wrong.
+        """
+        if not self._asks:
+            for sentence in self._judged.missing():
+                raise UserError(sentence)
+        told = sorted(self.values, key=lambda k: [k.startswith(f"{s}.") for s in reversed(_ORDER)])
         ranges.check_numbers({k: self.values[k] for k in told if not k.startswith("published")})
         _check_backbone(self.values)
+
+    def check_trust(self) -> None:
+        """Refuse names of classes where the full parser alone can tell that a class is meant.
+
+        Raises:
+            UserError: If one is not trusted.
+        """
+        for name in self._judged.open:
+            if "." in name and all(word.isidentifier() for word in name.split(".")):
+                trust.require(name)
 
     def check_scenario(self, who: str) -> None:
         """Refuse to go on without a scenario.
@@ -68,11 +124,75 @@ class Given:
         Raises:
             UserError: If none is named.
         """
-        if not {"data", "data.scenario"} & self.values.keys():
+        if not {"data", SCENARIO} & self.values.keys() and not self._asks:
             raise UserError(
                 f"{who} needs a scenario, such as --data.scenario ClassIncremental --data.scenario.dataset "
                 "imagefolder:PATH; `clf list scenarios` names them."
             )
+
+    @property
+    def dataset(self) -> str | None:
+        """Return the data source that the scenario reads, if one is named."""
+        named = [v for k, v in self.values.items() if k.startswith(SCENARIO) and k.endswith(".dataset")]
+        return str(named[-1]) if named and isinstance(named[-1], str) else None
+
+    def _file(self, path: str) -> None:
+        """Take up a config: a file, or YAML itself."""
+        read = written.yaml_of(path)
+        if not isinstance(read, Mapping):
+            name = "The config on the command line" if shipped.is_text(path) else path
+            raise UserError(
+                f"{name} must hold a table of sections, such as model: and data:; found {messages.as_written(read)}."
+            )
+        for section, value in read.items():
+            self.take(str(section), value)
+
+    def _section(self, section: str, value: Any) -> None:
+        """Take up a whole section."""
+        if isinstance(value, str) and Path(value).suffix in (".yaml", ".yml"):
+            value = written.yaml_of(value)
+        if not isinstance(value, Mapping):
+            some = ", ".join([*accepted.section(section)][:3])
+            raise UserError(
+                f"{section} must be a table of settings, such as {some}; found {messages.as_written(value)}."
+            )
+        for key, inner in value.items():
+            self.take(f"{section}.{key}", inner)
+
+    def _check_key(self, name: str) -> None:
+        section, _, rest = name.partition(".")
+        known = accepted.section(section) if section in accepted.SECTIONS else {}
+        key = rest.partition(".")[0]
+        if (
+            key not in known
+            and section not in accepted.other_settings()
+            and not (section in accepted.SECTIONS and not rest)
+        ):
+            asked = f"{section}.{key}" if section in accepted.SECTIONS else name
+            raise UserError(messages.no_key(asked, accepted.section_keys(), [*accepted.other_settings()]))
+        if self.sections and not any(f"{name}.".startswith(f"{s}.") for s in self.sections):
+            raise UserError(f"--{name} is not taken here. {did_you_mean(name, self.sections)}")
+
+    def _note(self, name: str, value: Any) -> None:
+        """Keep plain values; another class takes away the settings of the one before."""
+        name = name.removesuffix(".class_path").removesuffix(".init_args")
+        value = shorthand.spelled_out(value) if name == "model.backbone" else value
+        if isinstance(value, str) or (isinstance(value, Mapping) and "class_path" in value):
+            self.values = {k: v for k, v in self.values.items() if not k.startswith(f"{name}.")}
+        for key, inner in leaves(name, value):
+            self.values[key.removesuffix(".class_path")] = inner
+
+
+def leaves(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Return dotted names and values below a setting, spelled as the command line does.
+
+    >>> leaves("model.optimizer", {"class_path": "SGD", "init_args": {"lr": 0.1}})
+    [('model.optimizer.class_path', 'SGD'), ('model.optimizer.lr', 0.1)]
+    """
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    below = ((name if key == "init_args" else f"{name}.{key}", inner) for key, inner in value.items())
+    return [leaf for key, inner in below for leaf in leaves(key, inner)]
 
 
 def check_inputs(files: Sequence[str]) -> None:
@@ -88,41 +208,12 @@ def check_inputs(files: Sequence[str]) -> None:
             raise UserError(f"There is no file {file}; give files that are there.")
 
 
-def check_type(name: str, value: Any, annotation: str | None) -> None:
-    """Refuse a word where a setting takes numbers, yes or no only.
-
-    >>> check_type("model.adapter.width", "three", "int | None")
-    Traceback (most recent call last):
-    cl_framework.errors.UserError: model.adapter.width must be int or nothing; found 'three'.
-
-    Raises:
-        UserError: If it is one.
-    """
-    kinds = signatures.alternatives(annotation or "")
-    if not isinstance(value, str) or not kinds or not _PLAIN.keys() >= kinds.keys():
-        return
+def _read(text: str) -> Any:
+    """Return what the text of an option stands for; text that is no YAML is text."""
     try:
-        float(value)
-    except ValueError:
-        right = " or ".join(_PLAIN[kind] for kind in kinds)
-        raise UserError(f"{name} must be {right}; found {value!r}.") from None
-
-
-def _check_class(name: str, value: Any) -> None:
-    """Refuse a class of a library that is close to one that there is."""
-    module = messages.ELSEWHERE.get(name.rpartition(".")[2])
-    if module is None or name.count(".") != 1:
-        return
-    each = value if isinstance(value, list) else [value]
-    for one in each:
-        found = one.get("class_path") if isinstance(one, Mapping) else one
-        known = declared.classes_in(module)
-        if not isinstance(found, str) or not found.isidentifier() or not known or found in known:
-            continue
-        if found.islower() and name == "model.schedule":  # constant, cosine, ...
-            continue
-        if "Did you mean" in (said := messages.no_class(name, found)):
-            raise UserError(said)
+        return shorthand.read_config(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _check_backbone(values: Mapping[str, Any]) -> None:

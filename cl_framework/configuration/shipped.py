@@ -25,7 +25,7 @@ def locate_config(given: str) -> str:
     Raises:
         UserError: If there is none, saying what is close.
     """
-    if _is_text(given) or Path(given).expanduser().is_file():
+    if is_text(given) or Path(given).expanduser().is_file():
         return given
     if Path(given).expanduser().is_dir():
         raise UserError(
@@ -71,7 +71,8 @@ def _shipped() -> list[Path]:
     return [p for p in configs_folder().rglob("*.yaml") if p.parent.name != "compare"]
 
 
-def _is_text(given: str) -> bool:
+def is_text(given: str) -> bool:
+    """Tell whether what stands for a config is YAML itself rather than a name or a path."""
     return "\n" in given or "{" in given or ": " in given
 
 

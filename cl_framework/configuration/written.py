@@ -1,4 +1,4 @@
-"""Settings as a person writes them, on the command line and in YAML."""
+"""Settings as a person writes them in YAML, in a file or on the command line."""
 
 from __future__ import annotations
 
@@ -7,17 +7,32 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-from cl_framework.configuration import messages, shorthand
+from cl_framework.configuration import messages, shipped, shorthand
 from cl_framework.errors import UserError
 
 
-def yaml_of(path: str) -> Any:
-    """Return what a config file holds.
+def yaml_of(given: str) -> Any:
+    """Return what a config holds.
+
+    Args:
+        given: The path of a file, or YAML itself.
 
     Raises:
-        UserError: If it is no YAML.
+        UserError: If there is no such file, or it is no YAML.
     """
+    if shipped.is_text(given) and not Path(given).expanduser().is_file():
+        return _parsed(given, "The config on the command line")
     try:
-        return shorthand.read_config(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(messages.no_yaml(path, error)) from error
+        text = Path(given).expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(messages.no_yaml(given, error)) from error
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {given}; give the path of a config that exists.") from error
+    return _parsed(text, given)
+
+
+def _parsed(text: str, name: str) -> Any:
+    try:
+        return shorthand.read_config(text)
+    except yaml.YAMLError as error:
+        raise UserError(messages.no_yaml(name, error)) from error

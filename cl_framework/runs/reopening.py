@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from cl_framework.configuration.experiment import Experiment, build, scenario_of
+from cl_framework.configuration.experiment import Experiment, build
 from cl_framework.configuration.optimiser import apart
+from cl_framework.configuration.parser import scenario_of
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.runs import feature_sharing, receipts, relocation

@@ -131,8 +131,13 @@ def fault(place: str, value: object) -> str | None:
         return f"{place} must be a finite number; found {value}"
     if isinstance(value, int) and abs(value) >= LARGEST:
         return f"{place} must be below 2^63; found {value}"
-    kind = BY_PLACE.get(place) or BY_WORD.get(place.rpartition(".")[2].partition("[")[0])
+    kind = range_of(place)
     return None if kind is None or kind.takes(value) else f"{place} must be {kind.says}; found {value}"
+
+
+def range_of(place: str) -> Range | None:
+    """Return the range of a setting's numbers; None if every finite number will do."""
+    return BY_PLACE.get(place) or BY_WORD.get(place.rpartition(".")[2].partition("[")[0])
 
 
 def count(text: str) -> int:

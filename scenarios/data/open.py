@@ -114,10 +114,11 @@ def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str
     return source
 
 
-def options_of(kind: str) -> signatures.Parameters:
+def options_of(kind: str) -> dict[str, bool]:
     """Return what a source takes, and whether each has a default; the subject has none."""
-    takes = signatures.parameters(Path(__file__).with_name(f"{LOADERS[kind]}.py"), "load") or {}
-    return {name: default for name, default in takes.items() if name != "faults"}
+    load = signatures.find_declared(f"{__package__}.{LOADERS[kind]}", "load")
+    takes = (load and signatures.parameters(load)) or {}
+    return {name: not p.required for name, p in takes.items() if name != "faults"}
 
 
 def asked(spec: str) -> tuple[str, str, dict[str, str]]:
