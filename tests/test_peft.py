@@ -442,13 +442,13 @@ def test_a_strategy_that_uses_several_at_once_says_so(name, world, stream):
     kind = discovery.load_class("strategies", name)
     learner, most = world.learner(kind()), [0]
     bank = learner.model.adapters
-    rewritten = bank._rewritten
+    modules_of = bank.modules_of
 
-    def watch(*args):
-        most[0] = max(most[0], len(bank.applied))
-        return rewritten(*args)
+    def watch(applied):
+        most[0] = max(most[0], len(applied))
+        return modules_of(applied)
 
-    bank._rewritten = watch
+    bank.modules_of = watch
     world.learn(learner, stream[:2])
     world.scores(learner, stream[0].data)
     hra = Peft(SMALL["HRA"]())

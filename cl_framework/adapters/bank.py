@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from cl_framework.adapters.base import Adapter, Asking, Rewrite
+from cl_framework.adapters.hooks import Hooks
 from cl_framework.adapters.places import lacking
-from cl_framework.backbones.base import Backbone, Site, put_back
+from cl_framework.backbones.base import Backbone
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
 from cl_framework.memory.provenance import Reading
@@ -33,7 +33,7 @@ class AdapterBank(nn.Module):
         outlived: Requests for samples that each adapter had met and still depends on.
         reading: Samples that each was trained on, where not all of a class were read.
         asks: Whether its adapters ask for the query.
-        query: The query of the current pass, ``(n, width)``.
+        hooks: How passes of the backbone reach them.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter) -> None:
@@ -44,7 +44,6 @@ class AdapterBank(nn.Module):
             built = {k: (s, adapter.build(s)) for k, s in backbone.sites().items()}
         self.sites = {k: s for k, (s, rewrite) in built.items() if rewrite is not None}
         self.asks = any(isinstance(rewrite, Asking) for _, rewrite in built.values())
-        self.query: Tensor | None = None
         self.lacking = lacking(type(adapter).__name__, adapter.needs, self.sites, backbone)
         self.sites = {} if self.lacking else self.sites
         self.rewrites = nn.ModuleDict()
@@ -53,69 +52,11 @@ class AdapterBank(nn.Module):
         self.origins: dict[str, Origin] = {}
         self.outlived: dict[str, tuple[str, ...]] = {}
         self.reading = Reading()
-        self._given: dict[str, Tensor] = {}
-        self._held: tuple[nn.Module, ...] | None = None
-        self._attach()
+        self.hooks = Hooks(self.sites, self._in_use)
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 
-    def _attach(self) -> None:
-        given: dict[nn.Module, dict[str, Site]] = {}
-        returned: dict[nn.Module, dict[str, Site]] = {}
-        for key, site in self.sites.items():
-            (given if site.before else returned).setdefault(site.module, {})[key] = site
-            if site.reads is not None:
-                site.reads.register_forward_pre_hook(self._keeper(key))
-        for module, sites in given.items():
-            module.register_forward_pre_hook(self._rewriter_of_input(sites))
-        for module, sites in returned.items():
-            module.register_forward_hook(self._rewriter(sites))
-
-    def _keeper(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            if self._at_work():
-                self._given[key] = given[0]
-
-        return keep
-
-    def _rewriter_of_input(
-        self, sites: Mapping[str, Site]
-    ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        def rewrite(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            stream, *others = given
-            for key in sites:
-                stream = self._rewritten(key, stream, stream)
-            return (stream, *others)
-
-        return rewrite
-
-    def _rewriter(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def rewrite(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            if not self._at_work():
-                return out
-            seen = {k: given[0] if s.reads is None else self._given.pop(k) for k, s in sites.items()}
-            columns = [(k, s.columns) for k, s in sites.items() if s.columns is not None]
-            if columns:
-                out = put_back(out, [(at, self._rewritten(k, seen[k], out[..., at])) for k, at in columns])
-            for key, site in sites.items():
-                out = self._rewritten(key, seen[key], out) if site.columns is None else out
-            return out
-
-        return rewrite
-
-    def _rewritten(self, key: str, seen: Tensor, out: Tensor) -> Tensor:
-        """Pass ``out`` through every adapter's rewrite at one site."""
-        for rewrites in self._at_work():
-            rewrite = rewrites[key]  # type: ignore[index]
-            out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
-        return out
-
-    def _at_work(self) -> tuple[nn.Module, ...]:
-        """Return the adapters of a pass, in order.
-
-        Those held fast by `asked` come without their names: a compiled pass that knew a name would be compiled anew for
-        the next one, while adapters of one shape are but other tensors.
-        """
-        return self.modules_of(self.applied) if self._held is None else self._held
+    def _in_use(self) -> tuple[nn.Module, ...]:
+        return self.modules_of(self.applied)
 
     def modules_of(self, applied: Sequence[str]) -> tuple[nn.Module, ...]:
         """Return the rewrites of adapters to be active at once, by site.
@@ -247,24 +188,6 @@ class AdapterBank(nn.Module):
         """Delete the adapters of erased experiences."""
         for name in [n for n in self if what.hits(experience=n)]:
             self.drop(name)
-
-    def asked(self, query: Tensor | None) -> AbstractContextManager[None]:
-        """Hold fast what is in use, for one pass, with the query ready for rewrites that ask for it."""
-        return self.holding(self._at_work(), query)
-
-    def again(self) -> Callable[[], AbstractContextManager[None]]:
-        """Return how to come back to the pass under way later, when a part of it is to be computed once more."""
-        return partial(self.holding, self._at_work(), self.query)
-
-    @contextmanager
-    def holding(self, held: tuple[nn.Module, ...], query: Tensor | None = None) -> Iterator[None]:
-        """Pass through ``held``, rewrites by site, whatever is in use, for the duration of the block."""
-        before = self._held, self.query
-        self._held, self.query = held, query
-        try:
-            yield
-        finally:
-            self._held, self.query = before
 
     @contextmanager
     def pristine(self) -> Iterator[None]:

@@ -85,7 +85,7 @@ class Passes:
             if composed != which.tolist():
                 composed = which.tolist()
                 held = side_by_side([adapters[i] for i in composed])
-            with self.bank.holding(held), self.front.given(recorded, place[rows].to(device)):
+            with self.bank.hooks.holding(held), self.front.given(recorded, place[rows].to(device)):
                 z = self.backbone(x[rows.to(x.device)].to(device))
             yield which.repeat_interleave(PART)[real], rows[real], z[real.to(device)].float()
 
@@ -125,7 +125,7 @@ class Front:
                     raise _Enough
                 return out
 
-            with self.bank.holding(()), _instead(self._modules, keep), suppress(_Enough):
+            with self.bank.hooks.holding(()), _instead(self._modules, keep), suppress(_Enough):
                 self.backbone(x)
         return {module: torch.cat(pieces) for module, pieces in found.items()}
 
@@ -162,7 +162,7 @@ class Front:
         hooks = [m.register_forward_pre_hook(begins) for m in inside]
         hooks += [m.register_forward_hook(ends) for m in inside]
         try:
-            with self.bank.holding(()):
+            with self.bank.hooks.holding(()):
                 self.backbone(x)
         finally:
             for hook in hooks:

@@ -116,7 +116,7 @@ class _Again:
     """A context to enter as often as there are backward passes."""
 
     def __init__(self, bank: AdapterBank) -> None:
-        self.back = bank.again()
+        self.back = bank.hooks.again()
 
     def __enter__(self) -> None:
         self.now = self.back()

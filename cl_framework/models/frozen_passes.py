@@ -125,7 +125,7 @@ class FrozenPasses:
         for r in rows:
             size = CHUNK if pad else len(r)
             part = _padded(x[r.to(x.device)].to(self._device), size)
-            asked = self.bank.asked(None if query is None else _padded(query[r.to(query.device)], size))
+            asked = self.bank.hooks.asked(None if query is None else _padded(query[r.to(query.device)], size))
             with asked, self._computing():
                 pieces.append(self.backbone(part)[: len(r)].float())
         return torch.cat(pieces)[torch.cat(rows).argsort().to(self._device)]

@@ -178,11 +178,11 @@ class Model(nn.Module):
         """Pass ``x`` through the backbone, inputs of one length at a time, so that a long one slows no others."""
         rows, pieces = by_length(self.backbone, x), []
         if len(rows) == 1 or self.adapters.adapter.coupled:
-            with self.adapters.asked(query):
+            with self.adapters.hooks.asked(query):
                 z: Tensor = self.backbone(x)
             return z
         for r in (r.to(x.device) for r in rows):
-            with self.adapters.asked(None if query is None else query[r]):
+            with self.adapters.hooks.asked(None if query is None else query[r]):
                 pieces.append(self.backbone(x[r]))
         return torch.cat(pieces)[torch.cat(rows).argsort().to(x.device)]
 
