@@ -112,10 +112,10 @@ class ClassIncremental(Scenario):
         Raises:
             UserError: If it is not.
         """
-        found, faults = self._opened
+        source, faults = self._opened
         if faults and not self.skipping:
             raise unreadable_error(faults)
-        return readable(found, unwatched)[0] if self.skipping else found
+        return readable(source, unwatched)[0] if self.skipping else source
 
     @cached_property
     def source(self) -> Source:
@@ -128,8 +128,8 @@ class ClassIncremental(Scenario):
 
     def survey(self, watch: Watch) -> Survey:
         """Check the header of every file, and look for duplicate samples."""
-        found, faults = self._opened
-        left, unreadable = readable(found, watch)
+        source, faults = self._opened
+        left, unreadable = readable(source, watch)
         if self.skipping:
             self.whole = left  # as it would be found again
         return Survey(
@@ -154,16 +154,16 @@ class ClassIncremental(Scenario):
     def relist(self, listed: sample_list.ListedSource, key: bytes | None) -> None:
         """Take samples, names and groups from a list."""
         self.listed, self.key = listed, key
-        for made in ("parts", "class_names", "how", "_views"):
-            self.__dict__.pop(made, None)
+        for name in ("parts", "class_names", "how", "_views"):
+            self.__dict__.pop(name, None)
 
     def renew(self, met: Collection[str]) -> Inventory:
         """Compare the list with what is there."""
         if self.listed is None:
             return Inventory()
-        listed, found = renewed(self.listed, self.key, met)
+        listed, inventory = renewed(self.listed, self.key, met)
         self.relist(listed, self.key)
-        return found
+        return inventory
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # read from the data, on first use
@@ -205,8 +205,8 @@ class ClassIncremental(Scenario):
         order = order[: self.classes]
         sizes = task_sizes(len(order), self.base, self.increment) if self.sizes is None else self.sizes
         if sum(sizes) != len(order):
-            found = f"The sizes {sizes} sum to {sum(sizes)}, but there are {len(order)} classes"
-            raise UserError(f"{found}; make them sum to {len(order)}.")
+            problem = f"The sizes {sizes} sum to {sum(sizes)}, but there are {len(order)} classes"
+            raise UserError(f"{problem}; make them sum to {len(order)}.")
         return [tuple(order[a:b]) for a, b in pairwise(accumulate(sizes, initial=0))]
 
     def steps(self) -> Iterator[Step]:

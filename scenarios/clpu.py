@@ -78,7 +78,7 @@ def orders(requests: str) -> list[Order]:
     Raises:
         UserError: If something is no request, a task is learned twice, or one is forgotten that is not on trial.
     """
-    found: list[Order] = []
+    read: list[Order] = []
     state: dict[int, str] = {}
     for word in requests.split():
         if not re.fullmatch(r"[RTF]\d+", word):
@@ -97,7 +97,7 @@ def orders(requests: str) -> list[Order]:
                 "that is unknown, and R also one on trial."
             )
         state[task] = {"R": "kept", "T": "on trial", "F": "forgotten"}[kind]
-        found.append(Order(act, task))
-    if not any(order.act == "learn" for order in found):
+        read.append(Order(act, task))
+    if not any(order.act == "learn" for order in read):
         raise UserError("CLPU needs requests, such as R0 T1 F1.")
-    return found
+    return read

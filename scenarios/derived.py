@@ -67,8 +67,8 @@ class Derived(Scenario, ABC):
     def _work_out_again(self) -> None:
         """Delete what was computed from other samples."""
         for kind in type(self).__mro__:
-            for made in [name for name, value in vars(kind).items() if isinstance(value, cached_property)]:
-                self.__dict__.pop(made, None)
+            for computed in [name for name, value in vars(kind).items() if isinstance(value, cached_property)]:
+                self.__dict__.pop(computed, None)
 
     def lessons(self) -> list[Step]:
         """Return the steps of the stream.

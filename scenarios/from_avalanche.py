@@ -95,14 +95,14 @@ class FromAvalanche(Scenario):
 
     def fingerprint(self) -> str:
         """Return a hash of labels, order and a few pictures of every experience: reading all is slow."""
-        found = sha256()
+        sha = sha256()
         for stream in (self.made.train_stream, self.made.test_stream):
             for e in stream:
                 rows = _Viewed(e.dataset, 0, self.transform.test(), None)
-                found.update(rows.labels.numpy().tobytes())
+                sha.update(rows.labels.numpy().tobytes())
                 few = torch.linspace(0, len(rows) - 1, min(8, len(rows))).long().tolist()
-                found.update(rows[few].x.numpy().tobytes())
-        return found.hexdigest()
+                sha.update(rows[few].x.numpy().tobytes())
+        return sha.hexdigest()
 
     @cached_property
     def _digest(self) -> str:
@@ -145,10 +145,10 @@ def to_avalanche(scenario: Scenario) -> Any:
     def handed(samples: Samples) -> Any:
         return utils.as_classification_dataset(_OneByOne(samples))
 
-    made = benchmarks.benchmark_from_datasets(
+    benchmark = benchmarks.benchmark_from_datasets(
         train=[handed(e.data) for e, _ in lessons], test=[handed(exam) for _, exam in lessons]
     )
-    return scenarios.with_classes_timeline(made)
+    return scenarios.with_classes_timeline(benchmark)
 
 
 @final
@@ -188,11 +188,11 @@ def _maker(name: str) -> Any:
         module, _, function = name.partition(":")
         trust.require(f"{module}.{function}", discovery.packages())
         try:
-            found = getattr(import_module(module), function)
+            maker = getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{name} leads to no function ({error}); write module:function.") from error
-        trust.require_home(found, f"{module}.{function}", discovery.packages())
-        return found
+        trust.require_home(maker, f"{module}.{function}", discovery.packages())
+        return maker
     classic = _avalanche("benchmarks.classic")
     known: Mapping[str, Any] = {n: v for n, v in vars(classic).items() if callable(v) and n[0].isupper()}
     if name not in known:

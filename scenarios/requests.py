@@ -76,8 +76,8 @@ def _resolved(
     if wrong := [c for c in request.cells if len(c) != 2]:
         raise UserError(f"A forget request takes cells as [experience, class]; found {wrong[0]}.")
     cells = [(names[position(e, names)], class_ids([c], class_names)[0]) for e, c in request.cells]
-    there = [i for e in past for i in e.data.ids.tolist()] if key else []
-    samples = sample_ids(request.samples, there, key)
+    known = [i for e in past for i in e.data.ids.tolist()] if key else []
+    samples = sample_ids(request.samples, known, key)
     return forget_request(name, past, classes, experiences, samples, request.missing, cells)
 
 

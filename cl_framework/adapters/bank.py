@@ -184,9 +184,9 @@ class AdapterBank(nn.Module):
         self.outlived.pop(name, None)
         self.reading.drop(name)
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Delete the adapters of erased experiences."""
-        for name in [n for n in self if what.hits(experience=n)]:
+        for name in [n for n in self if erasure.hits(experience=n)]:
             self.drop(name)
 
     @contextmanager

@@ -59,12 +59,12 @@ def factors(bank: AdapterBank, name: str) -> dict[str, LowRank]:
     Raises:
         TypeError: If its rewrites have no factors; strategies say beforehand what they need with `Strategy.rewrites`.
     """
-    found: dict[str, LowRank] = {}
+    by_site: dict[str, LowRank] = {}
     for site, rewrite in bank.rewrites[name].named_children():
         if not isinstance(rewrite, LowRank):
             raise TypeError(f"Adapter {name!r} is made of {type(rewrite).__name__}, which has no factors.")
-        found[site] = rewrite
-    return found
+        by_site[site] = rewrite
+    return by_site
 
 
 def frozen_weight(site: Site) -> Tensor:
@@ -101,11 +101,11 @@ def of_side(side: Side, read: Tensor, written: Tensor) -> list[Tensor]:
 
 def past_directions(bank: AdapterBank, names: Iterable[str], side: Side) -> dict[str, list[Tensor]]:
     """Return by site and side asked for the directions of several adapters, stacked ``(adapters, rank, width)``."""
-    found: dict[str, list[list[Tensor]]] = {}
+    by_site: dict[str, list[list[Tensor]]] = {}
     for name in names:
         for site, rewrite in factors(bank, name).items():
-            found.setdefault(site, []).append([d.detach() for d in directions(rewrite, side)])
-    return {site: [torch.stack(each) for each in zip(*rows, strict=True)] for site, rows in found.items()}
+            by_site.setdefault(site, []).append([d.detach() for d in directions(rewrite, side)])
+    return {site: [torch.stack(each) for each in zip(*rows, strict=True)] for site, rows in by_site.items()}
 
 
 def kept_off(
@@ -155,9 +155,9 @@ def overlaps(bank: AdapterBank, newest: str | None = None) -> dict[str, dict[str
         name: [[basis(d) for d in directions(r, "both")] for r in factors(bank, name).values()]
         for name in {n for pair in pairs for n in pair}
     }
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    by_pair: dict[str, dict[str, tuple[float, float]]] = {}
     for old, new in pairs:
         met = [[overlap(p, q) for p, q in zip(*site, strict=True)] for site in zip(bases[old], bases[new], strict=True)]
         read, written = (sum(each) / len(met) for each in zip(*met, strict=True))
-        found.setdefault(new, {})[old] = (read, written)
-    return found
+        by_pair.setdefault(new, {})[old] = (read, written)
+    return by_pair

@@ -163,9 +163,9 @@ def merge_adapters(
     if bank.adapter.linear:
         bank.hold(into, combined, names)
         return {}
-    found = {key: refactored(d, rank) for key, d in combined.items()}
-    _hold(bank, into, {key: (a, b) for key, (a, b, _) in found.items()}, names)
-    return {key: lost for key, (_, _, lost) in found.items()}
+    parts = {key: refactored(d, rank) for key, d in combined.items()}
+    _hold(bank, into, {key: (a, b) for key, (a, b, _) in parts.items()}, names)
+    return {key: lost for key, (_, _, lost) in parts.items()}
 
 
 @torch.no_grad()

@@ -177,24 +177,26 @@ class _Place(nn.Module):
             self.map.bias = nn.Parameter(bias.cpu().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.map(x)
-        return found
+        out: Tensor = self.map(x)
+        return out
 
 
 def _layer(site: Site, config: PeftConfig) -> Any:
     """Let peft wrap a copy of the map at ``site``, then put the map itself in the copy's place."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    place, told = _Place(site), cast("Any", copy.deepcopy(config))
-    told.target_modules = ["map"]
-    if hasattr(told, "feedforward_modules"):  # Liu et al. 2022, Sec. 3.3: between the maps of an MLP, inputs are scaled
-        told.feedforward_modules = ["map"] if site.role == "mlp_out" else []
+    place, own_config = _Place(site), cast("Any", copy.deepcopy(config))
+    own_config.target_modules = ["map"]
+    if hasattr(
+        own_config, "feedforward_modules"
+    ):  # Liu et al. 2022, Sec. 3.3: between the maps of an MLP, inputs are scaled
+        own_config.feedforward_modules = ["map"] if site.role == "mlp_out" else []
     copied = place.map
     before = {k: v.clone() for k, v in copied.state_dict().items()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about models that are not transformers' own
-            PEFT_TYPE_TO_TUNER_MAPPING[told.peft_type](place, told, "default")
+            PEFT_TYPE_TO_TUNER_MAPPING[own_config.peft_type](place, own_config, "default")
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"peft cannot adapt the {site.role} map of {site.width_in} to {site.width_out} with "

@@ -144,9 +144,9 @@ def family_objection(config: PeftConfig) -> str | None:
     if name == "OFT" and _is_set(config, "module_dropout"):
         return "peft's OFT takes module_dropout and never applies it; leave it out."
     for names, instead in ((PLACES, "set `roles` of the adapter `Peft`"), (BEYOND, "leave it out")):
-        if found := next((n for n in names if _is_set(config, n)), None):
-            value = getattr(config, found)
-            return f"{type(config).__name__} sets {found} to {value!r}, which is not possible here; {instead}."
+        if setting := next((n for n in names if _is_set(config, n)), None):
+            value = getattr(config, setting)
+            return f"{type(config).__name__} sets {setting} to {value!r}, which is not possible here; {instead}."
     return None
 
 
@@ -175,8 +175,8 @@ def _is_set(config: PeftConfig, name: str) -> bool:
     fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     if name not in fields:
         return False
-    made = fields[name].default_factory
-    usual = fields[name].default if made is dataclasses.MISSING else made()
+    factory = fields[name].default_factory
+    usual = fields[name].default if factory is dataclasses.MISSING else factory()
     return bool(getattr(config, name) != usual)
 
 

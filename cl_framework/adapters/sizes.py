@@ -27,12 +27,12 @@ def check_size(adapter: Adapter, backbone: Backbone) -> None:
 
 def bytes_of(adapter: Adapter, backbone: Backbone) -> int:
     """Return the bytes of the parameters of one adapter, for sites that can be built without storage."""
-    found = 0
+    total = 0
     for site in backbone.sites().values():
         try:
             with torch.device("meta"):
                 built = adapter.build(site)
         except (RuntimeError, NotImplementedError):  # its start reads numbers
             continue
-        found += sum(p.numel() * p.element_size() for p in built.parameters()) if built is not None else 0
-    return found
+        total += sum(p.numel() * p.element_size() for p in built.parameters()) if built is not None else 0
+    return total

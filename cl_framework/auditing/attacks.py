@@ -62,7 +62,7 @@ def probabilities(learner: Learner, samples: Samples) -> Floats:
 def answers(learner: Learner, about: Subject) -> tuple[Measured, Floats]:
     """Return accuracies, attacks and the Streisand check, and the softmax on the forgotten training samples."""
     p, q = probabilities(learner, about.gone), probabilities(learner, about.unseen)
-    found: Measured = {
+    measured: Measured = {
         "accuracy_forget_train": right(learner, p, about.gone),
         "accuracy_forget_test": right(learner, q, about.unseen),
         "accuracy_retain_train": right(learner, probabilities(learner, about.retained), about.retained),
@@ -71,9 +71,9 @@ def answers(learner: Learner, about: Subject) -> tuple[Measured, Floats]:
     }
     for side, probability in (("forget", p), ("unseen", q)):
         sure = bool(probability.size)
-        found[f"confidence_max_{side}"] = float(probability.max(1).mean()) if sure else None
-        found[f"entropy_{side}"] = -float(membership.entropy_attack(probability).mean()) if sure else None
-    return found, p
+        measured[f"confidence_max_{side}"] = float(probability.max(1).mean()) if sure else None
+        measured[f"entropy_{side}"] = -float(membership.entropy_attack(probability).mean()) if sure else None
+    return measured, p
 
 
 def right(learner: Learner, p: Floats, samples: Samples) -> float | None:
@@ -88,15 +88,15 @@ def right(learner: Learner, p: Floats, samples: Samples) -> float | None:
 def attacks(classes: Sequence[int], members: tuple[Floats, Samples], others: tuple[Floats, Samples]) -> Measured:
     """Return the AUC of every attack; those that need the true class's output see only samples that have one."""
     sides = [_with_output(classes, p, samples) for p, samples in (members, others)]
-    found: Measured = {}
+    aucs: Measured = {}
     for name, labelled in membership.LABELLED.items():
-        found[name] = membership.auc(*(labelled(p, columns) if len(p) else np.empty(0) for p, columns in sides))
+        aucs[name] = membership.auc(*(labelled(p, columns) if len(p) else np.empty(0) for p, columns in sides))
     one, other = (membership.loss_attack(p, columns) for p, columns in sides)
-    found["mia_loss_logistic_5fold_accuracy"] = membership.logistic_5fold_accuracy(one, other)
+    aucs["mia_loss_logistic_5fold_accuracy"] = membership.logistic_5fold_accuracy(one, other)
     for name, unlabelled in membership.UNLABELLED.items():
         able = bool(members[0].size and others[0].size)
-        found[name] = membership.auc(*(unlabelled(p) for p, _ in (members, others))) if able else None
-    return found
+        aucs[name] = membership.auc(*(unlabelled(p) for p, _ in (members, others))) if able else None
+    return aucs
 
 
 def _with_output(classes: Sequence[int], p: Floats, samples: Samples) -> tuple[Floats, recovery.Labels]:

@@ -62,7 +62,7 @@ def references(workshop: Workshop, about: Subject, seed: int, seeds: int) -> Ref
 
 
 def conduct(
-    run: Learner, about: Subject, workshop: Workshop, made: References, relearning: bool = True
+    run: Learner, about: Subject, workshop: Workshop, references_: References, relearning: bool = True
 ) -> dict[str, Measured]:
     """Measure every model; return metric -> model -> value. ``run`` itself is never changed.
 
@@ -70,22 +70,22 @@ def conduct(
     them.
     """
     columns: dict[str, Measured] = {}
-    said, curves = {}, {}
+    softmaxes, curves = {}, {}
     original: tuple[dict[str, Tensor], dict[int, str]] | None = None
-    for name, learner in _models(run, made):
+    for name, learner in _models(run, references_):
         workshop.say(f"examining {name}")
-        found, p = answers(learner, about)
-        found |= probes.probes(learner.model, about)
+        measured, p = answers(learner, about)
+        measured |= probes.probes(learner.model, about)
         if name == "original":
             original = checkpoint.tensors(learner), dict(learner.model.known)
         if original is not None:
-            found["old_rows_accuracy"] = probes.accuracy_with_rows_back(workshop.copy(learner), about, *original)
+            measured["old_rows_accuracy"] = probes.accuracy_with_rows_back(workshop.copy(learner), about, *original)
         if relearning and about.vanished:  # the classes of single samples are known to every model
             curves[name] = probes.relearn(workshop.copy(learner), about, seed_for("relearn", run.model.seed))
-            found |= {f"relearn_accuracy_{k}": curves[name][k] for k in RELEARN_STEPS}
-        columns[name], said[name] = found, (p, learner.model.classes)
+            measured |= {f"relearn_accuracy_{k}": curves[name][k] for k in RELEARN_STEPS}
+        columns[name], softmaxes[name] = measured, (p, learner.model.classes)
     columns["pristine"] = probes.probes(workshop.blank().model, about)
-    for derived in (_relearned(columns, curves), _recovered(columns), _apart(said), _gaps(columns)):
+    for derived in (_relearned(columns, curves), _recovered(columns), _apart(softmaxes), _gaps(columns)):
         for name, values in derived.items():
             columns[name] |= values
     order: list[str] = [c for c in ("run", "original", "retrained") if c in columns]
@@ -94,12 +94,12 @@ def conduct(
     return {m: {name: columns[name].get(m) for name in order} for m in metrics}
 
 
-def _models(run: Learner, made: References) -> Iterator[tuple[str, Learner]]:
+def _models(run: Learner, references_: References) -> Iterator[tuple[str, Learner]]:
     """Yield one model after the other, so that only the needed ones are in memory."""
-    if made.original is not None:
-        yield "original", made.original()
+    if references_.original is not None:
+        yield "original", references_.original()
     yield "run", run
-    for i, make in enumerate(made.retrained):
+    for i, make in enumerate(references_.retrained):
         yield _column(i), make()
 
 
@@ -112,48 +112,48 @@ def _relearned(columns: Mapping[str, Measured], curves: Mapping[str, Mapping[int
     if target is None:
         return {}
     steps = {name: relearn_steps(curve, target) for name, curve in curves.items()}
-    found: dict[str, Measured] = {name: {"relearn_steps_5pct": k} for name, k in steps.items()}
+    relearned: dict[str, Measured] = {name: {"relearn_steps_5pct": k} for name, k in steps.items()}
     if "retrained" in steps:
         for name, k in steps.items():
-            found[name]["anamnesis_index"] = anamnesis_index(k, steps["retrained"], STEPS)
-    return found
+            relearned[name]["anamnesis_index"] = anamnesis_index(k, steps["retrained"], STEPS)
+    return relearned
 
 
 def _recovered(columns: Mapping[str, Measured]) -> dict[str, Measured]:
-    found: dict[str, Measured] = {name: {} for name in columns}
+    recovered: dict[str, Measured] = {name: {} for name in columns}
     for probe in PROBES if "original" in columns else ():
         low, high = columns["pristine"][probe], columns["original"][probe]
         for name, column in columns.items():
             value = column[probe]
             known = value is not None and low is not None and high is not None
-            found[name][f"recovery_{probe.removesuffix('_accuracy')}"] = (
+            recovered[name][f"recovery_{probe.removesuffix('_accuracy')}"] = (
                 recovery_over_pristine(value, low, high) if known else None  # type: ignore[arg-type]
             )
-    return found
+    return recovered
 
 
-def _apart(said: Mapping[str, tuple[Any, Sequence[int]]]) -> dict[str, Measured]:
+def _apart(softmaxes: Mapping[str, tuple[Any, Sequence[int]]]) -> dict[str, Measured]:
     """Distances of the softmax on forgotten training samples: to the retrained model, and to those of other seeds."""
-    if "retrained" not in said:
+    if "retrained" not in softmaxes:
         return {}
-    found: dict[str, Measured] = {}
-    others = [name for name in said if name.startswith("retrained_")]
-    within = _mean_js(said, "retrained", others)
-    for name, one in said.items():
-        l2, js = softmax_distances(one, said["retrained"]) or (None, None)
-        across = _mean_js(said, name, others) if name not in others else None
+    distances: dict[str, Measured] = {}
+    others = [name for name in softmaxes if name.startswith("retrained_")]
+    within = _mean_js(softmaxes, "retrained", others)
+    for name, one in softmaxes.items():
+        l2, js = softmax_distances(one, softmaxes["retrained"]) or (None, None)
+        across = _mean_js(softmaxes, name, others) if name not in others else None
         ratio = None if across is None or within is None else clpu_ratio(across, within)
-        found[name] = {
+        distances[name] = {
             "activation_distance_to_retrained": l2,
             "js_to_retrained": js,
             "js_to_other_seeds": across,
             "clpu_ratio": ratio,
         }
-    return found
+    return distances
 
 
-def _mean_js(said: Mapping[str, tuple[Any, Sequence[int]]], name: str, others: Sequence[str]) -> float | None:
-    pairs = [softmax_distances(said[name], said[other]) for other in others]
+def _mean_js(softmaxes: Mapping[str, tuple[Any, Sequence[int]]], name: str, others: Sequence[str]) -> float | None:
+    pairs = [softmax_distances(softmaxes[name], softmaxes[other]) for other in others]
     known = [js for pair in pairs if pair for js in pair[1:]]
     return fmean(known) if known else None
 

@@ -52,9 +52,9 @@ def probes(model: Model, about: Subject) -> Measured:
         return dict.fromkeys(PROBES)
     train = join_samples([about.retained, few(about.gone.of(about.vanished))])
     given = represent(model, train), train.labels.numpy(), represent(model, exam), exam.labels.numpy()
-    found: list[float | None] = [recovery.ridge_probe_accuracy(*given)]
-    found += [recovery.ncm_accuracy(*given, k=k) for k in (1, 5, None)]
-    return dict(zip(PROBES, [*found, recovery.knn_accuracy(*given)], strict=True))
+    accuracies: list[float | None] = [recovery.ridge_probe_accuracy(*given)]
+    accuracies += [recovery.ncm_accuracy(*given, k=k) for k in (1, 5, None)]
+    return dict(zip(PROBES, [*accuracies, recovery.knn_accuracy(*given)], strict=True))
 
 
 def accuracy_with_rows_back(
@@ -159,5 +159,5 @@ def _blocks(model: Model, samples: Samples) -> Tensor:
 @torch.no_grad()
 def _taught(model: Model, head: nn.Linear, samples: Samples, classes: Sequence[int]) -> float:
     rows = torch.split(torch.arange(len(samples)), 256)
-    said = [head(_blocks(model, Subset(samples, r))).argmax(1).cpu() for r in rows]
-    return float((torch.tensor(classes)[torch.cat(said)] == samples.labels).float().mean())
+    answers = [head(_blocks(model, Subset(samples, r))).argmax(1).cpu() for r in rows]
+    return float((torch.tensor(classes)[torch.cat(answers)] == samples.labels).float().mean())

@@ -41,11 +41,11 @@ class Workshop:
         learner.eval()
         return learner
 
-    def learned(self, what: str, events: Iterable[Event], seed: int | None = None) -> Learner:
+    def learned(self, label: str, events: Iterable[Event], seed: int | None = None) -> Learner:
         """Return a learner that met ``events`` and nothing else."""
         learner, past = self.blank(seed), list[Experience]()
         for event in events:
-            self.say(f"{what}: {event.name}")
+            self.say(f"{label}: {event.name}")
             loop.attach_memories(learner, past)
             loop.carry_out(learner, event, self.make_trainer, self.batch_size)
             past = list(event.remaining) if isinstance(event, ForgetRequest) else [*past, event]

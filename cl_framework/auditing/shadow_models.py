@@ -42,16 +42,16 @@ def shadow_attack(run: Learner, about: Subject, workshop: Workshop, shadows: int
         raise UserError(f"U-LiRA needs at least {FEWEST_SHADOWS} shadow models; --shadows {shadows} are too few.")
     met = halves(shadows, len(about.gone), run.model.seed)
     observed, has_output = _confidence(run, about)
-    found = []
+    confidences = []
     for i, present in enumerate(met):
         events = _shadow_stream(about, present)
         learner = workshop.learned(f"shadow {i + 1} of {shadows}", events, seed_for(f"shadow-{i}", run.model.seed))
-        confidence, there = _confidence(learner, about)
-        has_output &= there
+        confidence, known = _confidence(learner, about)
+        has_output &= known
         if not has_output.any():
             return None
-        found.append(confidence)
-    table, met = np.stack(found)[:, has_output], met[:, has_output]
+        confidences.append(confidence)
+    table, met = np.stack(confidences)[:, has_output], met[:, has_output]
     members, others = membership.u_lira(table, met)
     means = [np.where(side, table, 0).sum(0) / side.sum(0) for side in (met, ~met)]
     sd = membership.pooled_sd(table, met), membership.pooled_sd(table, ~met)

@@ -53,12 +53,12 @@ def _answers(metrics: Metrics) -> Conclusion:
     if (gap := metrics.get("gap_to_retrain", {}).get("run")) is None:
         return Conclusion(statement, "not told", NO_RETRAINED)
     others = _others(metrics["gap_to_retrain"])
-    told = f"the gap to `retrained` is {gap:.3f}"
+    reason = f"the gap to `retrained` is {gap:.3f}"
     if gap == 0:
-        return Conclusion(statement, "yes", told)
+        return Conclusion(statement, "yes", reason)
     if not others:
-        return Conclusion(statement, "not told", f"{told}, and one retrained model shows no spread: use --seeds 2")
-    return Conclusion(statement, _yes(gap <= max(others)), f"{told}, among retrained models up to {max(others):.3f}")
+        return Conclusion(statement, "not told", f"{reason}, and one retrained model shows no spread: use --seeds 2")
+    return Conclusion(statement, _yes(gap <= max(others)), f"{reason}, among retrained models up to {max(others):.3f}")
 
 
 def _features(metrics: Metrics) -> Conclusion:
@@ -82,12 +82,12 @@ def _membership(metrics: Metrics) -> Conclusion:
     return _most(statement, "attack", sure)
 
 
-def _most(statement: str, what: str, asked: Metrics) -> Conclusion:
+def _most(statement: str, kind: str, asked: Metrics) -> Conclusion:
     """Conclude from the probe or attack that finds most in the run beyond what it finds in retrained models."""
     more = {p: _number(v["run"]) - max([_number(v["retrained"]), *_others(v)]) for p, v in asked.items()}
     best = max(more, key=more.__getitem__)
     if more[best] <= 0:
-        return Conclusion(statement, "yes", f"no {what} finds more than in retrained models")
+        return Conclusion(statement, "yes", f"no {kind} finds more than in retrained models")
     if not _others(asked[best]):
         why = f"{best} finds {more[best]:.3f} more, and one retrained model shows no spread: use --seeds 2"
         return Conclusion(statement, "not told", why)
@@ -105,12 +105,12 @@ def _relearning(metrics: Metrics) -> Conclusion:
     indices = metrics["anamnesis_index"]
     if (index := indices.get("run")) is not None:
         least = min([1.0, *_others(indices)])
-        told = f"it takes {index:.2f} times the steps of `retrained`, retrained models at least {least:.2f}"
-        return Conclusion(statement, _yes(index >= least), told)
+        reason = f"it takes {index:.2f} times the steps of `retrained`, retrained models at least {least:.2f}"
+        return Conclusion(statement, _yes(index >= least), reason)
     mine, most = _number(accuracy["run"]), max([_number(accuracy["retrained"]), *_others(accuracy)])
     steps = RELEARN_STEPS[-1]
-    told = f"neither came back whole; accuracy after {steps} steps {mine:.3f}, of retrained models up to {most:.3f}"
-    return Conclusion(statement, _yes(mine <= most), told)
+    reason = f"neither came back whole; accuracy after {steps} steps {mine:.3f}, of retrained models up to {most:.3f}"
+    return Conclusion(statement, _yes(mine <= most), reason)
 
 
 def _others(values: Measured) -> list[float]:
@@ -126,10 +126,10 @@ def _yes(holds: bool) -> Literal["yes", "no"]:
     return "yes" if holds else "no"
 
 
-def verdict_lines(found: Sequence[Conclusion]) -> list[str]:
+def verdict_lines(all_conclusions: Sequence[Conclusion]) -> list[str]:
     """Return the conclusions for a terminal, one a line.
 
     >>> verdict_lines([Conclusion("answers", "yes", "the gap is 0")])
     ['yes       answers: the gap is 0']
     """
-    return [f"{c.holds:<10}{c.statement}: {c.why}" for c in found]
+    return [f"{c.holds:<10}{c.statement}: {c.why}" for c in all_conclusions]

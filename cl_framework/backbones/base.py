@@ -140,11 +140,11 @@ class Backbone(Recorded, nn.Module, ABC):
 
     def digest(self) -> str:
         """Return the SHA-256 of all weights, by name."""
-        found = hashlib.sha256()
+        sha = hashlib.sha256()
         for name, value in sorted(self.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+            sha.update(name.encode())
+            sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
 
 
 def put_back(out: Tensor, parts: Iterable[tuple[slice, Tensor]]) -> Tensor:

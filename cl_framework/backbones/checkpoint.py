@@ -81,8 +81,8 @@ def _best(held: Tensors, body: nn.Module) -> _Fit:
     for prefix in prefixes(held, wanted):
         given = {k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)}
         changed = _converted(convert, given, body)
-        found = {k: v for k, v in changed.items() if k in wanted and isinstance(v, Tensor)}
-        fits.append(_Fit(prefix, given, found, [k for k in changed if k not in wanted]))
+        matching = {k: v for k, v in changed.items() if k in wanted and isinstance(v, Tensor)}
+        fits.append(_Fit(prefix, given, matching, [k for k in changed if k not in wanted]))
     return max(fits, key=lambda fit: len(fit.found))
 
 
@@ -164,18 +164,20 @@ def _cuts(prefix: str) -> list[int]:
 def _told(path: Path, held: Tensors, fit: _Fit, head: Tensors | None, body: nn.Module) -> str:
     """Describe what was loaded, resampled and left out."""
     under = f" under `{fit.prefix}`" if fit.prefix else ""
-    said = [f"{path.name}: {len(fit.found)} tensors{under}"]
+    sentences = [f"{path.name}: {len(fit.found)} tensors{under}"]
     for k, v in fit.found.items():
         if k in fit.given and fit.given[k].shape != v.shape and v.dim() > 1:
-            said.append(f"{k} resampled from {_size(fit.given[k])} to {_size(v)}")
+            sentences.append(f"{k} resampled from {_size(fit.given[k])} to {_size(v)}")
     extra = [k for k in fit.extra if head is None or k.rpartition(".")[0] not in HEADS]
     if head is not None:
-        said.append(f"its head of {len(head['weight'])} classes is left out, and kept for the scenario `Pretrained`")
+        sentences.append(
+            f"its head of {len(head['weight'])} classes is left out, and kept for the scenario `Pretrained`"
+        )
     apart = Counter(k.partition(".")[0] for k in held if not k.startswith(fit.prefix))
     others = [*extra, *(f"{k} ({n} {'tensors' if n > 1 else 'tensor'})" for k, n in apart.items())]
     if others:
-        said.append(f"left out: {first_names(others)}")
-    return "; ".join(said) + "."
+        sentences.append(f"left out: {first_names(others)}")
+    return "; ".join(sentences) + "."
 
 
 def _size(x: Tensor) -> str:

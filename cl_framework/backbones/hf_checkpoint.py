@@ -44,7 +44,7 @@ def locate_encoder(name: str, download: bool = False) -> Path:
             return held[0]
     try:
         with network(download):
-            found = snapshot_download(
+            snapshot = snapshot_download(
                 name, local_files_only=not download, allow_patterns=_PARTS, ignore_patterns=["onnx/*", "openvino/*"]
             )
     except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
@@ -52,7 +52,7 @@ def locate_encoder(name: str, download: bool = False) -> Path:
             f"Cannot find the encoder {name!r}: it is no folder, no installed package that carries weights, and not in "
             f"the hub's cache on this machine ({type(error).__name__}); give a folder, or set `download: true`."
         ) from error
-    return _checked(Path(found))
+    return _checked(Path(snapshot))
 
 
 def _checked(folder: Path) -> Path:
@@ -95,7 +95,7 @@ def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Modu
             else:
                 tensors_in(place / BIN)  # refuses what asks for more than tensors
                 options["use_safetensors"] = False
-            body, told = chosen.kind.from_pretrained(
+            body, report = chosen.kind.from_pretrained(
                 place, local_files_only=True, attn_implementation="eager", output_loading_info=True, **options
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
@@ -108,8 +108,8 @@ def loaded(folder: Path, reads: Reads | None = None) -> tuple[nn.Module, nn.Modu
     finally:
         logging.set_verbosity(before)
         logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    if lacking := sorted(k for k in told["missing_keys"] if not k.startswith("pooler.")):
-        extra = sorted(told["unexpected_keys"])
+    if lacking := sorted(k for k in report["missing_keys"] if not k.startswith("pooler.")):
+        extra = sorted(report["unexpected_keys"])
         also = f", and hold {first_names(extra)} that it has not" if extra else ""
         raise UserError(
             f"The weights in {folder} lack {len(lacking)} tensors: {first_names(lacking)}{also}; give a complete "
@@ -128,8 +128,8 @@ def _check_files(place: Path) -> None:
         UserError: If there is one.
     """
     for path in (*sorted(place.glob("*.safetensors")), *place.glob(BIN)):
-        if said := unfetched(path):
-            raise UserError(f"{path} is {said}.")
+        if unfit := unfetched(path):
+            raise UserError(f"{path} is {unfit}.")
         with suppress(SafetensorError), safe_open(path, "pt") as held:  # others are read later, and refused then
             kinds = {k: held.get_slice(k).get_dtype() for k in held.keys()}  # noqa: SIM118  # it is no dictionary
             weights = {k: torch.int8 for k, d in kinds.items() if k.endswith((".weight", ".bias")) and d[0] in "IU"}
@@ -142,12 +142,12 @@ def config_number(folder: Path, config: Any, name: str) -> int:
     Raises:
         UserError: If it does not, as where the model is made of several.
     """
-    if not isinstance(found := getattr(config, name, None), int):
+    if not isinstance(number := getattr(config, name, None), int):
         raise UserError(
             f"The config of the {config.model_type} in {folder} has no {name}; give an encoder of sentences or of "
             "pictures alone, such as BERT or ViT."
         )
-    return found
+    return number
 
 
 def padding(config: Any) -> int:
@@ -167,11 +167,11 @@ def tokenizer(folder: Path, room: int) -> Any:
         raise UserError(f"{folder} holds no tokenizer; add its tokenizer.json.")
     try:
         with network(False):
-            found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            loaded_tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"The tokenizer in {folder} cannot be read ({reason}); add its tokenizer.json.") from error
-    if (backend := getattr(found, "backend_tokenizer", None)) is None:
+    if (backend := getattr(loaded_tokenizer, "backend_tokenizer", None)) is None:
         raise UserError(f"The tokenizer in {folder} is a slow one; save it again with its fast version.")
     if (held := backend.get_vocab_size()) > room:
         raise UserError(f"The tokenizer in {folder} has {held} tokens and the encoder {room}; give one that fits.")
@@ -188,7 +188,7 @@ def most_tokens(folder: Path, config: Any) -> int:
 def _most(folder: Path) -> int | None:
     """Return ``max_seq_length`` of ``sentence_bert_config.json``, or what older folders call it for each family."""
     for path in sorted(folder.glob("sentence_*_config.json")):
-        said = json_or_empty(path)
-        if isinstance(said, dict) and isinstance(most := said.get("max_seq_length"), int):
+        settings = json_or_empty(path)
+        if isinstance(settings, dict) and isinstance(most := settings.get("max_seq_length"), int):
             return most
     return None

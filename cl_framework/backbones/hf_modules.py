@@ -17,8 +17,8 @@ ACTIVATIONS = {"Tanh": nn.Tanh, "Identity": nn.Identity, "ReLU": nn.ReLU, "GELU"
 def _part(folder: Path, kind: str) -> list[Path]:
     """Return the folders of the parts of a kind, such as ``Pooling``, in order, as ``modules.json`` lists them."""
     listed = json_or_empty(folder / "modules.json")
-    found = [m for m in listed if isinstance(m, dict) and str(m.get("type", "")).endswith(f".{kind}")]
-    return [folder / str(m.get("path", "")) for m in found]
+    modules = [m for m in listed if isinstance(m, dict) and str(m.get("type", "")).endswith(f".{kind}")]
+    return [folder / str(m.get("path", "")) for m in modules]
 
 
 def encoder_folder(folder: Path) -> Path:
@@ -30,11 +30,11 @@ def encoder_folder(folder: Path) -> Path:
 def pooling_of(folder: Path) -> Literal["mean", "cls"] | None:
     """Return how features are pooled, as sentence-transformers recorded it; None if it did not."""
     place = next(iter(_part(folder, "Pooling")), folder / "1_Pooling")
-    said = json_or_empty(place / "config.json")
-    said = said if isinstance(said, dict) else {}
-    modes = [said.get("pooling_mode"), *(k.removeprefix("pooling_mode_") for k, v in said.items() if v is True)]
+    settings = json_or_empty(place / "config.json")
+    settings = settings if isinstance(settings, dict) else {}
+    modes = [settings.get("pooling_mode"), *(k.removeprefix("pooling_mode_") for k, v in settings.items() if v is True)]
     chosen = [m for m in modes if m in ("mean", "cls", "mean_tokens", "cls_token")]
-    if said and len(chosen) != 1:
+    if settings and len(chosen) != 1:
         raise UserError(f"{folder} pools in a way that is not known here; set `pooling` to mean or cls.")
     if not chosen:
         return None
@@ -49,8 +49,8 @@ def dense_layers(folder: Path) -> nn.Module:
     """
     layers: list[nn.Module] = []
     for place in _part(folder, "Dense"):
-        said = json_or_empty(place / "config.json")
-        kind = str(said.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
+        settings = json_or_empty(place / "config.json")
+        kind = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
         if kind not in ACTIVATIONS:
             raise UserError(
                 f"{place} uses the activation {kind}, which is not known here; remove it from modules.json."

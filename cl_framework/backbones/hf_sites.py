@@ -33,35 +33,35 @@ def encoder_sites(body: nn.Module, pooled: nn.Module, width: int, grows: bool = 
         grows: Whether its attention accepts added tokens; sites that may add some are left out otherwise.
     """
     layers = blocks(body)
-    found = {
+    sites = {
         f"{path}/{role}": replace(site, block=i, blocks=len(layers))
         for i, (path, block) in enumerate(layers.items())
         for role, site in _of_block(block, width)
     }
-    mapped = {site.module for site in found.values()}
+    mapped = {site.module for site in sites.values()}
     for path, module in body.named_modules():
         at, inside = path.replace(".", "/"), (i for i, start in enumerate(layers) if path.startswith(f"{start}."))
         block = next(inside, None)
         if isinstance(module, nn.LayerNorm):
             size = module.normalized_shape[-1]
-            found[f"{at}/norm"] = Site("norm", module, size, size, block=block, blocks=len(layers))
+            sites[f"{at}/norm"] = Site("norm", module, size, size, block=block, blocks=len(layers))
         elif isinstance(module, nn.Linear) and module not in mapped:
             size, out = module.in_features, module.out_features
-            found[f"{at}/linear"] = Site("linear", module, size, out, block=block, blocks=len(layers))
+            sites[f"{at}/linear"] = Site("linear", module, size, out, block=block, blocks=len(layers))
         elif path.rpartition(".")[2] in EMBEDDING:
-            found[f"{at}/embedding"] = Site("embedding", module, width, width, blocks=len(layers))
-    found["pooled/tokens_out"] = Site("tokens_out", pooled, width, width, blocks=len(layers))
-    return {name.replace(".", "/"): site for name, site in found.items() if grows or site.role not in STREAM_ROLES}
+            sites[f"{at}/embedding"] = Site("embedding", module, width, width, blocks=len(layers))
+    sites["pooled/tokens_out"] = Site("tokens_out", pooled, width, width, blocks=len(layers))
+    return {name.replace(".", "/"): site for name, site in sites.items() if grows or site.role not in STREAM_ROLES}
 
 
 def blocks(body: nn.Module) -> dict[str, nn.Module]:
     """Return the blocks: the members of the outermost lists whose every member holds an attention."""
-    found: dict[str, nn.Module] = {}
+    by_path: dict[str, nn.Module] = {}
     for path, layers in body.named_modules():
-        inside = any(path.startswith(f"{at}.") for at in found)
+        inside = any(path.startswith(f"{at}.") for at in by_path)
         if isinstance(layers, nn.ModuleList) and not inside and all(attention(each) is not None for each in layers):
-            found |= {f"{path}.{i}": each for i, each in enumerate(layers)}
-    return found
+            by_path |= {f"{path}.{i}": each for i, each in enumerate(layers)}
+    return by_path
 
 
 def attention(block: nn.Module) -> nn.Module | None:
@@ -75,8 +75,8 @@ def _asking(module: nn.Module) -> dict[Role, Site | None]:
         width = whole.out_features // 3
         parts = [slice(i * width, (i + 1) * width) for i in range(3)]
         return {r: Site(r, whole, whole.in_features, width, columns=at) for r, at in zip(MAPS, parts, strict=True)}
-    found = {role: _linear(module, names) for role, names in MAPS.items()}
-    return {r: None if m is None else Site(r, m, m.in_features, m.out_features) for r, m in found.items()}
+    linears = {role: _linear(module, names) for role, names in MAPS.items()}
+    return {r: None if m is None else Site(r, m, m.in_features, m.out_features) for r, m in linears.items()}
 
 
 def _of_block(block: nn.Module, width: int) -> Iterator[tuple[str, Site]]:

@@ -102,8 +102,8 @@ class HuggingFace(Backbone):
             self.tokenizer.no_padding()
             ids = torch.tensor([[i for i in range(room) if i != self.padding][-4:]])
             self.grows = not loading.causal and _grows(folder, self.body, ids)
-            found = encoder_sites(self.body, self.pooled, stream, self.grows)
-            self._sites = by_sample(self.body, found, ids.expand(3, -1))
+            sites = encoder_sites(self.body, self.pooled, stream, self.grows)
+            self._sites = by_sample(self.body, sites, ids.expand(3, -1))
         else:
             self.pixels = pixels(as_folder_says(folder), mean, std)
             self.inputs = self.pixels.told
@@ -121,8 +121,8 @@ class HuggingFace(Backbone):
             tokens = self.pooled(self.body(pixel_values=self.pixels(x)).last_hidden_state)
             return self._finish(tokens, tokens.new_ones(tokens.shape[:2]))
         ids, mask = (t.to(x.device) for t in self._padded(self.tokens(x)))
-        found = self.body(input_ids=ids, attention_mask=to_add(mask) if self.grows else mask)
-        return self._finish(self.pooled(found.last_hidden_state), mask)
+        output = self.body(input_ids=ids, attention_mask=to_add(mask) if self.grows else mask)
+        return self._finish(self.pooled(output.last_hidden_state), mask)
 
     def check(self, x: Tensor) -> None:
         """Refuse pictures where it reads sentences and the reverse, and pictures of another layout or size."""

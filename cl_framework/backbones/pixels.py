@@ -86,17 +86,17 @@ def as_folder_says(folder: Path) -> Pixels:
         if not (path := folder / name).is_file():
             continue
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            settings = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}); mend it, or set `mean` and `std`.") from error
-        found = found.get("image_processor", found) if isinstance(found, dict) else {}
-        if "image_mean" not in found and "do_normalize" not in found:
+        settings = settings.get("image_processor", settings) if isinstance(settings, dict) else {}
+        if "image_mean" not in settings and "do_normalize" not in settings:
             continue
-        scale = 255 * float(found.get("rescale_factor") or 1 / 255) if found.get("do_rescale", True) else 255.0
+        scale = 255 * float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 255.0
         scale = 1.0 if abs(scale - 1) < 1e-6 else scale
-        if not found.get("do_normalize", True):
+        if not settings.get("do_normalize", True):
             return Pixels(0.0, 1 / scale, f"as {name} says")
-        mean, std = (_three(found.get(f"image_{k}") or 0.5, f"image_{k} in {path}") for k in ("mean", "std"))
+        mean, std = (_three(settings.get(f"image_{k}") or 0.5, f"image_{k} in {path}") for k in ("mean", "std"))
         return Pixels([m / scale for m in mean], [s / scale for s in std], f"as {name} says")
     return Pixels(
         0.0, 1.0, f"{folder.name} holds no preprocessor_config.json: set `mean` and `std` if it was trained so"
@@ -106,12 +106,12 @@ def as_folder_says(folder: Path) -> Pixels:
 def _three(numbers: Any, name: str) -> list[float]:
     each = [numbers] * 3 if isinstance(numbers, int | float) else numbers
     try:
-        found = [float(n) for n in each]
+        three = [float(n) for n in each]
     except (TypeError, ValueError):
-        found = []
-    if len(found) != 3 or not all(abs(n) < float("inf") for n in found):
+        three = []
+    if len(three) != 3 or not all(abs(n) < float("inf") for n in three):
         raise UserError(f"{name} is {numbers}; give one finite number, or three: of red, green and blue.")
-    return found
+    return three
 
 
 def _shown(numbers: Sequence[float]) -> str:

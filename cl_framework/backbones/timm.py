@@ -72,8 +72,8 @@ class Timm(Backbone):
         self.name = name if file is None else f"{name}@{file.name}"
         self.width = int(getattr(self.body, "head_hidden_size", None) or self.body.num_features)  # type: ignore[arg-type]
         if file is not None:
-            told = load_own(self.body, file, name, self.width)
-            self._own, notes = told.classifier, [*notes, told.note]
+            checkpoint = load_own(self.body, file, name, self.width)
+            self._own, notes = checkpoint.classifier, [*notes, checkpoint.note]
         refuse_unusable(self.body, self.name)
         self.notes = tuple(notes)
         self.pixels = pixels(_recorded(self.body, name, tagged, file), mean, std)

@@ -41,9 +41,9 @@ def check_name(name: str, needs_tag: bool) -> None:
         raise no_model(architecture)
     tags = timm.list_pretrained(f"{architecture}.*")
     if needs_tag and name not in tags:
-        what = (
+        problem = (
             f"has no weights tagged {tag!r}" if tag else "names no weights: the same bare name has meant different ones"
         )
         raise UserError(
-            f"{name!r} {what}. Name them with their tag: {', '.join(tags) or 'none exist; set pretrained: false'}."
+            f"{name!r} {problem}. Name them with their tag: {', '.join(tags) or 'none exist; set pretrained: false'}."
         )

@@ -23,23 +23,23 @@ SCALES = ("gamma_2", "gamma2")
 
 def transformer_sites(body: nn.Module) -> dict[str, Site]:
     """Find the sites of a timm transformer by the types of its modules, with fused or separate projections."""
-    found: dict[str, Site] = {}
+    sites: dict[str, Site] = {}
     for path, module in body.named_modules():
         at = path.replace(".", "/")
-        found |= {f"{at}/{role}": site for role, site in _inside(module).items()}
-    mapped = {s.module for s in found.values()}
+        sites |= {f"{at}/{role}": site for role, site in _inside(module).items()}
+    mapped = {s.module for s in sites.values()}
     for path, module in body.named_modules():
         at = path.replace(".", "/")
         if isinstance(module, nn.LayerNorm | nn.RMSNorm | RmsNorm):
             width = int(module.normalized_shape[-1])
-            found[f"{at}/norm"] = Site("norm", module, width, width)
+            sites[f"{at}/norm"] = Site("norm", module, width, width)
         elif isinstance(module, nn.Linear) and module not in mapped:
-            found[f"{at}/linear"] = Site("linear", module, module.in_features, module.out_features)
-    found |= _stream(body)
+            sites[f"{at}/linear"] = Site("linear", module, module.in_features, module.out_features)
+    sites |= _stream(body)
     order = {f"blocks/{i}": i for i in range(len(block_list(body)))}
-    at_block = {k: order.get("/".join(k.split("/")[:2])) for k in found}
-    place = {k: class_position(body) if s.role in STREAM_ROLES else None for k, s in found.items()}
-    return {k: replace(s, block=at_block[k], blocks=len(order), position=place[k]) for k, s in found.items()}
+    at_block = {k: order.get("/".join(k.split("/")[:2])) for k in sites}
+    place = {k: class_position(body) if s.role in STREAM_ROLES else None for k, s in sites.items()}
+    return {k: replace(s, block=at_block[k], blocks=len(order), position=place[k]) for k, s in sites.items()}
 
 
 def class_position(body: nn.Module) -> Tensor | None:
@@ -51,11 +51,11 @@ def class_position(body: nn.Module) -> Tensor | None:
 
 def _inside(block: nn.Module) -> dict[Role, Site]:
     """Find the linear maps of an attention or an MLP, and the branch beside the MLP of a block."""
-    found: dict[Role, Site] = {}
+    sites: dict[Role, Site] = {}
     if isinstance(qkv := getattr(block, "qkv", None), nn.Linear):
         width = qkv.out_features // 3
         for i, role in enumerate(QKV):
-            found[role] = Site(role, qkv, qkv.in_features, width, columns=slice(i * width, (i + 1) * width))
+            sites[role] = Site(role, qkv, qkv.in_features, width, columns=slice(i * width, (i + 1) * width))
     attention = hasattr(block, "qkv") or hasattr(block, "q_proj")
     named: tuple[tuple[str, Role], ...] = (
         ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("proj", "attention_out"), ("fc1", "mlp_in"),
@@ -63,15 +63,15 @@ def _inside(block: nn.Module) -> dict[Role, Site]:
     )  # fmt: skip
     for short, role in named:
         if (short != "proj" or attention) and isinstance(m := getattr(block, short, None), nn.Linear):
-            found[role] = Site(role, m, m.in_features, m.out_features)
+            sites[role] = Site(role, m, m.in_features, m.out_features)
     norm, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
     if isinstance(norm, nn.LayerNorm) and isinstance(mlp, nn.Module):
         width = norm.normalized_shape[-1]
         last = getattr(block, "ls2", mlp)  # layer scale belongs to the MLP branch, so the adapter joins after it
         if any(isinstance(getattr(block, name, None), Tensor) for name in SCALES):
             last = getattr(block, "drop_path2", mlp)  # what follows a scale that is no module
-        found["block_mlp"] = Site("block_mlp", last, width, width, reads=norm)
-    return found
+        sites["block_mlp"] = Site("block_mlp", last, width, width, reads=norm)
+    return sites
 
 
 def scales_in_modules(body: nn.Module) -> None:
@@ -98,18 +98,18 @@ def _stream(body: nn.Module) -> dict[str, Site]:
     """Find the places of the token stream, all or none."""
     blocks, embed, norm = block_list(body), getattr(body, "patch_embed", None), getattr(body, "norm", None)
     width = size if isinstance(size := getattr(body, "embed_dim", 0), int) else 0
-    found: dict[str, Site] = {}
+    sites: dict[str, Site] = {}
     if width and isinstance(embed, nn.Module):
-        found["patch_embed/embedding"] = Site("embedding", embed, width, width)
+        sites["patch_embed/embedding"] = Site("embedding", embed, width, width)
     if not (width and blocks and isinstance(norm, nn.Module)):
-        return found
+        return sites
     for i, block in enumerate(blocks):
-        found[f"blocks/{i}/block_in"] = Site("block_in", block, width, width, before=True)
-        found[f"blocks/{i}/block_out"] = Site("block_out", block, width, width)
+        sites[f"blocks/{i}/block_in"] = Site("block_in", block, width, width, before=True)
+        sites[f"blocks/{i}/block_out"] = Site("block_out", block, width, width)
         if isinstance(attention := getattr(block, "attn", None), nn.Module):
-            found[f"blocks/{i}/attn/attention_in"] = Site("attention_in", attention, width, width, before=True)
-    found["norm/tokens_out"] = Site("tokens_out", norm, width, width)
-    return found
+            sites[f"blocks/{i}/attn/attention_in"] = Site("attention_in", attention, width, width, before=True)
+    sites["norm/tokens_out"] = Site("tokens_out", norm, width, width)
+    return sites
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def reached(body: nn.Module, sites: Mapping[str, Site], image_size: int) -> dict
     for hook in hooks:
         hook.remove()
     first = {m: order.index(m) for m in watched if m in order}
-    found = {
+    kept = {
         k: s
         for k, s in sites.items()
         if s.module in first
@@ -143,10 +143,10 @@ def reached(body: nn.Module, sites: Mapping[str, Site], image_size: int) -> dict
         and (s.before or s.columns is not None or _last(passed[s.module][1]) == s.width_out)
         and (k not in around or _joins(passed.get(around[k]), passed.get(s.reads or s.module), passed[s.module]))
     }
-    ends = [s for s in found.values() if s.role in ("block_in", "block_out")]
+    ends = [s for s in kept.values() if s.role in ("block_in", "block_out")]
     if ends and _takes_tokens(body, ends, x, plain):
-        return found
-    return {k: s for k, s in found.items() if s.role not in STREAM_ROLES}
+        return kept
+    return {k: s for k, s in kept.items() if s.role not in STREAM_ROLES}
 
 
 def _block_of(body: nn.Module, key: str) -> nn.Module:
@@ -158,8 +158,8 @@ def _last(out: object) -> int:
 
 
 def _first(passed: object) -> Tensor | None:
-    found = passed[0] if isinstance(passed, tuple) and passed else passed
-    return found if isinstance(found, Tensor) else None
+    value = passed[0] if isinstance(passed, tuple) and passed else passed
+    return value if isinstance(value, Tensor) else None
 
 
 def _joins(block: Passed | None, reads: Passed | None, branch: Passed) -> bool:
@@ -182,8 +182,8 @@ def _takes_tokens(body: nn.Module, sites: Sequence[Site], x: Tensor, plain: Tens
     hooks = [s.module.register_forward_pre_hook(longer) for s in sites if s.before]
     hooks += [s.module.register_forward_hook(lambda _, __, out: out[:, :-1]) for s in sites if not s.before]
     try:
-        found: Tensor = body(x)
-        return found.shape == plain.shape
+        lengthened: Tensor = body(x)
+        return lengthened.shape == plain.shape
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):  # each family raises its own error
         return False
     finally:

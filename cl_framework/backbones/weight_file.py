@@ -39,12 +39,12 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     check_weights(path)
     if not path.stat().st_size:
         raise UserError(f"{path} is empty; copy it again.")
-    if said := unfetched(path):
-        raise UserError(f"{path} is {said}.")
-    found = dict(_flat(_read(path)))
-    if not found:
+    if unfit := unfetched(path):
+        raise UserError(f"{path} is {unfit}.")
+    tensors = dict(_flat(_read(path)))
+    if not tensors:
         raise UserError(f"{path} holds no tensor; give a checkpoint of weights ({WEIGHT_FORMATS}).")
-    return found
+    return tensors
 
 
 def _read(path: Path) -> object:
@@ -83,21 +83,21 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path} cannot be read as {path.suffix} ({reason}); copy it again, or save it anew."
 
 
-def _globals(path: Path, said: str) -> str:
+def _globals(path: Path, message: str) -> str:
     """Return the classes that a pickled file asks for and that are no tensors."""
     try:
         named = get_unsafe_globals_in_checkpoint(path)
     except Exception:  # a file of before torch 1.6, or of anything
-        named = re.findall(r"GLOBAL ([\w.]+)", said)
+        named = re.findall(r"GLOBAL ([\w.]+)", message)
     shown = sorted({*named} - {"argparse.Namespace"}, key=lambda n: (n.startswith("torch."), n.count("."), n))
     return first_names(shown)
 
 
-def _flat(found: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(found, Tensor):
-        yield prefix[:-1] or "tensor", found
-    elif isinstance(found, Mapping):
-        for key, value in found.items():
+def _flat(node: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Tensor):
+        yield prefix[:-1] or "tensor", node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
             yield from _flat(value, f"{prefix}{key}.")
 
 

@@ -101,8 +101,8 @@ class Given:
         if not self._asks:
             for sentence in self._judged.missing():
                 raise UserError(sentence)
-        told = sorted(self.values, key=lambda k: [k.startswith(f"{s}.") for s in reversed(_ORDER)])
-        ranges.check_numbers({k: self.values[k] for k in told if not k.startswith("published")})
+        by_section = sorted(self.values, key=lambda k: [k.startswith(f"{s}.") for s in reversed(_ORDER)])
+        ranges.check_numbers({k: self.values[k] for k in by_section if not k.startswith("published")})
         _check_backbone(self.values)
 
     def check_trust(self) -> None:

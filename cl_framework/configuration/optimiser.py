@@ -21,12 +21,12 @@ def apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
     >>> apart(["--data.scenario", "Mixed", "--model.optimizer.lr", "0.1", "--model.schedule=constant"])
     (['--model.optimizer.lr', '0.1', '--model.schedule=constant'], ['--data.scenario', 'Mixed'])
     """
-    found: tuple[list[str], list[str]] = [], []
+    parts: tuple[list[str], list[str]] = [], []
     mine = False
     for word in words:
         mine = word.partition("=")[0].startswith(OPTIMISER) if word.startswith("--") else mine
-        found[not mine].append(word)
-    return found
+        parts[not mine].append(word)
+    return parts
 
 
 def leftover_warning(argv: Sequence[str], config: str) -> str | None:
@@ -50,14 +50,14 @@ def leftover_warning(argv: Sequence[str], config: str) -> str | None:
     old = {k: _short(owner) for k, owner in owners.items() if owner and _short(owner) != mine and k in settings}
     if not old:
         return None
-    told = " and ".join(f"{k} {settings[k]}" for k in old)
+    leftovers = " and ".join(f"{k} {settings[k]}" for k in old)
     flags = " ".join(f"--{SECTION}.{k} VALUE" for k in old)
-    return f"{mine} keeps {told}, given for {', '.join(dict.fromkeys(old.values()))}; {flags} sets another."
+    return f"{mine} keeps {leftovers}, given for {', '.join(dict.fromkeys(old.values()))}; {flags} sets another."
 
 
 def _given(argv: Sequence[str]) -> list[tuple[str, Any]]:
     """Return settings of the optimiser in the order they are given, each class before its settings."""
-    found: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for name, text in configuration_flags.options(shipped.with_paths(argv)):
         if name == "config" and text and Path(text).expanduser().is_file():
             section = written.yaml_of(text)
@@ -69,16 +69,16 @@ def _given(argv: Sequence[str]) -> list[tuple[str, Any]]:
             except yaml.YAMLError:
                 continue
             if name != SECTION:
-                found.append((name, value))
+                pairs.append((name, value))
                 continue
         else:
             continue
         if isinstance(value, Mapping):
-            found += [(SECTION, value["class_path"])] if "class_path" in value else []
-            found += [(f"{SECTION}.{key}", v) for key, v in (value.get("init_args") or {}).items()]
+            pairs += [(SECTION, value["class_path"])] if "class_path" in value else []
+            pairs += [(f"{SECTION}.{key}", v) for key, v in (value.get("init_args") or {}).items()]
         elif value is not None:
-            found.append((SECTION, value))
-    return found
+            pairs.append((SECTION, value))
+    return pairs
 
 
 def _short(name: str) -> str:

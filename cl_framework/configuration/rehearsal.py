@@ -55,14 +55,14 @@ def rehearse(make_trainer: MakeTrainer, configure: Callable[[Any, int], Any], va
         raise UserError(f"The frozen backbone would be changed by one of the callbacks {names}; leave it out.")
 
 
-def _hinted(said: str) -> str:
+def _hinted(sentence: str) -> str:
     """Add what to do where the message of a library does not know it."""
-    said = said if said.endswith((".", "!", "?")) else f"{said}."
-    if "val_loss" in said:
-        return f"{said} A plan has a validation loss where data.validation is above 0, such as 0.1."
-    if "logger" in said.lower():
-        return f"{said} Set trainer.logger to one, such as CSVLogger, or leave it out."
-    return said
+    sentence = sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+    if "val_loss" in sentence:
+        return f"{sentence} A plan has a validation loss where data.validation is above 0, such as 0.1."
+    if "logger" in sentence.lower():
+        return f"{sentence} Set trainer.logger to one, such as CSVLogger, or leave it out."
+    return sentence
 
 
 @final

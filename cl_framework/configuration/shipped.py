@@ -33,15 +33,15 @@ def locate_config(given: str) -> str:
             f"`--data.scenario ClassIncremental --data.scenario.dataset imagefolder:{given}`."
         )
     name = given.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
-    found = [p for p in _shipped() if name in (p.stem, str(p.relative_to(configs_folder()).with_suffix("")))]
-    exact = [p for p in found if p == configs_folder() / f"{name}.yaml"]
-    if len(exact or found) == 1:
-        return str((exact or found)[0])
-    if found:
-        names = ", ".join(sorted(str(p.relative_to(configs_folder()).with_suffix("")) for p in found))
+    matches = [p for p in _shipped() if name in (p.stem, str(p.relative_to(configs_folder()).with_suffix("")))]
+    exact = [p for p in matches if p == configs_folder() / f"{name}.yaml"]
+    if len(exact or matches) == 1:
+        return str((exact or matches)[0])
+    if matches:
+        names = ", ".join(sorted(str(p.relative_to(configs_folder()).with_suffix("")) for p in matches))
         raise UserError(f"Several configs are called {given}: {names}; say which.")
-    for asked, there in ((given, _near(Path(given))), (name, [p.stem for p in _shipped()])):
-        if (hint := did_you_mean(asked, there)).startswith("Did"):
+    for asked, known in ((given, _near(Path(given))), (name, [p.stem for p in _shipped()])):
+        if (hint := did_you_mean(asked, known)).startswith("Did"):
             raise UserError(f"There is no file {given}. {hint}")
     raise UserError(f"There is no file {given}; give the path of a config that exists, or a name such as quickstart.")
 
@@ -53,17 +53,17 @@ def with_paths(words: Sequence[str]) -> list[str]:
         UserError: If a config is not found.
     """
     lead = next((i for i, w in enumerate(words) if w.startswith("-")), len(words))
-    found = [w for name in words[:lead] for w in ("--config", locate_config(name))]
+    expanded = [w for name in words[:lead] for w in ("--config", locate_config(name))]
     rest = iter(words[lead:])
     for word in rest:
         flag, equals, value = word.partition("=")
         if flag in FLAGS and equals:
-            found.append(f"{flag}={locate_config(value)}")
+            expanded.append(f"{flag}={locate_config(value)}")
         elif word in FLAGS:
-            found += [word, *(locate_config(value) for value in [next(rest, None)] if value is not None)]
+            expanded += [word, *(locate_config(value) for value in [next(rest, None)] if value is not None)]
         else:
-            found.append(word)
-    return found
+            expanded.append(word)
+    return expanded
 
 
 def _shipped() -> list[Path]:

@@ -46,8 +46,8 @@ def read_config(text: str) -> Any:
     >>> read_config("model: {backbone: huggingface:./minilm}")["model"]["backbone"]["class_path"]
     'HuggingFace'
     """
-    found = get_loader("yaml")(text)
-    return _in(found) if isinstance(found, dict) else spelled_out(found)
+    config = get_loader("yaml")(text)
+    return _in(config) if isinstance(config, dict) else spelled_out(config)
 
 
 def _in(config: dict[str, Any]) -> dict[str, Any]:

@@ -56,23 +56,23 @@ def facts(learner: Learner) -> dict[str, Any]:
 
 
 def restore(
-    learner: Learner, found: Mapping[str, Tensor], told: Mapping[str, Any], place: Path | str = "The saved state"
+    learner: Learner, tensors: Mapping[str, Tensor], record: Mapping[str, Any], place: Path | str = "The saved state"
 ) -> None:
     """Restore a learner's state; adapters, rows and entries are created for the tensors.
 
     Args:
         learner: A new learner.
-        found: What `tensors` returned.
-        told: What `facts` returned.
-        place: The file that ``told`` was in, for the message.
+        tensors: What `tensors` returned.
+        record: What `facts` returned.
+        place: The file that ``record`` was in, for the message.
 
     Raises:
         UserError: If a field is missing or of another type, or names adapters without tensors.
     """
-    known = typed(told, Facts, place)
+    known = typed(record, Facts, place)
     frozen = {k: v for k, v in learner.state_dict().items() if k.startswith(FROZEN)}
     try:
-        learner.load_state_dict({**frozen, **found})
+        learner.load_state_dict({**frozen, **tensors})
     except (RuntimeError, ValueError, KeyError) as error:  # torch names the tensors at length
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"The tensors beside {place} do not fit this run's config ({first}); {RESTORE}.") from error
@@ -98,13 +98,13 @@ def restore(
 @contextmanager
 def all_or_nothing(learner: Learner) -> Iterator[None]:
     """Restore a learner if the block fails, so that no class is known that was not learned."""
-    device, told = learner.model.device, facts(learner)
+    device, record = learner.model.device, facts(learner)
     before = {k: v.detach().clone() for k, v in learner.state_dict().items() if not k.startswith(FROZEN)}
     try:
         yield
     except BaseException:
         learner.end()
-        restore(learner, before, told)
+        restore(learner, before, record)
         learner.to(device)  # Lightning leaves a fitted module on the CPU
         raise
 

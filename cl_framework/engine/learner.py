@@ -62,11 +62,11 @@ class Learner(Recorded, LightningModule):
             UserError: If the strategy cannot work with such adapters, or a number of a part is out of its range.
         """
         super().__init__()
-        made = adapter if isinstance(adapter, Adapter) else Peft(adapter)
-        ranges.check_parts({"adapter": made, "strategy": strategy, "unlearner": unlearner})
-        if not isinstance(made, Peft):  # whose layers start from the weights they wrap
-            check_size(made, backbone)
-        self.model = Model(backbone, made, head)
+        built = adapter if isinstance(adapter, Adapter) else Peft(adapter)
+        ranges.check_parts({"adapter": built, "strategy": strategy, "unlearner": unlearner})
+        if not isinstance(built, Peft):  # whose layers start from the weights they wrap
+            check_size(built, backbone)
+        self.model = Model(backbone, built, head)
         check_adapter(self.model, strategy)
         self.compute = compute
         compute.prepare(backbone, self.model.adapters)
@@ -106,9 +106,9 @@ class Learner(Recorded, LightningModule):
             order = torch.tensor([place.get(c, len(place)) for c in samples.labels.tolist()]).argsort(stable=True)
             samples = Subset(samples, order)
         scores = (self(x) for x in inputs(samples.on(self.model.device), batch))
-        said = [(z.argsort(dim=1, descending=True, stable=True) if ranked else z.argmax(1)).cpu() for z in scores]
+        answers = [(z.argsort(dim=1, descending=True, stable=True) if ranked else z.argmax(1)).cpu() for z in scores]
         self.model.phase = "statistics"
-        return alive[torch.cat(said)[order.argsort()]] if said else alive.new_empty(0)
+        return alive[torch.cat(answers)[order.argsort()]] if answers else alive.new_empty(0)
 
     def begin(self, plan: Plan, request: str = "") -> None:
         """Begin a plan: exactly its parameters may change; messages name the ``request`` it is trained for."""
@@ -219,12 +219,12 @@ class Learner(Recorded, LightningModule):
     def _explain(self, batch: Batch, loss: float) -> None:
         bad, rate = ~torch.isfinite(batch.x.flatten(1)).all(1), self.trainer.optimizers[0].param_groups[0]["lr"]
         advice = "lower that of the strategy or unlearner, which sets its own" if self._plan().optimizer else LOWER
-        what = (
+        problem = (
             f"samples {batch.ids[bad].tolist()} hold NaN or infinity"
             if bool(bad.any())
             else f"the inputs are finite, so the learning rate is probably too high (now {rate:g}); {advice}"
         )
         raise UserError(
             f"The loss is {loss} in training {self.request!r}, on the batch of samples {batch.ids.tolist()[:16]}: "
-            f"{what}. Nothing of it was kept; the run is as it was before this request."
+            f"{problem}. Nothing of it was kept; the run is as it was before this request."
         )

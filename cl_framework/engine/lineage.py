@@ -131,9 +131,9 @@ class Told:
 def artifacts(learner: Learner) -> list[Artifact]:
     """Return everything a learner holds beyond the frozen backbone, with its origin."""
     tensors, told = checkpoint.tensors(learner), Told.now(learner)
-    found = [*_adapters(learner, tensors, told), *_rows(learner, tensors, told), *_filed(learner, told)]
-    claimed = {n for a in found for n in a.tensors}
-    return found + [
+    known = [*_adapters(learner, tensors, told), *_rows(learner, tensors, told), *_filed(learner, told)]
+    claimed = {n for a in known for n in a.tensors}
+    return known + [
         Artifact("sums" if n.endswith(".gram") else "other", n.removeprefix("strategy."), (n,), told.made(n),
                  bytes=_size([t]), holder=n)
         for n, t in tensors.items() if n not in claimed
@@ -156,8 +156,8 @@ def artifact_samples(artifact: Artifact, stream: Sequence[Event] | Census) -> fr
         artifact: What `artifacts` found.
         stream: The events that the learner met, in order, or their `census`.
     """
-    there = stream if isinstance(stream, Census) else census(stream)
-    return ids_of(there.resolved(artifact.made)) | (artifact.ids or frozenset())
+    index = stream if isinstance(stream, Census) else census(stream)
+    return ids_of(index.resolved(artifact.made)) | (artifact.ids or frozenset())
 
 
 def _adapters(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterator[Artifact]:

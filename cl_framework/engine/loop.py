@@ -81,7 +81,7 @@ def take(
     validation: float = 0.0,
 ) -> tuple[Measurements, Cost]:
     """Carry out one event and evaluate the learner."""
-    before, found, began = learner.model.passes.copy(), learner.model.store.found, time.perf_counter()
+    before, found_before, began = learner.model.passes.copy(), learner.model.store.found, time.perf_counter()
     evaluator.before(step, learner.answer)
     cost = carry_out(learner, step.event, make_trainer, batch_size, validation)
     bank = learner.model.adapters
@@ -97,7 +97,7 @@ def take(
         measurements, overlap=overlaps(bank, step.event.name if isinstance(step.event, Experience) else None)
     )
     cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
-    cost.found = learner.model.store.found - found
+    cost.found = learner.model.store.found - found_before
     cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
     cost.stored_bytes = checkpoint.size_of(learner)
     return measurements, cost
@@ -154,9 +154,9 @@ def taken(event: ForgetRequest, exam: Samples) -> list[tuple[str | None, Tensor]
 def attach_memories(learner: Learner, past: Sequence[Experience]) -> None:
     """Give memories access to the data of past experiences, which they keep by id, as far as they exist."""
     memories = [part for part in learner.strategy.modules() if isinstance(part, Memory)]
-    there = [_there(e) for e in past] if memories else []
+    sources = [_there(e) for e in past] if memories else []
     for part in memories:
-        part.attach(there)
+        part.attach(sources)
 
 
 def _there(past: Experience) -> Experience:

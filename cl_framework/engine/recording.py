@@ -101,11 +101,11 @@ def _met(learner: Learner, event: Event, classes: Sequence[int], read: set[tuple
     """Return the samples that a plan read by cell, None for all live ones."""
     gone: Contents = {}
     if isinstance(event, ForgetRequest):
-        gone, there = event.taken, {e.name: e.data for e in event.remaining}
+        gone, sources = event.taken, {e.name: e.data for e in event.remaining}
     else:
         memories = [m for m in learner.strategy.modules() if isinstance(m, Memory)]
-        there = {name: data for m in memories for name, data in m.sources.items()} | {event.name: event.data}
-    alive = pooled(samples_by_class(name, data, classes) for name, data in there.items())
+        sources = {name: data for m in memories for name, data in m.sources.items()} | {event.name: event.data}
+    alive = pooled(samples_by_class(name, data, classes) for name, data in sources.items())
     return met(classes, read, alive, origins.cells_of(learner.model.brought), gone)
 
 

@@ -36,7 +36,7 @@ class Census:
 
     def among(self, ids: frozenset[int]) -> dict[Cell, frozenset[int]]:
         """Return the cells of the samples ``ids``, forgotten ones too."""
-        return {cell: some for cell, there in self.ever.items() if (some := there & ids)}
+        return {cell: some for cell, present in self.ever.items() if (some := present & ids)}
 
     def resolved(self, ingredients: Iterable[Ingredient]) -> dict[Cell, frozenset[int]]:
         """Return the samples in what is made of ``ingredients``.
@@ -46,13 +46,13 @@ class Census:
         """
         return pooled(self._resolved(i) for i in ingredients)
 
-    def _resolved(self, made: Ingredient) -> Contents:
-        found = {}
-        for cell in ((e, c) for e, classes in made.origin.items() for c in classes):
-            alive, part = self.alive.get(cell, frozenset()), made.parts.get(cell)
-            stayed = [self.taken[r].get(cell, frozenset()) for r in made.outlived if r in self.taken]
-            found[cell] = (alive if part is None else alive & part).union(*stayed)
-        return found
+    def _resolved(self, ingredient: Ingredient) -> Contents:
+        cells = {}
+        for cell in ((e, c) for e, classes in ingredient.origin.items() for c in classes):
+            alive, part = self.alive.get(cell, frozenset()), ingredient.parts.get(cell)
+            stayed = [self.taken[r].get(cell, frozenset()) for r in ingredient.outlived if r in self.taken]
+            cells[cell] = (alive if part is None else alive & part).union(*stayed)
+        return cells
 
 
 def censuses(events: Iterable[Event]) -> Iterator[Census]:
@@ -94,12 +94,12 @@ def samples_by_class(experience: str, samples: Samples, classes: Iterable[int]) 
 
 def pooled(parts: Iterable[Contents]) -> dict[Cell, frozenset[int]]:
     """Return what is in any of ``parts``, without empty cells."""
-    found: dict[Cell, frozenset[int]] = {}
+    union: dict[Cell, frozenset[int]] = {}
     for part in parts:
         for cell, ids in part.items():
             if ids:
-                found[cell] = found[cell] | ids if cell in found else ids
-    return found
+                union[cell] = union[cell] | ids if cell in union else ids
+    return union
 
 
 def ids_of(contents: Contents) -> frozenset[int]:

@@ -112,15 +112,15 @@ class _Tracked:
 def numbers(results: Mapping[str, Any]) -> dict[str, float]:
     """Return the measures after the last event, by names without classes and samples."""
     event = results["events"][-1]
-    found = {"event": len(results["events"]) - 1, "accuracy/all": results["curve"][-1]}
-    found |= {f"accuracy/exam-{i}": value for i, value in enumerate(results["accuracy_matrix"][-1])}
-    found |= {f"stream/{name}": results[name] for name in MEASURES}
-    found |= {"stream/newest_accuracy": results["newest_accuracy"][-1]}
-    found |= {"stream/earlier_accuracy": results["earlier_accuracy"][-1]}
-    found |= {f"cost/{name}": event[name] for name in COSTS}
+    values = {"event": len(results["events"]) - 1, "accuracy/all": results["curve"][-1]}
+    values |= {f"accuracy/exam-{i}": value for i, value in enumerate(results["accuracy_matrix"][-1])}
+    values |= {f"stream/{name}": results[name] for name in MEASURES}
+    values |= {"stream/newest_accuracy": results["newest_accuracy"][-1]}
+    values |= {"stream/earlier_accuracy": results["earlier_accuracy"][-1]}
+    values |= {f"cost/{name}": event[name] for name in COSTS}
     if event["kind"] == "forget" and results["forget"]:
-        found |= {f"forget/{name}": results["forget"][-1][name] for name in FORGOTTEN}
-    return {name: float(value) for name, value in found.items() if value is not None}
+        values |= {f"forget/{name}": results["forget"][-1][name] for name in FORGOTTEN}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def flat(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
@@ -129,13 +129,13 @@ def flat(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     >>> flat({"model": {"strategy": {"class_path": "EASE", "init_args": {"alpha": 0.1}}}, "threads": None})
     {'model.strategy': 'EASE', 'model.strategy.alpha': 0.1, 'threads': None}
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in config.items():
         name = place if key in ("class_path", "init_args") else f"{place}.{key}".lstrip(".")
         if isinstance(value, Mapping):
-            found |= flat(value, name)
+            settings |= flat(value, name)
         elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
-            found |= flat({f"{name}[{i}]": v for i, v in enumerate(value)})
+            settings |= flat({f"{name}[{i}]": v for i, v in enumerate(value)})
         else:
-            found[name] = json.dumps(value) if isinstance(value, list) else value
-    return found
+            settings[name] = json.dumps(value) if isinstance(value, list) else value
+    return settings

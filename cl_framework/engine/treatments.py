@@ -60,14 +60,14 @@ def outlived(
         read: The samples that it trained on.
     """
     stayed = {t.artifact.holder: t.artifact for t in foretold if t.action not in ("delete", "retrain")}
-    found = {holder: old for holder, old in learner.model.outlived.items() if holder in stayed}
+    requests = {holder: old for holder, old in learner.model.outlived.items() if holder in stayed}
     if learner.unlearner is None or learner.unlearner.exact:
-        return found
+        return requests
     again = {cell for cell, ids in event.taken.items() if not ids.isdisjoint(read)}
     held = {holder for holder, a in stayed.items() if _holds(a, event.taken)}
     trained = [a for a in artifacts(learner) if a.made and a.holder.startswith("model.")]
     held |= {a.holder for a in trained if not again.isdisjoint(streams_origins.cells_of(a.made[0].origin))}
-    return found | {holder: (*found.get(holder, ()), event.name) for holder in sorted(held)}
+    return requests | {holder: (*requests.get(holder, ()), event.name) for holder in sorted(held)}
 
 
 def _holds(a: Artifact, taken: Contents) -> bool:

@@ -28,8 +28,8 @@ class Routed:
         """Return features ``(n, width)``, row ``i`` under the adapter ``choice[i]``."""
         places = {name: k for k, name in enumerate(dict.fromkeys(choice))}
         at, none = torch.tensor([places[name] for name in choice]), torch.zeros(len(choice), dtype=torch.bool)
-        made = torch.stack([self._made.get(name, none) for name in places])
-        wanted = (at == torch.arange(len(places))[:, None]) & ~made
+        computed = torch.stack([self._made.get(name, none) for name in places])
+        wanted = (at == torch.arange(len(places))[:, None]) & ~computed
         if bool(wanted.any()):
             new = self.model.each(self.x, list(places), wanted)
             for name, rows, z in zip(places, wanted, new, strict=True):
@@ -37,8 +37,8 @@ class Routed:
                 self._found[name] = torch.where(here, z, self._found[name]) if name in self._found else z
                 self._made[name] = rows | self._made.get(name, none)
         whole = torch.stack([self._found[name] for name in places])
-        found: Tensor = self.model.exit(whole[at.to(whole.device), torch.arange(len(at), device=whole.device)])
-        return found
+        features: Tensor = self.model.exit(whole[at.to(whole.device), torch.arange(len(at), device=whole.device)])
+        return features
 
 
 def fewest(route: str | None) -> int | None:

@@ -93,7 +93,7 @@ class Gaussians(nn.Module):
             (entry,) = self._parts(c)
             self.filed[entry] = self.filed[entry] + step.to(self.filed[entry])
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Delete pooled values; the tensor store erases its own."""
         self._version, self._found, self._pooled = -1, {}, {}
 
@@ -166,10 +166,10 @@ def factor(covariance: Tensor, eps: float) -> Tensor:
     eye = torch.eye(len(wide), device=wide.device, dtype=wide.dtype)
     tries = [e for e in (eps * 10**k for k in range(10)) if e <= 1.001]
     for e in tries:
-        found: Tensor
-        found, failed = torch.linalg.cholesky_ex(wide + e * eye)
+        lower: Tensor
+        lower, failed = torch.linalg.cholesky_ex(wide + e * eye)
         if not bool(failed):
-            return found
+            return lower
     values, vectors = torch.linalg.eigh(wide)
     factored: Tensor = vectors * values.clamp_min(0).sqrt()
     return factored
@@ -205,10 +205,10 @@ def align(
         eps: Added to the diagonal of covariances.
         shrink: Factor on the mean of each class; none stands for 1.
     """
-    made = {}
+    gaussians_by_class = {}
     for c in model.classes:
         mean, covariance = gaussians.of(c)
-        made[c] = (mean * (shrink or {}).get(c, 1.0), factor(covariance, eps).to(mean))
+        gaussians_by_class[c] = (mean * (shrink or {}).get(c, 1.0), factor(covariance, eps).to(mean))
 
     def loss(model: Model, batch: Batch) -> Tensor:
         return cross_entropy((scores or model.head)(batch.x), model.head.index(batch.y))
@@ -217,7 +217,7 @@ def align(
         return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=weight_decay)
 
     trained = list(model.head.parameters()) if params is None else params
-    return Plan(Draws(made, draws), trained, loss, epochs, optimizer, batch_size=draws, schedule="cosine")
+    return Plan(Draws(gaussians_by_class, draws), trained, loss, epochs, optimizer, batch_size=draws, schedule="cosine")
 
 
 def by_age(model: Model, least: float = 0.9) -> dict[int, float]:

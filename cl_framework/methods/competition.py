@@ -120,19 +120,19 @@ def training_warnings(strategy: Strategy, events: Iterable[Event], known: Collec
             elif strategy.competes == "new" and not strategy.founded:
                 alone.append(event.name)
         alive |= set(event.classes)
-    name, found = type(strategy).__name__, []
+    name, warnings = type(strategy).__name__, []
     if first:
-        found.append(
+        warnings.append(
             f"{first} brings one class and nothing is known before it: {name} has nothing to tell it from, and its "
             "adapters learn nothing; begin with two classes or more."
         )
     if alone:
-        found.append(
+        warnings.append(
             f"{_each_bring_one(alone)}, and {name} as it is set tells new classes from one another only: such a loss "
             f"has no gradient, and adapters stay as they start; set `--model.strategy.{strategy.widens}` to train "
             "against what is known, or bring two classes at a time."
         )
-    return found
+    return warnings
 
 
 def _each_bring_one(names: Sequence[str]) -> str:

@@ -162,11 +162,11 @@ class Average:
 
 def groups(bank: AdapterBank, name: str, by: Grouping = "block") -> dict[str, list[nn.Parameter]]:
     """Divide the parameters of one adapter, each into exactly one group, by the name of what it rewrites."""
-    found: dict[str, list[nn.Parameter]] = {}
+    by_key: dict[str, list[nn.Parameter]] = {}
     for key, p in bank.rewrites[name].named_parameters():
         site = key.split(".")[0]
-        found.setdefault({"block": block_of(site), "site": site, "matrix": key}[by], []).append(p)
-    return found
+        by_key.setdefault({"block": block_of(site), "site": site, "matrix": key}[by], []).append(p)
+    return by_key
 
 
 def block_of(site: str) -> str:

@@ -44,25 +44,25 @@ class Answers(nn.Module):
 
     def table(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return sample ids ``(n,)`` and scores ``(n, classes)``, NaN for classes that were not known yet."""
-        wanted, found = torch.tensor(classes), []
+        wanted, parts = torch.tensor(classes), []
         for entry in (e for e in self.filed if e.name == SCORES):
             scores, columns = self.filed[entry], self.filed[entry._replace(name=COLUMNS)]
             row, at = (columns[:, None] == wanted.to(columns.device)).nonzero(as_tuple=True)
             spread = scores.new_full((len(scores), len(classes)), torch.nan)
             spread[:, at] = scores[:, row]
-            found.append((self.memory.ids[entry._replace(name="")].to(scores.device), spread))
-        ids, rows = zip(*found, strict=True) if found else ((), ())
-        return (torch.cat(ids), torch.cat(rows)) if found else (wanted.new_empty(0), torch.empty(0, len(classes)))
+            parts.append((self.memory.ids[entry._replace(name="")].to(scores.device), spread))
+        ids, rows = zip(*parts, strict=True) if parts else ((), ())
+        return (torch.cat(ids), torch.cat(rows)) if parts else (wanted.new_empty(0), torch.empty(0, len(classes)))
 
     def sides(self, entry: Key) -> tuple[frozenset[int], frozenset[int]]:
         """Return the samples that an entry of `filed` has rows of, and the classes that it has columns of."""
         ids, columns = self.memory.ids[entry._replace(name="")], self.filed[entry._replace(name=COLUMNS)]
         return frozenset(ids.tolist()), frozenset(columns.tolist())
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Delete rows and columns; the exemplar memory, a part of this one, is erased later."""
-        gone, classes = (torch.tensor(sorted(s), dtype=torch.int64) for s in (what.ids, what.classes))
-        for entry in [e for e in self.filed if e.name == SCORES and not what.hits(e.cls, e.experience)]:
+        gone, classes = (torch.tensor(sorted(s), dtype=torch.int64) for s in (erasure.ids, erasure.classes))
+        for entry in [e for e in self.filed if e.name == SCORES and not erasure.hits(e.cls, e.experience)]:
             beside, ids = entry._replace(name=COLUMNS), self.memory.ids[entry._replace(name="")]
             rows, columns = (~torch.isin(x, y.to(x.device)) for x, y in ((ids, gone), (self.filed[beside], classes)))
             self.filed[entry] = self.filed[entry][rows][:, columns]

@@ -217,5 +217,5 @@ def remove_forgotten(model: Model, strategy: Strategy, event: ForgetRequest, kee
     measures the edit alone.
     """
     ids = frozenset(event.data.ids.tolist())
-    what = Erasure(ids=ids) if keep_rows else Erasure(frozenset(event.classes), ids=ids, cells=event.cells)
-    erase(what, model, strategy)
+    erasure = Erasure(ids=ids) if keep_rows else Erasure(frozenset(event.classes), ids=ids, cells=event.cells)
+    erase(erasure, model, strategy)

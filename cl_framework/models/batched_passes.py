@@ -109,7 +109,7 @@ class Front:
 
     def record(self, chunks: Iterable[Tensor]) -> dict[nn.Module, Tensor]:
         """Return the outputs ``(rows, ...)`` of the modules in front, for inputs that come in chunks of `CHUNK`."""
-        found: dict[nn.Module, list[Tensor]] = {}
+        outputs: dict[nn.Module, list[Tensor]] = {}
         for x in chunks:
             if self._modules is None:
                 self._modules = self._tried(x[:5])
@@ -119,7 +119,7 @@ class Front:
 
             def keep(module: nn.Module, forward: Callable[..., Tensor], *given: object, **options: object) -> Tensor:
                 out = forward(*given, **options)
-                found.setdefault(module, []).append(out)
+                outputs.setdefault(module, []).append(out)
                 left.discard(module)  # noqa: B023  # called within this turn
                 if not left:  # noqa: B023
                     raise _Enough
@@ -127,7 +127,7 @@ class Front:
 
             with self.bank.hooks.holding(()), _instead(self._modules, keep), suppress(_Enough):
                 self.backbone(x)
-        return {module: torch.cat(pieces) for module, pieces in found.items()}
+        return {module: torch.cat(pieces) for module, pieces in outputs.items()}
 
     @contextmanager
     def given(self, recorded: Mapping[nn.Module, Tensor], rows: Tensor) -> Iterator[None]:

@@ -81,12 +81,12 @@ class Head(nn.Module):
         if self.sigma is not None:
             self.sigma.copy_(classifier["sigma"])
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Delete the rows of erased classes."""
-        keep = [i for i, c in enumerate(self.classes) if not what.hits(c)]
+        keep = [i for i, c in enumerate(self.classes) if not erasure.hits(c)]
         if len(keep) < len(self.classes):
             self._keep(torch.tensor(keep, dtype=torch.int64), self.weight.new_empty(0, self.width), [])
-        if what.everything:
+        if erasure.everything:
             self.origin = {}
             if self.sigma is not None:
                 nn.init.ones_(self.sigma)

@@ -81,11 +81,11 @@ class Model(nn.Module):
         return {**self._outlived, **adapters}
 
     @outlived.setter
-    def outlived(self, told: Mapping[str, Sequence[str]]) -> None:
+    def outlived(self, requests_by_holder: Mapping[str, Sequence[str]]) -> None:
         """Restore the requests from a state."""
-        found = {holder: tuple(requests) for holder, requests in told.items()}
-        self._outlived = {holder: r for holder, r in found.items() if not holder.startswith(ADAPTERS)}
-        names = {holder.removeprefix(ADAPTERS): r for holder, r in found.items() if holder.startswith(ADAPTERS)}
+        holders = {holder: tuple(requests) for holder, requests in requests_by_holder.items()}
+        self._outlived = {holder: r for holder, r in holders.items() if not holder.startswith(ADAPTERS)}
+        names = {holder.removeprefix(ADAPTERS): r for holder, r in holders.items() if holder.startswith(ADAPTERS)}
         self.adapters.outlived = names
 
     def meet(self, event: Experience) -> None:
@@ -110,13 +110,13 @@ class Model(nn.Module):
         self.meet(event)
         self.head.adopt(event.inherited, classifier)
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Delete erased classes, and experiences without live classes.
 
         Other classes keep their place, even if the experience that brought them first is deleted: rows of a head are in
         that order.
         """
-        kept = {e: tuple(c for c in classes if not what.hits(c, e)) for e, classes in self.brought.items()}
+        kept = {e: tuple(c for c in classes if not erasure.hits(c, e)) for e, classes in self.brought.items()}
         self.brought = {e: classes for e, classes in kept.items() if classes}
         first = {c: e for e, c in reversed(origins.cells_of(self.brought))}
         self.known = {c: first[c] for c in self.known if c in first}
@@ -188,8 +188,8 @@ class Model(nn.Module):
 
     def scores(self, x: Tensor | Inputs, using: Using = None) -> Tensor:
         """Return the head's scores ``(n, rows)`` under the adapters ``using``, as `features` takes them."""
-        found: Tensor = self.head(self.features(x, using))
-        return found
+        scores: Tensor = self.head(self.features(x, using))
+        return scores
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """Return the head's scores ``(n, rows)`` under the active adapters."""

@@ -27,22 +27,22 @@ _SEVERAL = re.compile(r"\s*[|;,/]\s*")
 
 
 def chosen(
-    where: str, columns: Sequence[str], said: Mapping[ColumnRole, str], wanted: Sequence[ColumnRole]
+    where: str, columns: Sequence[str], given: Mapping[ColumnRole, str], wanted: Sequence[ColumnRole]
 ) -> dict[ColumnRole, str]:
     """Return the column of each role that has one.
 
     Args:
         where: The table, for messages.
         columns: Their names.
-        said: Names given as options, in place of guesses; empty if not given.
+        given: Names given as options, in place of guesses; empty if not given.
         wanted: The roles to look for.
 
     Raises:
         UserError: If a given name is missing, a name occurs twice, or several names fit a guess.
     """
-    found: dict[ColumnRole, str] = {}
+    by_role: dict[ColumnRole, str] = {}
     for role in wanted:
-        if name := said.get(role):
+        if name := given.get(role):
             if name not in columns:
                 raise UserError(f"{where} has no column {name!r} to take as {role}. {did_you_mean(name, columns)}")
             fitting = [name]
@@ -56,8 +56,8 @@ def chosen(
                 f"{where} has the columns {shown(fitting)}, which may all be the {role}; say which, as in "
                 f":{role}={fitting[0]}."
             )
-        found |= dict.fromkeys([role] if fitting else [], "".join(fitting))
-    return found
+        by_role |= dict.fromkeys([role] if fitting else [], "".join(fitting))
+    return by_role
 
 
 def shown(columns: Iterable[str]) -> str:
@@ -95,7 +95,7 @@ def told_split(where: str, cell: str) -> str:
     Raises:
         UserError: If it names none.
     """
-    found = SPLIT_NAMES.get(cell.strip().lower(), "") if cell.strip() else ""
-    if cell.strip() and not found:
+    split = SPLIT_NAMES.get(cell.strip().lower(), "") if cell.strip() else ""
+    if cell.strip() and not split:
         raise UserError(f"{where}: split is {cell!r}; write train, validation or test.")
-    return found
+    return split

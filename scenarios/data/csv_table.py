@@ -54,21 +54,21 @@ def load(
     """
     file, name = Path(path).expanduser(), f"csv:{path}"
     faults = [] if faults is None else faults
-    said: dict[ColumnRole, str] = {"text": text, "image": image, "label": label, "split": split}
-    kind, found = _read_table(path, said, faults)
+    given: dict[ColumnRole, str] = {"text": text, "image": image, "label": label, "split": split}
+    kind, records = _read_table(path, given, faults)
     if kind == "text":
-        more = _read_table(exam, said, faults)[1] if exam else []
-        whole = text_records.join_records(found, more) if exam else found
+        more = _read_table(exam, given, faults)[1] if exam else []
+        whole = text_records.join_records(records, more) if exam else records
         return text_records.source_from(name, whole, test, seed)
     if exam:
         raise UserError(f"csv:exam is for tables of sentences, and {path} has no column 'text'; use a split column.")
-    at = {r.where: _beside(file, r.text) for r in found}
-    found = [r for r in found if succeeds(faults, lambda r=r: _check(r.where, at[r.where]))]  # type: ignore[misc]
-    said_split, found = examined(name, found)
+    at = {r.where: _beside(file, r.text) for r in records}
+    records = [r for r in records if succeeds(faults, lambda r=r: _check(r.where, at[r.where]))]  # type: ignore[misc]
+    said_split, records = examined(name, records)
     check_share(name, said_split, test)
-    labels = {r.label for r in found if r.split != "test"}
+    labels = {r.label for r in records if r.split != "test"}
     names = in_order(labels)
-    if unknown := next((r for r in found if r.label not in labels), None):
+    if unknown := next((r for r in records if r.label not in labels), None):
         raise UserError(f"{unknown.where}: class {unknown.label!r} has no training images; add some or drop the line.")
     place = {c: i for i, c in enumerate(names)}
 
@@ -77,14 +77,14 @@ def load(
         return Pictures(name, [at[r.where] for r in some], [place[r.label] for r in some], columns=columns)
 
     if said_split:
-        train, held = ([r for r in found if r.split == s] for s in ("train", "test"))
+        train, held = ([r for r in records if r.split == s] for s in ("train", "test"))
     else:
-        parts = stratified(torch.tensor([place[r.label] for r in found]), test, seed)
-        train, held = ([found[i] for i in at.tolist()] for at in parts)
+        parts = stratified(torch.tensor([place[r.label] for r in records]), test, seed)
+        train, held = ([records[i] for i in at.tolist()] for at in parts)
     return Source(name, part("train", train), part("test", held), tuple(names), said_split)
 
 
-def _read_table(path: str, said: dict[ColumnRole, str], faults: list[str]) -> tuple[ColumnRole, list[Record]]:
+def _read_table(path: str, given: dict[ColumnRole, str], faults: list[str]) -> tuple[ColumnRole, list[Record]]:
     """Read a table: whether it is of sentences or images, and its lines; the text of an image is its path.
 
     Raises:
@@ -99,7 +99,7 @@ def _read_table(path: str, said: dict[ColumnRole, str], faults: list[str]) -> tu
     mark = first[4:] if first[:4] == "sep=" and len(first) == 5 else ""  # as spreadsheets write it
     head = content.split("\n", 2)[1] if mark and "\n" in content else first
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark or separator(head), strict=True)
-    found: list[tuple[str, list[str]]] = []
+    lines: list[tuple[str, list[str]]] = []
     last = 0
     try:
         if mark:
@@ -113,14 +113,14 @@ def _read_table(path: str, said: dict[ColumnRole, str], faults: list[str]) -> tu
                     "of line 1; put text that holds a comma in double quotes."
                 )
             elif cells:
-                found.append((f"{path}, line {reader.line_num}", cells + [""] * (len(columns) - len(cells))))
+                lines.append((f"{path}, line {reader.line_num}", cells + [""] * (len(columns) - len(cells))))
             last = reader.line_num
     except csv.Error as error:
         raise UserError(
             f"{path}, from line {last + 1}: no valid CSV ({error}); close the quotes that were opened, and write a "
             "double quote within them twice."
         ) from error
-    return made(path, columns, found, said, faults)
+    return _records(path, columns, lines, given, faults)
 
 
 def separator(head: str) -> str:
@@ -132,26 +132,26 @@ def separator(head: str) -> str:
     return max(SEPARATORS, key=lambda c: (head.count(c), -SEPARATORS.index(c)))
 
 
-def made(
-    path: str, columns: list[str], found: list[tuple[str, list[str]]], said: dict[ColumnRole, str], faults: list[str]
+def _records(
+    path: str, columns: list[str], lines: list[tuple[str, list[str]]], given: dict[ColumnRole, str], faults: list[str]
 ) -> tuple[ColumnRole, list[Record]]:
     """Return whether lines are of sentences or images, and a record of each complete line."""
     sought: list[ColumnRole] = ["text", "image"]
-    at = chosen(path, columns, said, [r for r in sought if said[r]] or sought)
+    at = chosen(path, columns, given, [r for r in sought if given[r]] or sought)
     kind: ColumnRole | None = next(
         (r for r in ("text", "image") if r in at and at[r].lower() == NAMES[r][0]), None
     ) or next(iter(at), None)
-    at |= chosen(path, columns, said, ["label", "split"])
+    at |= chosen(path, columns, given, ["label", "split"])
     if kind is None or "label" not in at:
         lacking = "'label'" if kind else "'path' or 'text'"
-        rows = [dict(zip(columns, cells, strict=False)) for _, cells in found]
+        rows = [dict(zip(columns, cells, strict=False)) for _, cells in lines]
         many = binary(columns, rows)
         why = f"; {shown(many)} hold only 0 and 1: samples with several labels are not supported" if many[1:] else ""
         raise UserError(f"{path} has no column {lacking}, only {shown(columns)}{why}; {ASK}.")
     cells_of = {role: columns.index(name) for role, name in at.items()}
-    known = frozenset(cells[cells_of["label"]].strip() for _, cells in found)
+    known = frozenset(cells[cells_of["label"]].strip() for _, cells in lines)
     records_found: list[Record] = []
-    for where, cells in found:
+    for where, cells in lines:
         text, label, split = (cells[cells_of[r]].strip() if r in cells_of else "" for r in (kind, "label", "split"))
         if several(label, known):
             raise UserError(f"{where}: the label {label!r} names several classes or is a list; write one name.")

@@ -31,8 +31,8 @@ class Sample(NamedTuple):
     @property
     def called(self) -> str:
         """Its name in messages."""
-        told = self.part.describe(torch.tensor([self.row]))
-        return f"{self.part.split} sample {told}" if told.isdecimal() else told
+        name = self.part.describe(torch.tensor([self.row]))
+        return f"{self.part.split} sample {name}" if name.isdecimal() else name
 
 
 def duplicate_warnings(source: Source) -> list[str]:
@@ -44,9 +44,9 @@ def duplicate_warnings(source: Source) -> list[str]:
     groups = [[samples[i] for i in group] for group in alike(source)]
     both = [pair for g in groups if (pair := _unlike(g, lambda s: s.part is source.test))]
     torn = [pair for g in groups if (pair := _unlike(g, lambda s: int(s.part.labels[s.row])))]
-    noun, found = source.train.noun, []
+    noun, warnings = source.train.noun, []
 
-    def told(pairs: Sequence[Sequence[Sample]]) -> str:
+    def shown(pairs: Sequence[Sequence[Sample]]) -> str:
         lines = [
             " = ".join(f"{s.called} ({source.class_names[int(s.part.labels[s.row])]})" for s in pair)
             for pair in pairs[:_SHOWN]
@@ -54,19 +54,21 @@ def duplicate_warnings(source: Source) -> list[str]:
         return ", ".join(lines) + (", ..." if len(pairs) > _SHOWN else "")
 
     if both:
-        found.append(
+        warnings.append(
             f"The training split shares {_count(len(both), noun)} with the test split, which then measures memory: "
-            f"{told(both)}; take one of each away."
+            f"{shown(both)}; take one of each away."
         )
     if torn:
-        found.append(f"Two labels are given to {_count(len(torn), noun)}: {told(torn)}; keep one of each.")
+        warnings.append(f"Two labels are given to {_count(len(torn), noun)}: {shown(torn)}; keep one of each.")
     if close := _close(source.class_names):
         names = ", ".join(" = ".join(map(repr, pair)) for pair in close[:_SHOWN]) + (", ..." if close[_SHOWN:] else "")
-        found.append(f"Names of classes differ only in case or spaces: {names}; write each one way, or they are apart.")
+        warnings.append(
+            f"Names of classes differ only in case or spaces: {names}; write each one way, or they are apart."
+        )
     if bare := source.unexamined:
         names = ", ".join(bare[:_SHOWN]) + (", ..." if len(bare) > _SHOWN else "")
-        found.append(f"No test {noun} are there for {_count(len(bare), 'classes')}: {names}; the exam is none.")
-    return found
+        warnings.append(f"No test {noun} are there for {_count(len(bare), 'classes')}: {names}; the exam is none.")
+    return warnings
 
 
 def _close(names: Sequence[str]) -> list[list[str]]:
@@ -75,8 +77,8 @@ def _close(names: Sequence[str]) -> list[list[str]]:
     >>> _close(["Tabby cat", "dog", "tabby_cat", "A", "a"])
     [['Tabby cat', 'tabby_cat']]
     """
-    said = [re.sub(r"[\s_-]+", " ", n).strip().casefold() if len(n) > 1 else n for n in names]
-    groups = grouped(range(len(names)), said)
+    spellings = [re.sub(r"[\s_-]+", " ", n).strip().casefold() if len(n) > 1 else n for n in names]
+    groups = grouped(range(len(names)), spellings)
     return [[names[i] for i in group] for group in groups]
 
 
@@ -108,10 +110,10 @@ def grouped(rows: Iterable[int], keys: Sequence[Hashable]) -> list[list[int]]:
     >>> grouped([4, 5, 6], ["a", "b", "a"])
     [[4, 6]]
     """
-    found = defaultdict(list)
+    by_key = defaultdict(list)
     for row, key in zip(rows, keys, strict=True):
-        found[key].append(row)
-    return [group for group in found.values() if len(group) > 1]
+        by_key[key].append(row)
+    return [group for group in by_key.values() if len(group) > 1]
 
 
 def _size(file: Path) -> Hashable:

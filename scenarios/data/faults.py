@@ -23,19 +23,19 @@ def readable(source: Source, watch: Watch) -> tuple[Source, list[str]]:
     Raises:
         UserError: If a class, or the test set, has none that can be read.
     """
-    found: dict[str, list[str | None]] = {}
+    faults_by_part: dict[str, list[str | None]] = {}
     parts = {"train": source.train, "test": source.test}
     files = {k: list(p.images) for k, p in parts.items() if isinstance(p, Pictures) and isinstance(p.images, tuple)}
     total, done = sum(map(len, files.values())), 0
     for name, paths in files.items():
-        found[name] = []
+        faults_by_part[name] = []
         for start in range(0, len(paths), _AT_ONCE):
-            found[name] += in_parallel(_fault, paths[start : start + _AT_ONCE])
+            faults_by_part[name] += in_parallel(_fault, paths[start : start + _AT_ONCE])
             watch(min(done := done + _AT_ONCE, total), total)
-    faults = [fault for column in found.values() for fault in column if fault]
+    faults = [fault for column in faults_by_part.values() for fault in column if fault]
     if not faults:
         return source, []
-    train, test = (_without(part, found[k]) if k in found else part for k, part in parts.items())
+    train, test = (_without(part, faults_by_part[k]) if k in faults_by_part else part for k, part in parts.items())
     try:
         return replace(source, train=train, test=test), faults
     except UserError as error:

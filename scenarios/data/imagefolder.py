@@ -59,22 +59,22 @@ def load(path: str, test: float | None = None, seed: int = 0) -> Source:
     presence.check_present("imagefolder", path)
     splits = split_folders(root)
     if not splits:
-        found = _classes(root)
-        files, labels = _listed(found, list(found))
+        by_class = _classes(root)
+        files, labels = _listed(by_class, list(by_class))
         kept, held = (rows.tolist() for rows in stratified(torch.tensor(labels), test, seed))
         train, exam = (([files[i] for i in rows], [labels[i] for i in rows]) for rows in (kept, held))
-        return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found), said=False)
+        return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(by_class), said=False)
     first, second = splits["train"], splits.get("test") or splits["validation"]
     check_share(name, True, test)
-    found, other = _classes(first), _classes(second, empty=True)
-    if extra := sorted(other.keys() - found.keys()):
-        close = did_you_mean(extra[0], found)
+    by_class, other = _classes(first), _classes(second, empty=True)
+    if extra := sorted(other.keys() - by_class.keys()):
+        close = did_you_mean(extra[0], by_class)
         near = f" {close}" if close.startswith("Did") else ""
         raise UserError(
             f"{second} has class {extra[0]!r}, which {first.name}/ lacks; add it there or remove it here.{near}"
         )
-    train, exam = (_listed(each, list(found)) for each in (found, other))
-    return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(found))
+    train, exam = (_listed(each, list(by_class)) for each in (by_class, other))
+    return Source(name, Pictures("train", *train), Pictures("test", *exam), tuple(by_class))
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -85,22 +85,22 @@ def split_folders(root: Path) -> dict[str, Path]:
     Raises:
         UserError: If there are two for one split, or one of training and test is missing.
     """
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     inside = folders(root)
     for split, names in _SPLITS.items():
         some = [f for f in inside if f.name.lower() in names]
         if len(some) > 1:
             raise UserError(f"{root} has {some[0].name}/ and {some[1].name}/; keep one of them.")
         if some:
-            found[split] = some[0]
-    if "train" in found and folders(found["train"]):
-        if len(found) == 1:
+            by_split[split] = some[0]
+    if "train" in by_split and folders(by_split["train"]):
+        if len(by_split) == 1:
             raise UserError(
                 f"{root} has {' and '.join(f'{f.name}/' for f in inside[:5])} but no test/; add test/ with the same "
-                f"class folders, or hold out a fifth of imagefolder:{found['train']}."
+                f"class folders, or hold out a fifth of imagefolder:{by_split['train']}."
             )
-        return found
-    if found and "train" not in found and len(found) == len(inside) and any(map(folders, found.values())):
+        return by_split
+    if by_split and "train" not in by_split and len(by_split) == len(inside) and any(map(folders, by_split.values())):
         raise UserError(f"{root} has {inside[0].name}/ but no train/; add train/ with the same class folders.")
     return {}
 
@@ -115,12 +115,14 @@ def _classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
     Raises:
         UserError: If there is no class folder, or one holds no images or is itself a data set.
     """
-    found = {}
+    by_class = {}
     inside = folders(folder)
     for each in inside:
         _check_class(each, len(inside) == 1)
-        found[each.name] = sorted(p for p in each.rglob("*") if p.suffix.lower() in SUFFIXES and not _hidden(p, each))
-        if found[each.name]:
+        by_class[each.name] = sorted(
+            p for p in each.rglob("*") if p.suffix.lower() in SUFFIXES and not _hidden(p, each)
+        )
+        if by_class[each.name]:
             continue
         if not empty:
             others = sorted({p.suffix for p in each.rglob("*") if p.is_file() and not _hidden(p, each)})
@@ -128,10 +130,10 @@ def _classes(folder: Path, empty: bool = False) -> dict[str, list[Path]]:
             raise UserError(
                 f"Class {each.name!r} is empty: {each} holds no images{only}; add some or remove the folder."
             )
-        del found[each.name]
-    if not found:
+        del by_class[each.name]
+    if not by_class:
         raise UserError(f"{folder} holds no class folders; put the images of each class in a folder of its own.")
-    return found
+    return by_class
 
 
 def _check_class(folder: Path, only: bool) -> None:
@@ -167,6 +169,6 @@ def _hidden(file: Path, below: Path) -> bool:
     return any(p.startswith(".") or p.lower() in NO_CLASSES for p in file.relative_to(below).parts)
 
 
-def _listed(found: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], list[int]]:
-    """Return every image of ``found`` and its label, the place of its class in ``names``."""
-    return [p for c in found for p in found[c]], [names.index(c) for c in found for _ in found[c]]
+def _listed(by_class: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], list[int]]:
+    """Return every image of ``by_class`` and its label, the place of its class in ``names``."""
+    return [p for c in by_class for p in by_class[c]], [names.index(c) for c in by_class for _ in by_class[c]]

@@ -45,10 +45,10 @@ def open_source(spec: str, faults: list[str] | None = None, exam: bool = True) -
     load = import_module(f"scenarios.data.{LOADERS[kind]}").load
     takes = signature(load).parameters
     chosen = {key: _parsed(f"{kind}:{key}", text, takes[key].default) for key, text in written.items()}
-    found = replace(_loaded(load, subject, chosen, faults), name=spec)
+    source = replace(_loaded(load, subject, chosen, faults), name=spec)
     if exam:
-        found.check_exam()
-    return found
+        source.check_exam()
+    return source
 
 
 def anchored(spec: str) -> tuple[str, str, str]:
@@ -99,18 +99,18 @@ def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str
     """Load, noting what is wrong with single samples where the loader can and the caller wants that."""
     from cl_framework.streams import unreadable_error
 
-    found: list[str] = []
-    notes = {"faults": found} if "faults" in signature(load).parameters else {}
+    noted: list[str] = []
+    notes = {"faults": noted} if "faults" in signature(load).parameters else {}
     try:
         source: Source = load(*([subject] if subject else []), **chosen, **notes)
     except UserError as error:
-        if found:  # what is wrong with the whole may come of it
-            raise unreadable_error(found, str(error)) from error
+        if noted:  # what is wrong with the whole may come of it
+            raise unreadable_error(noted, str(error)) from error
         raise
-    if faults is None and found:
-        raise unreadable_error(found)
+    if faults is None and noted:
+        raise unreadable_error(noted)
     faults = [] if faults is None else faults
-    faults += found
+    faults += noted
     return source
 
 
@@ -132,8 +132,8 @@ def asked(spec: str) -> tuple[str, str, dict[str, str]]:
     """
     kind = spec.partition(":")[0]
     if kind not in LOADERS:
-        there = presence.spelled(spec)
-        hint = f"For these data, write {there}." if there else did_you_mean(kind, LOADERS)
+        spelling = presence.spelled(spec)
+        hint = f"For these data, write {spelling}." if spelling else did_you_mean(kind, LOADERS)
         raise UserError(f"There is no data source {kind!r}. {hint}")
     subject, chosen = _taken_apart(spec)[1:]
     takes = options_of(kind)

@@ -24,13 +24,13 @@ def check_present(kind: str, subject: str) -> None:
         UserError: If it is not.
     """
     if kind in GIVE:
-        what, give = GIVE[kind]
+        kind_of_place, give = GIVE[kind]
         path = Path(subject).expanduser()
-        if path.is_dir() if what == "folder" else path.is_file():
+        if path.is_dir() if kind_of_place == "folder" else path.is_file():
             return
         if path.exists() and (named := spelled(subject)):
-            raise UserError(f"{subject} is no {what}; give {named}, or {give}.")
-        raise UserError(f"There is no {what} {subject}; give {give}.")
+            raise UserError(f"{subject} is no {kind_of_place}; give {named}, or {give}.")
+        raise UserError(f"There is no {kind_of_place} {subject}; give {give}.")
 
 
 def spelled(subject: str) -> str | None:

@@ -59,13 +59,13 @@ def list_samples(source: Source, spec: str, groups: Sequence[Sequence[int]], wat
     files = all(isinstance(p, Pictures) and not isinstance(p.images, Tensor) for p in parts)
     if files and not root:
         root = os.path.commonpath([str(Path(f).absolute()) for p in parts for f in p.images])  # type: ignore[union-attr]
-    total, done, made = sum(map(len, parts)), 0, []
+    total, done, rows = sum(map(len, parts)), 0, []
     for part in parts:
         digests: list[str] = []
         for start in range(0, len(part), _AT_ONCE):
             digests += digests_of(part, range(start, min(start + _AT_ONCE, len(part))))
             watch(min(done := done + _AT_ONCE, total), total)
-        made.append(_rows(part, digests, root, tables, {c for group in groups for c in group}))
+        rows.append(_rows(part, digests, root, tables, {c for group in groups for c in group}))
     return sample_list.ListedSource(
         name=name,
         spec=spec,
@@ -75,8 +75,8 @@ def list_samples(source: Source, spec: str, groups: Sequence[Sequence[int]], wat
         class_names=list(source.class_names),
         groups=[list(group) for group in groups],
         fingerprint=source.fingerprint,
-        train=made[0],
-        test=made[1],
+        train=rows[0],
+        test=rows[1],
     )
 
 
@@ -89,19 +89,19 @@ def relisted(listed: sample_list.ListedSource, key: bytes | None = None, opened:
         opened: The source, if it is open already.
     """
     data = Located(listed, opened)
-    found = data.resolved(listed, key) if key and forgets(listed) else listed
+    resolved = data.resolved(listed, key) if key and forgets(listed) else listed
     kind: Literal["pictures", "sentences"] = "pictures" if listed.kind == "pictures" else "sentences"
 
     def part(rows: sample_list.SplitRows) -> LabelledSamples:
         if not listed.files:
             return Reread(kind, rows, data, key)
         paths = [Path(listed.root) / p if p and not p.startswith(KEYED) else NOWHERE for p in rows.places]
-        made = Pictures(rows.split, paths, rows.labels, torch.tensor(rows.ids, dtype=torch.int64), rows.digests)
-        made.__dict__["content"] = rows.content
-        made.former = tuple((listed.root, before) for before in listed.former)
-        return made
+        pictures = Pictures(rows.split, paths, rows.labels, torch.tensor(rows.ids, dtype=torch.int64), rows.digests)
+        pictures.__dict__["content"] = rows.content
+        pictures.former = tuple((listed.root, before) for before in listed.former)
+        return pictures
 
-    return StreamParts(listed.name, kind, part(found.train), part(found.test), tuple(found.class_names))
+    return StreamParts(listed.name, kind, part(resolved.train), part(resolved.test), tuple(resolved.class_names))
 
 
 @final
@@ -140,16 +140,16 @@ class Located:
         """Return the list with the names and places of what was forgotten, as far as the data still hold it."""
         if self.source is None:
             return listed
-        found = deepcopy(listed)
+        resolved = deepcopy(listed)
         names = {sample_list.hidden_name(key, "class", name): name for name in self.source.class_names}
-        found.class_names = [names.get(name, name) for name in listed.class_names]
+        resolved.class_names = [names.get(name, name) for name in listed.class_names]
         if listed.files:
             every = (self.source.train, self.source.test)
             here = [place_of(Path(f), listed.root) for p in every for f in p.images]  # type: ignore[union-attr]
             places = {sample_list.hidden_name(key, "place", place): place for place in here}
-            for rows in (found.train, found.test):
+            for rows in (resolved.train, resolved.test):
                 rows.places = [places.get(p, p) if i in rows.gone else p for i, p in enumerate(rows.places)]
-        return found
+        return resolved
 
 
 @final
@@ -211,19 +211,19 @@ class Reread(LabelledSamples):
             place = {own: i for i, own in enumerate(part.ids.tolist())}
             return part, torch.tensor([place.get(own, -1) for own in self.rows.ids])
         waiting, names = defaultdict[object, list[int]](list), self.data.source.class_names if self.data.source else ()
-        told = digests_of(part, range(len(part)))
+        digests = digests_of(part, range(len(part)))
         for i in reversed(range(len(part))):  # the first of equal ones is taken first
-            waiting[told[i], names[int(part.labels[i])]].append(i)
+            waiting[digests[i], names[int(part.labels[i])]].append(i)
             if self.key:
-                waiting[sample_list.hidden_name(self.key, "place", told[i])].append(i)
+                waiting[sample_list.hidden_name(self.key, "place", digests[i])].append(i)
         return part, torch.tensor([self._match(waiting, i) for i in range(len(self.ids))])
 
     def _match(self, waiting: dict[object, list[int]], row: int) -> int:
         if row in self.rows.gone:
-            there = waiting.get(self.rows.places[row])
+            candidates = waiting.get(self.rows.places[row])
         else:
-            there = waiting.get((self.rows.digests[row], self.data.listed.class_names[self.rows.labels[row]]))
-        return there.pop() if there else -1
+            candidates = waiting.get((self.rows.digests[row], self.data.listed.class_names[self.rows.labels[row]]))
+        return candidates.pop() if candidates else -1
 
 
 def forgets(listed: sample_list.ListedSource) -> bool:
@@ -246,8 +246,8 @@ def _rows(part: Part, digests: list[str], root: str, tables: Sequence[str], want
         places = [place_of(Path(f), root) for f in part.images]
         content = Pictures(part.split, part.images, part.labels, part.ids, digests).content
     else:
-        told = part.places if isinstance(part, Sentences) else ()
-        places, content = [_line(place, tables) for place in told] or [""] * len(part), part.content
+        place_names = part.places if isinstance(part, Sentences) else ()
+        places, content = [_line(place, tables) for place in place_names] or [""] * len(part), part.content
     keep = [i for i, label in enumerate(part.labels.tolist()) if label in wanted]
 
     def chosen(column: Sequence[Any]) -> list[Any]:

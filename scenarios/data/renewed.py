@@ -24,10 +24,10 @@ def renewed(
         key: The run's key, by which forgotten samples are known.
         met: Names of the experiences that the run has met.
     """
-    found, data = deepcopy(listed), Located(listed)
+    renewed_list, data = deepcopy(listed), Located(listed)
     known = {i for i, name in enumerate(listed.experiences) if name in met}
     lost, left_out, changed = list[str](), list[str](), list[str]()
-    for rows in (found.train, found.test):
+    for rows in (renewed_list.train, renewed_list.test):
         rows.experiences = rows.experiences or [-1] * len(rows.ids)
         now = _digests(listed, rows, data, key, known)
         gone = {i for i, digest in now.items() if not digest}
@@ -40,9 +40,9 @@ def renewed(
                 rows.digests[i] = digest
                 rows.content = sha256(f"{rows.content} {rows.ids[i]} {digest}".encode()).hexdigest()
         _keep(rows, here)
-    left = {label for rows in (found.train,) for label in rows.labels}
-    found.groups = [[c for c in group if c in left] for group in found.groups]
-    return found, Inventory(_new(listed, data, key), lost, left_out, changed)
+    left = {label for rows in (renewed_list.train,) for label in rows.labels}
+    renewed_list.groups = [[c for c in group if c in left] for group in renewed_list.groups]
+    return renewed_list, Inventory(_new(listed, data, key), lost, left_out, changed)
 
 
 def _digests(
@@ -58,11 +58,11 @@ def _digests(
         mask = Reread("pictures", rows, data, key).present(torch.tensor(asked, dtype=torch.int64)).tolist()
         return {i: rows.digests[i] if here else "" for i, here in zip(asked, mask, strict=True)}
     files = {i: Path(listed.root) / rows.places[i] for i in asked}
-    there = {i: file.is_file() for i, file in files.items()}
-    fresh = [i for i in asked if there[i] and rows.experiences[i] not in known]
+    exists = {i: file.is_file() for i, file in files.items()}
+    fresh = [i for i in asked if exists[i] and rows.experiences[i] not in known]
     whole = Pictures(rows.split, [files[i] for i in fresh], [0] * len(fresh))
     read = dict(zip(fresh, digests_of(whole, range(len(fresh))), strict=True))
-    return {i: read.get(i, rows.digests[i]) if there[i] else "" for i in asked}
+    return {i: read.get(i, rows.digests[i]) if exists[i] else "" for i in asked}
 
 
 def _new(listed: sample_list.ListedSource, data: Located, key: bytes | None) -> list[str]:
@@ -70,9 +70,9 @@ def _new(listed: sample_list.ListedSource, data: Located, key: bytes | None) -> 
     source = data.source
     if source is None or not listed.files:
         return []
-    told = data.resolved(listed, key) if key and forgets(listed) else listed
-    known = {*told.train.places, *told.test.places}
-    left_out = {name for i, name in enumerate(told.class_names) if not any(i in group for group in listed.groups)}
+    resolved = data.resolved(listed, key) if key and forgets(listed) else listed
+    known = {*resolved.train.places, *resolved.test.places}
+    left_out = {name for i, name in enumerate(resolved.class_names) if not any(i in group for group in listed.groups)}
     return sorted(
         place
         for part in (source.train, source.test)

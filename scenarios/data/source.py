@@ -110,14 +110,14 @@ class Pictures(LabelledSamples):
 
     def take(self, rows: Tensor) -> Pictures:
         """Return the pictures at ``rows``; they keep their ids."""
-        found = copy(self)  # which was looked at already
+        taken = copy(self)  # which was looked at already
         images = self.images
-        found.images = images[rows] if isinstance(images, Tensor) else tuple(images[i] for i in rows.tolist())
-        found.labels, found.ids, found._resident = self.labels[rows], self.ids[rows], {}
-        found.digests = None if self.digests is None else [self.digests[i] for i in rows.tolist()]
-        found.columns = [self.columns[i] for i in rows.tolist()] if self.columns else ()
-        found.__dict__.pop("content", None)
-        return found
+        taken.images = images[rows] if isinstance(images, Tensor) else tuple(images[i] for i in rows.tolist())
+        taken.labels, taken.ids, taken._resident = self.labels[rows], self.ids[rows], {}
+        taken.digests = None if self.digests is None else [self.digests[i] for i in rows.tolist()]
+        taken.columns = [self.columns[i] for i in rows.tolist()] if self.columns else ()
+        taken.__dict__.pop("content", None)
+        return taken
 
     def decoded(self, row: int) -> Tensor:
         """Return the picture in the file of ``row``: ``(3, H, W)`` uint8.
@@ -126,15 +126,15 @@ class Pictures(LabelledSamples):
             UserError: If it is missing, cannot be decoded, or is another than the run met.
         """
         file = Path(self.images[row])  # type: ignore[arg-type]  # they are in files
-        told = self.digests[row] if self.digests else ""
+        digest = self.digests[row] if self.digests else ""
         if self.digests is not None and not file.is_file():
             raise absent(str(file), int(self.ids[row]))
-        if told and file_hash(file) != told:
+        if digest and file_hash(file) != digest:
             self._changed.add(file)
             forget = f", or let the run forget it (--samples id:{int(self.ids[row])} --without forget)"
             or_else = "" if self.split == "test" else forget
-            what = f"{file} is another picture than the run met; bring the old one back{or_else}."
-            raise Absent(what, changed=True)
+            problem = f"{file} is another picture than the run met; bring the old one back{or_else}."
+            raise Absent(problem, changed=True)
         return read_image(file)
 
     def present(self, rows: Tensor) -> Tensor:
@@ -155,8 +155,8 @@ class Pictures(LabelledSamples):
         small = self.images.dtype == torch.uint8 and self.images.nbytes <= RESIDENT
         if small and device not in self._resident and device.type != "cpu":
             self._resident[device] = self.images.to(device)
-        there = self._resident.get(device)
-        held = gathered(self.images, rows, device) if there is None else there[rows.to(device)]
+        resident = self._resident.get(device)
+        held = gathered(self.images, rows, device) if resident is None else resident[rows.to(device)]
         return held if held.shape[1] == 3 else held.expand(-1, 3, -1, -1)
 
     def digest(self) -> str:
@@ -180,8 +180,8 @@ class Pictures(LabelledSamples):
             h.update(self.images.contiguous().numpy().data)
         else:
             for i, path in enumerate(self.images):
-                told = self.digests[i] if self.digests else ""
-                h.update(bytes.fromhex(told) if told else sha256(path.read_bytes()).digest())
+                digest = self.digests[i] if self.digests else ""
+                h.update(bytes.fromhex(digest) if digest else sha256(path.read_bytes()).digest())
         return h.hexdigest()
 
     def describe(self, rows: Tensor) -> str:
@@ -226,7 +226,9 @@ class Sentences(LabelledSamples):
 
     def take(self, rows: Tensor) -> Sentences:
         """Return the sentences at ``rows``; they keep their ids."""
-        places, columns = ([told[i] for i in rows.tolist()] if told else () for told in (self.places, self.columns))
+        places, columns = (
+            [values[i] for i in rows.tolist()] if values else () for values in (self.places, self.columns)
+        )
         return Sentences(self.split, self.read(rows), self.labels[rows], self.ids[rows], places, columns)
 
     def read(self, rows: Tensor, device: torch.device = CPU) -> list[str]:
@@ -281,10 +283,10 @@ class Source:
         n = len(self.class_names)
         for part in (self.train, self.test):
             if len(bad := ((part.labels < 0) | (part.labels >= n)).nonzero()[:, 0]):
-                found = ", ".join(map(str, sorted(set(part.labels[bad].tolist()))[:5]))
+                labels = ", ".join(map(str, sorted(set(part.labels[bad].tolist()))[:5]))
                 raise UserError(
                     f"{self.name} declares classes 0 to {n - 1}, but {part.split} samples {part.describe(bad)} "
-                    f"are labelled {found}; mend the labels or declare the classes."
+                    f"are labelled {labels}; mend the labels or declare the classes."
                 )
         if bare := [c for c, n in zip(self.class_names, self.counts(self.train), strict=True) if not n]:
             names = ", ".join(map(repr, bare[:5])) + (", ..." if len(bare) > 5 else "")
@@ -308,8 +310,8 @@ class Source:
 
     def counts(self, part: Pictures | Sentences) -> list[int]:
         """Return how many samples of each class a split has."""
-        found: list[int] = torch.bincount(part.labels, minlength=len(self.class_names)).tolist()
-        return found
+        counts: list[int] = torch.bincount(part.labels, minlength=len(self.class_names)).tolist()
+        return counts
 
     @cached_property
     def fingerprint(self) -> str:
@@ -358,20 +360,20 @@ def stratified(labels: Tensor, share: float | None, seed: int) -> tuple[Tensor, 
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
 
-def check_share(name: str, said: bool, test: float | None) -> None:
+def check_share(name: str, has_test: bool, test: float | None) -> None:
     """Refuse a share to hold out of data with a test split.
 
     Raises:
         UserError: If there is one.
     """
-    if said and test is not None:
+    if has_test and test is not None:
         raise UserError(f"{name} says itself which samples are held out; leave out the option test={test}.")
 
 
-def absent(what: str, sample: int) -> Absent:
+def absent(name: str, sample: int) -> Absent:
     """Return the error for a sample that is missing."""
     return Absent(
-        f"{what} is gone (sample {sample}), and has to be read; bring it back. What must be forgotten may be gone: "
+        f"{name} is gone (sample {sample}), and has to be read; bring it back. What must be forgotten may be gone: "
         "say so with --without forget."
     )
 
@@ -407,22 +409,22 @@ class View(Samples):
     def describe(self, rows: Sequence[int]) -> list[str]:
         """Name the files at ``rows``; what is none, or was forgotten, goes by its id."""
         files = getattr(self.samples, "files", None) or getattr(self.samples, "images", None)
-        told = super().describe(rows)
+        names = super().describe(rows)
         if not isinstance(files, tuple):
-            return told
-        return [name if files[i] == NOWHERE else str(files[i]) for i, name in zip(rows, told, strict=True)]
+            return names
+        return [name if files[i] == NOWHERE else str(files[i]) for i, name in zip(rows, names, strict=True)]
 
     def _placed(self, device: torch.device) -> Samples:
         if device.type != "cuda":  # other accelerators know no double precision
             return super()._placed(device)
-        found = copy(self)
-        found.device = device
-        return found
+        view = copy(self)
+        view.device = device
+        return view
 
     def _unkept(self) -> Samples:
-        found = copy(self)
-        found.samples = self.samples.unkept()
-        return found
+        view = copy(self)
+        view.samples = self.samples.unkept()
+        return view
 
     def release(self, rows: Sequence[int]) -> None:
         """Delete cached copies of the samples at ``rows``."""

@@ -43,12 +43,12 @@ class Record:
         Raises:
             UserError: If text or label is missing or holds what is no character.
         """
-        for what, found in (("text", self.text), ("label", self.label)):
-            if not found.strip():
-                raise UserError(f"{self.where}: the {what} is missing; fill it in or drop the line.")
-            if odd := next((c for c in found if c == "\0" or "\ud800" <= c <= "\udfff"), None):
+        for name, value in (("text", self.text), ("label", self.label)):
+            if not value.strip():
+                raise UserError(f"{self.where}: the {name} is missing; fill it in or drop the line.")
+            if odd := next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None):
                 raise UserError(
-                    f"{self.where}: the {what} holds \\u{ord(odd):04x}, which is no character; mend it, and save the "
+                    f"{self.where}: the {name} holds \\u{ord(odd):04x}, which is no character; mend it, and save the "
                     "file as UTF-8."
                 )
 
@@ -83,56 +83,58 @@ def load(
         UserError: If a file is missing or laid out in another way, a sample has several labels, or an option would
             change nothing.
     """
-    said: dict[ColumnRole, str] = {"text": text, "label": label}
+    given: dict[ColumnRole, str] = {"text": text, "label": label}
     faults = [] if faults is None else faults
-    found = records(path, also, said, faults)
+    rows = records(path, also, given, faults)
     if exam:
-        found = join_records(found, records(exam, also, said, faults))
-    return source_from(f"json:{path}", found, test, seed)
+        rows = join_records(rows, records(exam, also, given, faults))
+    return source_from(f"json:{path}", rows, test, seed)
 
 
-def records(path: str, also: str, said: Mapping[ColumnRole, str], faults: list[str]) -> list[Record]:
+def records(path: str, also: str, given: Mapping[ColumnRole, str], faults: list[str]) -> list[Record]:
     """Return the records of a JSON file."""
     content = read_json(path, lines=True)
     if not isinstance(content, dict):
         if also:
             raise UserError(f"{path} is one list and has no list '{also}_train'; leave out the option also={also}.")
-        return _listed(path, content, "", said, faults)
+        return _listed(path, content, "", given, faults)
     if "train" not in content:
         raise UserError(f"{path} has no list 'train', only {_keys(content)}; name it so, or write one list of records.")
     if content.get("test") == []:
         raise UserError(f"{path}: 'test' is empty; add sentences, or leave it out to hold out a share of 'train'.")
     second = next((k for k in ("test", *SPLIT_NAMES) if k in content and k != "train"), "test")
-    found = []
+    rows = []
     for split, name in (("train", "train"), ("test", second)):
         for part in (name, *([f"{also}_{name}"] if also else [])):
             if also and part != name and part not in content:
                 raise UserError(f"{path} has no list {part!r}; leave out the option also={also}.")
-            found += _listed(f"{path}, {part}", content.get(part, []), split, said, faults)
-    return found
+            rows += _listed(f"{path}, {part}", content.get(part, []), split, given, faults)
+    return rows
 
 
-def _listed(where: str, content: object, split: str, said: Mapping[ColumnRole, str], faults: list[str]) -> list[Record]:
+def _listed(
+    where: str, content: object, split: str, given: Mapping[ColumnRole, str], faults: list[str]
+) -> list[Record]:
     if not isinstance(content, list):
         raise UserError(
             f"{where}: found {type(content).__name__}; write a list of [text, label], or of objects with the keys "
             "'text' and 'label'."
         )
-    found: list[Record] = []
+    rows: list[Record] = []
     for i, each in enumerate(content, 1):
         here = f"{where}, record {i}"
-        succeeds(faults, lambda here=here, each=each: found.append(_record(here, each, split, said)))  # type: ignore[misc]
-    return found
+        succeeds(faults, lambda here=here, each=each: rows.append(_record(here, each, split, given)))  # type: ignore[misc]
+    return rows
 
 
-def _record(here: str, each: object, split: str, said: Mapping[ColumnRole, str]) -> Record:
+def _record(here: str, each: object, split: str, given: Mapping[ColumnRole, str]) -> Record:
     """Return one record.
 
     Raises:
         UserError: If it is laid out in another way.
     """
     if isinstance(each, dict):
-        at = chosen(here, list(each), said, ["text", "label"])
+        at = chosen(here, list(each), given, ["text", "label"])
         if len(at) < 2:
             raise UserError(
                 f"{here}: found the keys {_keys(each)}; a record needs 'text' and 'label': rename them, or say which "
@@ -151,8 +153,8 @@ def _record(here: str, each: object, split: str, said: Mapping[ColumnRole, str])
     return Record(here, text, str(label), split or told_split(here, str(own)), more)
 
 
-def _keys(found: Mapping[str, object]) -> str:
-    return shown(sorted(found))
+def _keys(record: Mapping[str, object]) -> str:
+    return shown(sorted(record))
 
 
 def read_json(path: str, lines: bool = False) -> object:
@@ -181,15 +183,15 @@ def read_json(path: str, lines: bool = False) -> object:
 
 
 def _by_line(path: str, content: str) -> list[object]:
-    found = []
+    values = []
     for i, line in enumerate(content.split("\n"), 1):
         try:
-            found += [json.loads(line)] if line.strip() else []
+            values += [json.loads(line)] if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {i} is not valid JSON ({error}); write one list, or a record on each line."
             ) from error
-    return found
+    return values
 
 
 def _is_json(line: str) -> bool:
@@ -206,36 +208,36 @@ def join_records(learned: Sequence[Record], exam: Sequence[Record]) -> list[Reco
     return [replace(r, split=split) for split, part in whole.items() for r in part]
 
 
-def examined(name: str, found: Sequence[Record]) -> tuple[bool, list[Record]]:
+def examined(name: str, rows: Sequence[Record]) -> tuple[bool, list[Record]]:
     """Return whether records have a test split, and the records: validation is test where there is no test.
 
     Raises:
         UserError: If there are none, or only some say where they belong.
     """
-    if not found:
+    if not rows:
         raise UserError(f"{name} holds no samples; add some.")
-    names = {r.split for r in found}
-    if names > {""} and (silent := next((r for r in found if not r.split), None)):
+    names = {r.split for r in rows}
+    if names > {""} and (silent := next((r for r in rows if not r.split), None)):
         raise UserError(f"{silent.where}: it has no split, which others have; write train or test.")
     if "test" in names:
-        return True, [r for r in found if r.split != "validation"]
+        return True, [r for r in rows if r.split != "validation"]
     if "validation" not in names:
-        return False, list(found)
-    return True, [replace(r, split="test") if r.split == "validation" else r for r in found]
+        return False, list(rows)
+    return True, [replace(r, split="test") if r.split == "validation" else r for r in rows]
 
 
-def source_from(name: str, found: Sequence[Record], test: float | None, seed: int) -> Source:
+def source_from(name: str, rows: Sequence[Record], test: float | None, seed: int) -> Source:
     """Sort records into a source, splitting them here if they do not say how.
 
     Raises:
         UserError: If there are none, only some name a split, a class has test samples only, or a share is to be held
             out of records with a test split.
     """
-    said, found = examined(name, found)
-    check_share(name, said, test)
-    labels = {r.label for r in found if r.split != "test"}
+    has_test, rows = examined(name, rows)
+    check_share(name, has_test, test)
+    labels = {r.label for r in rows if r.split != "test"}
     names = in_order(labels)
-    if unknown := next((r for r in found if r.label not in labels), None):
+    if unknown := next((r for r in rows if r.label not in labels), None):
         raise UserError(f"{unknown.where}: class {unknown.label!r} has no training sentences; add some or drop it.")
     place = {c: i for i, c in enumerate(names)}
 
@@ -244,10 +246,10 @@ def source_from(name: str, found: Sequence[Record], test: float | None, seed: in
         texts, labels = [r.text for r in chosen], [place[r.label] for r in chosen]
         return Sentences(split, texts, labels, None, [r.where for r in chosen], columns)
 
-    if said:
-        learned, exam = ([r for r in found if r.split == split] for split in ("train", "test"))
+    if has_test:
+        learned, exam = ([r for r in rows if r.split == split] for split in ("train", "test"))
     else:
-        every = torch.tensor([place[r.label] for r in found])
+        every = torch.tensor([place[r.label] for r in rows])
         parts = stratified(every, test, seed)
-        learned, exam = ([found[i] for i in at.tolist()] for at in parts)
-    return Source(name, part("train", learned), part("test", exam), tuple(names), said)
+        learned, exam = ([rows[i] for i in at.tolist()] for at in parts)
+    return Source(name, part("train", learned), part("test", exam), tuple(names), has_test)

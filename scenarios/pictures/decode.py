@@ -138,13 +138,13 @@ def read_sentence(path: Path) -> str:
         UserError: If the file is missing, empty or not UTF-8.
     """
     try:
-        found = text(path).strip()
+        sentence = text(path).strip()
     except OSError as e:
         raise UserError(f"Cannot read the text {path} ({e}); give a file that holds one sentence.") from e
-    if not found or "\0" in found:
-        what = "a NUL character" if found else "no text"
-        raise UserError(f"{path} holds {what}; give a file that holds one sentence.")
-    return found
+    if not sentence or "\0" in sentence:
+        content = "a NUL character" if sentence else "no text"
+        raise UserError(f"{path} holds {content}; give a file that holds one sentence.")
+    return sentence
 
 
 def text(path: Path) -> str:
@@ -153,8 +153,8 @@ def text(path: Path) -> str:
     Raises:
         UserError: If it is not UTF-8; the line is named.
     """
-    if said := unfetched(path):
-        raise UserError(f"{path} is {said}.")
+    if unfit := unfetched(path):
+        raise UserError(f"{path} is {unfit}.")
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig")

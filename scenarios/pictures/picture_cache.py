@@ -76,30 +76,30 @@ class CachedPictures(LabelledSamples):
         """
         held = self._held
         if held is None:
-            made = in_parallel(self._made, rows.tolist())
-            return torch.stack(made).to(device) if self.fixed.alike else made
+            pictures = in_parallel(self._made, rows.tolist())
+            return torch.stack(pictures).to(device) if self.fixed.alike else pictures
         with held.shared():
-            there = held.sound(rows)
-            known = rows[there]
+            cached = held.sound(rows)
+            known = rows[cached]
             if self.fixed.alike:
                 old: Tensor | list[Tensor] = gathered(held.pixels.view(-1, *self.fixed.room), known, device)
             else:
                 old = [held.row(i) for i in known.tolist()]
-        if bool(there.all()):
+        if bool(cached.all()):
             return old
-        missing = rows[~there].tolist()
-        made = in_parallel(self._made, missing)
+        missing = rows[~cached].tolist()
+        pictures = in_parallel(self._made, missing)
         with suppress(OSError):  # the disk refuses: decoded again next time
             if self.keeps:
                 whose = [_whose(self.files[i]) for i in missing]
-                held.add(zip(missing, whose, made, strict=True), not self.fixed.alike, self.limit)
+                held.add(zip(missing, whose, pictures, strict=True), not self.fixed.alike, self.limit)
         if isinstance(old, Tensor):
-            new = torch.stack(made).to(device)
+            new = torch.stack(pictures).to(device)
             out = new.new_empty(len(rows), *new.shape[1:])
-            out[there.to(device)], out[~there.to(device)] = old, new
+            out[cached.to(device)], out[~cached.to(device)] = old, new
             return out
-        first, second = iter(old), iter(made)
-        return [next(first) if old_one else next(second) for old_one in there.tolist()]
+        first, second = iter(old), iter(pictures)
+        return [next(first) if old_one else next(second) for old_one in cached.tolist()]
 
     def present(self, rows: Tensor) -> Tensor:
         """Ask the pictures."""
@@ -119,9 +119,9 @@ class CachedPictures(LabelledSamples):
 
     def unkept(self) -> CachedPictures:
         """Return the same pictures, read without adding to the cache."""
-        found = copy(self)
-        found.keeps = False
-        return found
+        pictures = copy(self)
+        pictures.keeps = False
+        return pictures
 
     def _made(self, row: int) -> Tensor:
         return self.fixed.step(self._pictures.decoded(row))
@@ -133,11 +133,11 @@ class CachedPictures(LabelledSamples):
         if self.limit <= 0:
             return None
         # The number changes whenever decoding does: what was decoded in another way is of no use.
-        told = sha256(f"2 {self.fixed.name} {room} {dtype}".encode())
+        sha = sha256(f"2 {self.fixed.name} {room} {dtype}".encode())
         with suppress(OSError):
             for file in self.files:
-                told.update(f"\0{file.absolute()}\0{_age(file)}".encode())
-            place, shape = cache_folder() / told.hexdigest()[:32], (len(self.files), math.prod(room))
+                sha.update(f"\0{file.absolute()}\0{_age(file)}".encode())
+            place, shape = cache_folder() / sha.hexdigest()[:32], (len(self.files), math.prod(room))
             for _ in range(3):
                 try:
                     held = _Held(place)
@@ -194,12 +194,12 @@ class _Held:
 
     def sound(self, rows: Tensor) -> Tensor:
         """Return which rows hold a picture, as a mask; each is checked once."""
-        told = self.rows[rows.numpy()]
-        there = torch.from_numpy((told["height"] > 0) & (_numbers(told) <= self.pixels.shape[1]))
-        for i in rows[there & ~self.checked[rows]].tolist():
-            found = self.pixels[i, : int(_numbers(self.rows[i]))].numpy().data
-            self.checked[i] = zlib.crc32(found) == int(self.rows["crc"][i])
-        return there & self.checked[rows]
+        entries = self.rows[rows.numpy()]
+        present = torch.from_numpy((entries["height"] > 0) & (_numbers(entries) <= self.pixels.shape[1]))
+        for i in rows[present & ~self.checked[rows]].tolist():
+            values = self.pixels[i, : int(_numbers(self.rows[i]))].numpy().data
+            self.checked[i] = zlib.crc32(values) == int(self.rows["crc"][i])
+        return present & self.checked[rows]
 
     def add(self, new: Iterable[tuple[int, int, Tensor]], last: bool, limit: int) -> None:
         """Write pictures while there is room.
@@ -271,17 +271,17 @@ def cached_pictures(pictures: LabelledSamples, fixed: Fixed | None, limit: int) 
     return CachedPictures(pictures, fixed, limit)
 
 
-def _numbers(told: Any) -> Any:
+def _numbers(entries: Any) -> Any:
     """Return the number of values in rows, from their entries."""
-    return 3.0 * told["height"] * told["width"]  # floats, which invalid entries cannot overflow
+    return 3.0 * entries["height"] * entries["width"]  # floats, which invalid entries cannot overflow
 
 
 def _sets(place: Path) -> list[Path]:
-    found = [each.parent for each in place.glob("*/rows.npy") if not each.parent.name.startswith(_TEMPORARY)]
-    for each in found:
+    folders = [each.parent for each in place.glob("*/rows.npy") if not each.parent.name.startswith(_TEMPORARY)]
+    for each in folders:
         refuse_link(each / "rows.npy")
         refuse_link(each / "pixels.npy")
-    return found
+    return folders
 
 
 def _taken(place: Path) -> int:
@@ -296,8 +296,8 @@ def _taken(place: Path) -> int:
 def _age(file: Path) -> str:
     """Return size and time of a file, which identify it; nothing for a missing one."""
     with suppress(FileNotFoundError):
-        found = file.stat()
-        return f"{found.st_size}\0{found.st_mtime_ns}"
+        stat = file.stat()
+        return f"{stat.st_size}\0{stat.st_mtime_ns}"
     return ""
 
 

@@ -70,10 +70,10 @@ def three_channels(image: Image.Image) -> Tensor:
     else:
         image = _upright(image, _orientation(image))
     width, height = image.size
-    found, rows = np.empty((height, width, 3), np.uint8), max(1, STRIP // width)
+    pixels, rows = np.empty((height, width, 3), np.uint8), max(1, STRIP // width)
     for top in range(0, height, rows):
-        found[top : top + rows] = np.asarray(_opaque(image.crop((0, top, width, min(height, top + rows)))))
-    return torch.from_numpy(found).movedim(-1, 0)
+        pixels[top : top + rows] = np.asarray(_opaque(image.crop((0, top, width, min(height, top + rows)))))
+    return torch.from_numpy(pixels).movedim(-1, 0)
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -99,12 +99,12 @@ def centred(
 ) -> tuple[Tensor, Tensor]:
     """Return the weights, down and across, of a resize of the shorter side and a centre crop."""
     short, kernel = min(height, width), {"bicubic": bicubic, "bilinear": bilinear}[how]
-    found = []
+    matrices = []
     for n in (height, width):
         resized = side if n == short else int(side * n / short)
         start = round((resized - size) / 2.0)
-        found.append(weights(torch.zeros(1), torch.full((1,), n), n, resized, kernel)[:, start : start + size])
-    return found[0].to(device), found[1].to(device)
+        matrices.append(weights(torch.zeros(1), torch.full((1,), n), n, resized, kernel)[:, start : start + size])
+    return matrices[0].to(device), matrices[1].to(device)
 
 
 def draw_crops(sizes: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
@@ -174,11 +174,11 @@ def pillow_crops(images: Tensor | Sequence[Tensor], boxes: Tensor, flips: Tensor
 
     def crop(each: tuple[Tensor, list[int], bool]) -> Tensor:
         image, box, flip = each
-        made = one.resized_crop(one.to_pil_image(image), *box, [size, size], InterpolationMode.BILINEAR)
-        return _pixels(one.horizontal_flip(made) if flip else made)
+        resized = one.resized_crop(one.to_pil_image(image), *box, [size, size], InterpolationMode.BILINEAR)
+        return _pixels(one.horizontal_flip(resized) if flip else resized)
 
-    found = in_parallel(crop, list(zip(images, boxes.tolist(), flips.tolist(), strict=True)))
-    return torch.stack(found).float() / 255
+    cropped = in_parallel(crop, list(zip(images, boxes.tolist(), flips.tolist(), strict=True)))
+    return torch.stack(cropped).float() / 255
 
 
 def pillow_centre(image: Tensor, side: int, size: int, how: Interpolation = "bicubic") -> Tensor:
@@ -198,5 +198,5 @@ def pillow_reduced(image: Tensor, area: int) -> Tensor:
 
 
 def _pixels(image: Image) -> Tensor:
-    found: Tensor = one.pil_to_tensor(image)
-    return found
+    pixels: Tensor = one.pil_to_tensor(image)
+    return pixels
