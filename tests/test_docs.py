@@ -1,8 +1,10 @@
 """Documents hold what they promise: links lead somewhere, numbers are those of the tables, the README stays short."""
 
+import ast
 import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,15 @@ def test_commands_of_a_page_are_accepted_as_far_as_that_needs_no_data(page, monk
             precheck.of_config([*rest, "--run_dir", "runs/of-no-test"], data=False)
         elif verb in arguments.PARSERS:
             arguments.parse(verb, rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_in_a_page_imports_names_that_exist(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 @pytest.mark.parametrize("single", [False, True])
