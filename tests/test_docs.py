@@ -100,6 +100,11 @@ def test_commands_of_a_page_are_accepted_as_far_as_that_needs_no_data(page, monk
             arguments.parse(verb, rest)
 
 
+def test_the_page_of_commands_lists_every_verb():
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert [verb for verb in VERBS if not re.search(rf"^\| `clf {verb}[ `]", page, re.MULTILINE)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_in_a_page_imports_names_that_exist(page):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):

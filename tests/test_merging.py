@@ -255,7 +255,7 @@ def test_a_rank_is_refused_where_there_are_no_factors(world):
 def test_the_example_in_the_docs_runs_and_means_what_it_says(world, stream):
     learner = world.learn(world.learner(OLoRA(), optimizer=lambda p: torch.optim.Adam(p, lr=0.05)), stream[:2])
     docs = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "merged(" in block)
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "merge_adapters(" in block)
     found = {"learner": learner}
     exec(example, found)
     bank = learner.model.adapters
