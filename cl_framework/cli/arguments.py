@@ -1,4 +1,4 @@
-"""What each verb takes on the command line. Imports nothing heavy, so that a typing mistake is answered at once."""
+"""Arguments of each verb. Imports nothing heavy, so that a typing mistake is answered at once."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ MORE = {
     "forget": ("--model.unlearner",),
     "plan-forget": ("--model.unlearner",),
 }
-"""Verbs whose options may be followed by settings of a config, and how those begin."""
+"""Verbs whose options may be followed by settings of a config, and the prefixes of these."""
 
 
 def parse(verb: str, argv: Sequence[str]) -> Namespace:
-    """Read the arguments of a verb; what it does not know is in ``rest`` where settings of a config may follow.
+    """Read the arguments of a verb; unknown ones are in ``rest`` where settings of a config may follow.
 
     Raises:
         UserError: If an option is unknown or a setting is not one that the verb takes.

@@ -1,4 +1,4 @@
-"""``clf audit``: what a run has forgotten, weighed against models that never knew it and models that never forgot."""
+"""``clf audit``: compare a run with models that never met the forget set and models that never forgot it."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def audit(argv: Sequence[str]) -> int:
 
 
 def _learning(args: Namespace, about: Subject) -> list[Experience]:
-    """Return what models that are trained for the audit learn from."""
+    """Return the training samples of models of the audit."""
     every, seeds = bool(args.shadows), 0 if args.fast else max(args.seeds, 1)
     original, retrained = bool(seeds) and not args.original, seeds > 1 or (seeds == 1 and not args.retrained)
     return [*(about.learned if every or original else ()), *(about.remaining if every or retrained else ())]
 
 
 def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str, Any]]:
-    """Return what the run itself wrote down about the requests: what they cost, and whether it lasted."""
+    """Return the run's own records of the requests: cost, and relapse."""
     records = event_results(directory)
     learned = [(r.measurements.event, r.measurements.classes) for r in records if r.measurements.kind == "learn"]
     told = {f["event"]: f for f in results("", learned, records, timeline.class_names)["forget"]}
@@ -126,7 +126,7 @@ def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str
 
 
 def _check_method(directory: Run, run: Learner, about: Subject) -> None:
-    """Make sure that shadow models forget as the run did: with the unlearner of its config.
+    """Require that shadow models forget as the run did: with the unlearner of its config.
 
     Raises:
         UserError: If a request was carried out by another one, or with other settings.

@@ -27,7 +27,7 @@ from cl_framework.terminal.console import CONSOLE, make_console
 from cl_framework.terminal.safe_text import printable, say
 
 _SHOWN = 20
-"""Samples that are named; more are counted."""
+"""Most samples that are named; further ones are counted."""
 _T = TypeVar("_T", int, str)
 
 
@@ -62,7 +62,7 @@ def forget(argv: Sequence[str]) -> int:
 
 
 def _needed(run: OpenRun) -> UserError | None:
-    """Name all that stays and is gone, where a way of forgetting had to read some of it."""
+    """Name all retained samples that are missing, where the unlearner must read some."""
     gone = [g for e in surviving(run.steps) for g in e.data.absent()]
     if not gone:
         return None
@@ -74,7 +74,7 @@ def _needed(run: OpenRun) -> UserError | None:
 
 
 def plan_forget(argv: Sequence[str]) -> int:
-    """Show what a forget request would do to every artifact, and do nothing."""
+    """Show what a forget request would do to every artifact, without doing it."""
     return _show(arguments.parse("plan-forget", argv))
 
 
@@ -95,13 +95,13 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    """Return what to change in the run's config: nothing but the unlearner."""
+    """Return the changes of the run's config: the unlearner only."""
     return [*(["--model.unlearner", args.unlearner] if args.unlearner else []), *args.rest]
 
 
 @dataclass(slots=True)
 class _Past:
-    """What was ever learned, and what of it is left."""
+    """Return what was ever learned, and what is left of it."""
 
     classes: set[int] = field(default_factory=set)
     experiences: set[str] = field(default_factory=set)
@@ -118,16 +118,16 @@ class _Past:
 
 
 def _request(run: OpenRun, args: argparse.Namespace, picked: Picked, console: Console = CONSOLE) -> OpenRun | None:
-    """Return the run with the request at the end of its timeline; None if all it asks for is forgotten already.
+    """Return the run with the request at the end of its timeline; None if all of it is forgotten already.
 
     Args:
-        run: What is to forget.
-        args: What was typed.
+        run: The run.
+        args: The arguments.
         picked: The samples that this names.
-        console: Where to say what is forgotten already.
+        console: Console for what is forgotten already.
 
     Raises:
-        UserError: If it asks for nothing, or for what was never learned.
+        UserError: If it names nothing, or what was never learned.
     """
     directory, timeline = run.directory, run.timeline
     ever = _Past.of(s.event for s in run.steps if isinstance(s.event, Experience))
@@ -163,7 +163,7 @@ def _cell(word: str, experiences: Collection[str], timeline: Timeline, left: _Pa
 
 
 def _word(typed: str, cls: int, names: Sequence[str]) -> str:
-    """Return how to speak of a class, by the name that was typed where the run has none any more."""
+    """Return a function that names classes, with the typed name for a class whose name the run has erased."""
     told = called(cls, names)
     return told if told != f"id:{cls}" or typed in (str(cls), told) else f"{printable(typed)} (id:{cls})"
 
@@ -176,7 +176,7 @@ def _not_yet(
     console: Console,
     words: Mapping[_T, str] | None = None,
 ) -> list[_T]:
-    """Return what of the request is not forgotten yet; say which receipt tells of the rest, in ``words`` if given."""
+    """Return the part of the request that is not forgotten yet; print the receipts of the rest, in ``words``."""
     past = [a for a in asked if a in gone]
     if past:
         lines = receipts.covering(directory.path, kind, past)

@@ -1,4 +1,4 @@
-"""Commands that need no model: they answer at once, because they import no torch."""
+"""Verbs that need no model, and import no torch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ COLUMNS = {
     "plasticity": ("plasticity",),
     "seconds": ("cost", "seconds"),
 }
-"""What `report` compares, and where ``results.json`` holds it."""
+"""Columns of `report`, and their places in ``results.json``."""
 OVERLAP = {"overlap in": ("overlap", "mean_input"), "overlap out": ("overlap", "mean_output")}
-"""What it adds where a run has adapters whose subspaces can be compared."""
+"""Further columns for runs whose adapters have comparable subspaces."""
 
 
 def list_classes(argv: Sequence[str]) -> int:
@@ -108,7 +108,7 @@ def verify(argv: Sequence[str]) -> int:
 
 
 def _signed(events: Sequence[EventRecord], any_receipt: bool) -> str:
-    """Say how far signatures that hold reach: to the last forget event, and not beyond it."""
+    """Print how far valid signatures reach: to the last forget event, not beyond it."""
     if not any_receipt:
         return ", nothing is signed"
     last = max(i for i, e in enumerate(events) if e.receipt is not None)

@@ -1,4 +1,4 @@
-"""What ``clf list`` shows: names that a config may use and the metrics of results, found without importing them."""
+"""Entries of ``clf list``: names that a config may use and metrics of results, found without importing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``clf``: one verb, then what it needs. Imports nothing heavy until a verb asks for it."""
+"""The command ``clf``: one verb, then its arguments. Imports nothing heavy until a verb needs it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cl_framework.terminal.safe_text import say
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """What follows ``clf``.
+    """A verb of ``clf``.
 
     Attributes:
         says: What it does.
-        example: What may follow it.
+        example: Example of its arguments.
         where: Module and function that carry it out; by default the function of its name in `commands`.
     """
 
@@ -72,8 +72,8 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line; return the exit code.
 
-    0 is success, 1 a problem that was looked for and found, 2 a mistake the user can mend, 3 a fault that nobody
-    foresaw, 130 stopped by Ctrl-C. With ``--debug`` anywhere, or ``CLF_DEBUG`` set, tracebacks are printed too.
+    0 is success, 1 a problem found by a check, 2 an error the user can correct, 3 an unforeseen error, 130 stopped by
+    Ctrl-C. With ``--debug`` anywhere, or ``CLF_DEBUG`` set, tracebacks are printed too.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in given or bool(os.environ.get("CLF_DEBUG"))
@@ -81,13 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = attempt([a for a in given if a != "--debug"], debug)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 def attempt(args: Sequence[str], debug: bool = False) -> int:
-    """Carry out one command line, turning what stops it into a line and an exit code."""
+    """Carry out one command line; errors become a line and an exit code."""
     try:
         return dispatch(args)
     except Exception as error:
@@ -108,7 +108,7 @@ def attempt(args: Sequence[str], debug: bool = False) -> int:
 
 
 def _error_line(error: Exception) -> tuple[str, int]:
-    """Return the line that tells of an error, and the exit code."""
+    """Return the line of an error, and the exit code."""
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, OSError) and error.strerror:
@@ -117,7 +117,7 @@ def _error_line(error: Exception) -> tuple[str, int]:
 
 
 def dispatch(args: Sequence[str]) -> int:
-    """Find the verb and hand it the rest.
+    """Find the verb and pass it the rest.
 
     Raises:
         UserError: If there is no such verb.

@@ -1,4 +1,4 @@
-"""A forget request in a few lines: what goes, what is done to how many artifacts of which kind, and what that costs."""
+"""Summary of a forget request: the forget set, the treatment of artifacts by kind, and the cost."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from cl_framework.evaluation import staying
 from cl_framework.runs.forget_plan import Case, Foretold
 
 ORDER = ("delete", "retrain", "subtract", "edit", "rewrite", "redact", "keep")
-"""Actions as they are told: what changes most comes first."""
+"""Words for actions, largest change first."""
 _SHOWN = 6
-"""Classes that are named; more are counted."""
+"""Most classes that are named; further ones are counted."""
 
 
 def outline(case: Case, found: Sequence[Foretold], called: Callable[[int], str] = str) -> list[tuple[str, str]]:
-    """Return words for a line each, with what stands beside them.
+    """Return the lines: a heading each, with its text.
 
     Args:
         case: The request.
-        found: What it does to every artifact.
-        called: What to call a class.
+        found: Treatment of every artifact.
+        called: Returns the name of a class.
     """
     classes = _number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
     tested = f", {_number(len(ids_of(case.tested)), 'test sample')}" if case.tested else ""

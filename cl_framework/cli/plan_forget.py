@@ -1,4 +1,4 @@
-"""`clf plan-forget`: what a request would do to every artifact of a run, and what went into it, without doing it."""
+"""`clf plan-forget`: the effect of a request on every artifact of a run, without carrying it out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STYLES = {"keep": "dim", "delete": "red", "retrain": "yellow", "edit": "yellow",
 
 
 def print_plan(run: OpenRun, console: Console, each: bool = False) -> None:
-    """Print what would be done in a line for each action.
+    """Print the effect in a line for each action.
 
     Args:
         run: In the state before the last step of its timeline, which is the request.
@@ -130,7 +130,7 @@ def _called(kind: str, names: Sequence[str]) -> str:
 
 
 def _artifact(a: Artifact, names: Sequence[str]) -> str:
-    """Return what an artifact is called, its class by name."""
+    """Return the name of an artifact, with its class by name."""
     return a.name if a.cls is None else a.name.replace(str(a.cls), called(a.cls, names), 1)
 
 

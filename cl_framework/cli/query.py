@@ -1,4 +1,4 @@
-"""The verbs that ask a model and change nothing: evaluate, predict, plan."""
+"""Verbs that read a model and change nothing: evaluate, predict, plan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cl_framework.terminal.safe_text import printable
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Open every exam again and say whether the results still hold."""
+    """Evaluate every exam again and compare with the results."""
     args = arguments.parse("evaluate", argv)
     run = OpenRun.reopen(opened(args.dir, args.relocate))
     if args.data:
@@ -62,7 +62,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def predict(argv: Sequence[str]) -> int:
-    """Name what is in files."""
+    """Predict the classes of files."""
     args = arguments.parse("predict", argv)
     run = OpenRun.reopen(opened(args.dir, args.relocate))
     learner, timeline = run.learner, run.timeline
@@ -82,7 +82,7 @@ def predict(argv: Sequence[str]) -> int:
 
 
 def plan(argv: Sequence[str]) -> int:
-    """Print what a config would do, and do nothing."""
+    """Print what a config would do, without doing it."""
     experiment, timeline = prepared(argv)
     learner, names = experiment.learner, experiment.scenario.class_names
     rows = []

@@ -1,4 +1,4 @@
-"""The verb ``reproduce``: run a published setting, and say whether its figures come out."""
+"""The verb ``reproduce``: run a published setting, and compare with its figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ finished one is judged again, if the settings asked for are those it was started
 Exit code 0: inside. 1: outside. 2: something is missing, or it was a trial."""  # noqa: E501
 
 NO_MATTER = ("published", "run_dir", "features", "features_limit", "threads")
-"""Sections of a config that change no figure of a run."""
+"""Sections of a config that change no result of a run."""
 
 
 def reproduce(argv: Sequence[str]) -> int:
@@ -75,7 +75,7 @@ def find(name: str) -> Path:
 
 
 def published_for(path: Path) -> Published:
-    """Return what was published for a config."""
+    """Return the published figures of a config."""
     return Published(**yaml.safe_load(path.read_text(encoding="utf-8"))["published"])
 
 

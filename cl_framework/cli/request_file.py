@@ -1,4 +1,4 @@
-"""A file that names samples to forget, also those that several people asked for."""
+"""Request files: samples to forget, also of several requesters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, final
 from cl_framework.errors import UserError
 
 _HEAD = re.compile(r"requester\s*(?P<mark>[,;\t])\s*samples?", re.IGNORECASE)
-"""The first line of a file whose lines begin with who asked."""
+"""Header of a file whose lines begin with the requester."""
 IDS = re.compile(r"(?:id:)?\d+(?:[\s,;]+(?:id:)?\d+)*[\s,;]*")
 KEYS = ("requester", "samples", "where")
 
@@ -26,7 +26,7 @@ class RequestLine:
     Attributes:
         words: Ids, places, paths, names, folders or patterns of samples.
         where: Conditions ``COLUMN=VALUE`` that narrow them down, or stand alone.
-        requester: Who asked; nothing if the line does not say.
+        requester: The requester; empty if the line names none.
         place: File and line, for messages.
     """
 
@@ -40,13 +40,13 @@ def read_requests(file: Path, lists: str) -> list[RequestLine]:
     """Read a file of requests.
 
     A line holds ids, or one path, name, folder or pattern, which may contain spaces; ``#`` begins a line of comment.
-    Who asked stands before a tab, or before the first comma in a file that begins with the line ``requester,sample``,
-    where quotes may stand around either.
-    Or a line is a JSON object such as ``{"requester": "alice", "samples": ["a.png", 17], "where": {"user": "alice"}}``.
+    The requester stands before a tab, or before the first comma in a file that begins with the line
+    ``requester,sample``, where quotes may stand around either. Or a line is a JSON object such as ``{"requester":
+    "alice", "samples": ["a.png", 17], "where": {"user": "alice"}}``.
 
     Args:
         file: The file.
-        lists: What tells all samples, as the end of a message.
+        lists: The command that lists all samples, as the end of a message.
 
     Raises:
         UserError: If it is no such file, or names nothing.

@@ -1,4 +1,4 @@
-"""The verbs that carry out a stream: run, resume, learn. `query` has those that ask, `forget` those that forget."""
+"""Verbs that carry out a stream: run, resume, learn. `query` has those that read, `forget` those that forget."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def resume(argv: Sequence[str]) -> int:
-    """Go on where a run was stopped."""
+    """Continue a stopped run."""
     args = arguments.parse("resume", argv)
     directory = opened(args.dir, args.relocate)
     with directory.lock():
@@ -113,11 +113,11 @@ def _say(lines: Iterable[str]) -> None:
 
 
 def prepared(argv: Sequence[str], key: bytes | None = None) -> tuple[Experiment, Timeline]:
-    """Build what a config describes, and find out all that would stop it before a directory is made.
+    """Build the experiment of a config, and check all that would stop it, before a directory is made.
 
     Args:
         argv: Config files and flags.
-        key: The key of the run to be.
+        key: The key of the new run.
 
     Returns:
         The experiment and its requests.
@@ -141,7 +141,7 @@ def prepared(argv: Sequence[str], key: bytes | None = None) -> tuple[Experiment,
 
 
 def _look(scenario: Scenario, skip: bool) -> None:
-    """Look at all data before anything is made of them.
+    """Check all data before a run.
 
     Raises:
         UserError: If some cannot be read and are not to be skipped.
@@ -152,7 +152,7 @@ def _look(scenario: Scenario, skip: bool) -> None:
 
 
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:
-    """Let the backbone look at one input of each experience: it refuses what it cannot read at once; tell doubts."""
+    """Check one input of each experience with the backbone, which refuses unreadable ones at once; print warnings."""
     learner = experiment.learner
     for sentence in training_warnings(learner.strategy, (s.event for s in steps), learner.model.known):
         _warn(sentence)

@@ -1,4 +1,4 @@
-"""What to type after the verbs that take a config, told without importing what they need."""
+"""Help for verbs that take a config, without heavy imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells when it is opened: what its events measured, and the samples it knows."""
+"""Content of a run: measurements of its events, and its known samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def event_results(run: Run) -> list[EventResult]:
-    """Return what was written down after each event of a run, oldest first.
+    """Return the record after each event of a run, oldest first.
 
     Raises:
         UserError: If a file is missing, edited, or has a field of another type.
@@ -22,7 +22,7 @@ def event_results(run: Run) -> list[EventResult]:
 
 
 def known_samples(run: Run) -> list[Listed]:
-    """Return every sample that a run knows and has not forgotten; nothing if its stream can list none.
+    """Return every sample that a run knows and has not forgotten; empty if its stream can list none.
 
     Raises:
         UserError: If the list was edited.

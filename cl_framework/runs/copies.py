@@ -1,7 +1,7 @@
-"""Samples of the same content as ones that are to be forgotten.
+"""Duplicates of samples that are to be forgotten.
 
-A request names samples, not pictures: the same picture under another name or label stays, in what was learned and in
-exams, and nothing in a receipt tells of it. So it is named before anything is done.
+A request names samples, not content: the same picture under another name or label stays in training and test data, and
+no receipt mentions it. So duplicates are named before anything is done.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from cl_framework.streams.events import ForgetRequest, Step
 from cl_framework.streams.sample_list import Listed
 
 _SHOWN = 5
-"""Samples that are named in a sentence; more are counted."""
+"""Most samples that are named in a sentence; further ones are counted."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """What has the same content as samples that go.
+    """Duplicates of the samples to forget.
 
     Attributes:
-        stay: Samples that stay, each of the same content as one that goes.
-        both: Training samples that go, each with the first test sample of the same content that goes as well.
+        stay: Retained samples, each with the content of a forgotten one.
+        both: Forgotten training samples, each with the first forgotten test sample of the same content.
     """
 
     stay: Sequence[Listed] = ()
@@ -34,7 +34,7 @@ class Copies:
 
     @property
     def told(self) -> list[str]:
-        """A sentence for each kind that there is."""
+        """A sentence for each kind of duplicate."""
         found = []
         if n := len(self.stay):
             some = "1 sample that stays has" if n == 1 else f"{n:,} samples that stay have"
@@ -55,12 +55,12 @@ class Copies:
 
 
 def copies(listed: Iterable[Listed], trained: Collection[int], tested: Collection[int]) -> Copies:
-    """Compare what goes with everything else that a run knows, by content.
+    """Compare the forget set with everything else that a run knows, by content.
 
     Args:
         listed: All samples that the run knows.
-        trained: Ids of the training samples that go.
-        tested: Ids of the test samples that go.
+        trained: Ids of the training samples to forget.
+        tested: Ids of the test samples to forget.
     """
     ids = {"train": frozenset(trained), "test": frozenset(tested)}
     go: dict[str, list[Listed]] = {}
@@ -84,7 +84,7 @@ def of_request(run: Run, step: Step) -> Copies:
 
 
 def _called(s: Listed) -> str:
-    """Return what a person knows a sample by, and its class; that it is a test sample, if it is."""
+    """Return the name of a sample in messages, its class, and whether it is a test sample."""
     name = (
         f"{s.split} sample {s.id}" if not s.place else f"{s.place}{' of the test split' if s.split == 'test' else ''}"
     )

@@ -1,6 +1,6 @@
-"""The index of what can be made again from the events: results, figures, an audit. It holds the hash of each file.
+"""Index of files derived from the events: results, figures, an audit. It holds the hash of each file.
 
-Whoever adds a file under a run directory that is no event writes it with `files.replace` and then calls `add`.
+To add a derived file, write it with `files.replace` and then call `add`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cl_framework.storage.typed_records import Count, Digest, FileEntry
 
 INDEX = "outputs.json"
 RESULTS = ("results.json", "results.csv", "figures/accuracy.png")
-"""What every finished run has; names of classes stand in it, so it does not outlive the next forget request."""
+"""Files of every finished run; they hold class names, so the next forget request replaces them."""
 
 MAY = (*RESULTS, "audit.json")
-"""What must be in the index once it is there."""
+"""Files that must be in the index if they exist."""
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is written down of a file: hash and size, and how many events there were when it was made."""
+    """Entry of a file: hash, size, and the number of events when it was made."""
 
     sha256: Digest
     bytes: Count
@@ -43,7 +43,7 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def recorded_files(run: Path) -> dict[str, Output]:
-    """Return what is written down of each file, by place.
+    """Return the entry of each file, by place.
 
     Raises:
         UserError: If the index was edited.
@@ -52,12 +52,12 @@ def recorded_files(run: Path) -> dict[str, Output]:
 
 
 def add(run: Path, places: Iterable[str], events: int) -> None:
-    """Write down files as they are now.
+    """Add files as they are now.
 
     Args:
         run: The run directory.
         places: Where in the run they are, such as ``audit.json``.
-        events: How many events the run has; what was made from fewer is out of date after a forget request.
+        events: How many events the run has; files made from fewer are out of date after a forget request.
 
     Raises:
         UserError: If the index was edited.
@@ -68,14 +68,14 @@ def add(run: Path, places: Iterable[str], events: int) -> None:
 
 
 def drop(run: Path, places: Iterable[str] = RESULTS) -> None:
-    """Take files out of the index, before they are written again."""
+    """Remove files from the index, before they are written again."""
     known, gone = recorded_files(run), set(places)
     if gone & known.keys():
         _write(run, {p: entry for p, entry in known.items() if p not in gone})
 
 
 def expire(run: Path, events: int) -> None:
-    """Delete results that tell of fewer than ``events`` events: the last of them made the run forget what they name."""
+    """Delete results of fewer than ``events`` events: the last event made the run forget classes that they name."""
     known = recorded_files(run)
     old = [p for p in RESULTS if (run / p).exists() and (p not in known or known[p].events < events)]
     if old:

@@ -1,8 +1,8 @@
-"""The run directory: what happened, event by event, each there whole or not at all and checked before it is believed.
+"""The run directory: events, each written atomically and checked by hash when read.
 
 An event is written under a temporary name, flushed and renamed. It stores only the tensors that are new or changed;
-the state is what all events say together. A forget event also takes what it replaced or removed out of the events
-before it, so that nothing forgotten stays behind in an old file. torch is imported when tensors are asked for.
+the state is the union of all events. A forget event also deletes what it replaced or removed from earlier events, so
+that no old file holds forgotten state. torch is imported when tensors are asked for.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any], key: bytes | None = None) -> Run:
-        """Start a run in a new or empty directory, or in place of one that was begun and in which nothing happened yet.
+        """Start a run in a new or empty directory, or replace one without events.
 
         Args:
             path: The directory.
-            config: The resolved configuration, in which no sample and no class to forget is named in clear.
+            config: The resolved configuration, with samples and classes to forget hashed.
             manifest: Versions, hashes and seeds.
             key: The key that ``config`` was hidden with; a new one unless given.
 
@@ -83,7 +83,7 @@ class Run:
 
     @staticmethod
     def check_free(path: str | Path) -> None:
-        """Make sure that a run can start in a directory.
+        """Require that a run can start in a directory.
 
         Raises:
             UserError: If something is there already.
@@ -130,7 +130,7 @@ class Run:
             raise UserError(f"{self.path / CONFIG} is damaged: it is no text in UTF-8; {RESTORE}.") from error
 
     def events(self) -> list[EventRecord]:
-        """Return the committed events in order; what a killed write left behind is not among them.
+        """Return the committed events in order, without leftovers of killed writes.
 
         Raises:
             UserError: If the manifest, the config or a record was edited, or an event is missing in between.
@@ -141,7 +141,7 @@ class Run:
         return [records.read_event(self.path, self.manifest.sha256, f) for f in records.committed(self.path)]
 
     def metrics(self, event: EventRecord) -> dict[str, Any]:
-        """Return what was measured after ``event``."""
+        """Return the measurements after ``event``."""
         return parsed(self._read(event, event.metrics), dict[str, Any], self.path / event.metrics)
 
     def samples(self) -> bytes | None:
@@ -198,18 +198,18 @@ class Run:
         whole: bool = False,
         samples: bytes | None = None,
     ) -> EventRecord:
-        """Add an event, whole or not at all.
+        """Add an event atomically.
 
         Args:
             name: The event's name, unique in the run.
             kind: ``learn`` or ``forget``.
             tensors: The full state now; only what differs from the events so far is stored.
-            state: JSON values to have back on resume.
+            state: JSON values to restore on resume.
             metrics: JSON values that were measured; None where undefined.
             features: All features held now, as pairs ``<key>/ids`` and ``<key>/rows``. Only new rows are stored; if
-                any are gone, one file of what is left replaces all earlier ones. None leaves them as they are.
+                any are gone, one file of what is left replaces all earlier ones. None leaves them unchanged.
             receipt: What `receipts.draft` returned; hashes of what changed are added.
-            sign: Signs the receipt; the signature is part of the event, so a kill cannot part them.
+            sign: Signs the receipt; the signature is part of the event, so a kill cannot separate them.
             whole: Store every tensor here. A forget event then leaves none in the files of earlier events.
             samples: The list of samples, if it changed; it replaces the one before.
 
@@ -304,10 +304,10 @@ class Run:
         files.write(sibling(final) / "state.json", event.record)
         for folder in (sibling(final), self.path / FEATURES, self.path / SAMPLES, self.path):
             files.sync(folder)
-        files.rename(sibling(final), final)  # from here on it has happened
+        files.rename(sibling(final), final)  # from here on the event counts
 
     def sweep(self) -> None:
-        """Finish or undo what a killed process left half done; a second time changes nothing.
+        """Finish or undo what a killed process left unfinished; idempotent.
 
         Raises:
             UserError: If the run is damaged, or the disk refuses.
@@ -319,7 +319,7 @@ class Run:
         try:
             _ = self.config, relocation.read_moves(self.path)
         except UserError as error:
-            return [str(error)]  # without its origin nothing else can be judged
+            return [str(error)]  # without its manifest nothing else can be checked
         found = maintenance.run_problems(self.path, self.manifest.sha256)
         if problem := receipts.broken_key(self.path, self.manifest.key):
             found.append(f"{problem}; restore it from a copy.")
@@ -327,7 +327,7 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing while the block runs.
+        """Block writes of other processes for the duration of the block.
 
         Raises:
             UserError: If one is writing now.
@@ -347,15 +347,15 @@ class Run:
 
 
 def _real(path: Path) -> Path:
-    """Return where a run is. Its directory and what that lies in may be links; nothing inside may be one."""
+    """Return the path of a run. Its directory and parents may be links; nothing inside may be one."""
     return path.resolve() if path.is_symlink() or path.parent.is_symlink() else path
 
 
 def _vacant(path: Path) -> bool:
-    """Tell whether nothing is there but what a killed `Run.create` leaves."""
+    """Tell whether a directory holds only leftovers of a killed `Run.create`."""
     if not path.is_dir():
         return False
     names, waiting = {p.name for p in path.iterdir()}, sibling(path / MANIFEST).name
-    made = [CONFIG, receipts.KEY]  # could be anyone's, unless a manifest in the making lies beside them
+    made = [CONFIG, receipts.KEY]  # may be foreign, unless an unfinished manifest is beside them
     ours = {waiting, *(sibling(path / name).name for name in made)}
     return names <= ours or (waiting in names and names <= {*ours, *made})

@@ -1,4 +1,4 @@
-"""Which features a run may take from the directory that runs share: all that decides one is hashed."""
+"""Features that a run may take from the shared directory: all that determines one is hashed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "peft", "numpy")
 
 
 _ELSEWHERE = ("strategy", "unlearner", "optimizer", "schedule", "head")
-"""What of the ``model:`` section decides no feature, or only through an adapter's weights."""
+"""Settings of the ``model:`` section that determine no feature, or only through an adapter's weights."""
 
 
 def shared_features(experiment: Experiment, weights: str, scenario: Scenario, begun: bool) -> SharedFeatures | None:
-    """Return a run's dealings with the directory that its config names, if it does.
+    """Return the shared features of a run, if its config names a directory.
 
     Args:
-        experiment: What runs.
+        experiment: The experiment.
         weights: Hash of the backbone's weights.
         scenario: The whole stream.
         begun: Whether it has recorded events. If the directory is gone since, it goes on without.
@@ -57,13 +57,13 @@ def shared_directory_of(experiment: Experiment) -> SharedDirectory | None:
 
 
 def made_with(config: str, weights: str, device: torch.device, *parts: object) -> str:
-    """Return the hash of all that decides a feature besides the sample and the adapters' weights.
+    """Return the hash of all that determines a feature besides the sample and the adapters' weights.
 
     Args:
         config: The run's config, as YAML.
         weights: Hash of the backbone's weights.
         device: Where passes are made.
-        parts: Backbone, adapter, scenario: whatever else has code of its own that counts.
+        parts: Backbone, adapter, scenario: other parts with code of their own.
     """
     facts = {
         "passes": passes_of(config),
@@ -76,7 +76,7 @@ def made_with(config: str, weights: str, device: torch.device, *parts: object) -
 
 
 def passes_of(config: str) -> dict[str, Any]:
-    """Return what a run's config, as YAML, says of how features are computed.
+    """Return the settings of a config, as YAML, that features depend on.
 
     >>> passes_of("model: {backbone: b, strategy: EASE}")
     {'backbone': 'b', 'trainer': {'precision': None, 'benchmark': None, 'deterministic': None}}

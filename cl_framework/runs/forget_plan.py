@@ -1,4 +1,4 @@
-"""What went into the files and the stored features of a run, hence what a forget request means for them."""
+"""Plan of a forget request: its effect on the files and stored features of a run."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ WRITTEN: tuple[tuple[str, str, Action, str], ...] = (
 @final
 @dataclass(frozen=True, slots=True)
 class Foretold:
-    """What a request does to an artifact, and what went into that.
+    """Effect of a request on an artifact, and the artifact's samples.
 
     Attributes:
-        treatment: The artifact, what is done to it, and why.
-        made: The training samples that went into it.
-        examined: The test samples that did.
+        treatment: The artifact, its treatment, and the reason.
+        made: The training samples it depends on.
+        examined: The test samples it depends on.
     """
 
     treatment: Treatment
@@ -61,8 +61,8 @@ class Case:
 
     Attributes:
         now: The census before the request.
-        taken: The training samples that go.
-        tested: The test samples of classes that go.
+        taken: The training samples to forget.
+        tested: The test samples of forgotten classes.
     """
 
     def __init__(self, run: Run, learner: Learner, steps: Sequence[Step]) -> None:
@@ -96,7 +96,7 @@ class Case:
         return self._contents[a.holder]
 
     def in_store(self) -> list[Foretold]:
-        """Resolve stored features: rows of samples that go are deleted, those under a changed adapter all."""
+        """Resolve stored features: rows of forgotten samples are deleted, and all rows under a changed adapter."""
         parts = [*self.event.reference.sources, *self.step.exam.sources]
         gone = {(part.key, i) for part in parts for i in part.ids.tolist()}
         stay: tuple[Action, str] = ("delete", UNDER) if self.unlearner.acts == "stack" else ("keep", NONE)
@@ -167,13 +167,13 @@ class Case:
         return found
 
     def _seen(self, a: Artifact, action: Action, why: str, steps: int | None = None) -> Foretold:
-        """Foretell of what tells of exams: on test samples, and on single samples that had to go."""
+        """Predict the effect on records of exams: on test samples, and on single forgotten samples."""
         singles = [s.event.name for s in self.past[:steps] if isinstance(s.event, ForgetRequest) and s.event.single]
         asked = pooled(self.now.taken[name] for name in singles)
         return Foretold(Treatment(a, action, why), asked, pooled(self.exams(steps)))
 
     def _checkpoint(self, i: int, e: EventRecord, later: Sequence[EventRecord]) -> Foretold:
-        """Foretell of the tensors of an event: the learner holds some as they are, others were replaced since."""
+        """Predict the effect on the tensors of an event: some are current, others were replaced since."""
         changed = {n for t in self.inside if t.action != "keep" for n in t.artifact.tensors}
         replaced = e.tensors.keys() & {n for other in later for n in [*other.tensors, *other.removed]}
         held = {n: t.artifact for t in self.inside for n in t.artifact.tensors}
@@ -189,7 +189,7 @@ class Case:
         return Foretold(Treatment(artifact, "rewrite" if hit else "keep", why), pooled(parts))
 
     def _trained(self, events: Iterable[EventRecord]) -> Contents:
-        """Return everything that was ever trained on, also what is learned anew or gone since."""
+        """Return every sample ever trained on, also of state that was learned again or deleted."""
         told = Told.now(self.learner)
         states = [told.then(e.state) for e in events]
         return pooled(self.after[i].resolved(s.trained()) for i, s in enumerate(states, 1))
@@ -197,7 +197,7 @@ class Case:
 
 @dataclass(slots=True)
 class _Rows:
-    """Features that share a fate."""
+    """Features with the same treatment."""
 
     count: int = 0
     made: dict[Cell, set[int]] = field(default_factory=dict)

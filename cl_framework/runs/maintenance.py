@@ -1,4 +1,4 @@
-"""Finish what a kill interrupted in a run directory, take forgotten tensors out of old files, find damage."""
+"""Maintenance of a run directory: recovery after a kill, removal of forgotten tensors from old files, checks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from cl_framework.storage.files import TEMPORARY, find_listed, read_listed, sibl
 from cl_framework.storage.typed_records import RESTORE
 
 START = ("manifest.json", "config.yaml", receipts.KEY, ".lock", relocation.MOVES_FILE)
-"""Files of a run in which nothing has happened yet."""
+"""Files of a run without events."""
 
 
 def sweep(path: Path, events: Sequence[EventRecord]) -> None:
-    """Bring the run at ``path`` to the state its events describe; a second time changes nothing.
+    """Bring the run at ``path`` to the state its events describe; idempotent.
 
     Raises:
         UserError: If a file was edited, or the disk refuses.
@@ -52,7 +52,7 @@ def sweep(path: Path, events: Sequence[EventRecord]) -> None:
         for event, dead in outdated(events):
             take_out(path, event, dead)
         derived_files.expire(path, max((i for i, e in enumerate(events, 1) if e.kind == "forget"), default=0))
-        for event in events:  # a line is written last: it stands for everything above
+        for event in events:  # a line is written last: it completes everything above
             if event.receipt is not None and event.folder not in told:
                 receipts.append(path, {"event": event.folder, **event.receipt}, event.signatures)
     except OSError as error:
@@ -77,9 +77,9 @@ _OWN |= {relocation.MOVES_FILE}
 
 
 def refuse_links(path: Path) -> None:
-    """Refuse a run in which a file or folder of its own is a symbolic link: what lies behind it is not the run's.
+    """Refuse a run in which a file or folder of its own is a symbolic link: its target is not the run's.
 
-    A pipe, a socket or a device is refused too: whoever opens one may wait for ever.
+    A pipe, a socket or a device is refused too: opening one may block for ever.
 
     Raises:
         UserError: If one is; it is named, with what it points to.
@@ -99,13 +99,13 @@ def refuse_links(path: Path) -> None:
 
 
 def eventless(path: Path) -> bool:
-    """Tell whether nothing has happened in a run yet, so that a new start loses nothing."""
+    """Tell whether a run has no events, so that a new start loses nothing."""
     files = {p.name for p in path.iterdir() if p.is_symlink() or not p.is_dir()}
     return files <= {*START, *(sibling(path / n).name for n in START)} and not committed(path)
 
 
 def discard(path: Path) -> None:
-    """Take a run away in which nothing has happened yet; one with events, or with folders that are not ours, stays.
+    """Delete a run without events; one with events, or with foreign folders, stays.
 
     Raises:
         UserError: If the disk refuses.
@@ -127,7 +127,7 @@ def discard(path: Path) -> None:
 
 
 def foreign(path: Path, events: Sequence[EventRecord]) -> list[str]:
-    """Return files under ``path``, by place, that the run neither writes nor examines: logs of trainers, notes."""
+    """Return files under ``path``, by place, that the run neither writes nor checks: logs of trainers, notes."""
     own = _OWN | {*derived_files.recorded_files(path), *files_that_count(events), *(e.place for e in events)}
     found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
     return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
@@ -137,7 +137,7 @@ def take_out(path: Path, event: EventRecord, dead: set[str]) -> None:
     """Rewrite an event's file without the tensors ``dead``.
 
     The new file waits under its temporary name, the record changes, the file is renamed. Between any two steps
-    `read_listed` finds the file that the record speaks of.
+    `read_listed` finds the file of the record.
     """
     file = path / event.data
     tensors = storage_tensors.unpack(read_listed(file, event.files[event.data]))
@@ -194,9 +194,9 @@ def run_problems(path: Path, run: str) -> list[str]:
 
 
 def swapped(path: Path, event: EventRecord) -> str | None:
-    """Say whether an event's file holds other tensors than its record tells, whose fingerprints receipts speak of.
+    """Return a problem if an event's file holds other tensors than its record lists.
 
-    What is wrong with the file as a whole is for others to say.
+    Damage of the whole file is reported elsewhere.
     """
     file = path / event.data
     try:
@@ -208,7 +208,7 @@ def swapped(path: Path, event: EventRecord) -> str | None:
 
 
 def unmatched_receipts(path: Path, events: Sequence[EventRecord], complete: bool) -> list[str]:
-    """Compare the receipts with what the events say; ``complete`` tells whether all events could be read."""
+    """Compare the receipts with the events; ``complete`` tells whether all events could be read."""
     told, file = receipts.read_receipts(path), path / receipts.FILE
     due = [{"event": e.folder, **e.receipt} for e in events if e.receipt is not None]
     found = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in told]
@@ -220,7 +220,7 @@ def unmatched_receipts(path: Path, events: Sequence[EventRecord], complete: bool
         if e.kind == "forget" and e.receipt is None
     ]
     asked = [(i, facts) for i, e in enumerate(events) if (facts := e.facts) and facts.state]
-    for i, facts in asked[-1:] if complete else ():  # what earlier lines speak of is gone, as it should be
+    for i, facts in asked[-1:] if complete else ():  # state of earlier lines is deleted, as it should be
         if facts.state and state_hash(overlay(events[: i + 1])) != facts.state.after:
             found.append(f"{file} speaks of another state after {events[i].folder} than the events hold.")
     for i, facts in asked if complete else ():

@@ -1,4 +1,4 @@
-"""What a run directory says of itself first of all: which layout it has, and what it was started with."""
+"""The manifest of a run: version of the layout, and what the run was started with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Manifest(msgspec.Struct, frozen=True):
     Attributes:
         schema: Version of the layout.
         config: Hash and size of the resolved config.
-        key: What tells the run's key from others.
+        key: Fingerprint of the run's key.
         sha256: Hash of all the rest.
         versions: Of Python and of packages that decide numbers.
         platform: The machine.

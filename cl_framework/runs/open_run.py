@@ -29,16 +29,16 @@ from cl_framework.terminal.console import CONSOLE
 
 @final
 class OpenRun:
-    """A run that is worked on; `reopen` makes one of a directory.
+    """A run that is open for work; `reopen` makes one of a directory.
 
     Args:
-        directory: Where it is kept.
-        experiment: What its config describes, the learner in the state of the last event.
-        timeline: Its whole stream; what of it is not done yet is carried out by `go_on`.
+        directory: The run directory.
+        experiment: The experiment of its config, with the learner in the state of the last event.
+        timeline: Its whole stream; `go_on` carries out the remaining steps.
     """
 
     def __init__(self, directory: Run, experiment: Experiment, timeline: Timeline) -> None:
-        """Keep the parts; `reopen` makes them."""
+        """Store the parts; `reopen` makes them."""
         self.directory, self.experiment, self.timeline = directory, experiment, timeline
 
     @classmethod
@@ -51,7 +51,7 @@ class OpenRun:
 
         Args:
             directory: The run.
-            overrides: Options that hold for this time only.
+            overrides: Options for this call only.
             changes: Settings of the optimiser that hold from now on, beside those with which the run went on last.
             renew: Whether to look what is there of the samples: those that were never met are taken as they are now.
 
@@ -65,7 +65,7 @@ class OpenRun:
 
     @property
     def path(self) -> Path:
-        """Where the run is."""
+        """Path of the run."""
         return self.directory.path
 
     @property
@@ -84,7 +84,7 @@ class OpenRun:
 
     @property
     def done(self) -> int:
-        """How many of the steps the run has met."""
+        """Number of steps that the run has met."""
         return len(self.directory.events())
 
     @property
@@ -106,10 +106,10 @@ class OpenRun:
         return OpenRun(self.directory, self.experiment, timeline)
 
     def recorder(self, details: ReceiptDetails | None = None, samples: SampleRecord | None = None) -> RunRecorder:
-        """Return what writes down the run's events, where they end.
+        """Return the recorder of the run's next events.
 
         Args:
-            details: What a forget request adds to its receipt.
+            details: Fields that a forget request adds to its receipt.
             samples: The run's list of samples.
         """
         experiment, timeline = self.experiment, self.timeline
@@ -122,7 +122,7 @@ class OpenRun:
         return RunRecorder(self.directory, self.learner, names, CONSOLE, bar, len(notes), notes, told, samples)
 
     def go_on(self, details: ReceiptDetails | None = None) -> None:
-        """Carry out what of the timeline is not done yet, and say where to look."""
+        """Carry out the remaining steps, and print where the results are."""
         directory, experiment, learner = self.directory, self.experiment, self.learner
         samples = self._listed()
         recorder, told = self.recorder(details, samples), receipts.last(self.path)
@@ -140,7 +140,7 @@ class OpenRun:
         self._say_where(recorder.close(), told)
 
     def _listed(self) -> SampleRecord:
-        """Return the run's list of samples; what it does not tell of yet is listed now, and files are read for that.
+        """Return the run's list of samples; unlisted sources are listed now, which reads files.
 
         From then on the stream takes its samples from the list, so that what is listed now is resolved again.
         """
@@ -161,10 +161,10 @@ class OpenRun:
         return record
 
     def _say_where(self, figure: Path, told: str) -> None:
-        """Say where the results are, and what may come next.
+        """Print where the results are, and the next command.
 
         Args:
-            figure: Where the figure is.
+            figure: Path of the figure.
             told: Hash of the last receipt before.
         """
         CONSOLE.print(f"figure   {figure}", soft_wrap=True)
@@ -181,7 +181,7 @@ class OpenRun:
 
 
 def other_threads(directory: Run) -> str | None:
-    """Say that this process has another number of CPU threads than the run had so far; None when it has the same."""
+    """Return a notice if this process has another number of CPU threads than the run had; else None."""
     events, now = directory.events(), torch.get_num_threads()
     told = events[-1].state.get("threads") if events else directory.manifest.threads
     if told is None or told == now:

@@ -1,4 +1,4 @@
-"""What a receipt says of a forget request that was carried out: how, with what, how well, and what stays behind."""
+"""Content of a receipt: method, data, effect and residue of a forget request."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def receipt_of(
         run: The run directory, which holds the key.
         learner: In the state after the request.
         event: The request.
-        measurements: What the exams showed after it.
-        cost: What it took.
-        before: What the exams showed after the event before it, if there was one.
+        measurements: Measurements after it.
+        cost: Its cost.
+        before: Measurements after the event before it, if there was one.
         origin: Hashes of the data, the config and the versions the run was started with.
-        requester: Who asked.
-        foreign: How many files in the run directory are not the run's own, so that nobody looked into them.
+        requester: The requester.
+        foreign: How many files in the run directory are not the run's own, so that they were not checked.
     """
     unlearner = learner.unlearner
     assert unlearner is not None
@@ -90,8 +90,8 @@ def receipt_of(
 def levels(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list[str]:
     """Return the verification levels that hold, as `docs/receipts.md` defines them.
 
-    ``physical`` is claimed here where the learner keeps no sample and no feature of what went; the run writes the line
-    only when all earlier files have let go as well.
+    ``physical`` is claimed if the learner keeps no sample and no feature of the forget set; the run writes the line
+    after all earlier files are cleaned too.
     """
     gone, reached = set(event.data.ids.tolist()), []
     if not set(event.classes) & set(learner.model.classes):
@@ -112,7 +112,7 @@ def levels(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list
 
 
 def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> str:
-    """Say what of the request's target stays, in words."""
+    """Describe what remains of the forget set, in words."""
     stays = staying.staying_sentence(event.stays, lambda c: f"id:{c}")
     always = f"Of what was asked for, {stays}. " if stays else ""
     always += (
@@ -132,7 +132,7 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
 
 
 def code_hash(learner: Learner) -> str:
-    """Return a hash of the sources that decide the outcome: the core, the strategy, the unlearner."""
+    """Return a hash of the sources that determine the outcome: the core, the strategy, the unlearner."""
     kinds = (type(learner.strategy), type(learner.unlearner), type(learner.model.backbone))
     return source_hash.source_digest(source_hash.sources_of(kinds))
 

@@ -1,8 +1,8 @@
-"""One line for each forget request, each holding the hash of the line before: an edit or a gap shows.
+"""Receipts: a line for each forget request, with the hash of the line before, so that an edit or a gap shows.
 
 A line is a DSSE envelope of canonical JSON; lines of earlier versions are plain JSON and are read and verified too.
 A receipt names no class and no sample. It holds their keyed hashes (HMAC-SHA-256 under the run's own random ``key``
-file): whoever holds the key can ask whether a given sample was covered, and deleting the key makes that unanswerable.
+file): with the key one can check whether a given sample was covered; without it nobody can.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ STATEMENT = (
 
 
 TYPE = "application/vnd.cl-framework.receipt+json"
-"""The payload type of an envelope: what a receipt's JSON means."""
+"""Payload type of a receipt's envelope."""
 
 
 class Keyed(msgspec.Struct, frozen=True):
-    """How many of something a request named, and the keyed hash of each."""
+    """Number of items of a request, and the keyed hash of each."""
 
     count: Count = 0
     keyed: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What is read of a receipt again; a line holds more, as `docs/receipts.md` lists.
+    """Fields of a receipt that are read again; a line holds more, as `docs/receipts.md` lists.
 
     ``signature``, in hexadecimal, is there only in signed lines of earlier versions.
     """
@@ -80,8 +80,8 @@ class Line(msgspec.Struct, frozen=True):
     """A line of the file.
 
     Attributes:
-        content: All that the receipt says, but the hash of the line before.
-        receipt: The part that is read again, with its types.
+        content: Fields of the receipt, without the hash of the line before.
+        receipt: The typed fields that are read again.
         signed: The bytes that its signatures sign.
         signatures: Empty where it is not signed; None for a plain line of an earlier version, which holds
             its signature in its content.
@@ -106,20 +106,20 @@ def draft(
     requester: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return what a receipt says; the run adds the hashes of what changed when it commits the event.
+    """Return a draft of a receipt; the run adds the hashes of changed state when it commits the event.
 
     Args:
         run: The run directory, which holds the key.
         request: The request's name.
-        classes: Ids of the classes that went.
-        samples: Ids of the samples that went.
+        classes: Ids of the forgotten classes.
+        samples: Ids of the forgotten samples.
         method: The unlearner's name.
         exact: Whether the result equals never having learned them.
         before: Accuracies by name, such as ``forget`` and ``retain``, before the request.
         after: The same afterwards.
-        experiences: Names of the experiences that lost something.
-        requester: Who asked, in words of the user's choice; only its keyed hash is kept.
-        more: What else the receipt says, as `docs/receipts.md` lists it.
+        experiences: Names of the experiences that lost samples.
+        requester: The requester in any words; only the keyed hash is stored.
+        more: Further fields, as `docs/receipts.md` lists them.
     """
     key = run_key(run)
     who = {} if requester is None else {"requester": keyed_digest(key, "requester", requester)}
@@ -138,12 +138,12 @@ def draft(
 
 
 def keyed(key: bytes, kind: str, ids: Collection[object]) -> list[str]:
-    """Return the sorted HMACs of ``ids``, half of each, which is plenty to tell them apart."""
+    """Return the sorted HMACs of ``ids``, half of each, which suffices to tell them apart."""
     return sorted(keyed_digest(key, kind, i) for i in ids)
 
 
 def requesters(run: Path, people: Mapping[str, Collection[int]]) -> list[dict[str, Any]]:
-    """Return who asked for which samples, all as keyed hashes, for a request that serves several people.
+    """Return the samples of each requester as keyed hashes, for a request of several people.
 
     Args:
         run: The run directory, which holds the key.
@@ -180,7 +180,7 @@ def new_key() -> bytes:
 
 
 def key_mark(key: bytes) -> str:
-    """Return what tells a key from others without giving it away."""
+    """Return a fingerprint of a key that does not reveal it."""
     return sha256(b"key:" + key)
 
 
@@ -204,7 +204,7 @@ def run_key(run: Path) -> bytes:
 
 
 def broken_key(run: Path, mark: str | None = None) -> str | None:
-    """Say what is wrong with the run's key; nothing where there is none, for deleting it is a way to forget.
+    """Return the problem of the run's key; empty if there is none, since deleting it is a way to forget.
 
     Args:
         run: The run directory.
@@ -235,7 +235,7 @@ def hashes(run: Path) -> list[str]:
 
 
 def missing_line(run: Path, kept: str) -> list[str]:
-    """Say whether a run lacks the line whose hash a person kept elsewhere: it is then an older copy, or another run.
+    """Return a problem if a run lacks the line of a hash kept elsewhere: it is then an older copy, or another run.
 
     Raises:
         UserError: If ``kept`` is no hash of a line.
@@ -252,7 +252,7 @@ def append(run: Path, entry: Mapping[str, Any], signatures: Sequence[Signature] 
 
     Args:
         run: The run directory.
-        entry: What it says.
+        entry: Content of the receipt.
         signatures: Of `to_sign`. None writes a plain line as earlier versions did: a request that one of them
             carried out keeps the bytes that its signature and its printed hash speak of.
 
@@ -270,12 +270,12 @@ def append(run: Path, entry: Mapping[str, Any], signatures: Sequence[Signature] 
 
 
 def to_sign(entry: Mapping[str, Any], previous: str) -> bytes:
-    """Return what a signature of ``entry`` signs: all of it, and the hash of the line before."""
+    """Return the bytes that a signature of ``entry`` signs: all of it, and the hash of the line before."""
     return envelopes.pae(TYPE, _content(entry, previous))
 
 
 def read_receipts(run: Path) -> list[dict[str, Any]]:
-    """Return what every receipt says, oldest first.
+    """Return the content of every receipt, oldest first.
 
     Raises:
         UserError: If a line was edited.
@@ -315,7 +315,7 @@ def parse_line(raw: bytes, place: str) -> Line:
 
 
 def check_chain(run: Path) -> list[str]:
-    """Return what is wrong with the file, line by line; nothing when it is whole or not there."""
+    """Return the problems of the file, line by line; empty if it is intact or missing."""
     path = run / FILE
     if not path.exists():
         return []

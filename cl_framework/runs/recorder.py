@@ -1,4 +1,4 @@
-"""What a run writes down and shows after every event."""
+"""The recorder of a run: it commits every event and prints its results."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from cl_framework.streams.sample_record import SampleRecord
 from cl_framework.terminal.safe_text import printable
 
 _GONE = "(forgotten)"
-"""What stands in the results for the name of a forgotten class."""
+"""Name of a forgotten class in results."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ReceiptDetails:
-    """What a forget request adds to its receipt, and how it is committed.
+    """Details of a forget request for its receipt and commit.
 
     Attributes:
-        requester: Who asked.
+        requester: The requester.
         sign: Signs the receipt.
         whole: Whether the event stores the whole state, so that earlier events keep none of theirs.
         facts: Hashes of the data and of what runs now.
@@ -56,17 +56,17 @@ class ReceiptDetails:
 
 @final
 class RunRecorder:
-    """Commits every event to the run directory and prints the table as it grows.
+    """Commits every event to the run directory and prints the table of results.
 
     Args:
-        run: Where to write.
-        learner: Whose state to write.
-        class_names: What each class id is called.
+        run: The run directory.
+        learner: The learner to store.
+        class_names: Name of each class id.
         console: Where to print.
         bar: The progress bar to label.
-        total: How many events there will be.
-        notes: What to write beside each event, by position in the stream.
-        details: What forget requests add to their receipts.
+        total: Number of events in all.
+        notes: Record to store with each event, by position in the stream.
+        details: Details of forget requests for their receipts.
         samples: The run's list of samples.
     """
 
@@ -82,7 +82,7 @@ class RunRecorder:
         details: ReceiptDetails | None = None,
         samples: SampleRecord | None = None,
     ) -> None:
-        """Take up the events that are already committed."""
+        """Restore the events that are already committed."""
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
         self.total, self.notes, self.details = total, notes, details or ReceiptDetails()
         self.samples = samples or SampleRecord(())
@@ -95,7 +95,7 @@ class RunRecorder:
         return [r.measurements for r in self.records]
 
     def starts(self, step: Step) -> None:
-        """Name the request, also on the progress bar."""
+        """Print the request, also on the progress bar."""
         event = step.event
         verb = "learn" if isinstance(event, Experience) else "forget"
         names = ", ".join(printable(self.class_names[c]) for c in event.classes[:6]) + (
@@ -118,7 +118,7 @@ class RunRecorder:
         self.console.print(line if self.console.is_terminal else told, soft_wrap=not self.console.is_terminal)
 
     def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
-        """Commit the event and print the table; of it only the new row where no terminal shows it."""
+        """Commit the event and print the table; only the new row where output is no terminal."""
         record = EventResult(
             measurements,
             cost.seconds,

@@ -1,4 +1,4 @@
-"""What a run directory remembers of each event, and what follows from all events together. Needs no torch."""
+"""Records of events in a run directory, and what follows from all of them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ EVENTS, FEATURES, SAMPLES = "events", "features", "samples"
 
 
 class EventRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A committed event, as its ``state.json`` tells it.
+    """A committed event, as in its ``state.json``.
 
     Attributes:
         run: Hash of the manifest of the run it belongs to.
         folder: Its directory under ``events/``, such as ``000-learn-task-0``.
         name: The event's name in the stream.
         kind: ``learn`` or ``forget``.
-        state: What the caller wants to have back on resume.
+        state: JSON values to restore on resume.
         tensors: Fingerprint of each tensor stored here.
         removed: Tensors that ended with this event.
         files: Hash and size of each file, by place within the run.
         fresh: Whether its features replace all earlier ones rather than add to them.
-        receipt: For a forget event, what its line in ``receipts.jsonl`` says.
+        receipt: For a forget event, the content of its line in ``receipts.jsonl``.
         signatures: Of that line; None where an earlier version wrote the receipt, as a plain line.
     """
 
@@ -79,7 +79,7 @@ class EventRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """What no later request changes: all but its tensors, of which later ones take some out, and its receipt."""
+        """Fields that no later request changes: all but its receipt and its tensors, which later ones may delete."""
         own = ("tensors", "receipt", "signatures")
         told: dict[str, Any] = msgspec.to_builtins(self)
         files = {place: entry for place, entry in told["files"].items() if place != self.data}
@@ -125,7 +125,7 @@ def committed(path: Path) -> list[str]:
 
 
 def gaps(path: Path) -> list[str]:
-    """Say where the numbering of events breaks: one was deleted, or put there twice."""
+    """Return where the numbering of events breaks: one is missing, or there twice."""
     problems, expected = [], 0
     for name in committed(path):
         number = int(name.partition("-")[0])
@@ -156,7 +156,7 @@ def state_hash(fingerprints: Mapping[str, str]) -> str:
 
 
 def history_hash(events: Sequence[EventRecord]) -> str:
-    """Return one hash over what lasts of these events: their facts, measurements, features, and the run's manifest."""
+    """Return one hash over the fixed parts of events: facts, measurements, features, and the run's manifest."""
     return sha256(encode_json({"events": [e.lasting for e in events]}, indent=None))
 
 
@@ -170,7 +170,7 @@ def outdated(events: Sequence[EventRecord]) -> Iterator[tuple[EventRecord, set[s
 
 
 def feature_events(events: Sequence[EventRecord]) -> list[EventRecord]:
-    """Return the events whose features count: those that have some, from the last fresh start on."""
+    """Return the events whose features count: those with features, from the last full set on."""
     start = max((i for i, e in enumerate(events) if e.fresh), default=0)
     return [e for e in events[start:] if e.features in e.files]
 
@@ -193,7 +193,7 @@ def files_that_count(events: Sequence[EventRecord]) -> dict[str, FileEntry]:
 
 
 def strays(path: Path, events: Sequence[EventRecord]) -> list[Path]:
-    """Return what lies in the run without belonging to it: leftovers of killed writes, and foreign files."""
+    """Return files in the run that do not belong to it: leftovers of killed writes, and foreign files."""
     known = {path / place for place in files_that_count(events)} | {path / e.place for e in events}
     found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
     for top in (path / EVENTS, path / FEATURES, path / SAMPLES):

@@ -1,7 +1,7 @@
-"""Where a run's data and weights are now, when they were moved: ``--relocate OLD=NEW``, kept in the run.
+"""Moved data and weights of a run: ``--relocate OLD=NEW``, stored in the run.
 
-A run writes down absolute paths, and where its data lie as seen from the run. Whoever moves both together need say
-nothing; otherwise paths that begin with OLD are read as if they began with NEW. Needs no torch.
+A run stores absolute paths, and the paths of its data relative to the run. If both are moved together no option is
+needed; otherwise paths that begin with OLD are read as if they began with NEW. Needs no torch.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cl_framework.streams.sample_list import ListedSource
 
 MOVES_FILE = "relocated.json"
 Moves: TypeAlias = Sequence[tuple[str, str]]
-"""What paths began with, and what they begin with now, in order."""
+"""Old and new beginnings of paths, in order."""
 
 
 class _MovesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of the file that keeps moves."""
+    """Content of the file of moves."""
 
     moves: list[tuple[str, str]] = []
 
 
 def read_moves(run: Path) -> Moves:
-    """Return the moves that a run keeps.
+    """Return the moves that a run has stored.
 
     Raises:
         UserError: If the file was edited.
@@ -42,10 +42,10 @@ def read_moves(run: Path) -> Moves:
 
 
 def keep(run: Path, asked: Sequence[str]) -> None:
-    """Add moves to those that a run keeps.
+    """Add moves to those of a run.
 
     Args:
-        run: The run directory, which nobody else writes to now.
+        run: The run directory, locked by the caller.
         asked: Each ``OLD=NEW``.
 
     Raises:
@@ -71,7 +71,7 @@ def parse_move(asked: str) -> tuple[str, str]:
 
 
 def rewritten(found: Any, moves: Moves) -> Any:
-    """Return a value in which every path that was moved is where it is now; lists and mappings are looked through.
+    """Return a value with every moved path replaced; lists and mappings are searched.
 
     >>> rewritten({"dataset": "imagefolder:/old/pets:test=0.3", "name": "/older"}, [("/old", "/new")])
     {'dataset': 'imagefolder:/new/pets:test=0.3', 'name': '/older'}
@@ -109,7 +109,7 @@ def relocate(source: ListedSource, run: Path, moves: Moves) -> ListedSource:
     Args:
         source: As the list tells it.
         run: The run directory: data that are gone from where they were may still lie beside it as they did.
-        moves: What was moved.
+        moves: The moves.
     """
     root = source.root
     if not root:

@@ -1,4 +1,4 @@
-"""From a run directory back to the experiment behind it and its whole timeline, in the state of the last event."""
+"""Reopening of a run: its experiment and whole timeline, in the state of the last event."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from cl_framework.terminal.console import CONSOLE
 from cl_framework.terminal.safe_text import printable
 
 CHANGED = "changed"
-"""Where an event's record says which settings the run went on with beside its config."""
+"""Field of an event's record with the changed settings of the run."""
 
 
 def manifest(experiment: Experiment) -> dict[str, Any]:
-    """Return what decides a run's numbers: versions, hashes of weights and data, seeds."""
+    """Return what determines a run's numbers: versions, hashes of weights and data, seeds."""
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -48,7 +48,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide numbers."""
+    """Return the versions of Python and of the packages that determine numbers."""
     packages = ("cl-framework", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
     return {"python": platform.python_version(), **{p: _version(p) for p in packages}}
 
@@ -90,7 +90,7 @@ def experiment_of(directory: Run, overrides: Sequence[str] = (), changes: Sequen
 
     Args:
         directory: The run.
-        overrides: Options that hold for this time only.
+        overrides: Options for this call only.
         changes: Settings of the optimiser that hold from now on, beside those with which the run went on last.
 
     Raises:
@@ -121,7 +121,7 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
     events, moves = directory.events(), relocation.read_moves(directory.path)
     specs = _requests(directory, events)
     streams = [scenario_of(relocation.rewritten(s["learn"], moves))[0] for s in specs if "learn" in s]
-    # Who deleted the key can still predict, unless a request names samples: those hashes are then refused.
+    # Without the key a run can still predict, unless a request names samples: their hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     raw = directory.samples()
     sources = [] if raw is None else sample_list.decode_list(raw, directory.path / sample_list.FOLDER)
@@ -137,7 +137,7 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
 
 
 def restore_learner(directory: Run, experiment: Experiment) -> None:
-    """Put the learner into the state of the run's last event, with the features that it stored.
+    """Restore the learner's state after the run's last event, with its stored features.
 
     Raises:
         UserError: If a file is missing or was edited.
@@ -155,7 +155,7 @@ def restore_learner(directory: Run, experiment: Experiment) -> None:
 
 
 def _requests(directory: Run, events: Sequence[EventRecord]) -> list[dict[str, Any]]:
-    """Return the later requests that events speak of, in order.
+    """Return the later requests in the records of events, in order.
 
     Raises:
         UserError: If a field of an event's record is of another type.

@@ -14,13 +14,13 @@ from cl_framework.storage.envelopes import Signature
 from cl_framework.storage.files import sha256
 
 Sign: TypeAlias = Callable[[bytes], Signature]
-"""From what is signed to the signature."""
+"""Function from signed bytes to the signature."""
 
 MAKE = "`openssl genpkey -algorithm ed25519 -out KEY.pem` makes one"
 
 
 def signer(path: str | Path) -> Sign:
-    """Return what signs with the private key in a PEM file; the key's id is the SHA-256 of its public key in DER.
+    """Return the signer for the private key in a PEM file; the key's id is the SHA-256 of its public key in DER.
 
     Raises:
         UserError: If ``cryptography`` is missing, or the file holds no Ed25519 private key without a password.
@@ -43,10 +43,10 @@ def signer(path: str | Path) -> Sign:
 
 
 def signature_problems(run: Path, public: str | Path) -> list[str]:
-    """Return what is wrong with the signatures of a run whose chain of receipts is whole.
+    """Return the problems of the signatures of a run whose chain of receipts is intact.
 
-    A signed line holds the hash of the line before it, so it vouches for all lines up to it; those after the last
-    signed one have nobody to vouch for them.
+    A signed line holds the hash of the line before it, so it covers all lines up to it; lines after the last signed one
+    are not covered.
 
     Args:
         run: The run directory.

@@ -1,4 +1,4 @@
-"""What a config may name and which numbers it may hold, found and judged without importing it."""
+"""Classes a config may name and ranges of its numbers, found and checked without imports."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What libraries declare, read from their source files: names of classes and of timm's models. Nothing is imported."""
+"""Names that libraries declare, read from their source files: classes, and timm's models. Nothing is imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def classes_in(module: str) -> Sequence[str]:
 
 @cache
 def timm_models() -> tuple[frozenset[str], frozenset[str]]:
-    """Return what timm calls its models, and what earlier versions called them."""
+    """Return the names of timm's models, in this version and earlier ones."""
     spec = find_spec("timm")
     folders = [Path(place) / "models" for place in (spec.submodule_search_locations or ())] if spec else []
     texts = [file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py"))]
@@ -72,7 +72,7 @@ def check_timm(name: str) -> None:
 
 
 def no_model(architecture: str) -> UserError:
-    """Return what to raise about a model that timm has not."""
+    """Return the error for a model that timm does not have."""
     hint = did_you_mean(architecture, timm_models()[0])
     other = hint if hint.startswith("Did") else "`timm.list_models()` lists them."
     return UserError(f"timm has no model {architecture!r}. {other}")

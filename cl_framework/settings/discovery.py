@@ -32,7 +32,7 @@ KINDS = {
     "backbones": "Backbone",
     "adapters": "Adapter",
 }
-"""What can be listed, and the interface that marks a class as one."""
+"""Kinds of classes, and the interface of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Entry:
     """A class that a config may name.
 
     Attributes:
-        name: The class's name, which is what configs say.
+        name: Name of the class in configs.
         summary: The first line of its docstring.
-        module: Where it is, dotted.
+        module: Dotted name of its module.
     """
 
     name: str
@@ -66,7 +66,7 @@ def load_class(kind: str, name: str) -> type:
     """Import and return the class called ``name``.
 
     Raises:
-        UserError: If there is none, saying what is close.
+        UserError: If there is none; the closest names are given.
     """
     entries = {entry.name: entry for entry in catalogue(kind)}
     if name not in entries:
@@ -167,7 +167,7 @@ def _packages() -> dict[str, Path]:
 
 @lru_cache(maxsize=8)
 def _announced(read: Callable[..., EntryPoints], places: tuple[tuple[str, int], ...]) -> dict[str, str]:
-    """Return packages that entry points name, and who does: read again only when ``places`` have changed.
+    """Return packages of entry points and their owners: read again only when ``places`` have changed.
 
     Reading them opens a file of every installed distribution.
     """
@@ -183,7 +183,7 @@ def _changed(place: str) -> tuple[str, int]:
 
 
 def _unshadowed(package: str, expected: Path | None, owner: str) -> Path:
-    """Return the folder that importing ``package`` would use, if that is the one its owner means."""
+    """Return the folder that importing ``package`` would use, if it is its owner's."""
     root, *rest = package.split(".")
     places = _places(root)
     for place in places:

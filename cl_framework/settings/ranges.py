@@ -1,7 +1,7 @@
-"""What the numbers of a config and of its parts may be. One word has one range, wherever it stands.
+"""Ranges of the numbers of a config. A setting has one range wherever it occurs.
 
-Numbers that no word below names have to be finite, and whole numbers to fit 64 bits. All that are wrong are told at
-once, before anything runs. Nothing heavy is imported.
+Other numbers must be finite, and integers fit 64 bits. All errors are reported at once, before anything runs. Nothing
+heavy is imported.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from cl_framework.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Which numbers a setting takes.
+    """Range of a setting.
 
     Attributes:
-        says: The range in words, as it stands after "must be".
+        says: The range in words, after "must be".
         low: The least number.
         high: The greatest number.
         above: Whether ``low`` itself is excluded.
@@ -73,7 +73,7 @@ BY_PLACE = {
         "0: it reads other samples than a plan names; trainer.limit_train_batches makes a run short", high=0
     ),
 }
-"""Settings that mean something of their own where they stand."""
+"""Settings with another meaning in a section."""
 NEEDED = {"trainer.max_epochs"}
 """Settings that have to be numbers: without this one training never ends."""
 LARGEST = 2**63
@@ -81,11 +81,11 @@ LARGEST = 2**63
 
 
 def check_numbers(config: Mapping[str, Any], where: str = "") -> None:
-    """Make sure that every number in a config is one that it can be.
+    """Require that every number in a config is in its range.
 
     Args:
-        config: Nested mappings and lists; what is neither a number nor one of those is passed over.
-        where: What every setting's name begins with.
+        config: Nested mappings and lists; other values are ignored.
+        where: Prefix of every setting's name.
 
     Raises:
         UserError: If some are not, naming all of them.
@@ -96,7 +96,7 @@ def check_numbers(config: Mapping[str, Any], where: str = "") -> None:
 
 
 def check_parts(parts: Mapping[str, object]) -> None:
-    """Make sure of the same of objects that were built in Python, as far as they keep what they were given.
+    """Require the same of objects built in Python, for settings that they store.
 
     Raises:
         UserError: If a number is not in its range.
@@ -105,7 +105,7 @@ def check_parts(parts: Mapping[str, object]) -> None:
 
 
 def settings_of(part: object) -> dict[str, Any]:
-    """Return an object's settings by name, as far as it or a part of it keeps them; of a part's record, all."""
+    """Return an object's settings by name, as far as it or a part of it stores them."""
     names = [p for p in inspect.signature(type(part).__init__).parameters if p != "self"]
     own = getattr(part, "__dict__", {})
     parts = [*own.values(), *own.get("_modules", {}).values()]
@@ -116,7 +116,7 @@ def settings_of(part: object) -> dict[str, Any]:
 
 
 def fault(place: str, value: object) -> str | None:
-    """Say what is wrong with a setting's value; None when nothing is.
+    """Return the problem of a setting's value; None if it is valid.
 
     >>> fault("model.adapter.width", 0), fault("model.adapter.width", 4)
     ('model.adapter.width must be at least 1; found 0', None)

@@ -1,4 +1,4 @@
-"""The arguments that an object was made with: what a config needs to make it again. Needs no torch."""
+"""Recorded constructor arguments of objects, from which a config makes them again. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Made = TypeVar("_Made", bound="Recorded")
 
 
 class _Arguments:
-    """Arguments of one construction, in no attribute that a setting could be called by."""
+    """Arguments of one construction, outside of the object's attributes."""
 
     __slots__ = ("_named", "_positional")
 
@@ -42,12 +42,12 @@ class _Signature:
 
 
 class Recorded:
-    """Base of all that a config can name: each object keeps the arguments it was made with."""
+    """Base of all classes that a config can name: objects keep their constructor arguments."""
 
     __signature__ = _Signature()
 
     def __new__(cls: type[_Made], *args: Any, **kwargs: Any) -> _Made:
-        """Keep the arguments before ``__init__`` uses them; ``__init__`` judges them."""
+        """Store the arguments before ``__init__`` checks them."""
         instance = super().__new__(cls)
         instance.__dict__[PLACE] = _Arguments(args, kwargs)
         return instance

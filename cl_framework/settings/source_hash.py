@@ -1,4 +1,4 @@
-"""A hash of source files that is the same wherever they are installed and in whatever order they were found."""
+"""Hash of source files, independent of where they are installed and in which order they are found."""
 
 from __future__ import annotations
 

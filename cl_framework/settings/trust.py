@@ -1,7 +1,7 @@
-"""What a config may name: classes of the kinds that configs are made of, and what the user trusts beyond them.
+"""Trust in dotted paths of a config: known kinds of classes, and what the user trusts beyond them.
 
-Importing a module runs its code, and naming a function may call it. A config can come from a stranger, so every dotted
-path in it is judged before anything is imported. Needs no torch.
+Importing a module runs its code, and naming a function may call it. A config may be untrusted, so every dotted path in
+it is checked before anything is imported. Needs no torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KINDS = (
     "pytorch_lightning.profilers",
     "peft",
 )
-"""Where the classes are that any config may name; packages of installed plugins are added."""
+"""Packages and classes that any config may name; packages of installed plugins are added."""
 _earlier: set[str] = set()
 
 
@@ -96,7 +96,7 @@ def require(path: str, packages: Sequence[str] = ()) -> None:
 
 
 def require_home(target: object, path: str, packages: Sequence[str] = ()) -> None:
-    """Refuse what a path led to if its home is of no known kind: modules of known kinds import ``import_module``, say.
+    """Refuse an object whose module is of no known kind: known modules import others, such as ``import_module``.
 
     Raises:
         UserError: Saying how to trust it, unless the user trusts the path itself.
@@ -113,7 +113,7 @@ def refusal(path: str) -> str:
 
 
 def enforce(packages: Sequence[str] = ()) -> None:
-    """Let the parser of configs import nothing else, from now on."""
+    """Restrict the imports of the config parser to allowed paths."""
     import jsonargparse
 
     now = allowed(packages)
