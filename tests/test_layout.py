@@ -40,7 +40,10 @@ FOLDERS += [ROOT / "scenarios", ROOT / "scenarios" / "data", ROOT / "scenarios" 
 PACKAGES = [name for name in MAY_IMPORT if (ROOT / "cl_framework" / name).is_dir()]
 
 
-PROTOCOL = {"load": "what a module of data returns its source by; found by the module's name"}
+PROTOCOL = {
+    "LOADER": "what a data loader declares of itself; its file is found by it",
+    "load": "what a data loader returns its source by",
+}
 """Names that several modules define because one caller looks for them in each."""
 
 

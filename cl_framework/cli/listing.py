@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.settings import discovery, signatures
+from cl_framework.settings import data_loaders, discovery, signatures
 from cl_framework.settings.discovery import Entry
 
 LISTED_KINDS = (*discovery.KINDS, "datasets", "metrics")
@@ -29,14 +29,11 @@ def entries(kind: str) -> list[Entry]:
 
 
 def _datasets() -> Iterator[Entry]:
-    sources = discovery.data_sources()
-    for name, module in sources.LOADERS.items():
-        file = Path(sources.__file__).with_name(f"{module}.py")
-        takes = sources.options_of(name)
-        subject = next((f":{p.upper()}" for p, default in takes.items() if not default), "")
-        options = ", ".join(p for p, default in takes.items() if default)
-        told = _summary(signatures.tree(file)).partition(": ")[2]
-        yield Entry(name + subject, f"{told[:1].upper()}{told[1:]} Options: {options}.", f"scenarios.data.{module}")
+    for each in data_loaders.loader_files():
+        subject = f":{each.subject.upper()}" if each.subject else ""
+        options = f" Options: {', '.join(each.options)}." if each.options else ""
+        summary = f"{each.summary[:1].upper()}{each.summary[1:]}{options}"
+        yield Entry(each.loader.prefix + subject, summary, each.module)
 
 
 def _metrics() -> Iterator[Entry]:

@@ -1,3 +1,5 @@
+from .data_loaders import Loader as Loader
+from .data_loaders import LoaderFile as LoaderFile
 from .declared import PICKLED as PICKLED
 from .declared import WEIGHT_FORMATS as WEIGHT_FORMATS
 from .declared import check_folder as check_folder

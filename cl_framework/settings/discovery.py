@@ -12,7 +12,7 @@ import inspect
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoints, entry_points
@@ -58,7 +58,7 @@ def catalogue(kind: str) -> list[Entry]:
     """
     if kind not in KINDS:
         raise UserError(f"There is no list of {kind!r}. {did_you_mean(kind, KINDS)}")
-    entries = [entry for name, file in _modules() for entry in _declared(name, file, KINDS[kind])]
+    entries = [entry for name, file in modules() for entry in _declared(name, file, KINDS[kind])]
     return sorted(entries, key=lambda entry: entry.name.lower())
 
 
@@ -71,7 +71,7 @@ def load_class(kind: str, name: str) -> type:
     entries = {entry.name: entry for entry in catalogue(kind)}
     if name not in entries:
         raise UserError(f"There is no {KINDS[kind].lower()} {name!r}. {did_you_mean(name, entries)}")
-    found: type = getattr(_import(entries[name].module), name)
+    found: type = getattr(imported(entries[name].module), name)
     return found
 
 
@@ -81,7 +81,7 @@ def installed(kind: str) -> list[type[Any]]:
     Raises:
         UserError: If a package is shadowed or a module cannot be imported.
     """
-    return [getattr(_import(entry.module), entry.name) for entry in catalogue(kind)]
+    return [getattr(imported(entry.module), entry.name) for entry in catalogue(kind)]
 
 
 def required(kind: type) -> list[str]:
@@ -101,9 +101,9 @@ def discover() -> tuple[str, ...]:
     Raises:
         UserError: If a package is shadowed or a module cannot be imported.
     """
-    names = [name for name, _ in _modules()]
+    names = [name for name, _ in modules()]
     for name in names:
-        _import(name)
+        imported(name)
     return tuple(names)
 
 
@@ -137,32 +137,44 @@ def data_sources() -> Any:
         UserError: If its package is shadowed.
     """
     _unshadowed("scenarios", Path(__file__).resolve().parents[2] / "scenarios", "cl-framework")
-    return _import("scenarios.data.open")
+    return imported("scenarios.data.open")
 
 
-def _import(name: str) -> object:
+def imported(name: str) -> Any:
+    """Import a plugin module.
+
+    Raises:
+        UserError: If it cannot be imported.
+    """
     try:
         return importlib.import_module(name)
     except (ImportError, SyntaxError) as error:
         raise UserError(f"The plugin {name} cannot be imported ({error}); mend it or remove its file.") from error
 
 
-def _modules() -> Iterator[tuple[str, Path]]:
-    """Yield dotted name and source file of every public plugin module."""
-    for package, folder in _packages().items():
+def modules(own: Sequence[str] = _OWN) -> Iterator[tuple[str, Path]]:
+    """Yield dotted name and source file of every public module of plugin packages.
+
+    Args:
+        own: Which packages of ours to look through, before those of others.
+
+    Raises:
+        UserError: If a package is shadowed.
+    """
+    for package, folder in _packages(own).items():
         for info in sorted(pkgutil.iter_modules([str(folder)]), key=lambda info: info.name):
             file = folder / info.name / "__init__.py" if info.ispkg else folder / f"{info.name}.py"
             if not info.name.startswith("_") and file.is_file():
                 yield f"{package}.{info.name}", file
 
 
-def _packages() -> dict[str, Path]:
-    """Return every plugin package and its folder, ours first."""
+def _packages(own: Sequence[str] = _OWN) -> dict[str, Path]:
+    """Return every plugin package and its folder, ``own`` ones first."""
     root = Path(__file__).resolve().parents[2]
-    own = {package: root.joinpath(*package.split(".")) for package in _OWN}
+    folders = {package: root.joinpath(*package.split(".")) for package in own}
     others = _announced(entry_points, tuple(map(_changed, sys.path)))
-    packages = {p: _unshadowed(p, folder, "cl-framework") for p, folder in own.items() if folder.is_dir()}
-    return packages | {p: _unshadowed(p, None, owner) for p, owner in others.items() if p not in own}
+    packages = {p: _unshadowed(p, folder, "cl-framework") for p, folder in folders.items() if folder.is_dir()}
+    return packages | {p: _unshadowed(p, None, owner) for p, owner in others.items() if p not in (*_OWN, *own)}
 
 
 @lru_cache(maxsize=8)
@@ -207,13 +219,22 @@ def _places(root: str) -> list[Path]:
     return [Path(p) for p in spec.submodule_search_locations or [spec.origin or root]]
 
 
-def _declared(module: str, file: Path, interface: str) -> Iterator[Entry]:
-    """Yield the finished public classes of a source file that name ``interface`` as a base."""
+def syntax(file: Path) -> ast.Module:
+    """Return a plugin's syntax tree.
+
+    Raises:
+        UserError: If it is not valid Python.
+    """
     try:
-        tree = signatures.tree(file)
+        return signatures.tree(file)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise UserError(f"{file} line {line} is not valid Python ({error}); mend or remove the file.") from error
+
+
+def _declared(module: str, file: Path, interface: str) -> Iterator[Entry]:
+    """Yield the finished public classes of a source file that name ``interface`` as a base."""
+    tree = syntax(file)
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             bases = {_last_name(base) for base in node.bases}

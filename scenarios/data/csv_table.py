@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError
+from cl_framework.settings import Loader
 from scenarios.data import presence, text_records
 from scenarios.data.columns import NAMES, ColumnRole, binary, chosen, several, shown, told_split
 from scenarios.data.faults import succeeds
@@ -17,6 +18,12 @@ from scenarios.data.source import Pictures, Source, check_share, in_order, strat
 from scenarios.data.text_records import Record, examined
 from scenarios.pictures import decode
 
+LOADER = Loader(
+    "csv",
+    reads="file",
+    give="a CSV with columns path,label[,split] or text,label[,split]",
+    endings=(".csv", ".tsv"),
+)
 SEPARATORS = (",", ";", "\t", "|")
 """Separators of columns; the most frequent one in line 1 is used."""
 ASK = "line 1 must name path,label[,split] or text,label[,split]; other names go as in :text=utterance,label=category"
@@ -91,7 +98,7 @@ def _read_table(path: str, given: dict[ColumnRole, str], faults: list[str]) -> t
         UserError: If it is missing, not UTF-8 or lacks a column, a quote is not closed, or a sample has several labels.
     """
     file = Path(path).expanduser()
-    presence.check_present("csv", path)
+    presence.check_present(LOADER, path)
     content = decode.text(file)
     if not content.strip():
         raise UserError(f"{path} is empty; {ASK}.")

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 
 from cl_framework.errors import UserError
+from cl_framework.settings import Loader
 from scenarios.data.source import Pictures, Source
+
+LOADER = Loader("digits")
 
 
 def load(test: float = 0.3, seed: int = 0) -> Source:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
+from cl_framework.settings import Loader
 from scenarios.data.source import Pictures, Source
 from scenarios.drawing.atlas import Atlas, build_atlas
 from scenarios.drawing.drawing import PLAIN, STREET, Style, draw_characters
 
+LOADER = Loader("glyphs")
 _CHUNK = 20  # pictures drawn at a time; fixed, so that more images leave the first ones unchanged
 
 TURNS = ("", " turned 90", " turned 180", " turned 270", " mirrored")

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.settings import Loader
 from scenarios.data import presence
 from scenarios.data.source import Pictures, Source, check_share, stratified
 
+LOADER = Loader("imagefolder", reads="folder", give="the one that holds train/ and test/, or a folder per class")
 SUFFIXES = frozenset(
     [
         ".jpg",
@@ -56,7 +58,7 @@ def load(path: str, test: float | None = None, seed: int = 0) -> Source:
             that train/ lacks, or a share is to be held out of splits that are there.
     """
     root, name = Path(path).expanduser(), f"imagefolder:{path}"
-    presence.check_present("imagefolder", path)
+    presence.check_present(LOADER, path)
     splits = split_folders(root)
     if not splits:
         by_class = _classes(root)

@@ -5,26 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.settings import signatures
+from cl_framework.settings import LoaderFile, data_loaders
 from scenarios.data import presence
 
 if TYPE_CHECKING:
     from scenarios.data.source import Source
 
-LOADERS = {
-    "digits": "digits",
-    "glyphs": "glyphs",
-    "torchvision": "torchvision_sets",
-    "imagefolder": "imagefolder",
-    "csv": "csv_table",
-    "json": "text_records",
-}
 FORM = re.compile(r"(?P<subject>.*?)(?:(?:^|:)(?P<options>\w+=[^,]*(?:,\w+=[^,]*)*))?", re.DOTALL)
 
 
@@ -42,7 +33,7 @@ def open_source(spec: str, faults: list[str] | None = None, exam: bool = True) -
         UserError: If the name or an option is unknown, the subject is missing, or the data cannot be read.
     """
     kind, subject, written = asked(spec)
-    load = import_module(f"scenarios.data.{LOADERS[kind]}").load
+    load = _loader(spec).function()
     takes = signature(load).parameters
     chosen = {key: _parsed(f"{kind}:{key}", text, takes[key].default) for key, text in written.items()}
     source = replace(_loaded(load, subject, chosen, faults), name=spec)
@@ -65,10 +56,11 @@ def anchored(spec: str) -> tuple[str, str, str]:
     for name in ("exam", "root"):
         if options.get(name):
             options[name] = str(Path(options[name]).expanduser().absolute())
-    if kind not in presence.GIVE:
+    reads = _loader(spec).loader.reads
+    if not reads:
         return _put_together(kind, subject, options), "", _put_together(kind, subject, options | {"root": ""})
     path = Path(subject).expanduser().absolute()
-    root = path if presence.GIVE[kind][0] == "folder" else path.parent
+    root = path if reads == "folder" else path.parent
     return _put_together(kind, str(path), options), str(root), kind
 
 
@@ -78,8 +70,8 @@ def paths_in(spec: str) -> list[str]:
     >>> paths_in("csv:said.csv:exam=more.csv,seed=1")
     ['said.csv', 'more.csv']
     """
-    kind, subject, options = _taken_apart(spec)
-    return [path for path in (subject if kind in presence.GIVE else "", options.get("exam", "")) if path]
+    _, subject, options = _taken_apart(spec)
+    return [path for path in (subject if _loader(spec).loader.reads else "", options.get("exam", "")) if path]
 
 
 def _taken_apart(spec: str) -> tuple[str, str, dict[str, str]]:
@@ -114,11 +106,19 @@ def _loaded(load: Any, subject: str, chosen: dict[str, object], faults: list[str
     return source
 
 
-def options_of(kind: str) -> dict[str, bool]:
-    """Return what a source takes, and whether each has a default; the subject has none."""
-    load = signatures.find_declared(f"{__package__}.{LOADERS[kind]}", "load")
-    takes = (load and signatures.parameters(load)) or {}
-    return {name: not p.required for name, p in takes.items() if name != "faults"}
+def _loader(spec: str) -> LoaderFile:
+    """Return what loads the data that ``spec`` names.
+
+    Raises:
+        UserError: If there is none.
+    """
+    kind = spec.partition(":")[0]
+    if found := data_loaders.loader_of(kind):
+        return found
+    there = presence.spelled(spec)
+    known = (each.loader.prefix for each in data_loaders.loader_files())
+    hint = f"For these data, write {there}." if there else did_you_mean(kind, known)
+    raise UserError(f"There is no data source {kind!r}. {hint}")
 
 
 def asked(spec: str) -> tuple[str, str, dict[str, str]]:
@@ -130,23 +130,16 @@ def asked(spec: str) -> tuple[str, str, dict[str, str]]:
     Raises:
         UserError: If the name or an option is unknown, or the subject is missing, not wanted or not there.
     """
-    kind = spec.partition(":")[0]
-    if kind not in LOADERS:
-        spelling = presence.spelled(spec)
-        hint = f"For these data, write {spelling}." if spelling else did_you_mean(kind, LOADERS)
-        raise UserError(f"There is no data source {kind!r}. {hint}")
-    subject, chosen = _taken_apart(spec)[1:]
-    takes = options_of(kind)
-    named = [name for name, default in takes.items() if not default]
-    if named and not subject:
-        raise UserError(f"{kind} needs a {named[0]} after a colon, as in {kind}:{named[0].upper()}.")
-    if subject and not named:
+    kind, subject, chosen = _taken_apart(spec)
+    found = _loader(spec)
+    if found.subject and not subject:
+        raise UserError(f"{kind} needs a {found.subject} after a colon, as in {kind}:{found.subject.upper()}.")
+    if subject and not found.subject:
         raise UserError(f"{kind} takes options such as {kind}:seed=1, found {subject!r}.")
-    known = [name for name, default in takes.items() if default]
     for key in chosen:
-        if key not in known:
-            raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, known)}")
-    presence.check_present(kind, subject)
+        if key not in found.options:
+            raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, found.options)}")
+    presence.check_present(found.loader, subject)
     return kind, subject, chosen
 
 

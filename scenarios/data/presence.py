@@ -5,32 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from cl_framework.errors import UserError
-
-GIVE = {
-    "imagefolder": ("folder", "the one that holds train/ and test/, or a folder per class"),
-    "csv": ("file", "a CSV with columns path,label[,split] or text,label[,split]"),
-    "json": ("file", "a JSON file"),
-}
-"""What each source reads, and what to give."""
-
-_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
-"""Which source reads files of an ending."""
+from cl_framework.settings import Loader, data_loaders
 
 
-def check_present(kind: str, subject: str) -> None:
-    """Make sure that what a source of this kind reads is there.
+def check_present(loader: Loader, subject: str) -> None:
+    """Make sure that what a source reads is there.
+
+    Args:
+        loader: What reads it.
+        subject: The path.
 
     Raises:
         UserError: If it is not.
     """
-    if kind in GIVE:
-        kind_of_place, give = GIVE[kind]
-        path = Path(subject).expanduser()
-        if path.is_dir() if kind_of_place == "folder" else path.is_file():
-            return
-        if path.exists() and (named := spelled(subject)):
-            raise UserError(f"{subject} is no {kind_of_place}; give {named}, or {give}.")
-        raise UserError(f"There is no {kind_of_place} {subject}; give {give}.")
+    path, what = Path(subject).expanduser(), loader.reads
+    if not what or (path.is_dir() if what == "folder" else path.is_file()):
+        return
+    if path.exists() and (named := spelled(subject)):
+        raise UserError(f"{subject} is no {what}; give {named}, or {loader.give}.")
+    raise UserError(f"There is no {what} {subject}; give {loader.give}.")
 
 
 def spelled(subject: str) -> str | None:
@@ -38,5 +31,7 @@ def spelled(subject: str) -> str | None:
     path = Path(subject).expanduser()
     if path.is_dir():
         return f"imagefolder:{subject}"
-    kind = _KINDS.get(path.suffix.lower()) if path.is_file() else None
+    ending = path.suffix.lower() if path.is_file() else ""
+    fitting = (each.loader.prefix for each in data_loaders.loader_files() if ending in each.loader.endings)
+    kind = next(fitting, None)
     return f"{kind}:{subject}" if kind else None

@@ -11,11 +11,14 @@ from typing import final
 import torch
 
 from cl_framework.errors import UserError
+from cl_framework.settings import Loader
 from scenarios.data import presence
 from scenarios.data.columns import SPLIT_NAMES, ColumnRole, chosen, shown, told_split
 from scenarios.data.faults import succeeds
 from scenarios.data.source import Sentences, Source, check_share, in_order, stratified
 from scenarios.pictures.decode import text as text_of
+
+LOADER = Loader("json", reads="file", give="a JSON file", endings=(".json", ".jsonl", ".ndjson"))
 
 
 @final
@@ -168,7 +171,7 @@ def read_json(path: str, lines: bool = False) -> object:
         UserError: If it is missing, not UTF-8 or no JSON.
     """
     file = Path(path).expanduser()
-    presence.check_present("json", path)
+    presence.check_present(LOADER, path)
     content = text_of(file)
     if lines and file.suffix in (".jsonl", ".ndjson"):
         return _by_line(path, content)

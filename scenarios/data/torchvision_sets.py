@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.settings import Loader
 from scenarios.data.source import Pictures, Source
 
+LOADER = Loader("torchvision")
 _SPLITS = {"train": ("train", "trainval"), "test": ("test", "val")}
 
 
