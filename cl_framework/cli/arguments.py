@@ -96,10 +96,10 @@ def parse(verb: str, argv: Sequence[str]) -> Namespace:
     return args
 
 
-def _parser(verb: str, what: str, epilog: str | None = None) -> ArgumentParser:
+def _parser(verb: str, description: str, epilog: str | None = None) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"clf {verb}",
-        description=what,
+        description=description,
         epilog=epilog,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -116,8 +116,10 @@ def _parser(verb: str, what: str, epilog: str | None = None) -> ArgumentParser:
 
 
 def _resume(verb: str) -> ArgumentParser:
-    what = "Continue a run after a kill, a crash or Ctrl-C, or with another learning rate where training diverged."
-    return _parser(verb, what, RESUME)
+    description = (
+        "Continue a run after a kill, a crash or Ctrl-C, or with another learning rate where training diverged."
+    )
+    return _parser(verb, description, RESUME)
 
 
 def _learn(verb: str) -> ArgumentParser:
@@ -134,22 +136,22 @@ def _learn(verb: str) -> ArgumentParser:
 
 
 def _evaluate(verb: str) -> ArgumentParser:
-    what = "Examine a run again from its files and compare with what it recorded; or on other data."
-    parser = _parser(verb, what, EVALUATE)
+    description = "Examine a run again from its files and compare with what it recorded; or on other data."
+    parser = _parser(verb, description, EVALUATE)
     parser.add_argument("--data", metavar="DATA", help="examine on these data instead; classes are matched by name")
     return parser
 
 
 def _predict(verb: str) -> ArgumentParser:
-    what = "Print the most likely classes of image files, or of text files of a sentence each."
-    parser = _parser(verb, what, "example:\n  clf predict runs/quickstart picture.png --top 5")
+    description = "Print the most likely classes of image files, or of text files of a sentence each."
+    parser = _parser(verb, description, "example:\n  clf predict runs/quickstart picture.png --top 5")
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--top", type=ranges.count, default=3, help="how many classes to print (default 3)")
     return parser
 
 
-def _requesting(verb: str, what: str) -> ArgumentParser:
-    parser = _parser(verb, what, FORGET)
+def _requesting(verb: str, description: str) -> ArgumentParser:
+    parser = _parser(verb, description, FORGET)
     parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="names of classes, or ids as id:3")
     parser.add_argument("--experiences", "--experience", nargs="+", default=[], metavar="NAME", help="experience names")
     parser.add_argument(
@@ -184,8 +186,8 @@ def _requesting(verb: str, what: str) -> ArgumentParser:
 
 
 def _forget(verb: str) -> ArgumentParser:
-    what = "Forget classes, experiences or single samples of a finished run, and write a receipt."
-    parser = _requesting(verb, what)
+    description = "Forget classes, experiences or single samples of a finished run, and write a receipt."
+    parser = _requesting(verb, description)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     parser.add_argument("--sign", metavar="KEY.pem", help="Ed25519 private key to sign the receipt with")
     parser.add_argument("--requester", metavar="WHO", help="who asks; the receipt keeps a keyed hash of it")
@@ -199,11 +201,11 @@ def _forget(verb: str) -> ArgumentParser:
 
 
 def _plan_forget(verb: str) -> ArgumentParser:
-    what = (
+    description = (
         "Show, for each artifact of a finished run, what went into it, what a forget request would do to it, and why.\n"
         "Nothing is changed."
     )
-    return _requesting(verb, what)
+    return _requesting(verb, description)
 
 
 def _audit(verb: str) -> ArgumentParser:

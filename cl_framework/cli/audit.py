@@ -57,10 +57,10 @@ def audit(argv: Sequence[str]) -> int:
         CONSOLE.print(f"{lost} of the samples that the model would be asked about are gone: it goes without them.")
     run, moves = experiment.learner, relocation.read_moves(directory.path)
 
-    def say(what: str) -> None:
-        what = printable(what)
-        experiment.bar.label = f"    {what}"
-        CONSOLE.print(Text(what, "dim"))
+    def say(label: str) -> None:
+        label = printable(label)
+        experiment.bar.label = f"    {label}"
+        CONSOLE.print(Text(label, "dim"))
 
     def anew() -> Learner:
         with relocation.config_of(directory.path, moves) as config:
@@ -68,16 +68,18 @@ def audit(argv: Sequence[str]) -> int:
 
     workshop = Workshop(anew, experiment.make_trainer, experiment.batch_size, say, run.model.store)
     run.to(experiment.make_trainer(None).strategy.root_device)
-    made = references(workshop, about, run.model.seed, 0 if args.fast else max(args.seeds, 1))
+    reference_learners = references(workshop, about, run.model.seed, 0 if args.fast else max(args.seeds, 1))
     if args.original:
-        made = References(lambda: _given(directory, args.original, set(about.vanished)), made.retrained)
+        reference_learners = References(
+            lambda: _given(directory, args.original, set(about.vanished)), reference_learners.retrained
+        )
     if args.retrained:
         alive = {c for e in about.remaining for c in e.classes}
         first = lambda: _given(directory, args.retrained, alive, exactly=True)  # noqa: E731
-        made = References(made.original, (first, *made.retrained[1:]))
-    metrics = conduct(run, about, workshop, made, not args.no_relearn)
+        reference_learners = References(reference_learners.original, (first, *reference_learners.retrained[1:]))
+    metrics = conduct(run, about, workshop, reference_learners, not args.no_relearn)
     concluded = verdict.conclusions(metrics, single=not about.vanished)
-    found = {
+    report = {
         "schema": _SCHEMA,
         "after_events": len(events),
         "requests": list(about.requests),
@@ -94,9 +96,9 @@ def audit(argv: Sequence[str]) -> int:
         if [e.folder for e in directory.events()] != [e.folder for e in events]:
             raise UserError(f"{directory.path} went on while it was audited; run `clf audit {directory.path}` again.")
         derived_files.drop(directory.path, [_PLACE])  # killed in between, `clf verify` asks for the audit again
-        files.replace(directory.path / _PLACE, files.encode_json(found))
+        files.replace(directory.path / _PLACE, files.encode_json(report))
         derived_files.add(directory.path, [_PLACE], len(events))
-    for heads, rows in tables(found):
+    for heads, rows in tables(report):
         grid.print_table(CONSOLE, heads, rows)
     for line in verdict.verdict_lines(concluded):
         CONSOLE.print(line, soft_wrap=not CONSOLE.is_terminal)
@@ -115,12 +117,12 @@ def _record(directory: Run, timeline: Timeline, about: Subject) -> list[dict[str
     """Return the run's own records of the requests: cost, and relapse."""
     records = event_results(directory)
     learned = [(r.measurements.event, r.measurements.classes) for r in records if r.measurements.kind == "learn"]
-    told = {f["event"]: f for f in results("", learned, records, timeline.class_names)["forget"]}
+    by_request = {f["event"]: f for f in results("", learned, records, timeline.class_names)["forget"]}
     rows = []
     for i, r in enumerate(records):
-        if r.measurements.event in about.requests and r.measurements.event in told:
+        if r.measurements.event in about.requests and r.measurements.event in by_request:
             removed = records[i - 1].stored_bytes - r.stored_bytes if i else None
-            row = {name: told[r.measurements.event][name] for name in RECORD}
+            row = {name: by_request[r.measurements.event][name] for name in RECORD}
             rows.append({"request": r.measurements.event, **row, "seconds": r.seconds, "bytes_removed": removed})
     return rows
 
@@ -148,9 +150,9 @@ def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False
         UserError: If it has another backbone, other data or other classes.
     """
     run = Run.open(other)
-    for what in ("backbone", "data"):
-        if getattr(run.manifest, what) != getattr(directory.manifest, what):
-            raise UserError(f"{other} has another {what} than {directory.path}; give a run of the same kind.")
+    for kind in ("backbone", "data"):
+        if getattr(run.manifest, kind) != getattr(directory.manifest, kind):
+            raise UserError(f"{other} has another {kind} than {directory.path}; give a run of the same kind.")
     learner = OpenRun.reopen(run).learner
     known = set(learner.model.classes)
     if known != classes if exactly else not classes <= known:
@@ -161,20 +163,20 @@ def _given(directory: Run, other: Path, classes: set[int], exactly: bool = False
     return learner
 
 
-def tables(found: Mapping[str, Any]) -> list[tuple[list[str], list[list[grid.TableCell]]]]:
+def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[grid.TableCell]]]]:
     """Return heads and rows of what is shown: metrics by model, then what the run recorded, then U-LiRA."""
-    models = list(next(iter(found["metrics"].values())))
+    models = list(next(iter(report["metrics"].values())))
     metrics: list[list[grid.TableCell]] = [
         [metric, *((cell(values[m]), "bold" if m == "run" else "") for m in models)]
-        for metric, values in found["metrics"].items()
+        for metric, values in report["metrics"].items()
     ]
     shown = [(["metric", *(m.replace("retrained_", "seed ") for m in models)], metrics)]
-    if record := found["record"]:
-        told: list[list[grid.TableCell]] = [
+    if record := report["record"]:
+        rows: list[list[grid.TableCell]] = [
             [name, *(cell(row[name]) for row in record)] for name in list(record[0])[1:]
         ]
-        shown.append((["request", *(printable(row["request"]) for row in record)], told))
-    if attack := found["u_lira"]:
+        shown.append((["request", *(printable(row["request"]) for row in record)], rows))
+    if attack := report["u_lira"]:
         shown.append((["shadow models", ""], [[name, cell(value)] for name, value in attack.items()]))
     return shown
 

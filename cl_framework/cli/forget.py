@@ -154,18 +154,18 @@ def _request(run: OpenRun, args: argparse.Namespace, picked: Picked, console: Co
 
 def _cell(word: str, experiences: Collection[str], timeline: Timeline, left: _Past) -> list[str | int]:
     """Return the experience and the class that a word such as ``task-1:cat`` names."""
-    found = [e for e in experiences if word.startswith(f"{e}:")]
-    if not found:
+    matches = [e for e in experiences if word.startswith(f"{e}:")]
+    if not matches:
         hint = "write an experience and one of its classes, as in task-1:cat"
         raise UserError(f"{printable(word)!r} begins with no experience of this run; {hint}.")
-    experience = max(found, key=len)
+    experience = max(matches, key=len)
     return [experience, *class_ids([word.removeprefix(f"{experience}:")], timeline.class_names, left.classes)]
 
 
 def _word(typed: str, cls: int, names: Sequence[str]) -> str:
     """Return a function that names classes, with the typed name for a class whose name the run has erased."""
-    told = called(cls, names)
-    return told if told != f"id:{cls}" or typed in (str(cls), told) else f"{printable(typed)} (id:{cls})"
+    name = called(cls, names)
+    return name if name != f"id:{cls}" or typed in (str(cls), name) else f"{printable(typed)} (id:{cls})"
 
 
 def _not_yet(
@@ -183,6 +183,6 @@ def _not_yet(
         several = {"class": "classes", "experience": "experiences", "sample": "samples"}[kind]
         names = ", ".join((words or {}).get(a, printable(a)) for a in past[:10]) + (" ..." if len(past) > 10 else "")
         where = ", ".join(str(n) for n in sorted(set(lines.values())))
-        told = f"; {receipts.FILE} line {where}" if where else ""
-        console.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{told}", soft_wrap=True)
+        receipt = f"; {receipts.FILE} line {where}" if where else ""
+        console.print(f"Already forgotten: {kind if len(past) == 1 else several} {names}{receipt}", soft_wrap=True)
     return [a for a in asked if a not in gone]

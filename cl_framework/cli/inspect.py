@@ -51,14 +51,14 @@ def list_classes(argv: Sequence[str]) -> int:
     parser.add_argument("kind", nargs="?", help=f"one of {kinds}; all of them if left out; or: samples RUN")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(argv)
-    found = {kind: listing.entries(kind) for kind in ([args.kind] if args.kind else listing.LISTED_KINDS)}
+    by_kind = {kind: listing.entries(kind) for kind in ([args.kind] if args.kind else listing.LISTED_KINDS)}
     if args.json:
-        rows = {kind: [asdict(entry) for entry in entries] for kind, entries in found.items()}
+        rows = {kind: [asdict(entry) for entry in entries] for kind, entries in by_kind.items()}
         say(json.dumps(rows[args.kind] if args.kind else rows, indent=1))
         return 0
     columns = shutil.get_terminal_size((100, 24)).columns
-    for kind, entries in found.items():
-        if len(found) > 1:
+    for kind, entries in by_kind.items():
+        if len(by_kind) > 1:
             say(f"{kind}:")
         for entry in entries:
             say("\n".join(_described(entry, max(len(e.name) for e in entries), columns)))
@@ -100,9 +100,9 @@ def verify(argv: Sequence[str]) -> int:
         say("\n".join(map(printable, problems)))  # each on its line, whatever a file is called
         return 1
     trial = f"; a trial with {run.manifest.trial}, no result" if run.manifest.trial else ""
-    events, told = run.events(), receipts.read_receipts(run.path)
-    signed = _signed(events, bool(told)) if args.public else ""
-    counted = f"{_count(len(events), 'event')}, {_count(len(told), 'receipt')}"
+    events, lines = run.events(), receipts.read_receipts(run.path)
+    signed = _signed(events, bool(lines)) if args.public else ""
+    counted = f"{_count(len(events), 'event')}, {_count(len(lines), 'receipt')}"
     say(grid.folded(f"{counted}, all hashes match{signed}{trial}", grid.terminal_width()))
     return 0
 
@@ -122,13 +122,13 @@ def report(argv: Sequence[str]) -> int:
     """``clf report``: print a table with a row for each run."""
     parser = ArgumentParser("clf report", description="Compare the results of runs; accuracies are in percent.")
     parser.add_argument("dir", type=Path, nargs="+", help="run directories")
-    found = {path: _results(path) for path in parser.parse_args(argv).dir}
-    trials = {path: str(r["trial"]) for path, r in found.items() if r and r.get("trial")}
-    found = {path: r for path, r in found.items() if path not in trials}
-    columns = COLUMNS | (OVERLAP if any((r or {}).get("overlap") for r in found.values()) else {})
-    rows = [[printable(p), *(_cell(r or {}, at) for at in columns.values())] for p, r in found.items()]
+    by_path = {path: _results(path) for path in parser.parse_args(argv).dir}
+    trials = {path: str(r["trial"]) for path, r in by_path.items() if r and r.get("trial")}
+    by_path = {path: r for path, r in by_path.items() if path not in trials}
+    columns = COLUMNS | (OVERLAP if any((r or {}).get("overlap") for r in by_path.values()) else {})
+    rows = [[printable(p), *(_cell(r or {}, at) for at in columns.values())] for p, r in by_path.items()]
     grid.say_table(["run", *columns], rows, texts=2)
-    for path in [path for path, results in found.items() if results is None]:
+    for path in [path for path, results in by_path.items() if results is None]:
         say(f"{path} has no results yet; `clf resume {path}` finishes it.")
     for path, trial in trials.items():
         say(f"{path} is left out: with {trial} the code was tried, and its numbers are no result.")
@@ -139,8 +139,8 @@ def _results(path: Path) -> dict[str, Any] | None:
     """Read the results of a run; None when it has none yet."""
     if not path.is_dir():
         raise UserError(f"There is no run at {path}; `clf run --config FILE --run_dir {path}` makes one.")
-    found = evaluation_summary.read_summary(path)
-    return None if found is None else msgspec.to_builtins(found)
+    summary = evaluation_summary.read_summary(path)
+    return None if summary is None else msgspec.to_builtins(summary)
 
 
 def _cell(results: Mapping[str, Any], place: Sequence[str]) -> str:

@@ -40,9 +40,9 @@ def _metrics() -> Iterator[Entry]:
     for file in sorted((Path(__file__).parents[1] / "metrics").glob("*.py")):
         for node in signatures.tree(file).body:
             if isinstance(node, ast.FunctionDef) and node.name[0] != "_":
-                told = _summary(node)
-                if not told.startswith("Return "):  # a part of figures, no figure itself
-                    yield Entry(node.name, told, f"cl_framework.metrics.{file.stem}")
+                summary = _summary(node)
+                if not summary.startswith("Return "):  # a part of figures, no figure itself
+                    yield Entry(node.name, summary, f"cl_framework.metrics.{file.stem}")
 
 
 def _summary(node: ast.Module | ast.FunctionDef) -> str:

@@ -95,8 +95,8 @@ def attempt(args: Sequence[str], debug: bool = False) -> int:
             raise
         if debug:
             traceback.print_exception(error)
-        said, code = _error_line(error)
-        say(f"clf: {said}", error=True)
+        line, code = _error_line(error)
+        say(f"clf: {line}", error=True)
         return code
     except SystemExit as stop:  # argument parsers leave like this
         if isinstance(stop.code, str):

@@ -70,9 +70,9 @@ class Known:
         Raises:
             UserError: If it was edited, or the run's key is damaged.
         """
-        raw, there = run.samples(), (run.path / KEY).exists()  # deleting the key is a way to forget
+        raw, has_key = run.samples(), (run.path / KEY).exists()  # deleting the key is a way to forget
         sources = [] if raw is None else sample_list.decode_list(raw)
-        return cls(sources, run_key(run.path) if there else None, str(run.path))
+        return cls(sources, run_key(run.path) if has_key else None, str(run.path))
 
     def where(self, conditions: Iterable[str]) -> list[Listed]:
         """Return the samples whose columns hold what all ``conditions`` say.
@@ -83,8 +83,8 @@ class Known:
         Raises:
             UserError: If one is no condition, no table has the column, or no sample is left.
         """
-        found = self.samples
-        columns = {name for s in found for name in s.columns}
+        matches = self.samples
+        columns = {name for s in matches for name in s.columns}
         for condition in conditions:
             name, equals, value = condition.partition("=")
             if not equals:
@@ -92,10 +92,10 @@ class Known:
             if name not in columns:
                 hint = did_you_mean(name, columns) if columns else "Only tables and records have columns."
                 raise UserError(f"No sample of {self.run} has a column {name!r}. {hint}")
-            found = [s for s in found if s.columns.get(name) == value]
-            if not found:
+            matches = [s for s in matches if s.columns.get(name) == value]
+            if not matches:
                 raise UserError(f"No sample that is not forgotten has {condition}; {self.lists}.")
-        return found
+        return matches
 
     def ids(self, word: str) -> list[int]:
         """Return the ids of the samples that a word names.
@@ -111,8 +111,8 @@ class Known:
                 raise UserError(f"The run learned from no sample {number}; {self.lists}.")
             return [int(number)]
         for way in (self._placed, self._gone, self._matching, self._named, self._alike):
-            if found := way(word):
-                return found
+            if ids := way(word):
+                return ids
         if not any(self.sources):
             raise UserError(f"{self.run} keeps no list of its samples, so that {word!r} finds none; give ids.")
         if self.examines(word):
@@ -135,10 +135,10 @@ class Known:
     def _placed(self, word: str) -> list[int]:
         """Find a place as the list tells it, a path seen from here, a line as FILE:LINE, or all below a folder."""
         for spelling in _spellings(word):
-            if found := self._places.get(spelling):
-                return self._only(word, found)
-            if found := self._folders.get(spelling.rstrip("/")):
-                return [s.id for s in found]
+            if matches := self._places.get(spelling):
+                return self._only(word, matches)
+            if matches := self._folders.get(spelling.rstrip("/")):
+                return [s.id for s in matches]
             if spelling in self._roots:  # a dot is typed too easily
                 raise UserError(f"All data lie below {word!r}; to name every sample write {spelling + '/**'!r}.")
         return []
@@ -148,8 +148,8 @@ class Known:
         for source, forgotten in self._forgotten if self.key is not None else ():
             for spelling in _spellings(word):
                 place = spelling.removeprefix(f"{source.root}/")
-                if (found := forgotten.get(hidden_name(self.key, "place", place))) is not None:
-                    return [found]
+                if (sample := forgotten.get(hidden_name(self.key, "place", place))) is not None:
+                    return [sample]
         return []
 
     def _matching(self, word: str) -> list[int]:
@@ -181,17 +181,17 @@ class Known:
         source = self.sources[sample.source]
         return source is not None and source.kind == "pictures"
 
-    def _only(self, word: str, found: Sequence[Listed]) -> list[int]:
+    def _only(self, word: str, matches: Sequence[Listed]) -> list[int]:
         """Return the one sample found, if there is one.
 
         Raises:
             UserError: If there are several.
         """
-        if len(found) > 1:
-            told = ", ".join(f"{self._whole(s) or 'a sample'} (id {s.id})" for s in found[:_SHOWN])
-            more = ", ..." if len(found) > _SHOWN else ""
-            raise UserError(f"{word!r} could be {told}{more}; give the whole path or the id.")
-        return [s.id for s in found]
+        if len(matches) > 1:
+            names = ", ".join(f"{self._whole(s) or 'a sample'} (id {s.id})" for s in matches[:_SHOWN])
+            more = ", ..." if len(matches) > _SHOWN else ""
+            raise UserError(f"{word!r} could be {names}{more}; give the whole path or the id.")
+        return [s.id for s in matches]
 
     def _whole(self, sample: Listed) -> str:
         """Return a place with the folder that it lies below."""
@@ -265,18 +265,18 @@ def pick(known: Known, words: Sequence[str], conditions: Sequence[str] = ()) -> 
     Raises:
         UserError: If a word names nothing or could be several samples, or nothing is left.
     """
-    found, who = dict[int, None](), defaultdict[str, dict[int, None]](dict)
+    picked, who = dict[int, None](), defaultdict[str, dict[int, None]](dict)
     for word in words:
         for requester, ids in _asked(known, word):
-            found |= dict.fromkeys(ids)
+            picked |= dict.fromkeys(ids)
             if requester:
                 who[requester] |= dict.fromkeys(ids)
     if conditions:
         rows = {s.id: None for s in known.where(conditions)}
-        found = {i: None for i in (found if words else rows) if i in rows}
-        if not found:
+        picked = {i: None for i in (picked if words else rows) if i in rows}
+        if not picked:
             raise UserError(f"No sample that --samples names has {' and '.join(conditions)}; give one of the two.")
-    return Picked(list(found), {name: [i for i in ids if i in found] for name, ids in who.items()})
+    return Picked(list(picked), {name: [i for i in ids if i in picked] for name, ids in who.items()})
 
 
 def _asked(known: Known, word: str) -> Iterator[tuple[str, list[int]]]:
@@ -326,7 +326,7 @@ def _spellings(word: str) -> Iterator[str]:
     yield word.removeprefix("./")
     if at := LINE.fullmatch(word):
         for file in (_name(at["file"]), os.path.abspath(at["file"])):
-            yield from (f"{file}, {what} {at['number']}" for what in ("line", "record"))
+            yield from (f"{file}, {unit} {at['number']}" for unit in ("line", "record"))
     path = os.path.expanduser(word)
     yield os.path.abspath(path)
     yield os.path.realpath(path)
@@ -337,10 +337,10 @@ def _name(place: str) -> str:
     return place.rpartition("/")[2]
 
 
-def _by(samples: Iterable[Listed], told: Callable[[Listed], Iterable[str]]) -> dict[str, list[Listed]]:
+def _by(samples: Iterable[Listed], names_of: Callable[[Listed], Iterable[str]]) -> dict[str, list[Listed]]:
     """Return samples by what is told of them."""
-    found = defaultdict[str, list[Listed]](list)
+    by_name = defaultdict[str, list[Listed]](list)
     for s in samples:
-        for name in told(s):
-            found[name].append(s)
-    return dict(found)
+        for name in names_of(s):
+            by_name[name].append(s)
+    return dict(by_name)

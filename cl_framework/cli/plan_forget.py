@@ -30,40 +30,40 @@ def print_plan(run: OpenRun, console: Console, each: bool = False) -> None:
         each: Also print artifacts of one kind and fate on a line each, with what went into them and why.
     """
     case, names = Case(run.directory, run.learner, run.steps), run.timeline.class_names
-    found = _all(case)
+    foretold = _all(case)
     policy = "exact" if case.unlearner.exact else "approximate"
     head = f"{case.event.name} with {type(case.unlearner).__name__} ({policy}): what would be done; nothing is done yet"
     for sentence in copies.of_request(run.directory, case.step).told:
         console.print(Text(printable(sentence), "yellow"), soft_wrap=True)
     rows: list[grid.Row] = [
-        ((word, STYLES.get(word, "cyan")), told) for word, told in outline(case, found, lambda c: called(c, names))
+        ((word, STYLES.get(word, "cyan")), words) for word, words in outline(case, foretold, lambda c: called(c, names))
     ]
     grid.print_table(console, (), rows, texts=2, title=printable(head))
     if each:
         heads = ("action", "artifact", "made from", "why", "that go", "bytes")
-        grid.print_table(console, heads, _rows(case, found, names), texts=4, title="artifact by artifact")
+        grid.print_table(console, heads, _rows(case, foretold, names), texts=4, title="artifact by artifact")
     else:
         console.print(Text("--all shows every artifact, what went into it, and why", "dim"), soft_wrap=True)
 
 
-def _rows(case: Case, found: Sequence[Foretold], names: Sequence[str]) -> list[grid.Row]:
+def _rows(case: Case, foretold: Sequence[Foretold], names: Sequence[str]) -> list[grid.Row]:
     """Return artifacts of one kind and fate on one row."""
     alike: dict[tuple[str, str, str], list[Foretold]] = {}
-    for f in found:
+    for f in foretold:
         alike.setdefault((f.treatment.artifact.kind, f.treatment.action, f.treatment.why), []).append(f)
     rows: list[grid.Row] = []
     for (kind, action, why), some in alike.items():
         size, style = sum(f.treatment.artifact.bytes for f in some), STYLES.get(action, "cyan")
-        made, examined = (pooled(parts) for parts in zip(*((f.made, f.examined) for f in some), strict=True))
+        trained, examined = (pooled(parts) for parts in zip(*((f.made, f.examined) for f in some), strict=True))
         rows.append(
             (
                 (action, style),
                 _called(kind, [_artifact(f.treatment.artifact, names) for f in some]),
                 "\n".join(
-                    [*_made_from(made, "samples", case, names), *_made_from(examined, "test samples", case, names)]
+                    [*_made_from(trained, "samples", case, names), *_made_from(examined, "test samples", case, names)]
                 ),
                 why,
-                _counted(len(_both(made, case.taken)), len(_both(examined, case.tested))),
+                _counted(len(_both(trained, case.taken)), len(_both(examined, case.tested))),
                 f"{size:,}" if size else "",
             )
         )
@@ -92,7 +92,7 @@ def _all(case: Case) -> list[Foretold]:
 
 
 def _told(f: Foretold, case: Case, ids: bool) -> dict[str, Any]:
-    a, made, examined = f.treatment.artifact, ids_of(f.made), ids_of(f.examined)
+    a, trained, examined = f.treatment.artifact, ids_of(f.made), ids_of(f.examined)
     before = ids_of(pooled(case.now.taken.values()))
     return {
         "kind": a.kind,
@@ -100,9 +100,9 @@ def _told(f: Foretold, case: Case, ids: bool) -> dict[str, Any]:
         "action": f.treatment.action,
         "why": f.treatment.why,
         "bytes": a.bytes,
-        "samples": len(made),
+        "samples": len(trained),
         "samples_that_go": len(_both(f.made, case.taken)),
-        "samples_forgotten_before": len(made & before),
+        "samples_forgotten_before": len(trained & before),
         "test_samples": len(examined),
         "test_samples_that_go": len(_both(f.examined, case.tested)),
         "made_from": _by_experience(f.made, ids),
@@ -111,10 +111,10 @@ def _told(f: Foretold, case: Case, ids: bool) -> dict[str, Any]:
 
 
 def _by_experience(contents: Contents, ids: bool) -> dict[str, dict[str, int | list[int]]]:
-    found: dict[str, dict[str, int | list[int]]] = {}
+    by_experience: dict[str, dict[str, int | list[int]]] = {}
     for (experience, c), some in sorted(contents.items()):
-        found.setdefault(experience, {})[str(c)] = sorted(some) if ids else len(some)
-    return found
+        by_experience.setdefault(experience, {})[str(c)] = sorted(some) if ids else len(some)
+    return by_experience
 
 
 def _both(contents: Contents, gone: Contents) -> frozenset[int]:
@@ -134,17 +134,17 @@ def _artifact(a: Artifact, names: Sequence[str]) -> str:
     return a.name if a.cls is None else a.name.replace(str(a.cls), called(a.cls, names), 1)
 
 
-def _made_from(contents: Contents, what: str, case: Case, names: Sequence[str]) -> list[str]:
+def _made_from(contents: Contents, unit: str, case: Case, names: Sequence[str]) -> list[str]:
     """Return a line for each experience, four at most, and how many samples had been forgotten before."""
     by: dict[str, dict[int, frozenset[int]]] = {}
     for (experience, c), ids in contents.items():
         by.setdefault(experience, {})[c] = ids
     lines = [
-        f"{printable(e)}: {_few(sorted(classes), names)} ({sum(map(len, classes.values())):,} {what})"
+        f"{printable(e)}: {_few(sorted(classes), names)} ({sum(map(len, classes.values())):,} {unit})"
         for e, classes in by.items()
     ]
-    more = [f"... {len(lines)} experiences, {len(ids_of(contents)):,} {what}"] if len(lines) > 4 else []
-    old = len(_both(contents, pooled(case.now.taken.values()))) if what == "samples" else 0
+    more = [f"... {len(lines)} experiences, {len(ids_of(contents)):,} {unit}"] if len(lines) > 4 else []
+    old = len(_both(contents, pooled(case.now.taken.values()))) if unit == "samples" else 0
     return lines[:4] + more + ([f"{old:,} of them forgotten before"] if old else [])
 
 

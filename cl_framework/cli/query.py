@@ -39,20 +39,20 @@ def evaluate(argv: Sequence[str]) -> int:
     model, last = learner.model, recorder.measurements[-1]
     model.store = FeatureStore()  # compute every feature again: stored ones would agree with themselves
     again = evaluator.hits(learner.answer)
-    same, asked, told = again == last.hits, *(sum(n for _, n in hits.values()) for hits in (again, last.hits))
-    exams = [s.exam.of(model.classes) for s in steps if isinstance(s.event, Experience)] if asked < told else []
+    same, asked, recorded = again == last.hits, *(sum(n for _, n in hits.values()) for hits in (again, last.hits))
+    exams = [s.exam.of(model.classes) for s in steps if isinstance(s.event, Experience)] if asked < recorded else []
     lost = [name for exam in exams for name in exam.absent()]
-    if told and not asked:
+    if recorded and not asked:
         raise UserError(
-            f"None of the {told} test samples of {run.path} is there any more ({some_of(lost)}); say where they "
+            f"None of the {recorded} test samples of {run.path} is there any more ({some_of(lost)}); say where they "
             "are (--relocate OLD=NEW), or examine it on others (--data DATA)."
         )
     rows = [(called(c, names), str(right), str(total), f"{right / total:.3f}") for c, (right, total) in again.items()]
     title = printable(f"{run.path} after {last.event}")
     grid.print_table(CONSOLE, ("class", "right", "of", "accuracy"), rows, title=title)
-    if asked < told:
-        what = f"{told - asked} of {told} test samples are gone: nothing is compared with the record. Gone: "
-        CONSOLE.print(Text(printable(what + some_of(lost))), soft_wrap=True)
+    if asked < recorded:
+        message = f"{recorded - asked} of {recorded} test samples are gone: nothing is compared with the record. Gone: "
+        CONSOLE.print(Text(printable(message + some_of(lost))), soft_wrap=True)
         return 0
     CONSOLE.print(
         f"{len(model.classes)} live classes; "

@@ -51,9 +51,9 @@ def reproduce(argv: Sequence[str]) -> int:
     _check_same(path, settings)
     if not (path / "results.json").exists():
         _run(args.name, settings, path)
-    found = summary.read_summary(path)
-    assert found is not None
-    return _judge(published_for(config), msgspec.to_builtins(found))
+    results = summary.read_summary(path)
+    assert results is not None
+    return _judge(published_for(config), msgspec.to_builtins(results))
 
 
 def experiments() -> Path:
@@ -81,14 +81,14 @@ def published_for(path: Path) -> Published:
 
 def methods() -> None:
     """Print a line for each method: its first setting, how many there are, and how far off figures may be."""
-    found: dict[str, list[tuple[str, Published]]] = {}
+    by_method: dict[str, list[tuple[str, Published]]] = {}
     for path in sorted(experiments().glob("*.yaml")):
         config = shorthand.read_config(path.read_text(encoding="utf-8"))
         strategy = config["model"]["strategy"]
         name = strategy if isinstance(strategy, str) else strategy["class_path"]
-        found.setdefault(name.rpartition(".")[2], []).append((path.stem, Published(**config["published"])))
+        by_method.setdefault(name.rpartition(".")[2], []).append((path.stem, Published(**config["published"])))
     rows = []
-    for name, some in sorted(found.items()):
+    for name, some in sorted(by_method.items()):
         off = sorted({published.tolerance for _, published in some})
         rows.append((name, some[0][0], str(len(some)), " to ".join(map(str, dict.fromkeys((off[0], off[-1]))))))
     grid.say_table(("method", "first setting", "settings", "± points"), rows, texts=2)
@@ -158,20 +158,22 @@ def _check_same(path: Path, settings: Sequence[str]) -> None:
         for text in (Run.open(path).config, relocation.absolute(resolve(settings)))
     )
     if other := differences(was, asked):
-        told = ", ".join(f"{name} {before!r} instead of {now!r}" for name, before, now in other[:3])
-        told += ", ..." if other[3:] else ""
-        raise UserError(f"{path} holds a run with {told}; ask for what it has, choose another --run_dir, or delete it.")
+        differing = ", ".join(f"{name} {before!r} instead of {now!r}" for name, before, now in other[:3])
+        differing += ", ..." if other[3:] else ""
+        raise UserError(
+            f"{path} holds a run with {differing}; ask for what it has, choose another --run_dir, or delete it."
+        )
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, ...]]:
     """Return each option with its value."""
-    found: list[tuple[str, ...]] = []
+    pairs: list[tuple[str, ...]] = []
     for word in words:
-        if word.startswith("--") or not found:
-            found.append((word,))
+        if word.startswith("--") or not pairs:
+            pairs.append((word,))
         else:
-            found[-1] = (*found[-1], word)
-    return found
+            pairs[-1] = (*pairs[-1], word)
+    return pairs
 
 
 def _run(name: str, settings: Sequence[str], path: Path) -> None:
@@ -192,11 +194,11 @@ def _judge(published: Published, results: dict[str, Any]) -> int:
     if trial := results.get("trial"):
         say(f"This is no result, and is not judged: with {trial} the code was tried.")
         return 2
-    found = verdicts(published, results)
+    judged = verdicts(published, results)
     rows = [
         (v.figure, f"{v.measured:.2f}", f"{v.published:.2f}", f"{v.tolerance}", "inside" if v.inside else "OUTSIDE")
-        for v in found
+        for v in judged
     ]
     grid.say_table(("figure", "measured", "published", "±", "verdict"), rows)
     say(f"published in {published.source}")
-    return 0 if all(v.inside for v in found) else 1
+    return 0 if all(v.inside for v in judged) else 1

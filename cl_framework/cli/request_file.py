@@ -55,18 +55,18 @@ def read_requests(file: Path, lists: str) -> list[RequestLine]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no sample that the run learned, and no text that names some; {lists}.") from error
-    found, mark = list[RequestLine](), ""
+    requests, mark = list[RequestLine](), ""
     for number, line in enumerate(lines, 1):
         text, place = line.strip(), f"{file}, line {number}"
         if not text or text.startswith("#"):
             continue
-        if not found and (head := _HEAD.fullmatch(text)):
+        if not requests and (head := _HEAD.fullmatch(text)):
             mark = head["mark"]
             continue
-        found.append(_record(text, place) if text.startswith("{") else _line(text, mark, place))
-    if not found:
+        requests.append(_record(text, place) if text.startswith("{") else _line(text, mark, place))
+    if not requests:
         raise UserError(f"{file} names no sample; write ids or paths into it, one a line.")
-    return found
+    return requests
 
 
 def _line(text: str, mark: str, place: str) -> RequestLine:
@@ -92,12 +92,12 @@ def _cells(text: str, mark: str) -> list[str]:
 
 def _record(text: str, place: str) -> RequestLine:
     try:
-        told = json.loads(text)
+        record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is no valid JSON ({error}); mend it.") from error
-    if strange := [k for k in told if k not in KEYS]:
+    if strange := [k for k in record if k not in KEYS]:
         raise UserError(f"{place} has a key {strange[0]!r}; an object has {', '.join(map(repr, KEYS))}.")
-    samples, where, who = told.get("samples", []), told.get("where", {}), told.get("requester", "")
+    samples, where, who = record.get("samples", []), record.get("where", {}), record.get("requester", "")
     words = samples if isinstance(samples, list) else [samples]
     if not all(_plain(w) for w in words) or not _plain(who) or not isinstance(where, Mapping):
         raise UserError(f"{place}: samples are ids and paths, where is an object, and the requester a name; mend it.")

@@ -70,9 +70,9 @@ def learn(argv: Sequence[str]) -> int:
         run.check_finished()
         stream, described = scenario_of([*rest, *([SKIP] if args.skip_unreadable else [])])
         _look(stream, args.skip_unreadable)
-        told = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
-        told += [SKIP] if args.skip_unreadable else []
-        asked = {"learn": told, "data": stream.fingerprint()}
+        request = ["--data.scenario", concealed(described, stream.class_names, receipts.run_key(directory.path))]
+        request += [SKIP] if args.skip_unreadable else []
+        asked = {"learn": request, "data": stream.fingerprint()}
         spec = {**asked, "as_new": args.as_new} if args.as_new else asked
         longer = run.along(run.timeline.learning(spec, stream))
         _try(longer.experiment, longer.left)
@@ -101,8 +101,8 @@ def _examined(run: OpenRun, data: str) -> int:
     CONSOLE.print(f"accuracy {right / total:.3f}: {right} of {total} samples")
     if others:
         shown = ", ".join(map(printable, sorted(others)[:5])) + (", ..." if len(others) > 5 else "")
-        told = f"left out {sum(others.values())} samples of classes that the run does not know: {shown}"
-        CONSOLE.print(told, soft_wrap=True, markup=False, highlight=False)
+        message = f"left out {sum(others.values())} samples of classes that the run does not know: {shown}"
+        CONSOLE.print(message, soft_wrap=True, markup=False, highlight=False)
     return 0
 
 
@@ -147,8 +147,8 @@ def _look(scenario: Scenario, skip: bool) -> None:
         UserError: If some cannot be read and are not to be skipped.
     """
     with survey.Bar(CONSOLE) as bar:
-        found = scenario.survey(bar)
-    survey.survey_report(found, skip, CONSOLE)
+        result = scenario.survey(bar)
+    survey.survey_report(result, skip, CONSOLE)
 
 
 def _try(experiment: Experiment, steps: Sequence[Step]) -> None:

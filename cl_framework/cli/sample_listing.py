@@ -48,29 +48,29 @@ def print_samples(argv: Sequence[str]) -> int:
             f"{run.path} keeps no list of its samples: it was made before runs kept one, or its data have none. "
             "Requests name samples by id."
         )
-    found = known.where(args.where)
+    samples = known.where(args.where)
     for asked, name in ((args.classes, "class_name"), (args.experiences, "experience")):
-        there = {getattr(s, name) for s in known.samples}
-        if strange := [a for a in asked if a not in there]:
-            what = name.removesuffix("_name")
-            raise UserError(f"No sample of {what} {strange[0]!r} is there. {did_you_mean(strange[0], there)}")
-        found = [s for s in found if not asked or getattr(s, name) in asked]
-    say(json.dumps([_told(s) for s in found], indent=1, ensure_ascii=False)) if args.json else _table(found)
+        known_names = {getattr(s, name) for s in known.samples}
+        if strange := [a for a in asked if a not in known_names]:
+            kind = name.removesuffix("_name")
+            raise UserError(f"No sample of {kind} {strange[0]!r} is there. {did_you_mean(strange[0], known_names)}")
+        samples = [s for s in samples if not asked or getattr(s, name) in asked]
+    say(json.dumps([_told(s) for s in samples], indent=1, ensure_ascii=False)) if args.json else _table(samples)
     return 0
 
 
 def _told(sample: Listed) -> dict[str, Any]:
     place, columns = sample.place or None, sample.columns
-    told = {"id": sample.id, "place": place, "class": sample.class_name, "experience": sample.experience}
-    return told | {"columns": columns, "sha256": sample.digest or None}
+    record = {"id": sample.id, "place": place, "class": sample.class_name, "experience": sample.experience}
+    return record | {"columns": columns, "sha256": sample.digest or None}
 
 
-def _table(found: Collection[Listed]) -> None:
-    columns = list(dict.fromkeys(name for s in found for name in s.columns))
+def _table(samples: Collection[Listed]) -> None:
+    columns = list(dict.fromkeys(name for s in samples for name in s.columns))
     heads = ["id", "place", "class", "experience", *map(printable, columns)]
     rows = [
         [str(s.id), *(printable(t or "-") for t in (s.place, s.class_name, s.experience, *map(s.columns.get, columns)))]
-        for s in found
+        for s in samples
     ]
     sizes = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):  # nothing is folded, so that a line is a sample

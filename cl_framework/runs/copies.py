@@ -35,16 +35,16 @@ class Copies:
     @property
     def told(self) -> list[str]:
         """A sentence for each kind of duplicate."""
-        found = []
+        sentences = []
         if n := len(self.stay):
             some = "1 sample that stays has" if n == 1 else f"{n:,} samples that stay have"
             ones = "one that goes" if n == 1 else "ones that go"
-            found.append(f"{some} the same content as {ones}: {_named(map(_called, self.stay), n)}.")
+            sentences.append(f"{some} the same content as {ones}: {_named(map(_called, self.stay), n)}.")
         if n := len(self.both):
             some = "1 sample that goes is" if n == 1 else f"{n:,} samples that go are"
             pairs = (f"{_called(one)} = {_called(other)}" for one, other in self.both)
-            found.append(f"{some} in training and test alike, where accuracy measured memory: {_named(pairs, n)}.")
-        return found
+            sentences.append(f"{some} in training and test alike, where accuracy measured memory: {_named(pairs, n)}.")
+        return sentences
 
     def as_json(self) -> dict[str, Any]:
         """Return the same for a program."""

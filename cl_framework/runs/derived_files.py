@@ -63,7 +63,7 @@ def add(run: Path, places: Iterable[str], events: int) -> None:
         UserError: If the index was edited.
     """
     entries = {place: storage_files.entry((run / place).read_bytes()) for place in places}
-    new = {place: Output(found.sha256, found.bytes, events) for place, found in entries.items()}
+    new = {place: Output(listed.sha256, listed.bytes, events) for place, listed in entries.items()}
     _write(run, {**recorded_files(run), **new})
 
 
@@ -91,7 +91,7 @@ def index_problems(run: Path) -> list[str]:
         known = recorded_files(run)
     except UserError as error:
         return [f"{str(error).partition(';')[0]}; delete it, and `clf resume {run}` writes it again."]
-    found = [
+    problems = [
         f"{run / p} is not in {INDEX}; `clf resume {run}` writes results again, `clf audit {run}` an audit."
         for p in MAY
         if (run / p).exists() and p not in known
@@ -100,8 +100,8 @@ def index_problems(run: Path) -> list[str]:
         try:
             read_listed(run / place, entry.file)
         except UserError as error:
-            found.append(str(error))
-    return found
+            problems.append(str(error))
+    return problems
 
 
 def _write(run: Path, files: dict[str, Output]) -> None:

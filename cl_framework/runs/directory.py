@@ -159,15 +159,15 @@ class Run:
         Raises:
             UserError: If a file is missing, truncated or edited; nothing of it is loaded.
         """
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for event in self.events():
             stored = storage_tensors.unpack(self._read(event, event.data), self.path / event.data)
             if stored.keys() != event.tensors.keys():
                 raise UserError(f"{self.path / event.data} holds other tensors than {event.place} tells; {RESTORE}.")
-            found |= stored
+            tensors |= stored
             for name in event.removed:
-                found.pop(name, None)
-        return found
+                tensors.pop(name, None)
+        return tensors
 
     def features(self) -> dict[str, Tensor]:
         """Return all stored features as pairs ``<key>/ids`` ``(n,)`` int64 and ``<key>/rows`` ``(n, width)``."""
@@ -320,10 +320,10 @@ class Run:
             _ = self.config, relocation.read_moves(self.path)
         except UserError as error:
             return [str(error)]  # without its manifest nothing else can be checked
-        found = maintenance.run_problems(self.path, self.manifest.sha256)
+        problems = maintenance.run_problems(self.path, self.manifest.sha256)
         if problem := receipts.broken_key(self.path, self.manifest.key):
-            found.append(f"{problem}; restore it from a copy.")
-        return found + derived_files.index_problems(self.path)
+            problems.append(f"{problem}; restore it from a copy.")
+        return problems + derived_files.index_problems(self.path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -356,6 +356,6 @@ def _vacant(path: Path) -> bool:
     if not path.is_dir():
         return False
     names, waiting = {p.name for p in path.iterdir()}, sibling(path / MANIFEST).name
-    made = [CONFIG, receipts.KEY]  # may be foreign, unless an unfinished manifest is beside them
-    ours = {waiting, *(sibling(path / name).name for name in made)}
-    return names <= ours or (waiting in names and names <= {*ours, *made})
+    first_files = [CONFIG, receipts.KEY]  # may be foreign, unless an unfinished manifest is beside them
+    ours = {waiting, *(sibling(path / name).name for name in first_files)}
+    return names <= ours or (waiting in names and names <= {*ours, *first_files})

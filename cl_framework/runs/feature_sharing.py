@@ -42,8 +42,8 @@ def shared_features(experiment: Experiment, weights: str, scenario: Scenario, be
     if directory is None:
         return None
     model, device = experiment.learner.model, experiment.make_trainer(None).strategy.root_device
-    made = made_with(experiment.config, weights, device, model.backbone, model.adapters.adapter, experiment.scenario)
-    return SharedFeatures(directory, made, contents_of(list(scenario.steps())))
+    key = made_with(experiment.config, weights, device, model.backbone, model.adapters.adapter, experiment.scenario)
+    return SharedFeatures(directory, key, contents_of(list(scenario.steps())))
 
 
 def shared_directory_of(experiment: Experiment) -> SharedDirectory | None:
@@ -81,9 +81,9 @@ def passes_of(config: str) -> dict[str, Any]:
     >>> passes_of("model: {backbone: b, strategy: EASE}")
     {'backbone': 'b', 'trainer': {'precision': None, 'benchmark': None, 'deterministic': None}}
     """
-    told: dict[str, Any] = yaml.safe_load(config)
-    trainer = told.get("trainer") or {}
-    model = {k: v for k, v in (told.get("model") or {}).items() if k not in _ELSEWHERE}
+    settings: dict[str, Any] = yaml.safe_load(config)
+    trainer = settings.get("trainer") or {}
+    model = {k: v for k, v in (settings.get("model") or {}).items() if k not in _ELSEWHERE}
     return {**model, "trainer": {k: trainer.get(k) for k in ("precision", "benchmark", "deterministic")}}
 
 

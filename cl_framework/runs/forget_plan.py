@@ -144,27 +144,27 @@ class Case:
     def in_files(self) -> list[Foretold]:
         """Resolve the files of the run: earlier checkpoints lose what is replaced, results lose names."""
         events = self.run.events()
-        told = pooled(f.made for f in self.in_learner() if f.treatment.artifact.holder.startswith("strategy."))
+        trained = pooled(f.made for f in self.in_learner() if f.treatment.artifact.holder.startswith("strategy."))
         why = "never stored: worked out again from what is left"
-        found = [
-            Foretold(Treatment(Artifact("derived", name, ()), "rewrite", why), told)
+        foretold = [
+            Foretold(Treatment(Artifact("derived", name, ()), "rewrite", why), trained)
             for name in self.learner.strategy.derived
         ]
-        found += [self._checkpoint(i, e, events[i + 1 :]) for i, e in enumerate(events)]
+        foretold += [self._checkpoint(i, e, events[i + 1 :]) for i, e in enumerate(events)]
         for i, e in enumerate(events, 1):
             listed = Artifact("event metrics", e.metrics, (), bytes=e.files[e.metrics].bytes)
-            found.append(self._seen(listed, "keep", "counts by class id; no names, no sample ids", i))
+            foretold.append(self._seen(listed, "keep", "counts by class id; no names, no sample ids", i))
         for kind, place, action, why in WRITTEN:
             if (file := self.run.path / place).exists():
-                found.append(self._seen(Artifact(kind, place, (), bytes=file.stat().st_size), action, why))
+                foretold.append(self._seen(Artifact(kind, place, (), bytes=file.stat().st_size), action, why))
         asked = pooled(self.now.taken.values())
-        for kind, place, why, made in (
+        for kind, place, why, contents in (
             ("config", "config.yaml", "requests in it hold class ids and keyed hashes only", {}),
             ("receipts", "receipts.jsonl", "one line is added; keyed hashes, no names", asked),
             ("logs", "trainer loggers", "losses by step; no names, no sample ids", self._trained(events)),
         ):
-            found.append(Foretold(Treatment(Artifact(kind, place, ()), "keep", why), made))
-        return found
+            foretold.append(Foretold(Treatment(Artifact(kind, place, ()), "keep", why), contents))
+        return foretold
 
     def _seen(self, a: Artifact, action: Action, why: str, steps: int | None = None) -> Foretold:
         """Predict the effect on records of exams: on test samples, and on single forgotten samples."""
@@ -190,8 +190,8 @@ class Case:
 
     def _trained(self, events: Iterable[EventRecord]) -> Contents:
         """Return every sample ever trained on, also of state that was learned again or deleted."""
-        told = Told.now(self.learner)
-        states = [told.then(e.state) for e in events]
+        known = Told.now(self.learner)
+        states = [known.then(e.state) for e in events]
         return pooled(self.after[i].resolved(s.trained()) for i, s in enumerate(states, 1))
 
 
@@ -205,5 +205,5 @@ class _Rows:
     through: set[str] = field(default_factory=set)
 
 
-def _frozen(found: Mapping[Cell, set[int]]) -> dict[Cell, frozenset[int]]:
-    return {cell: frozenset(ids) for cell, ids in found.items()}
+def _frozen(cells: Mapping[Cell, set[int]]) -> dict[Cell, frozenset[int]]:
+    return {cell: frozenset(ids) for cell, ids in cells.items()}

@@ -42,7 +42,7 @@ def sweep(path: Path, events: Sequence[EventRecord]) -> None:
     Raises:
         UserError: If a file was edited, or the disk refuses.
     """
-    told = {line.receipt.event for line in receipts.whole(path)}
+    receipted = {line.receipt.event for line in receipts.whole(path)}
     try:
         for place, entry in files_that_count(events).items():
             waiting = sibling(path / place)
@@ -53,7 +53,7 @@ def sweep(path: Path, events: Sequence[EventRecord]) -> None:
             take_out(path, event, dead)
         derived_files.expire(path, max((i for i, e in enumerate(events, 1) if e.kind == "forget"), default=0))
         for event in events:  # a line is written last: it completes everything above
-            if event.receipt is not None and event.folder not in told:
+            if event.receipt is not None and event.folder not in receipted:
                 receipts.append(path, {"event": event.folder, **event.receipt}, event.signatures)
     except OSError as error:
         raise UserError(
@@ -129,8 +129,8 @@ def discard(path: Path) -> None:
 def foreign(path: Path, events: Sequence[EventRecord]) -> list[str]:
     """Return files under ``path``, by place, that the run neither writes nor checks: logs of trainers, notes."""
     own = _OWN | {*derived_files.recorded_files(path), *files_that_count(events), *(e.place for e in events)}
-    found = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
-    return [place for p in found if (place := p.relative_to(path).as_posix()) not in own]
+    files = (p for p in sorted(path.rglob("*")) if p.is_file() and TEMPORARY not in str(p.relative_to(path)))
+    return [place for p in files if (place := p.relative_to(path).as_posix()) not in own]
 
 
 def take_out(path: Path, event: EventRecord, dead: set[str]) -> None:
@@ -171,26 +171,26 @@ def tensor_sizes(data: bytes) -> dict[str, int]:
 
 def run_problems(path: Path, run: str) -> list[str]:
     """Return every problem of the run at ``path`` whose manifest has the hash ``run``, each naming a file."""
-    found, events = gaps(path), list[EventRecord]()
+    problems, events = gaps(path), list[EventRecord]()
     for folder in committed(path):
         try:
             events.append(read_event(path, run, folder))
         except UserError as error:
-            found.append(str(error))
-    complete = not found
+            problems.append(str(error))
+    complete = not problems
     for place, entry in files_that_count(events).items():
         try:
             find_listed(path / place, entry)
         except UserError as error:
-            found.append(str(error))
-    found += (fault for event in events if (fault := swapped(path, event)))
+            problems.append(str(error))
+    problems += (fault for event in events if (fault := swapped(path, event)))
     for event, dead in outdated(events) if complete else ():
         left = f"{path / event.data} still holds {min(dead)!r}, which a later request took or replaced"
-        found.append(f"{left}; `clf resume {path}` takes it out.")
+        problems.append(f"{left}; `clf resume {path}` takes it out.")
     if complete:  # otherwise what looks foreign may belong to an event that cannot be read
         hint = f"`clf resume {path}` removes what a killed process left"
-        found += [f"{stray} does not belong to the run; {hint}." for stray in strays(path, events)]
-    return found + (receipts.check_chain(path) or unmatched_receipts(path, events, complete))
+        problems += [f"{stray} does not belong to the run; {hint}." for stray in strays(path, events)]
+    return problems + (receipts.check_chain(path) or unmatched_receipts(path, events, complete))
 
 
 def swapped(path: Path, event: EventRecord) -> str | None:
@@ -200,21 +200,21 @@ def swapped(path: Path, event: EventRecord) -> str | None:
     """
     file = path / event.data
     try:
-        found = storage_tensors.fingerprints(read_listed(file, event.files[event.data]), file)
+        fingerprints = storage_tensors.fingerprints(read_listed(file, event.files[event.data]), file)
     except UserError as error:
         return str(error) if "holds no tensors" in str(error) else None
-    wrong = sorted(n for n in found.keys() | event.tensors.keys() if found.get(n) != event.tensors.get(n))
+    wrong = sorted(n for n in fingerprints.keys() | event.tensors.keys() if fingerprints.get(n) != event.tensors.get(n))
     return f"{file} holds another {wrong[0]!r} than its record tells: it was replaced; {RESTORE}." if wrong else None
 
 
 def unmatched_receipts(path: Path, events: Sequence[EventRecord], complete: bool) -> list[str]:
     """Compare the receipts with the events; ``complete`` tells whether all events could be read."""
-    told, file = receipts.read_receipts(path), path / receipts.FILE
+    lines, file = receipts.read_receipts(path), path / receipts.FILE
     due = [{"event": e.folder, **e.receipt} for e in events if e.receipt is not None]
-    found = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in told]
+    problems = [f"{file} has no line for {r['event']}; `clf resume {path}` writes it." for r in due if r not in lines]
     if complete:
-        found += [f"{file} line {i} tells of no event of this run." for i, r in enumerate(told, 1) if r not in due]
-    found += [
+        problems += [f"{file} line {i} tells of no event of this run." for i, r in enumerate(lines, 1) if r not in due]
+    problems += [
         f"{path / e.place} has no receipt, and every request to forget has one; {RESTORE}."
         for e in events
         if e.kind == "forget" and e.receipt is None
@@ -222,8 +222,8 @@ def unmatched_receipts(path: Path, events: Sequence[EventRecord], complete: bool
     asked = [(i, facts) for i, e in enumerate(events) if (facts := e.facts) and facts.state]
     for i, facts in asked[-1:] if complete else ():  # state of earlier lines is deleted, as it should be
         if facts.state and state_hash(overlay(events[: i + 1])) != facts.state.after:
-            found.append(f"{file} speaks of another state after {events[i].folder} than the events hold.")
+            problems.append(f"{file} speaks of another state after {events[i].folder} than the events hold.")
     for i, facts in asked if complete else ():
         if facts.history != history_hash(events[: i + 1]):
-            found.append(f"{file} speaks of another history up to {events[i].folder} than the events tell.")
-    return found
+            problems.append(f"{file} speaks of another history up to {events[i].folder} than the events tell.")
+    return problems

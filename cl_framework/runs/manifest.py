@@ -69,16 +69,16 @@ def read_manifest(path: Path) -> Manifest:
     """
     file = path / MANIFEST
     if not file.is_file():
-        what = f"{path} is not a run: it has no {MANIFEST}" if path.exists() else f"There is no run at {path}"
-        raise UserError(f"{what}; `clf run --config FILE --run_dir DIR` starts one.")
+        problem = f"{path} is not a run: it has no {MANIFEST}" if path.exists() else f"There is no run at {path}"
+        raise UserError(f"{problem}; `clf run --config FILE --run_dir DIR` starts one.")
     try:
-        found = decode_json(file.read_bytes())
+        content = decode_json(file.read_bytes())
     except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read as a manifest; {RESTORE}.") from error
-    schema = typed(found, _Schema, file).schema
+    schema = typed(content, _Schema, file).schema
     if schema < SCHEMA:
-        what = f"was made by an older version (schema {schema}, now {SCHEMA})"
-        raise UserError(f"{path} {what}; run its config again.")
+        problem = f"was made by an older version (schema {schema}, now {SCHEMA})"
+        raise UserError(f"{path} {problem}; run its config again.")
     if schema > SCHEMA:
         raise UserError(f"{path} has schema {schema} and this version knows {SCHEMA}; upgrade cl-framework.")
-    return typed(found, Manifest, file)
+    return typed(content, Manifest, file)

@@ -117,15 +117,17 @@ class OpenRun:
         notes = [lasting if i < 0 else {"later": [i, timeline.later[i]], **lasting} for i, _ in timeline.marked()]
         data = [self.directory.origin.data, *(s["data"] for s in timeline.later if "data" in s)]
         facts = {"data": data, "versions": reopening.versions()}
-        told = dataclasses.replace(details or ReceiptDetails(), facts=facts)
+        receipt_details = dataclasses.replace(details or ReceiptDetails(), facts=facts)
         names, bar = timeline.class_names, experiment.bar
-        return RunRecorder(self.directory, self.learner, names, CONSOLE, bar, len(notes), notes, told, samples)
+        return RunRecorder(
+            self.directory, self.learner, names, CONSOLE, bar, len(notes), notes, receipt_details, samples
+        )
 
     def go_on(self, details: ReceiptDetails | None = None) -> None:
         """Carry out the remaining steps, and print where the results are."""
         directory, experiment, learner = self.directory, self.experiment, self.learner
         samples = self._listed()
-        recorder, told = self.recorder(details, samples), receipts.last(self.path)
+        recorder, last_receipt = self.recorder(details, samples), receipts.last(self.path)
         if warning := other_threads(directory):
             CONSOLE.print(warning, soft_wrap=True)
         store, weights = learner.model.store, directory.origin.backbone.sha256
@@ -137,7 +139,7 @@ class OpenRun:
             loop.run_stream(
                 learner, self.timeline, experiment.make_trainer, evaluator, journal, size, recorder.measurements, share
             )
-        self._say_where(recorder.close(), told)
+        self._say_where(recorder.close(), last_receipt)
 
     def _listed(self) -> SampleRecord:
         """Return the run's list of samples; unlisted sources are listed now, which reads files.
@@ -150,7 +152,7 @@ class OpenRun:
         kept = sample_list.decode_list(raw, self.path / sample_list.FOLDER) if raw is not None else []
         streams = [self.timeline.first, *self.timeline.streams]
         with survey.Bar(CONSOLE) as bar:
-            sources = [s.listing(bar) if told is not None else None for s, told in zip(streams, kept, strict=False)]
+            sources = [s.listing(bar) if known is not None else None for s, known in zip(streams, kept, strict=False)]
             new = [record_samples(s, bar) for s in streams[len(kept) :]]
         if any(new):
             self.timeline = self.timeline.relisted()
@@ -160,16 +162,16 @@ class OpenRun:
             relocation.note_relative(source, self.path)
         return record
 
-    def _say_where(self, figure: Path, told: str) -> None:
+    def _say_where(self, figure: Path, last_receipt: str) -> None:
         """Print where the results are, and the next command.
 
         Args:
             figure: Path of the figure.
-            told: Hash of the last receipt before.
+            last_receipt: Hash of the last receipt before.
         """
         CONSOLE.print(f"figure   {figure}", soft_wrap=True)
         CONSOLE.print(f"results  {self.path / 'results.json'}", soft_wrap=True)
-        if (kept := receipts.last(self.path)) != told:
+        if (kept := receipts.last(self.path)) != last_receipt:
             keep = "Keep this hash elsewhere: `clf verify DIR --last HASH` refuses older copies."
             CONSOLE.print(f"receipt  {kept}\n         {keep}")
         if trial := self.experiment.trial:
@@ -183,10 +185,10 @@ class OpenRun:
 def other_threads(directory: Run) -> str | None:
     """Return a notice if this process has another number of CPU threads than the run had; else None."""
     events, now = directory.events(), torch.get_num_threads()
-    told = events[-1].state.get("threads") if events else directory.manifest.threads
-    if told is None or told == now:
+    before = events[-1].state.get("threads") if events else directory.manifest.threads
+    if before is None or before == now:
         return None
     return (
-        f"{directory.path} was made with {told} CPU threads so far and goes on with {now}: the last bits of new "
-        f"numbers may differ from those of a run that was not interrupted; CLF_THREADS={told} keeps them equal."
+        f"{directory.path} was made with {before} CPU threads so far and goes on with {now}: the last bits of new "
+        f"numbers may differ from those of a run that was not interrupted; CLF_THREADS={before} keeps them equal."
     )

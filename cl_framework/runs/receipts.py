@@ -150,14 +150,14 @@ def requesters(run: Path, people: Mapping[str, Collection[int]]) -> list[dict[st
         people: Person -> ids of the samples that went for that person.
     """
     key = run_key(run)
-    told = [
+    records = [
         {
             "requester": keyed_digest(key, "requester", name),
             "samples": {"count": len(ids), "keyed": keyed(key, "sample", ids)},
         }
         for name, ids in people.items()
     ]
-    return sorted(told, key=lambda one: str(one["requester"]))
+    return sorted(records, key=lambda one: str(one["requester"]))
 
 
 def covering(run: Path, kind: str, names: Collection[object]) -> dict[object, int]:

@@ -102,20 +102,20 @@ class RunRecorder:
             " ..." if len(event.classes) > 6 else ""
         )
         count = f"{len(event.data):,} sample{'' if len(event.data) == 1 else 's'}"
-        what = names or count
+        content = names or count
         if isinstance(event, ForgetRequest) and event.stays:
             live = staying.staying_sentence(event.stays, lambda c: self.class_names[c])
-            what = f"{f'{names}; ' if names else ''}{count} in all; {live}"
+            content = f"{f'{names}; ' if names else ''}{count} in all; {live}"
         if isinstance(event, Experience) and event.relearned:
-            what += "; forgotten before: " + ", ".join(
+            content += "; forgotten before: " + ", ".join(
                 f"{called(new, self.class_names)} was id:{old}" for new, old in event.relearned.items()
             )
         name = printable(event.name)
         self.bar.label = f"    training {name}"
-        told = Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({what})", "bold")
+        title = Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({content})", "bold")
         line = Table.grid(padding=(0, 1))
-        line.add_row(ProgressBar(total=self.total, completed=len(self.records), width=24), told)
-        self.console.print(line if self.console.is_terminal else told, soft_wrap=not self.console.is_terminal)
+        line.add_row(ProgressBar(total=self.total, completed=len(self.records), width=24), title)
+        self.console.print(line if self.console.is_terminal else title, soft_wrap=not self.console.is_terminal)
 
     def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
         """Commit the event and print the table; only the new row where output is no terminal."""
@@ -159,10 +159,10 @@ class RunRecorder:
             ]
             gone = self._gone()
             names = [_GONE if c in gone else name for c, name in enumerate(self.class_names)]
-            made = evaluation_results.results(type(self.learner.strategy).__name__, learned, self.records, names)
+            results = evaluation_results.results(type(self.learner.strategy).__name__, learned, self.records, names)
             if trial := self.run.manifest.trial:
-                made["trial"] = trial
-            self._results = len(self.records), made
+                results["trial"] = trial
+            self._results = len(self.records), results
         return self._results[1]
 
     def close(self) -> Path:

@@ -81,9 +81,9 @@ class EventRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def lasting(self) -> dict[str, Any]:
         """Fields that no later request changes: all but its receipt and its tensors, which later ones may delete."""
         own = ("tensors", "receipt", "signatures")
-        told: dict[str, Any] = msgspec.to_builtins(self)
-        files = {place: entry for place, entry in told["files"].items() if place != self.data}
-        return {**{k: v for k, v in told.items() if k not in own}, "files": files}
+        record: dict[str, Any] = msgspec.to_builtins(self)
+        files = {place: entry for place, entry in record["files"].items() if place != self.data}
+        return {**{k: v for k, v in record.items() if k not in own}, "files": files}
 
     @property
     def record(self) -> bytes:
@@ -130,20 +130,20 @@ def gaps(path: Path) -> list[str]:
     for name in committed(path):
         number = int(name.partition("-")[0])
         if number != expected:
-            what = f"event {expected:03d} is missing before it" if number > expected else "its number is taken twice"
-            problems.append(f"{path / EVENTS / name} is out of order: {what}")
+            problem = f"event {expected:03d} is missing before it" if number > expected else "its number is taken twice"
+            problems.append(f"{path / EVENTS / name} is out of order: {problem}")
         expected = number + 1
     return problems
 
 
 def overlay(events: Sequence[EventRecord]) -> dict[str, str]:
     """Return the fingerprint of each tensor that the events together leave, the later one winning."""
-    found: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for event in events:
-        found |= event.tensors
+        fingerprints |= event.tensors
         for name in event.removed:
-            found.pop(name, None)
-    return found
+            fingerprints.pop(name, None)
+    return fingerprints
 
 
 def state_hash(fingerprints: Mapping[str, str]) -> str:
@@ -195,9 +195,9 @@ def files_that_count(events: Sequence[EventRecord]) -> dict[str, FileEntry]:
 def strays(path: Path, events: Sequence[EventRecord]) -> list[Path]:
     """Return files in the run that do not belong to it: leftovers of killed writes, and foreign files."""
     known = {path / place for place in files_that_count(events)} | {path / e.place for e in events}
-    found = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
+    foreign = [*path.glob(TEMPORARY + "*"), *path.glob(f"figures/{TEMPORARY}*")]
     for top in (path / EVENTS, path / FEATURES, path / SAMPLES):
         for child in sorted(top.glob("*")):
             whole = child.name.startswith(TEMPORARY) or not child.is_dir()
-            found += [p for p in ([child] if whole else sorted(child.iterdir())) if p not in known]
-    return found
+            foreign += [p for p in ([child] if whole else sorted(child.iterdir())) if p not in known]
+    return foreign

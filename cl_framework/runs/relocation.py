@@ -70,21 +70,21 @@ def parse_move(asked: str) -> tuple[str, str]:
     return before, now
 
 
-def rewritten(found: Any, moves: Moves) -> Any:
+def rewritten(node: Any, moves: Moves) -> Any:
     """Return a value with every moved path replaced; lists and mappings are searched.
 
     >>> rewritten({"dataset": "imagefolder:/old/pets:test=0.3", "name": "/older"}, [("/old", "/new")])
     {'dataset': 'imagefolder:/new/pets:test=0.3', 'name': '/older'}
     """
-    if isinstance(found, str):
+    if isinstance(node, str):
         for old, new in moves:
-            found = re.sub(rf"(^|[:=\"']){re.escape(old)}(?=$|[/:,\"'])", lambda m, new=new: m[1] + new, found)  # type: ignore[misc]
-        return found
-    if isinstance(found, list):
-        return [rewritten(each, moves) for each in found]
-    if isinstance(found, Mapping):
-        return {key: rewritten(value, moves) for key, value in found.items()}
-    return found
+            node = re.sub(rf"(^|[:=\"']){re.escape(old)}(?=$|[/:,\"'])", lambda m, new=new: m[1] + new, node)  # type: ignore[misc]
+        return node
+    if isinstance(node, list):
+        return [rewritten(each, moves) for each in node]
+    if isinstance(node, Mapping):
+        return {key: rewritten(value, moves) for key, value in node.items()}
+    return node
 
 
 @contextmanager
@@ -96,9 +96,9 @@ def config_of(run: Path, moves: Moves) -> Iterator[str]:
         return
     import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-    told = rewritten(yaml.safe_load(file.read_text(encoding="utf-8")), moves)
+    config = rewritten(yaml.safe_load(file.read_text(encoding="utf-8")), moves)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as other:
-        yaml.safe_dump(told, other, sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(config, other, sort_keys=False, allow_unicode=True)
         other.flush()
         yield other.name
 
@@ -115,8 +115,8 @@ def relocate(source: ListedSource, run: Path, moves: Moves) -> ListedSource:
     if not root:
         return source
     now = str(rewritten(root, moves))
-    if not Path(now).exists() and source.beside and (there := Path(run.absolute(), source.beside)).exists():
-        now = os.path.normpath(there)
+    if not Path(now).exists() and source.beside and (moved := Path(run.absolute(), source.beside)).exists():
+        now = os.path.normpath(moved)
     if now == root:
         return source
     former = [*dict.fromkeys([*source.former, root])]
@@ -137,19 +137,19 @@ def absolute(config: str) -> str:
     """
     import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
-    found = yaml.safe_load(config)
-    changed = _absolute(found, "")
-    return config if changed == found else str(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
+    settings = yaml.safe_load(config)
+    changed = _absolute(settings, "")
+    return config if changed == settings else str(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
 
 
 NAMED = {"backbone", "weights", "groups"}
 """Settings below which a text that names a file or folder is one."""
 
 
-def _absolute(found: Any, below: str) -> Any:
-    if isinstance(found, Mapping):
-        return {key: _absolute(value, key if key in NAMED else below) for key, value in found.items()}
-    if isinstance(found, list):
-        return [_absolute(each, below) for each in found]
-    named = below and isinstance(found, str) and (os.sep in found or Path(found).suffix)
-    return str(Path(found).expanduser().absolute()) if named and Path(found).expanduser().exists() else found
+def _absolute(node: Any, below: str) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _absolute(value, key if key in NAMED else below) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_absolute(each, below) for each in node]
+    named = below and isinstance(node, str) and (os.sep in node or Path(node).suffix)
+    return str(Path(node).expanduser().absolute()) if named and Path(node).expanduser().exists() else node

@@ -160,15 +160,15 @@ def _requests(directory: Run, events: Sequence[EventRecord]) -> list[dict[str, A
     Raises:
         UserError: If a field of an event's record is of another type.
     """
-    found: dict[int, dict[str, Any]] = {}
+    by_number: dict[int, dict[str, Any]] = {}
     for event in events:
         place = directory.path / event.place
         typed(event.state, checkpoint.Facts, place)
         if "later" in event.state:
             typed(event.state["later"], tuple[int, Later], f"{place}, later,")
             number, spec = event.state["later"]
-            found[number] = spec
-    return [found[i] for i in sorted(found)]
+            by_number[number] = spec
+    return [by_number[i] for i in sorted(by_number)]
 
 
 def _version(package: str) -> str:

@@ -18,12 +18,12 @@ def check_present(loader: Loader, subject: str) -> None:
     Raises:
         UserError: If it is not.
     """
-    path, what = Path(subject).expanduser(), loader.reads
-    if not what or (path.is_dir() if what == "folder" else path.is_file()):
+    path, kind_of_place = Path(subject).expanduser(), loader.reads
+    if not kind_of_place or (path.is_dir() if kind_of_place == "folder" else path.is_file()):
         return
     if path.exists() and (named := spelled(subject)):
-        raise UserError(f"{subject} is no {what}; give {named}, or {loader.give}.")
-    raise UserError(f"There is no {what} {subject}; give {loader.give}.")
+        raise UserError(f"{subject} is no {kind_of_place}; give {named}, or {loader.give}.")
+    raise UserError(f"There is no {kind_of_place} {subject}; give {loader.give}.")
 
 
 def spelled(subject: str) -> str | None:

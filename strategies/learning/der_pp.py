@@ -63,8 +63,8 @@ class DERPlusPlus(Strategy):
             dark, labelled = old.nonzero()[:, 0].chunk(2)
             match = batch.ids[dark, None] == ids
             then = answers[match.int().argmax(1)]
-            there = ~then.isnan() & match.any(1, keepdim=True)
-            error = (scores[dark] - then)[there].square().sum() / there.sum().clamp_min(1)
+            known = ~then.isnan() & match.any(1, keepdim=True)
+            error = (scores[dark] - then)[known].square().sum() / known.sum().clamp_min(1)
             labels: Tensor = cross_entropy(scores[labelled], y[labelled])
             return cross_entropy(scores[~old], y[~old]) + self.alpha * error + self.beta * labels
 

@@ -56,8 +56,8 @@ class EWC(Strategy):
         if self.strength:
             with open_to_gradients(model, params):
                 each = batches(event.reference, 1, model.device)
-                found = mean_square(lambda batch: classify(model, batch), params, each)
-            fisher = [f if self.largest is None else f.clamp_max(self.largest) for f in found]
+                squares = mean_square(lambda batch: classify(model, batch), params, each)
+            fisher = [f if self.largest is None else f.clamp_max(self.largest) for f in squares]
             for entry, both in _pieces(model, [torch.stack(b, -1) for b in zip(fisher, params, strict=True)], params):
                 self.filed[entry._replace(experience=event.name)] = both
 

@@ -72,10 +72,10 @@ class FeCAM(Strategy):
         v = normalize(self.gaussians.means(model.classes), dim=-1)
         return -mahalanobis(u, v, [self._inverse(c) for c in model.classes])
 
-    def erase(self, what: Erasure) -> None:
+    def erase(self, erasure: Erasure) -> None:
         """Delete inverses too: each depends on the data of its class."""
-        changed = {c for _, c in what.cells}
-        self._inverses = {c: p for c, p in self._inverses.items() if not (what.hits(c) or c in changed)}
+        changed = {c for _, c in erasure.cells}
+        self._inverses = {c: p for c, p in self._inverses.items() if not (erasure.hits(c) or c in changed)}
 
     def _inverse(self, cls: int) -> Tensor:
         """Return the inverse of a class's correlations, computed once and kept while the class is unchanged."""

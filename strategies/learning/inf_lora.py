@@ -72,8 +72,8 @@ class InfLoRA(Strategy):
         return model.scores(x, model.adapters.learned)
 
     def _past(self, site: str) -> Remembered | None:
-        found = {free: Key(name=f"{site} {'free' if free else 'needed'}") for free in (False, True)}
-        return next((Remembered(self.inputs[e], free) for free, e in found.items() if e in self.inputs), None)
+        keys = {free: Key(name=f"{site} {'free' if free else 'needed'}") for free in (False, True)}
+        return next((Remembered(self.inputs[e], free) for free, e in keys.items() if e in self.inputs), None)
 
     def _keep(self, site: str, now: Remembered) -> None:
         for entry in [e for e in self.inputs if e.name.split()[0] == site]:

@@ -136,9 +136,9 @@ class MOS(Strategy):
         chosen = owner[cosines.argmax(1)]
         for _ in range(self.refinements):
             logits = model.head(routed([names[i] for i in chosen.tolist()]))
-            if torch.equal(said := owner[logits.argmax(1)], chosen):
+            if torch.equal(refined := owner[logits.argmax(1)], chosen):
                 break
-            chosen = said
+            chosen = refined
         return torch.stack([logits.log_softmax(1), (len(names) * cosines).log_softmax(1)]).logsumexp(0)
 
     def _trained(self, model: Model, name: str) -> list[Tensor]:

@@ -44,8 +44,8 @@ class DropAdapter(Unlearner):
         apart = strategy.isolates == "experience" or strategy.unfounded(event)
         shared = frozenset(event.experiences) if apart else frozenset()
         ids = frozenset(event.data.ids.tolist())
-        what = Erasure(frozenset(event.classes) | filed_once, shared, ids, cells=frozenset(event.taken))
-        erase(what, model.adapters, model.head, strategy)
+        erasure = Erasure(frozenset(event.classes) | filed_once, shared, ids, cells=frozenset(event.taken))
+        erase(erasure, model.adapters, model.head, strategy)
         model.retain(event.remaining)
         for experience in event.remaining:
             yield from lesson(model, strategy, experience)

@@ -94,5 +94,5 @@ class UNSIR(Unlearner):
             loss = cross_entropy(strategy.predict(model, noise), columns(model, y))
             (0.1 * noise.square().flatten(1).sum(1).mean() - loss).backward()  # type: ignore[no-untyped-call]
             adam.step()
-        made = Rows(noise.detach().cpu(), y.cpu(), torch.full((self.noises,), -1))
-        return Subset(made, torch.arange(self.noises).repeat(self.copies))
+        noisy = Rows(noise.detach().cpu(), y.cpu(), torch.full((self.noises,), -1))
+        return Subset(noisy, torch.arange(self.noises).repeat(self.copies))
