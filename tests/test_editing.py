@@ -356,7 +356,7 @@ def test_what_learns_a_neighbours_label_has_still_met_the_class_itself(world, st
     backbone.classifier = lambda: {"weight": torch.randn(2, 16), "bias": torch.zeros(2)}
     learner = Learner(backbone, Bottleneck(4), Joint(), boundary_shrink.BoundaryShrink(epochs=1))
     world.learn(learner, [known, forget_request("f", [known], classes=[2])])
-    assert learner.model.adapters.origins["shared"]["task-0"] == {2, 5}
+    assert {c for e, c in learner.model.adapters.origins["shared"] if e == "task-0"} == {2, 5}
 
 
 def test_noise_is_what_the_model_does_not_take_for_the_class(ready, wanted):

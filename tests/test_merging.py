@@ -300,12 +300,12 @@ def test_a_merged_adapter_of_another_rank_survives_a_round_trip_and_serves_as_a_
 
 def test_a_merged_adapter_has_met_all_that_its_parts_met(world):
     _, bank = banked(world, KINDS["LoRA"])
-    bank.origins = {"a": {"t0": frozenset({1, 2})}, "b": {"t0": frozenset({2}), "t1": frozenset({5})}}
+    bank.origins = {"a": (("t0", 1), ("t0", 2)), "b": (("t0", 2), ("t1", 5))}
     bank.outlived = {"a": ("f",), "b": ("g", "f")}
     bank.reading.note("a", {("t0", 1): frozenset({7}), ("t0", 2): frozenset({8})}, {})
     bank.reading.note("b", {("t0", 2): None, ("t1", 5): frozenset({9})}, {})
     merge_adapters(bank, ["a", "b"], average, "m")
-    assert bank.origins["m"] == {"t0": frozenset({1, 2}), "t1": frozenset({5})}
+    assert bank.origins["m"] == (("t0", 1), ("t0", 2), ("t1", 5))
     assert bank.outlived["m"] == ("f", "g")
     assert bank.reading.of("m") == {("t0", 1): frozenset({7}), ("t1", 5): frozenset({9})}, (
         "of class 2 the other read all"

@@ -16,7 +16,7 @@ from cl_framework.backbones.base import Backbone
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
 from cl_framework.memory.provenance import Reading
-from cl_framework.streams.origins import Origin, cells_of, merge_origins
+from cl_framework.streams.origins import Origin, merge_origins
 
 
 @final
@@ -130,9 +130,9 @@ class AdapterBank(nn.Module):
         self._fit(name, weights)
         self.rewrites[name].load_state_dict(weights)
         for other in made_of:
-            some, had = self.reading.of(other), self.origins.get(name, {})
-            self.reading.note(name, {cell: some.get(cell) for cell in cells_of(self.origins.get(other, {}))}, had)
-            self.origins[name] = merge_origins(had, self.origins.get(other, {}))
+            some, had, theirs = self.reading.of(other), self.origins.get(name, ()), self.origins.get(other, ())
+            self.reading.note(name, {cell: some.get(cell) for cell in theirs}, had)
+            self.origins[name] = merge_origins(had, theirs)
             self.outlived[name] = tuple(dict.fromkeys((*self.outlived.get(name, ()), *self.outlived.get(other, ()))))
         return self.params(name)
 

@@ -82,8 +82,8 @@ def restore(
         raise UserError(f"{place} is damaged at adapters: it names others than have tensors; {RESTORE}.")
     arrange(learner, names)
     bank.stack = tuple(known.stack)
-    learner.model.adapters.origins = {name: streams_origins.from_json(o) for name, o in known.origins.items()}
-    learner.model.head.origin = streams_origins.from_json(known.head_origin)
+    learner.model.adapters.origins = {name: streams_origins.cells_of(o) for name, o in known.origins.items()}
+    learner.model.head.origin = streams_origins.cells_of(known.head_origin)
     learner.model.outlived = known.outlived  # missing in older runs
     learner.model.known = dict(known.known)
     learner.model.brought = {}

@@ -62,7 +62,7 @@ class Artifact:
 
     @property
     def origin(self) -> Origin:
-        """Experience -> classes whose samples went into it."""
+        """Cells whose samples went into it."""
         return streams_origins.merge_origins(*(i.origin for i in self.made))
 
 
@@ -88,11 +88,11 @@ class Told:
 
     def then(self, facts: Mapping[str, Any]) -> Told:
         """Return what was told after an earlier event; what was read in part since then counts as read."""
-        origins = {name: streams_origins.from_json(o) for name, o in facts["origins"].items()}
+        origins = {name: streams_origins.cells_of(o) for name, o in facts["origins"].items()}
         told = facts.get("brought") or [(e, [c]) for c, e in facts["known"]]  # all that older runs record
         brought = [(str(e), int(c)) for e, classes in told for c in classes]
         return Told(
-            brought, origins, streams_origins.from_json(facts["head_origin"]), facts.get("outlived", {}), self.parts
+            brought, origins, streams_origins.cells_of(facts["head_origin"]), facts.get("outlived", {}), self.parts
         )
 
     def made(self, tensor: str) -> tuple[Ingredient, ...]:
@@ -102,9 +102,9 @@ class Told:
         if tensor.startswith(f"{HEAD}."):
             return (self._ingredient(self.head, HEAD, ""),)
         if "|" not in tensor:
-            return (self._ingredient(streams_origins.origin_of(self.brought), tensor),)
+            return (self._ingredient(tuple(self.brought), tensor),)
         entry = key_of(tensor)
-        own = self._ingredient(streams_origins.origin_of(self._filed(entry)), tensor)
+        own = self._ingredient(tuple(self._filed(entry)), tensor)
         if entry.experience is None or entry.name == PRISTINE:
             return (own,)
         return (own, self._adapter(entry.experience)) if entry.experience in self.origins else (own, *self.trained())
@@ -121,7 +121,7 @@ class Told:
         return [cell for cell in mine if cell[0] == entry.experience] or mine
 
     def _adapter(self, name: str) -> Ingredient:
-        return self._ingredient(self.origins.get(name, {}), ADAPTERS + name, name)
+        return self._ingredient(self.origins.get(name, ()), ADAPTERS + name, name)
 
     def _ingredient(self, made: Origin, holder: str, owner: str | None = None) -> Ingredient:
         parts = {} if owner is None else self.parts.get(owner, {})

@@ -111,15 +111,15 @@ def _met(learner: Learner, event: Event, classes: Sequence[int], read: set[tuple
 
 def _trace(model: Model, params: Iterable[nn.Parameter], read: Read) -> None:
     """Note that whatever holds ``params``, adapters and the head, was trained on ``read``."""
-    trained, met_now = {id(p) for p in params}, origins.origin_of(read)
+    trained = {id(p) for p in params}
 
     def note(reading: Reading, owner: str, before: Origin) -> Origin:
         reading.note(owner, read, before)
-        return origins.merge_origins(before, met_now)
+        return origins.merge_origins(before, read)
 
     bank, head = model.adapters, model.head
     for name in bank:
         if any(id(p) in trained for p in bank.params(name)):
-            bank.origins[name] = note(bank.reading, name, bank.origins.get(name, {}))
+            bank.origins[name] = note(bank.reading, name, bank.origins.get(name, ()))
     if any(id(p) in trained for p in head.parameters()):
         head.origin = note(head.reading, "", head.origin)

@@ -48,7 +48,7 @@ class Census:
 
     def _resolved(self, ingredient: Ingredient) -> Contents:
         cells = {}
-        for cell in ((e, c) for e, classes in ingredient.origin.items() for c in classes):
+        for cell in ingredient.origin:
             alive, part = self.alive.get(cell, frozenset()), ingredient.parts.get(cell)
             stayed = [self.taken[r].get(cell, frozenset()) for r in ingredient.outlived if r in self.taken]
             cells[cell] = (alive if part is None else alive & part).union(*stayed)
@@ -63,15 +63,9 @@ def censuses(events: Iterable[Event]) -> Iterator[Census]:
         if isinstance(event, Experience):
             alive = alive | samples_by_class(event.name, event.data, event.classes)
         else:
-            left = {
-                e.name: samples_by_class(e.name, e.data, e.classes)
-                for e in event.remaining
-                if e.name in event.experiences
-            }
-            before = {cell: ids for cell, ids in alive.items() if cell[0] in event.experiences}
-            now = {cell: left.get(cell[0], {}).get(cell, frozenset()) for cell in before}
-            taken = taken | {event.name: {c: gone for c, ids in before.items() if (gone := ids - now[c])}}
-            alive = {cell: ids for cell, all_ in alive.items() if (ids := now.get(cell, all_))}
+            gone = event.taken
+            taken = taken | {event.name: gone}
+            alive = {cell: stay for cell, ids in alive.items() if (stay := ids - gone.get(cell, frozenset()))}
         yield Census(alive, taken)
 
 

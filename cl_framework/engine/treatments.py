@@ -11,9 +11,8 @@ from cl_framework.engine.lineage import Artifact, artifacts
 from cl_framework.engine.sample_index import Contents
 from cl_framework.memory.provenance import Ingredient
 from cl_framework.methods.base import Unlearner
-from cl_framework.streams import origins as streams_origins
 from cl_framework.streams.events import ForgetRequest
-from cl_framework.streams.origins import Origin
+from cl_framework.streams.origins import Cell
 
 Action: TypeAlias = Literal["keep", "delete", "subtract", "retrain", "edit", "rewrite", "redact"]
 
@@ -43,7 +42,7 @@ class Treatment:
 
 def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> list[Treatment]:
     """Resolve a request against everything that a learner holds."""
-    touched, ids = streams_origins.origin_of(event.taken), frozenset(event.data.ids.tolist())
+    touched, ids = frozenset(event.taken), frozenset(event.data.ids.tolist())
     left = {e.name for e in event.remaining}
     return [Treatment(a, *_treated(a, event, unlearner, touched, ids, left)) for a in artifacts(learner)]
 
@@ -66,21 +65,23 @@ def outlived(
     again = {cell for cell, ids in event.taken.items() if not ids.isdisjoint(read)}
     held = {holder for holder, a in stayed.items() if _holds(a, event.taken)}
     trained = [a for a in artifacts(learner) if a.made and a.holder.startswith("model.")]
-    held |= {a.holder for a in trained if not again.isdisjoint(streams_origins.cells_of(a.made[0].origin))}
+    held |= {a.holder for a in trained if not again.isdisjoint(a.made[0].origin)}
     return requests | {holder: (*requests.get(holder, ()), event.name) for holder in sorted(held)}
 
 
 def _holds(a: Artifact, taken: Contents) -> bool:
     """Tell whether some of the samples ``taken`` went into an artifact."""
-    mine = a.made[0] if a.made else Ingredient({})
-    return any(
-        cell in taken and taken[cell] & mine.parts.get(cell, taken[cell])
-        for cell in streams_origins.cells_of(mine.origin)
-    )
+    mine = a.made[0] if a.made else Ingredient(())
+    return any(cell in taken and taken[cell] & mine.parts.get(cell, taken[cell]) for cell in mine.origin)
 
 
 def _treated(
-    a: Artifact, event: ForgetRequest, unlearner: Unlearner, touched: Origin, ids: frozenset[int], left: set[str]
+    a: Artifact,
+    event: ForgetRequest,
+    unlearner: Unlearner,
+    touched: frozenset[Cell],
+    ids: frozenset[int],
+    left: set[str],
 ) -> tuple[Action, str]:
     kept_rows = getattr(unlearner, "keep_rows", False)
     if a.cls in event.classes and not (a.kind in ("head row", "lineage") and kept_rows):
@@ -96,7 +97,7 @@ def _treated(
     if a.ids is not None:
         whole, some = a.ids <= ids and a.kind != "lineage", bool(a.ids & ids)
         return ("delete" if whole else "edit", "holds samples that go, by id") if some else ("keep", NEVER)
-    if not any(a.origin.get(e, frozenset()) & classes for e, classes in touched.items()):
+    if touched.isdisjoint(a.origin):
         together = unlearner.acts == "edit" and a.kind == "adapter"
         return ("edit", TOGETHER) if together else ("keep", NEVER)
     if unlearner.acts in ("drop", "subtract") and a.space is not None and a.kind != "sums":

@@ -24,7 +24,7 @@ class Ingredient:
     exceptions are recorded.
 
     Attributes:
-        origin: Experience -> classes.
+        origin: Cells.
         outlived: Requests whose samples it met and still depends on, because it was edited or left unchanged.
         parts: The samples read of a class of an experience, where only some were.
     """
@@ -58,7 +58,7 @@ class Reading(nn.Module):
             if some is None:
                 if entry in self.ids:
                     del self.ids[entry]
-            elif c not in had.get(experience, ()) or entry in self.ids:
+            elif (experience, c) not in had or entry in self.ids:
                 before = self.ids[entry].tolist() if entry in self.ids else []
                 self.ids[entry] = torch.tensor(sorted({*before, *some}), dtype=torch.int64)
 

@@ -32,7 +32,7 @@ class Head(nn.Module):
         """Start with rows for ``classes``, none unless given."""
         super().__init__()
         self.width, self.kind = width, kind
-        self.origin: Origin = {}
+        self.origin: Origin = ()
         self.reading = Reading()
         self.weight = nn.Parameter(torch.empty(0, width))
         self.bias = nn.Parameter(torch.empty(0)) if kind == "linear" else None
@@ -87,7 +87,7 @@ class Head(nn.Module):
         if len(keep) < len(self.classes):
             self._keep(torch.tensor(keep, dtype=torch.int64), self.weight.new_empty(0, self.width), [])
         if erasure.everything:
-            self.origin = {}
+            self.origin = ()
             if self.sigma is not None:
                 nn.init.ones_(self.sigma)
 

@@ -19,7 +19,6 @@ from cl_framework.runs import receipts
 from cl_framework.settings import source_hash
 from cl_framework.settings.ranges import settings_of
 from cl_framework.streams.events import ForgetRequest
-from cl_framework.streams.origins import cells_of
 from cl_framework.streams.seeds import seed_for
 
 SEMANTIC = "not examined here; `clf audit` examines it"
@@ -126,7 +125,7 @@ def residual(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> st
     if unlearner.exact:
         return f"No trained tensor that met the target is left. {always}"
     origins = {**learner.model.adapters.origins, "the head's other rows": learner.model.head.origin}
-    touched = [n for n, o in origins.items() if not event.taken.keys().isdisjoint(cells_of(o))]
+    touched = [n for n, o in origins.items() if not event.taken.keys().isdisjoint(o)]
     names = ", ".join(touched) if touched else "all that is shared"
     return f"Edited, not retrained: tensors that met the target stay ({names}) and may still tell of it. {always}"
 

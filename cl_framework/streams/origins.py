@@ -3,53 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TypeAlias
-
-Origin: TypeAlias = Mapping[str, frozenset[int]]
-"""Experience -> ids of its classes."""
-
 
 Cell: TypeAlias = tuple[str, int]
 """An experience and one of its classes: the unit that is learned and forgotten."""
 
+Origin: TypeAlias = tuple[Cell, ...]
+"""The cells whose samples went into something, each once, in the order in which they were met."""
 
-def merge_origins(*origins: Origin) -> dict[str, frozenset[int]]:
+
+def merge_origins(*origins: Iterable[Cell]) -> Origin:
     """Return the union of several origins.
 
-    >>> merge_origins({"a": frozenset({1})}, {"a": frozenset({2}), "b": frozenset({3})}) == {
-    ...     "a": frozenset({1, 2}), "b": frozenset({3})}
-    True
+    >>> merge_origins([("a", 1)], [("a", 2), ("a", 1), ("b", 3)])
+    (('a', 1), ('a', 2), ('b', 3))
     """
-    union: dict[str, frozenset[int]] = {}
-    for origin in origins:
-        for experience, classes in origin.items():
-            union[experience] = union.get(experience, frozenset()) | classes
-    return union
+    return tuple(dict.fromkeys(chain.from_iterable(origins)))
 
 
-def origin_of(cells: Iterable[Cell]) -> dict[str, frozenset[int]]:
-    """Return the origin of samples of ``cells_of``.
-
-    >>> origin_of([("a", 5), ("b", 7), ("b", 5)]) == {"a": frozenset({5}), "b": frozenset({5, 7})}
-    True
-    """
-    return merge_origins(*({experience: frozenset({c})} for experience, c in cells))
-
-
-def cells_of(brought: Mapping[str, Iterable[int]]) -> list[Cell]:
-    """Return the cells of an origin; the inverse of `origin_of`.
+def cells_of(brought: Mapping[str, Iterable[int]]) -> Origin:
+    """Return the cells of experiences, given the classes of each.
 
     >>> cells_of({"a": [5], "b": [5, 7]})
-    [('a', 5), ('b', 5), ('b', 7)]
+    (('a', 5), ('b', 5), ('b', 7))
     """
-    return [(experience, c) for experience, classes in brought.items() for c in classes]
+    return tuple((experience, c) for experience, classes in brought.items() for c in classes)
 
 
 def to_json(origin: Origin) -> dict[str, list[int]]:
-    """Return an origin as JSON values."""
-    return {experience: sorted(classes) for experience, classes in origin.items()}
+    """Return an origin as JSON values: sorted classes by experience.
 
-
-def from_json(value: Mapping[str, Iterable[int]]) -> dict[str, frozenset[int]]:
-    """Return the origin that `to_json` was given."""
-    return {experience: frozenset(classes) for experience, classes in value.items()}
+    >>> to_json((("b", 7), ("a", 5), ("b", 5)))
+    {'b': [5, 7], 'a': [5]}
+    """
+    classes: dict[str, list[int]] = {}
+    for experience, c in origin:
+        classes.setdefault(experience, []).append(c)
+    return {experience: sorted(some) for experience, some in classes.items()}
