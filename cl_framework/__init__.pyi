@@ -19,7 +19,7 @@ from .methods.base import Strategy as Strategy
 from .methods.base import Unlearner as Unlearner
 from .streams.events import Experience as Experience
 from .streams.events import ForgetRequest as ForgetRequest
-from .streams.events import Scenario as Scenario
 from .streams.events import Step as Step
 from .streams.samples import Batch as Batch
 from .streams.samples import Samples as Samples
+from .streams.scenario import Scenario as Scenario

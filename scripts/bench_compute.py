@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from cl_framework.configuration.experiment import MIXED, Experiment, build
 from cl_framework.streams.events import Experience
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 from scripts.cells import guarded
 from scripts.variants import VARIANTS
 

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.timm import Timm
 from cl_framework.models.model import Model
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 
 
 @torch.no_grad()

@@ -25,7 +25,8 @@ from cl_framework.configuration.experiment import build
 from cl_framework.engine import loop
 from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.streams.samples import Inputs, Joined, Samples
+from cl_framework.streams.lazy_inputs import Inputs
+from cl_framework.streams.samples import Joined, Samples
 from scripts.cells import CONSOLE, device, guarded
 from scripts.tables import write
 from strategies.learning.ease import EASE

@@ -39,8 +39,9 @@ from cl_framework.engine.trainers import fresh_trainers
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.measurements import Measurements
 from cl_framework.methods.base import Strategy
-from cl_framework.streams.events import Experience, Scenario, Step
+from cl_framework.streams.events import Experience, Step
 from cl_framework.streams.samples import Rows
+from cl_framework.streams.scenario import Scenario
 from scripts.cells import ROOT, device, guarded
 from scripts.phases import Stopwatch, forget_peak, peak_since
 from scripts.plain_loop import PlainEase

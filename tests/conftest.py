@@ -33,8 +33,10 @@ from cl_framework.evaluation.measurements import Measurements
 from cl_framework.methods.base import Strategy, Unlearner
 from cl_framework.methods.compatibility import suits
 from cl_framework.settings import discovery
-from cl_framework.streams.events import Event, Experience, Scenario, Step, exam_of
-from cl_framework.streams.samples import Inputs, Rows, Samples
+from cl_framework.streams.events import Event, Experience, Step, exam_of
+from cl_framework.streams.lazy_inputs import Inputs
+from cl_framework.streams.samples import Rows, Samples
+from cl_framework.streams.scenario import Scenario
 
 torch.set_num_threads(1)
 os.environ["CLF_THREADS"] = "1"

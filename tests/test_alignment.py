@@ -12,7 +12,7 @@ from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
 from cl_framework.methods.adapter_routing import Routed
 from cl_framework.methods.classifier_alignment import Draws, Gaussians, align, by_age, factor, normalised
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 from strategies.learning.finetune import Finetune
 from strategies.learning.mos import MOS
 from strategies.learning.slca import SLCA

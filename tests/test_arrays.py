@@ -15,7 +15,8 @@ from cl_framework.backbones.timm import Timm
 from cl_framework.cli.main import main
 from cl_framework.errors import UserError
 from cl_framework.models.model import Model
-from cl_framework.streams.samples import Inputs, Rows
+from cl_framework.streams.lazy_inputs import Inputs
+from cl_framework.streams.samples import Rows
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.source import Pictures
 from scenarios.data.torchvision_sets import images_and_labels

@@ -27,7 +27,7 @@ from cl_framework.memory.feature_sums import Sums
 from cl_framework.methods.parameter_importance import batches, fisher
 from cl_framework.models.compute import Compute
 from cl_framework.models.model import Model
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 from scripts import bench_compute
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune

@@ -15,7 +15,8 @@ from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.store import FeatureStore, weights_digest
 from cl_framework.models.model import Model
 from cl_framework.streams.events import forget_request
-from cl_framework.streams.samples import Inputs, Rows
+from cl_framework.streams.lazy_inputs import Inputs
+from cl_framework.streams.samples import Rows
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
 from strategies.learning.simplecil import SimpleCIL

@@ -14,7 +14,8 @@ from cl_framework.engine import loop
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.metrics.continual import micro_accuracy
-from cl_framework.streams.events import Experience, ForgetRequest, Scenario, Step, surviving
+from cl_framework.streams.events import Experience, ForgetRequest, Step, surviving
+from cl_framework.streams.scenario import Scenario
 from scenarios.class_incremental import ClassIncremental
 from scenarios.clpu import CLPU, orders
 from scenarios.forget_sequence import ForgetSequence

@@ -18,7 +18,7 @@ from cl_framework.feature_cache.store import CHUNK, FeatureStore
 from cl_framework.models.batched_passes import Front, pack_chunks
 from cl_framework.models.compute import Compute
 from cl_framework.models.model import Model
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 from scripts import routing
 
 KINDS = {"bottleneck": lambda: Bottleneck(8), "lora": lambda: LoRA(4), "maps": lambda: LoRA(2, roles=["mlp_in"])}

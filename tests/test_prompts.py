@@ -23,7 +23,8 @@ from cl_framework.errors import UserError
 from cl_framework.methods.compatibility import check_events
 from cl_framework.models.model import Model
 from cl_framework.streams.events import forget_request
-from cl_framework.streams.samples import Batch, Inputs, Rows
+from cl_framework.streams.lazy_inputs import Inputs
+from cl_framework.streams.samples import Batch, Rows
 from strategies.learning.aper import APER
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune

@@ -9,7 +9,8 @@ import torch
 from jsonargparse import ArgumentParser
 
 from cl_framework.errors import UserError
-from cl_framework.streams.events import Experience, ForgetRequest, Scenario
+from cl_framework.streams.events import Experience, ForgetRequest
+from cl_framework.streams.scenario import Scenario
 from scenarios.class_incremental import ClassIncremental, class_order, task_sizes
 from scenarios.mixed import Mixed
 from scenarios.pictures.transforms import Pilot

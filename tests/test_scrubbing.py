@@ -14,8 +14,9 @@ from cl_framework.errors import UserError
 from cl_framework.runs import derived_files
 from cl_framework.runs.directory import Run
 from cl_framework.storage import files as storage_files
-from cl_framework.streams.events import Scenario, Step
+from cl_framework.streams.events import Step
 from cl_framework.streams.samples import Relabelled
+from cl_framework.streams.scenario import Scenario
 from scenarios.class_incremental import ClassIncremental
 
 NAMES = [f"{animal}-unmistakable" for animal in ("axolotl", "bilby", "caracal", "dugong", "echidna", "fossa")]

@@ -9,7 +9,7 @@ from cl_framework.memory.tensor_store import Key
 from cl_framework.methods.base import Plan, Strategy
 from cl_framework.methods.losses import classify_among
 from cl_framework.streams.events import forget_request
-from cl_framework.streams.samples import inputs
+from cl_framework.streams.lazy_inputs import inputs
 from strategies.learning.slca import SLCA
 from strategies.learning.ssiat import SSIAT
 from strategies.unlearning.head_rows import HeadRows

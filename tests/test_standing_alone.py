@@ -13,7 +13,7 @@ from cl_framework.errors import UserError
 from cl_framework.runs import contents, relocation
 from cl_framework.runs.directory import Run
 from cl_framework.storage.files import file_hash
-from cl_framework.streams import sample_list
+from cl_framework.streams import sample_list, sample_list_file
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.glyphs import load
 from scenarios.pictures.picture_cache import _Held, _sets, _whose, cache_folder
@@ -200,7 +200,7 @@ def test_rows_of_a_table_keep_their_ids_and_columns(tmp_path):
     table.write_text("\n".join(lines))
     stream = ClassIncremental(f"csv:{table}", increment=1, order_seed=None)
     told = stream.listing(lambda done, total: None)
-    again = sample_list.decode_list(sample_list.encode_list([told]))[0]
+    again = sample_list_file.decode_list(sample_list_file.encode_list([told]))[0]
     assert again == told
     table.write_text("\n".join([lines[0], "new line,a,u99", *lines[3:]]))  # one is new, two are gone
     later = ClassIncremental(f"csv:{table}", increment=1, order_seed=None)
@@ -227,7 +227,7 @@ def test_a_list_that_was_edited_is_refused(run):
     told = json.loads(file.read_bytes())
     told["sources"][0]["train"]["places"].pop()
     with pytest.raises(UserError, match="differ in length"):
-        sample_list.decode_list(json.dumps(told).encode())
+        sample_list_file.decode_list(json.dumps(told).encode())
     file.write_bytes(json.dumps(told).encode())
     assert any("samples" in problem for problem in Run.open(run).verify())
 

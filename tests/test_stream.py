@@ -5,7 +5,8 @@ import torch
 
 from cl_framework.errors import UserError
 from cl_framework.streams.events import Step, exam_of, forget_request
-from cl_framework.streams.samples import Inputs, Joined, Relabelled, Rows, Samples, Subset
+from cl_framework.streams.lazy_inputs import Inputs
+from cl_framework.streams.samples import Joined, Relabelled, Rows, Samples, Subset
 
 
 def rows(start, n, key="s"):

@@ -30,7 +30,7 @@ from cl_framework.models.compute import Compute
 from cl_framework.models.model import Model
 from cl_framework.settings import discovery
 from cl_framework.streams.events import Experience, ForgetRequest, forget_request
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.open import open_source
 from scenarios.data.source import View

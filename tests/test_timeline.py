@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from cl_framework.errors import UserError
-from cl_framework.streams.events import Experience, ForgetRequest, Scenario, Step, forget_request, surviving
+from cl_framework.streams.events import Experience, ForgetRequest, Step, forget_request, surviving
 from cl_framework.streams.identity import hidden_as
 from cl_framework.streams.samples import Rows
+from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.timeline import Timeline
 
 LEARN = {"learn": [], "data": ""}

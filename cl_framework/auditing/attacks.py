@@ -18,7 +18,8 @@ from cl_framework.errors import UserError, some_of
 from cl_framework.metrics import membership, recovery
 from cl_framework.metrics.membership import Floats
 from cl_framework.streams.events import Experience
-from cl_framework.streams.samples import Samples, inputs
+from cl_framework.streams.lazy_inputs import inputs
+from cl_framework.streams.samples import Samples
 
 Measured: TypeAlias = dict[str, float | None]
 

@@ -19,7 +19,7 @@ from cl_framework.errors import UserError, did_you_mean
 from cl_framework.runs.receipts import KEY, run_key
 from cl_framework.settings.ranges import LARGEST
 from cl_framework.storage import files
-from cl_framework.streams import sample_list
+from cl_framework.streams import sample_list, sample_list_file
 from cl_framework.streams.sample_list import Listed, ListedSource, hidden_name
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Known:
             UserError: If it was edited, or the run's key is damaged.
         """
         raw, has_key = run.samples(), (run.path / KEY).exists()  # deleting the key is a way to forget
-        sources = [] if raw is None else sample_list.decode_list(raw)
+        sources = [] if raw is None else sample_list_file.decode_list(raw)
         return cls(sources, run_key(run.path) if has_key else None, str(run.path))
 
     def where(self, conditions: Iterable[str]) -> list[Listed]:

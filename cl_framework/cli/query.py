@@ -16,7 +16,7 @@ from cl_framework.runs.open_run import OpenRun
 from cl_framework.runs.reopening import opened
 from cl_framework.streams.events import Experience
 from cl_framework.streams.identifiers import called
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 from cl_framework.terminal import grid
 from cl_framework.terminal.console import CONSOLE
 from cl_framework.terminal.safe_text import printable

@@ -19,8 +19,9 @@ from cl_framework.runs.directory import Run
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.runs.reopening import manifest, opened
 from cl_framework.streams import survey
-from cl_framework.streams.events import Experience, Scenario, Step
+from cl_framework.streams.events import Experience, Step
 from cl_framework.streams.identifiers import concealed
+from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.timeline import Timeline
 from cl_framework.terminal import grid
 from cl_framework.terminal.console import CONSOLE

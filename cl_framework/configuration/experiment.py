@@ -23,7 +23,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.engine.tracking import flat
 from cl_framework.engine.trainers import MakeTrainer, OnAxis, RequestBar, fresh_trainers
 from cl_framework.errors import UserError
-from cl_framework.streams.events import Scenario
+from cl_framework.streams.scenario import Scenario
 
 CORES = torch.get_num_threads()
 """Threads that torch chooses by itself: one for each core."""

@@ -19,7 +19,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.engine.trainers import quiet
 from cl_framework.errors import UserError, unforeseen
 from cl_framework.settings import discovery, ranges, trust
-from cl_framework.streams.events import Scenario
+from cl_framework.streams.scenario import Scenario
 
 _DESCRIPTION = """Run a stream of learn and forget requests from config files and flags.
 

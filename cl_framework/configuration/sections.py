@@ -7,7 +7,7 @@ from typing import final
 from pytorch_lightning import LightningDataModule
 
 from cl_framework.settings import ranges
-from cl_framework.streams.events import Scenario
+from cl_framework.streams.scenario import Scenario
 
 
 @final

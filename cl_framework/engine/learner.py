@@ -25,7 +25,8 @@ from cl_framework.models.finite import LOWER, check_scores
 from cl_framework.models.model import Model
 from cl_framework.settings import ranges
 from cl_framework.settings.recorded import Recorded
-from cl_framework.streams.samples import Batch, Inputs, Samples, Subset, inputs
+from cl_framework.streams.lazy_inputs import Inputs, inputs
+from cl_framework.streams.samples import Batch, Samples, Subset
 
 
 @final

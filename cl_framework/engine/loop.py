@@ -27,8 +27,9 @@ from cl_framework.evaluation.measurements import Measurements
 from cl_framework.memory.exemplars import Memory
 from cl_framework.methods.lessons import plans
 from cl_framework.models.finite import LOWER, check_tensors
-from cl_framework.streams.events import Event, Experience, ForgetRequest, Scenario, Step, surviving
+from cl_framework.streams.events import Event, Experience, ForgetRequest, Step, surviving
 from cl_framework.streams.samples import Samples
+from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.seeds import seed_for
 
 DIVERGED = f"training diverged, or statistics overflowed; {LOWER}, or the lr of the unlearner"

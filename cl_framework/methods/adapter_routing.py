@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from cl_framework.errors import UserError
 from cl_framework.models.model import Model
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 
 
 @final

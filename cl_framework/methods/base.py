@@ -14,7 +14,8 @@ from cl_framework.methods.losses import Loss, classify
 from cl_framework.models.model import Model
 from cl_framework.settings.recorded import Recorded
 from cl_framework.streams.events import Experience, ForgetRequest, Need
-from cl_framework.streams.samples import Inputs, Samples
+from cl_framework.streams.lazy_inputs import Inputs
+from cl_framework.streams.samples import Samples
 
 Params: TypeAlias = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
 

@@ -23,7 +23,8 @@ from cl_framework.methods.base import Params, Strategy
 from cl_framework.methods.losses import Loss, columns, other_columns
 from cl_framework.models.model import Model
 from cl_framework.streams.events import ForgetRequest
-from cl_framework.streams.samples import Batch, Joined, Samples, inputs
+from cl_framework.streams.lazy_inputs import inputs
+from cl_framework.streams.samples import Batch, Joined, Samples
 
 
 def adamw(lr: float | None) -> Callable[[Params], Optimizer] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 
 LOWER = "lower --model.optimizer.lr, which `clf resume DIR` and `clf learn DIR` take as well"
 """Advice where training diverged at the configured rate."""

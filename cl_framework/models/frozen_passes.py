@@ -15,7 +15,7 @@ from cl_framework.backbones.base import Backbone
 from cl_framework.feature_cache.store import CHUNK, FeatureStore, weights_digest
 from cl_framework.models.batched_passes import Passes
 from cl_framework.models.finite import check_features
-from cl_framework.streams.samples import Inputs
+from cl_framework.streams.lazy_inputs import Inputs
 
 
 @final

@@ -18,7 +18,8 @@ from cl_framework.models.frozen_passes import FrozenPasses, by_length
 from cl_framework.models.head import Head
 from cl_framework.streams import origins
 from cl_framework.streams.events import Experience
-from cl_framework.streams.samples import Inputs, Samples, inputs
+from cl_framework.streams.lazy_inputs import Inputs, inputs
+from cl_framework.streams.samples import Samples
 
 ADAPTERS = "model.adapters.rewrites."
 """How the names of an adapter's tensors begin in the learner's state; its own name follows."""

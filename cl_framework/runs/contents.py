@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from cl_framework.evaluation.results import EventResult
 from cl_framework.runs.directory import Run
-from cl_framework.streams.sample_list import Listed, decode_list, listed_samples
+from cl_framework.streams.sample_list import Listed, listed_samples
+from cl_framework.streams.sample_list_file import decode_list
 
 if TYPE_CHECKING:
     from cl_framework.runs.directory import Run

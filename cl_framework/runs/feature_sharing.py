@@ -15,7 +15,7 @@ from cl_framework.feature_cache.shared_directory import SharedDirectory
 from cl_framework.feature_cache.sharing import SharedFeatures, contents_of
 from cl_framework.settings import source_hash
 from cl_framework.storage.files import sha256
-from cl_framework.streams.events import Scenario
+from cl_framework.streams.scenario import Scenario
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "peft", "numpy")
 

@@ -19,7 +19,7 @@ from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.runs import feature_sharing, receipts, relocation, reopening
 from cl_framework.runs.directory import Run
 from cl_framework.runs.recorder import ReceiptDetails, RunRecorder
-from cl_framework.streams import sample_list, survey
+from cl_framework.streams import sample_list_file, survey
 from cl_framework.streams.events import Step
 from cl_framework.streams.identifiers import as_typed
 from cl_framework.streams.sample_record import SampleRecord, record_samples
@@ -149,7 +149,7 @@ class OpenRun:
         raw = self.directory.samples()
         if raw is None and self.done:
             return SampleRecord(())
-        kept = sample_list.decode_list(raw, self.path / sample_list.FOLDER) if raw is not None else []
+        kept = sample_list_file.decode_list(raw, self.path / sample_list_file.FOLDER) if raw is not None else []
         streams = [self.timeline.first, *self.timeline.streams]
         with survey.Bar(CONSOLE) as bar:
             sources = [s.listing(bar) if known is not None else None for s, known in zip(streams, kept, strict=False)]

@@ -21,8 +21,8 @@ from cl_framework.runs import feature_sharing, receipts, relocation
 from cl_framework.runs.directory import Run
 from cl_framework.runs.records import EventRecord
 from cl_framework.storage.typed_records import RESTORE, typed
-from cl_framework.streams import sample_list
-from cl_framework.streams.events import Scenario
+from cl_framework.streams import sample_list_file
+from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.timeline import Later, Timeline
 from cl_framework.terminal.console import CONSOLE
 from cl_framework.terminal.safe_text import printable
@@ -124,7 +124,7 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
     # Without the key a run can still predict, unless a request names samples: their hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     raw = directory.samples()
-    sources = [] if raw is None else sample_list.decode_list(raw, directory.path / sample_list.FOLDER)
+    sources = [] if raw is None else sample_list_file.decode_list(raw, directory.path / sample_list_file.FOLDER)
     data = [directory.origin.data, *(s["data"] for s in specs if "learn" in s)]
     for scenario, was, source in zip_longest([first, *streams], data, sources):
         if source is not None:

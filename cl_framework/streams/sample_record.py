@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-from cl_framework.streams import sample_list
-from cl_framework.streams.events import Experience, Scenario, Step
+from cl_framework.streams import sample_list, sample_list_file
+from cl_framework.streams.events import Experience, Step
 from cl_framework.streams.sample_list import ListedSource
+from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.survey import Watch, unwatched
 from cl_framework.streams.timeline import Timeline
 
@@ -65,7 +66,7 @@ class SampleRecord:
             for source in filter(None, self.sources):
                 whose = {name.removeprefix(source.as_new) for name in vanished if name.startswith(source.as_new)}
                 sample_list.forget_rows(source, gone, whose, self.key)
-        now = sample_list.encode_list(self.sources)
+        now = sample_list_file.encode_list(self.sources)
         if now == self._stored:
             return None
         self._stored = now

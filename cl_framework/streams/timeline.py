@@ -8,9 +8,10 @@ from typing import Any, final
 
 import msgspec
 
-from cl_framework.streams.events import Need, Scenario, Step
+from cl_framework.streams.events import Need, Step
 from cl_framework.streams.identifiers import hide
 from cl_framework.streams.identity import Register, hidden_as
+from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.walk import Walk
 
 

@@ -6,18 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
-from cl_framework.streams.events import (
-    Event,
-    Experience,
-    Scenario,
-    Step,
-    exam_of,
-    forget_request,
-    surviving,
-)
+from cl_framework.streams.events import Event, Experience, Step, exam_of, forget_request, surviving
 from cl_framework.streams.identifiers import sample_ids
 from cl_framework.streams.identity import Register
 from cl_framework.streams.samples import Relabelled
+from cl_framework.streams.scenario import Scenario
 
 
 @final
