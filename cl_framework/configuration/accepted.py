@@ -74,8 +74,8 @@ class Options:
 @cache
 def section(name: str) -> Mapping[str, Setting]:
     """Return the settings of a section by name; none if there is no such section."""
-    found = signatures.find_declared(*SECTIONS[name]) if name in SECTIONS else None
-    return kinds.settings((found and signatures.parameters(found)) or {})
+    declared = signatures.find_declared(*SECTIONS[name]) if name in SECTIONS else None
+    return kinds.settings((declared and signatures.parameters(declared)) or {})
 
 
 @cache
@@ -83,8 +83,8 @@ def other_settings() -> Mapping[str, Setting]:
     """Return the settings outside the sections."""
     ours = signatures.find_declared(__name__, "Options")
     added = kinds.settings((ours and signatures.parameters(ours)) or {})
-    types = {name: ast.parse(told, mode="eval").body for name, told in OF_LIGHTNING.items()}
-    return {name: Setting(Parameter(told, "builtins", False)) for name, told in types.items()} | added
+    types = {name: ast.parse(annotation, mode="eval").body for name, annotation in OF_LIGHTNING.items()}
+    return {name: Setting(Parameter(annotation, "builtins", False)) for name, annotation in types.items()} | added
 
 
 def section_keys() -> dict[str, list[str]]:
@@ -95,8 +95,8 @@ def section_keys() -> dict[str, list[str]]:
 @cache
 def part_settings(part: Declared) -> Mapping[str, Setting] | None:
     """Return the settings of a class; None if it takes any, or if its source does not tell."""
-    found = signatures.parameters(part)
-    return None if found is None else kinds.settings(found)
+    parameters = signatures.parameters(part)
+    return None if parameters is None else kinds.settings(parameters)
 
 
 def default(place: str, kind: Kind, whole: bool = True) -> Declared | None:
@@ -127,9 +127,9 @@ def named_class(place: str, kind: Kind, name: str, certain: bool) -> Declared | 
     if paths:
         return _declared(paths[0])
     role = _role(place, kind)
-    said = messages.no_class(place, name, [*kind.choices, *known], role)
-    if certain or (not trust.trusted() and (role or "Did you mean" in said)):  # what is trusted may bring others
-        raise UserError(said)
+    sentence = messages.no_class(place, name, [*kind.choices, *known], role)
+    if certain or (not trust.trusted() and (role or "Did you mean" in sentence)):  # what is trusted may bring others
+        raise UserError(sentence)
     return None
 
 
@@ -141,18 +141,18 @@ def _role(place: str, kind: Kind) -> str | None:
 def _by_path(place: str, kind: Kind, path: str, certain: bool) -> Declared | None:
     trust.require(path, discovery.packages())
     module, _, name = path.rpartition(".")
-    found = signatures.find_declared(module, name)
-    if found is None:
+    declared = signatures.find_declared(module, name)
+    if declared is None:
         _check_there(place, module, name)
         return None
-    trust.require(found.path, discovery.packages())
-    above = signatures.ancestors(found)
+    trust.require(declared.path, discovery.packages())
+    above = signatures.ancestors(declared)
     open_to_all = kind.supplied or any("Protocol" in signatures.bases(p) for p in kind.parts)
-    told = certain or not trust.trusted()
-    if told and above is not None and not open_to_all and not {part.path for part in kind.parts} & above:
+    refusable = certain or not trust.trusted()
+    if refusable and above is not None and not open_to_all and not {part.path for part in kind.parts} & above:
         wanted = " or ".join(part.name for part in kind.parts)
         raise UserError(f"{place} must be of class {wanted}; {path} is not.")
-    return found
+    return declared
 
 
 def _check_there(place: str, module: str, name: str) -> None:
@@ -173,11 +173,11 @@ def _check_there(place: str, module: str, name: str) -> None:
 
 def _classes(parts: Iterable[Declared]) -> dict[str, list[str]]:
     """Return the classes that parts may be by their short names, with every path that a name may mean."""
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for part in parts:
         for name, path in _named(part).items():
-            found.setdefault(name, []).append(path)
-    return found
+            by_name.setdefault(name, []).append(path)
+    return by_name
 
 
 @cache

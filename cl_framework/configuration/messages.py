@@ -13,10 +13,10 @@ from cl_framework.settings.declared import known_to_timm
 from cl_framework.settings.kinds import Kind
 
 
-def no_setting(owner: str, found: str, known: Sequence[str]) -> str:
+def no_setting(owner: str, name: str, known: Sequence[str]) -> str:
     """Say that a class takes no such setting."""
-    hint = did_you_mean(found, known) if known else "It takes none."
-    return f"{owner} has no setting {found!r}. {hint}"
+    hint = did_you_mean(name, known) if known else "It takes none."
+    return f"{owner} has no setting {name!r}. {hint}"
 
 
 def no_yaml(path: str, error: Exception) -> str:
@@ -27,23 +27,23 @@ def no_yaml(path: str, error: Exception) -> str:
     return f"{path} is not valid YAML{where}: {cause}."
 
 
-def no_class(place: str, found: str, known: Sequence[str], role: str | None = None) -> str:
+def no_class(place: str, name: str, known: Sequence[str], role: str | None = None) -> str:
     """Say that there is no class of that name.
 
     Args:
         place: The setting that names it.
-        found: The name.
+        name: The name.
         known: The names that there are.
         role: What the class would be; None for a class of a library.
     """
-    if role == "backbone" and ":" in found:
-        known = [f"{short}:{found.partition(':')[2]}" for short in SHORT]
-    elif role == "backbone" and found and known_to_timm(found):
-        return f"There is no backbone {found!r}. For a model of timm's, write timm:{found}."
+    if role == "backbone" and ":" in name:
+        known = [f"{short}:{name.partition(':')[2]}" for short in SHORT]
+    elif role == "backbone" and name and known_to_timm(name):
+        return f"There is no backbone {name!r}. For a model of timm's, write timm:{name}."
     if role is not None:
-        return f"There is no {role} {found!r}. {did_you_mean(found, known)}"
-    hint = did_you_mean(found, known) if known else "Give its import path, such as torch.optim.SGD."
-    return f"{place}: there is no class {found!r}. {hint}"
+        return f"There is no {role} {name!r}. {did_you_mean(name, known)}"
+    hint = did_you_mean(name, known) if known else "Give its import path, such as torch.optim.SGD."
+    return f"{place}: there is no class {name!r}. {hint}"
 
 
 def no_key(key: str, sections: Mapping[str, Sequence[str]], options: Sequence[str]) -> str:
@@ -74,11 +74,11 @@ def wrong_part(place: str, kind: Kind, value: Any, settings: Sequence[str]) -> s
         value: The value.
         settings: The settings of its class, if it can be of one class only.
     """
-    what = " or ".join(dict.fromkeys(part.name for part in kind.parts))
+    names = " or ".join(dict.fromkeys(part.name for part in kind.parts))
     form = (
         f"a table of {', '.join(settings)}"
         if settings
-        else f"a class of {what}, or a table of class_path and init_args"
+        else f"a class of {names}, or a table of class_path and init_args"
     )
     plain = f", or {kind.says()}" if kind.says() else ""
     return f"{place} must be {form}{plain}; found {as_written(value)}."

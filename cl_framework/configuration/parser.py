@@ -49,10 +49,10 @@ class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         types = get_type_hints(accepted.Options)
         for option in fields(accepted.Options):
-            told = {"help": option.metadata["help"]}
+            help_text = {"help": option.metadata["help"]}
             kind = {"action": "store_true"} if types[option.name] is bool else {"type": types[option.name]}
             default = os.environ.get("CLF_FEATURES") or None if option.name == "features" else option.default
-            parser.add_argument(f"--{option.name}", default=default, **kind, **told)
+            parser.add_argument(f"--{option.name}", default=default, **kind, **help_text)
         parser.set_defaults(
             {part: {"class_path": path} for part, path in accepted.DEFAULTS.items() if part != "model.optimizer"}
         )
@@ -70,21 +70,21 @@ class _CLI(LightningCLI):
         """
         failed: list[tuple[type, Exception]] = []
 
-        def made(kind: type, *args: Any, **kwargs: Any) -> Any:
+        def instantiate(kind: type, *args: Any, **kwargs: Any) -> Any:
             try:
                 return kind(*args, **kwargs)
             except Exception as error:
                 failed.append((kind, error))
                 raise
 
-        self.parser.add_instantiator(made, object)  # as Lightning adds its own, which come first
+        self.parser.add_instantiator(instantiate, object)  # as Lightning adds its own, which come first
         try:
             super().instantiate_classes()
         except UserError:
             raise
         except Exception as error:  # of a setting with several types, what its class says is lost on the way
-            if failed and (said := refusal.of_a_class(*failed[-1], wrapped=error is not failed[-1][1])):
-                raise UserError(said) from failed[-1][1]
+            if failed and (sentence := refusal.of_a_class(*failed[-1], wrapped=error is not failed[-1][1])):
+                raise UserError(sentence) from failed[-1][1]
             raise
 
 
@@ -132,8 +132,8 @@ def parsed_config(args: Sequence[str], build: bool = True) -> LightningCLI:
     except UserError:
         raise
     except Exception as error:
-        if said := unforeseen.mendable(error):
-            raise UserError(CHECKPOINTS if "ModelCheckpoint" in said else said) from error
+        if sentence := unforeseen.mendable(error):
+            raise UserError(CHECKPOINTS if "ModelCheckpoint" in sentence else sentence) from error
         raise
 
 

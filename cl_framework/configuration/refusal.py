@@ -29,8 +29,8 @@ def of_the_parser(error: Exception, words: Sequence[str], sections: Sequence[str
         given.check()
         if any(isinstance(e, ImportError) and isinstance(e, ValueError) for e in _causes(error)):
             given.check_trust()
-    except UserError as said:
-        return said
+    except UserError as refused:
+        return refused
     return UserError(f"The config cannot be used: {' '.join(str(error).split()).rstrip('.')}.")
 
 

@@ -165,9 +165,9 @@ def _check_open(part: Declared, key: str) -> None:
         UserError: If so.
     """
     known = signatures.named(part)
-    said = messages.no_setting(part.name, key, known)
-    if key not in known and "Did you mean" in said:
-        raise UserError(said)
+    sentence = messages.no_setting(part.name, key, known)
+    if key not in known and "Did you mean" in sentence:
+        raise UserError(sentence)
 
 
 def _plain(kind: Kind, value: Any, typed: bool) -> bool:

@@ -89,8 +89,8 @@ class Told:
     def then(self, facts: Mapping[str, Any]) -> Told:
         """Return what was told after an earlier event; what was read in part since then counts as read."""
         origins = {name: streams_origins.cells_of(o) for name, o in facts["origins"].items()}
-        told = facts.get("brought") or [(e, [c]) for c, e in facts["known"]]  # all that older runs record
-        brought = [(str(e), int(c)) for e, classes in told for c in classes]
+        brought_before = facts.get("brought") or [(e, [c]) for c, e in facts["known"]]  # all that older runs record
+        brought = [(str(e), int(c)) for e, classes in brought_before for c in classes]
         return Told(
             brought, origins, streams_origins.cells_of(facts["head_origin"]), facts.get("outlived", {}), self.parts
         )
@@ -123,18 +123,18 @@ class Told:
     def _adapter(self, name: str) -> Ingredient:
         return self._ingredient(self.origins.get(name, ()), ADAPTERS + name, name)
 
-    def _ingredient(self, made: Origin, holder: str, owner: str | None = None) -> Ingredient:
+    def _ingredient(self, origin: Origin, holder: str, owner: str | None = None) -> Ingredient:
         parts = {} if owner is None else self.parts.get(owner, {})
-        return Ingredient(made, tuple(self.outlived.get(holder, ())), parts)
+        return Ingredient(origin, tuple(self.outlived.get(holder, ())), parts)
 
 
 def artifacts(learner: Learner) -> list[Artifact]:
     """Return everything a learner holds beyond the frozen backbone, with its origin."""
-    tensors, told = checkpoint.tensors(learner), Told.now(learner)
-    known = [*_adapters(learner, tensors, told), *_rows(learner, tensors, told), *_filed(learner, told)]
+    tensors, facts = checkpoint.tensors(learner), Told.now(learner)
+    known = [*_adapters(learner, tensors, facts), *_rows(learner, tensors, facts), *_filed(learner, facts)]
     claimed = {n for a in known for n in a.tensors}
     return known + [
-        Artifact("sums" if n.endswith(".gram") else "other", n.removeprefix("strategy."), (n,), told.made(n),
+        Artifact("sums" if n.endswith(".gram") else "other", n.removeprefix("strategy."), (n,), facts.made(n),
                  bytes=_size([t]), holder=n)
         for n, t in tensors.items() if n not in claimed
     ]  # fmt: skip
@@ -160,26 +160,26 @@ def artifact_samples(artifact: Artifact, stream: Sequence[Event] | Census) -> fr
     return ids_of(index.resolved(artifact.made)) | (artifact.ids or frozenset())
 
 
-def _adapters(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterator[Artifact]:
+def _adapters(learner: Learner, tensors: Mapping[str, Tensor], facts: Told) -> Iterator[Artifact]:
     bank = learner.model.adapters
     for name in bank:
         start = f"{ADAPTERS}{name}."
         mine = tuple(n for n in tensors if n.startswith(start))
         kind, size = "edit" if name in bank.stack else "adapter", _size(tensors[n] for n in mine)
-        yield Artifact(kind, name, mine, told.made(start), space=name, bytes=size, holder=ADAPTERS + name)
+        yield Artifact(kind, name, mine, facts.made(start), space=name, bytes=size, holder=ADAPTERS + name)
 
 
-def _rows(learner: Learner, tensors: Mapping[str, Tensor], told: Told) -> Iterator[Artifact]:
+def _rows(learner: Learner, tensors: Mapping[str, Tensor], facts: Told) -> Iterator[Artifact]:
     head = learner.model.head
     names = tuple(n for n in tensors if n.startswith(f"{HEAD}.") and READING not in n)
     size = head.weight.element_size() * (head.width + (head.bias is not None))
     for c in head.classes:
-        yield Artifact("head row", str(c), names, told.made(f"{HEAD}."), cls=c, bytes=size, holder=HEAD)
+        yield Artifact("head row", str(c), names, facts.made(f"{HEAD}."), cls=c, bytes=size, holder=HEAD)
     if not head.classes:
         yield Artifact("head", "without rows", names, count=0)
 
 
-def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
+def _filed(learner: Learner, facts: Told) -> Iterator[Artifact]:
     """Yield what tensor stores hold: of a class, and made with the adapter of the experience it is filed under."""
     for path, store in learner.named_modules():
         if not isinstance(store, TensorStore) or not path.startswith(("strategy.", "model.")):
@@ -194,7 +194,7 @@ def _filed(learner: Learner, told: Told) -> Iterator[Artifact]:
                 kind,
                 " in ".join(str(x) for x in (entry.cls, entry.experience) if x is not None),
                 (tensor,),
-                told.made(tensor) if not by_id else (),
+                facts.made(tensor) if not by_id else (),
                 entry.cls,
                 entry.experience,
                 frozenset(value.tolist()) if by_id else None,

@@ -126,5 +126,5 @@ def _past(matrix: Matrix) -> list[tuple[list[float], float]]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return fmean(found) if found else 0.0
+    numbers = list(values)
+    return fmean(numbers) if numbers else 0.0

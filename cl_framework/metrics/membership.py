@@ -163,11 +163,11 @@ def u_lira(confidence: Floats, met: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """
     sd = pooled_sd(confidence, met), pooled_sd(confidence, ~met)
     ins, outs = [np.empty(0)], [np.empty(0)]
-    for values, there in zip(confidence.T, met.T, strict=True):
-        pairs = min(int(there.sum()), int((~there).sum()))
+    for values, member in zip(confidence.T, met.T, strict=True):
+        pairs = min(int(member.sum()), int((~member).sum()))
         if pairs < 3:
             continue
-        a, b = values[there][:pairs], values[~there][:pairs]
+        a, b = values[member][:pairs], values[~member][:pairs]
         means = (a.sum() - a) / (pairs - 1), (b.sum() - b) / (pairs - 1)
         ins.append(log_likelihood_ratio(a, *means, sd))
         outs.append(log_likelihood_ratio(b, *means, sd))
@@ -180,7 +180,7 @@ def pooled_sd(values: Floats, where: NDArray[np.bool_]) -> float:
     >>> pooled_sd(np.array([[0.0, 9.0], [2.0, 11.0]]), np.ones((2, 2), dtype=bool))
     1.4142135623730951
     """
-    columns = [column[there] for column, there in zip(values.T, where.T, strict=True)]
+    columns = [column[mask] for column, mask in zip(values.T, where.T, strict=True)]
     squares = sum(float(((c - c.mean()) ** 2).sum()) for c in columns if len(c) > 1)
     freedom = sum(len(c) - 1 for c in columns if len(c) > 1)
     return max(float(np.sqrt(squares / freedom)), 1e-6) if freedom else 1e-6

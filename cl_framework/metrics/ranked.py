@@ -38,7 +38,7 @@ def within_experience_hits(ranking: Tensor, labels: Tensor, owner: Mapping[int, 
     for name in dict.fromkeys(owner.values()):
         classes = torch.tensor([c for c, experience in owner.items() if experience == name])
         mine = torch.isin(labels, classes)
-        said, truth = ranking[mine], labels[mine]
-        first = torch.isin(said, classes).int().argmax(1, keepdim=True)
-        right += int((said.gather(1, first)[:, 0] == truth).sum())
+        answers, truth = ranking[mine], labels[mine]
+        first = torch.isin(answers, classes).int().argmax(1, keepdim=True)
+        right += int((answers.gather(1, first)[:, 0] == truth).sum())
     return right

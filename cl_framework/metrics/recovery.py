@@ -60,9 +60,9 @@ def js_divergence_nats(p: Floats, q: Floats) -> float | None:
     return max(float((halves[0] + halves[1]).mean() / 2), 0.0)
 
 
-def accuracy(said: NDArray[Any], truth: NDArray[Any]) -> float | None:
+def accuracy(answers: NDArray[Any], truth: NDArray[Any]) -> float | None:
     """Share of right answers; None without samples."""
-    return float((said == truth).mean()) if len(truth) else None
+    return float((answers == truth).mean()) if len(truth) else None
 
 
 def ridge_probe_accuracy(z: Floats, y: Labels, exam: Floats, truth: Labels) -> float | None:
@@ -103,15 +103,15 @@ def ncm_accuracy(
     if not len(truth):
         return None
     classes, gone = np.unique(y), set(truth.tolist())
-    found: list[float] = []
+    accuracies: list[float] = []
     for draw in range(1 if k is None else draws):
         dice, means = np.random.default_rng(draw), []
         for c in classes:
             own = z[y == c]
             few = k is not None and int(c) in gone
             means.append((own[dice.permutation(len(own))[:k]] if few else own).mean(0))
-        found.append(float((classes[(unit(exam) @ unit(np.stack(means)).T).argmax(1)] == truth).mean()))
-    return float(np.mean(found))
+        accuracies.append(float((classes[(unit(exam) @ unit(np.stack(means)).T).argmax(1)] == truth).mean()))
+    return float(np.mean(accuracies))
 
 
 def knn_accuracy(z: Floats, y: Labels, exam: Floats, truth: Labels, k: int = 5) -> float | None:
@@ -126,13 +126,13 @@ def knn_accuracy(z: Floats, y: Labels, exam: Floats, truth: Labels, k: int = 5) 
     """
     if not len(truth):
         return None
-    classes, neighbours, said = np.unique(y), unit(z).T, []
+    classes, neighbours, answers = np.unique(y), unit(z).T, []
     for row in unit(exam):
         cosines = row @ neighbours
         near = np.argsort(-cosines, kind="stable")[:k]
         votes = (y[near][:, None] == classes).T @ (1 + cosines[near])
-        said.append(classes[votes.argmax()])
-    return accuracy(np.array(said), truth)
+        answers.append(classes[votes.argmax()])
+    return accuracy(np.array(answers), truth)
 
 
 def unit(z: Floats) -> Floats:

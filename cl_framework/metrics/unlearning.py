@@ -88,12 +88,12 @@ def spillover_exams(
     >>> spillover_exams({"a": {0: (3, 4)}, "b": {1: (1, 2), 2: (2, 2)}}, {"a": {0: (2, 4)}, "b": {2: (2, 2)}})
     {'a': 0.25}
     """
-    found = {}
+    drops = {}
     for name, exam in after.items():
         then, now = micro_accuracy(before.get(name, {}).values()), micro_accuracy(exam.values())
         if then is not None and now is not None and set(before[name]) == set(exam):
-            found[name] = then - now
-    return found
+            drops[name] = then - now
+    return drops
 
 
 def relearn_steps(curve: Mapping[int, float], target: float, tolerance: float = 0.05) -> int | None:

@@ -97,8 +97,8 @@ class FrozenPasses:
                 here = missing[members][:, same]
                 if bool(here.any()):
                     with self._computing():
-                        found = list(self._shared(x.tensor[same.to(x.tensor.device)], self._device, adapters, here))
-                    yield from ((choices[which], same[rows], z) for which, rows, z in found)
+                        features = list(self._shared(x.tensor[same.to(x.tensor.device)], self._device, adapters, here))
+                    yield from ((choices[which], same[rows], z) for which, rows, z in features)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

@@ -63,8 +63,8 @@ class LoaderFile:
         load = next((signatures.Declared(self.module, "load", node) for node in functions), None)
         taken = signatures.parameters(load) if load else None
         if taken is None:
-            what = "defines no function `load` with named arguments"
-            raise UserError(f"{self.file} declares the data loader {self.loader.prefix!r} and {what}; add it.")
+            problem = "defines no function `load` with named arguments"
+            raise UserError(f"{self.file} declares the data loader {self.loader.prefix!r} and {problem}; add it.")
         return {name: not p.required for name, p in taken.items() if name != "faults"}
 
     @property
@@ -93,8 +93,8 @@ def loader_files() -> list[LoaderFile]:
     Raises:
         UserError: If a package is shadowed, or a file cannot be read or declares a loader in another way.
     """
-    found = [each for module, file in discovery.modules(_OWN) for each in _declared(module, file)]
-    return sorted(found, key=lambda each: each.loader.prefix)
+    files = [each for module, file in discovery.modules(_OWN) for each in _declared(module, file)]
+    return sorted(files, key=lambda each: each.loader.prefix)
 
 
 def loader_of(prefix: str) -> LoaderFile | None:
@@ -103,11 +103,11 @@ def loader_of(prefix: str) -> LoaderFile | None:
     Raises:
         UserError: If there are several.
     """
-    found = [each for each in loader_files() if each.loader.prefix == prefix]
-    if len(found) > 1:
-        places = " and ".join(str(each.file) for each in found)
+    matches = [each for each in loader_files() if each.loader.prefix == prefix]
+    if len(matches) > 1:
+        places = " and ".join(str(each.file) for each in matches)
         raise UserError(f"{places} both load {prefix!r}; uninstall one of them, or rename its prefix.")
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def _declared(module: str, file: Path) -> Iterator[LoaderFile]:
@@ -126,11 +126,11 @@ def _read(value: ast.expr, place: str) -> Loader:
         if not isinstance(value, ast.Call):
             raise TypeError(ast.unparse(value))
         given = {k.arg or "": ast.literal_eval(k.value) for k in value.keywords}
-        found = Loader(*map(ast.literal_eval, value.args), **given)
+        loader = Loader(*map(ast.literal_eval, value.args), **given)
     except (ValueError, TypeError) as error:
         raise UserError(f"{place} declares {_DECLARED} otherwise than written out, as in {_EXAMPLE}.") from error
-    if not isinstance(found.prefix, str) or not re.fullmatch("[a-z][a-z0-9_]*", found.prefix):
-        raise UserError(f"{place} declares the prefix {found.prefix!r}; take small letters, digits and underscores.")
-    if found.reads not in ("", "file", "folder"):
-        raise UserError(f"{place} declares reads={found.reads!r}; write 'file' or 'folder', or leave it out.")
-    return found
+    if not isinstance(loader.prefix, str) or not re.fullmatch("[a-z][a-z0-9_]*", loader.prefix):
+        raise UserError(f"{place} declares the prefix {loader.prefix!r}; take small letters, digits and underscores.")
+    if loader.reads not in ("", "file", "folder"):
+        raise UserError(f"{place} declares reads={loader.reads!r}; write 'file' or 'folder', or leave it out.")
+    return loader

@@ -71,8 +71,8 @@ def load_class(kind: str, name: str) -> type:
     entries = {entry.name: entry for entry in catalogue(kind)}
     if name not in entries:
         raise UserError(f"There is no {KINDS[kind].lower()} {name!r}. {did_you_mean(name, entries)}")
-    found: type = getattr(imported(entries[name].module), name)
-    return found
+    loaded: type = getattr(imported(entries[name].module), name)
+    return loaded
 
 
 def installed(kind: str) -> list[type[Any]]:

@@ -148,8 +148,8 @@ def _subscripted(head: str, inside: Sequence[ast.expr], module: str) -> Kind:
     if head in TABLES:
         return Kind(table=True)
     if head == "Callable" and len(inside) == 2 and isinstance(inside[0], ast.List):
-        made = kind_of(inside[1], module)
-        return Kind(parts=made.parts, supplied=len(inside[0].elts)) if made.parts else ANYTHING
+        kind = kind_of(inside[1], module)
+        return Kind(parts=kind.parts, supplied=len(inside[0].elts)) if kind.parts else ANYTHING
     return ANYTHING
 
 

@@ -103,13 +103,13 @@ def parameters(declared: Declared) -> dict[str, Parameter] | None:
         return _closed(node.args, declared.module)
     if not isinstance(node, ast.ClassDef):
         return None
-    made = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
-    if made is not None:
-        return _closed(made.args, declared.module)
+    init = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
+    if init is not None:
+        return _closed(init.args, declared.module)
     above = [b for b in bases(declared) if b.rpartition(".")[2] not in NO_SETTINGS]
     inherited = [parameters(base) if base else None for base in (_base(declared, b) for b in above)]
     if any(ast.unparse(d).split("(")[0].endswith("dataclass") for d in node.decorator_list):
-        earlier = {k: v for found in reversed(inherited) for k, v in (found or {}).items()}
+        earlier = {k: v for taken in reversed(inherited) for k, v in (taken or {}).items()}
         return earlier | dict(_fields(node, declared.module))
     return inherited[0] if inherited else {}
 
@@ -117,8 +117,8 @@ def parameters(declared: Declared) -> dict[str, Parameter] | None:
 def named(declared: Declared) -> list[str]:
     """Return the parameters that a class names itself, also where it takes others."""
     node = declared.node
-    made = [m for m in getattr(node, "body", []) if isinstance(m, ast.FunctionDef) and m.name == "__init__"]
-    return [name for m in made for name, _ in _arguments(m.args, declared.module)]
+    inits = [m for m in getattr(node, "body", []) if isinstance(m, ast.FunctionDef) and m.name == "__init__"]
+    return [name for m in inits for name, _ in _arguments(m.args, declared.module)]
 
 
 def bases(declared: Declared) -> list[str]:
@@ -131,7 +131,7 @@ def ancestors(declared: Declared) -> set[str] | None:
     """Return the dotted paths of a class and all that it inherits; None if one of them cannot be told."""
     if not isinstance(declared.node, ast.ClassDef):
         return None
-    found = {declared.path}
+    paths = {declared.path}
     for base in bases(declared):
         if base in _ROOTS:
             continue
@@ -139,8 +139,8 @@ def ancestors(declared: Declared) -> set[str] | None:
         above = ancestors(parent) if parent else None
         if above is None:
             return None
-        found |= above
-    return found
+        paths |= above
+    return paths
 
 
 NO_SETTINGS = frozenset({"Strategy", "Unlearner", "Scenario", "Backbone", "Adapter", "ABC", "Protocol", "object"})
@@ -171,7 +171,7 @@ def _find(module: str, name: str, depth: int) -> Declared | None:
                     return _find(origin, other, depth - 1)
                 stars += [origin] if node.names[0].name == "*" else []
             stars += _lazy(node, module, file)
-    return next((found for star in stars if (found := _find(star, name, depth - 1))), None)
+    return next((match for star in stars if (match := _find(star, name, depth - 1))), None)
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -210,9 +210,9 @@ def _origin(node: ast.ImportFrom, module: str, file: Path) -> str:
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Parameter]]:
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            told = ast.unparse(item.value) if item.value else ""
-            if "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in told:
-                null = told == "None" or "default=None" in told
+            default = ast.unparse(item.value) if item.value else ""
+            if "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in default:
+                null = default == "None" or "default=None" in default
                 yield item.target.id, Parameter(item.annotation, module, item.value is None, null)
 
 

@@ -113,11 +113,11 @@ def _loader(spec: str) -> LoaderFile:
         UserError: If there is none.
     """
     kind = spec.partition(":")[0]
-    if found := data_loaders.loader_of(kind):
-        return found
-    there = presence.spelled(spec)
+    if loader := data_loaders.loader_of(kind):
+        return loader
+    spelling = presence.spelled(spec)
     known = (each.loader.prefix for each in data_loaders.loader_files())
-    hint = f"For these data, write {there}." if there else did_you_mean(kind, known)
+    hint = f"For these data, write {spelling}." if spelling else did_you_mean(kind, known)
     raise UserError(f"There is no data source {kind!r}. {hint}")
 
 
@@ -131,15 +131,15 @@ def asked(spec: str) -> tuple[str, str, dict[str, str]]:
         UserError: If the name or an option is unknown, or the subject is missing, not wanted or not there.
     """
     kind, subject, chosen = _taken_apart(spec)
-    found = _loader(spec)
-    if found.subject and not subject:
-        raise UserError(f"{kind} needs a {found.subject} after a colon, as in {kind}:{found.subject.upper()}.")
-    if subject and not found.subject:
+    loader = _loader(spec)
+    if loader.subject and not subject:
+        raise UserError(f"{kind} needs a {loader.subject} after a colon, as in {kind}:{loader.subject.upper()}.")
+    if subject and not loader.subject:
         raise UserError(f"{kind} takes options such as {kind}:seed=1, found {subject!r}.")
     for key in chosen:
-        if key not in found.options:
-            raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, found.options)}")
-    presence.check_present(found.loader, subject)
+        if key not in loader.options:
+            raise UserError(f"{kind} has no option {key!r}. {did_you_mean(key, loader.options)}")
+    presence.check_present(loader.loader, subject)
     return kind, subject, chosen
 
 

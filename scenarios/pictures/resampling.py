@@ -48,14 +48,14 @@ def bicubic(t: Tensor) -> Tensor:
 
 
 def weights(
-    starts: Tensor, lengths: Tensor, there: int, size: int, how: Filter, dtype: torch.dtype = torch.float64
+    starts: Tensor, lengths: Tensor, width: int, size: int, how: Filter, dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Return the weights by which Pillow resizes stretches of a line: ``(n, size, there)``.
 
     Args:
         starts: ``(n,)`` where each stretch begins; pixels outside it are not used.
         lengths: ``(n,)`` pixels in each.
-        there: Pixels in the line.
+        width: Pixels in the line.
         size: Pixels in the result.
         how: The filter; when pixels become fewer, it becomes wider: antialiasing.
         dtype: In double precision the weights are rounded to 22 binary places, as Pillow does.
@@ -63,7 +63,7 @@ def weights(
     starts, lengths = (v.to(dtype).view(-1, 1, 1) for v in (starts, lengths))
     scale = lengths / size
     centre = (torch.arange(size, dtype=dtype, device=starts.device)[:, None] + 0.5) * scale
-    at = torch.arange(there, dtype=dtype, device=starts.device) - starts
+    at = torch.arange(width, dtype=dtype, device=starts.device) - starts
     w = how((at + 0.5 - centre).mul_(1 / scale.clamp_min(1)).abs_()) * ((at >= 0) & (at < lengths))
     if dtype != torch.float64:
         return w.div_(w.sum(-1, keepdim=True))
