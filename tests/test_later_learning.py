@@ -10,6 +10,7 @@ import torch
 from cl_framework.engine import checkpoint
 from cl_framework.settings import discovery
 from cl_framework.streams.events import surviving
+from cl_framework.streams.later import Later, LaterRequest
 from cl_framework.streams.samples import Samples
 from cl_framework.streams.timeline import Timeline
 from strategies.learning.ease import EASE
@@ -18,7 +19,7 @@ from strategies.learning.ranpac import RanPAC
 from strategies.unlearning.drop_adapter import DropAdapter
 from strategies.unlearning.retrain import Retrain
 
-LEARN = {"learn": [], "data": ""}
+LEARN = Later(learn=[], data="")
 WAYS = [(EASE, DropAdapter), (Finetune, Retrain), (lambda: RanPAC(expansion=8, ridge="published"), Retrain)]
 
 
@@ -32,7 +33,7 @@ def test_what_is_learned_after_an_exact_request_is_what_is_learned_without_what_
     strategy, unlearner, world, stream
 ):
     gone, more = stream[0].classes[0], world.Listed([stream[2]])
-    asked = [{"forget": {"classes": [gone]}}, {"forget": {"experiences": ["task-1"]}}, LEARN]
+    asked = [Later(LaterRequest(classes=[gone])), Later(LaterRequest(experiences=["task-1"])), LEARN]
     one = met(world, strategy, unlearner, Timeline(world.Listed(stream[:2]), asked, [more]))
     rest = Timeline(world.Listed([stream[0].without([gone])]), [LEARN], [more])
     other = met(world, strategy, unlearner, rest)
@@ -49,7 +50,7 @@ def moved(learner):
 @pytest.mark.parametrize(("strategy", "unlearner"), WAYS)
 def test_so_it_is_where_a_whole_learn_request_was_forgotten_whose_name_stays_taken(strategy, unlearner, world, stream):
     first, middle, last = (world.Listed([e]) for e in (stream[0], stream[1], stream[2]))
-    asked = [LEARN, {"forget": {"experiences": ["more-0-task-1"]}}, LEARN]
+    asked = [LEARN, Later(LaterRequest(experiences=["more-0-task-1"])), LEARN]
     one = Timeline(first, asked, [middle, last])
     names = [s.event.name for s in one.steps()]
     assert names == ["task-0", "more-0-task-1", "forget-0", "more-1-task-2"]

@@ -107,5 +107,5 @@ def test_a_request_leaves_the_steps_before_it_as_they_were(run):
     assert all(a is b for a, b in zip(opened.steps, longer.steps, strict=False))
     assert [s.event.name for s in longer.left] == ["forget-0"]
     assert opened.left == []
-    (hidden,) = longer.timeline.later[-1]["forget"]["samples"]
+    (hidden,) = longer.timeline.later[-1].forget.samples
     assert hidden != 3

@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from msgspec import structs
 
 from cl_framework.errors import UserError
 from cl_framework.streams.events import Experience, ForgetRequest, Step, forget_request, surviving
 from cl_framework.streams.identity import hidden_as
+from cl_framework.streams.later import Later, LaterRequest
 from cl_framework.streams.samples import Rows
 from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.timeline import Timeline
 
-LEARN = {"learn": [], "data": ""}
+LEARN = Later(learn=[], data="")
 
 
 def test_a_later_stream_keeps_all_that_it_says(world, stream):
@@ -72,7 +74,7 @@ def test_a_name_that_no_class_bore_yet_takes_the_id_that_was_set_aside_for_it():
 
 
 def test_a_forgotten_class_comes_back_under_a_new_id_and_is_one_class_from_then_on():
-    asked = [{"forget": {"classes": [0]}}, LEARN, LEARN]
+    asked = [Later(LaterRequest(classes=[0])), LEARN, LEARN]
     timeline = Timeline(Named(["cat", "dog"]), asked, [Named(["cat"]), Named(["cat"])])
     *_, back, more = (s.event for s in timeline.steps())
     assert (back.classes, back.relearned) == ((2,), {2: 0})
@@ -81,7 +83,7 @@ def test_a_forgotten_class_comes_back_under_a_new_id_and_is_one_class_from_then_
 
 
 def test_a_prefix_makes_classes_of_their_own():
-    timeline = Timeline(Named(["cat", "dog"]), [{**LEARN, "as_new": "lab-"}], [Named(["dog", "fox"])])
+    timeline = Timeline(Named(["cat", "dog"]), [structs.replace(LEARN, as_new="lab-")], [Named(["dog", "fox"])])
     assert [s.event.classes for s in timeline.steps()] == [(0, 1), (2, 3)]
     assert timeline.class_names == ["cat", "dog", "lab-dog", "lab-fox"]
 
@@ -133,15 +135,15 @@ def test_no_two_live_classes_share_a_name_whatever_is_asked(seed):
         if act in ("learn", "as_new"):
             prefix = dice.choice(["lab-", "x"]) if act == "as_new" else ""
             streams.append(Named(*(some() for _ in range(dice.randint(1, 2)))))
-            later.append({**LEARN, "as_new": prefix} if prefix else LEARN)
+            later.append(structs.replace(LEARN, as_new=prefix) if prefix else LEARN)
             alive |= {prefix + name for e in streams[-1].experiences for name in e}
         elif len(alive) > 1 and act == "forget class":
             gone = dice.choice(sorted(alive))
             (c,) = {c for e in past for c in e.classes if timeline.class_names[c] == gone}
-            later.append({"forget": {"classes": [c]}})
+            later.append(Later(LaterRequest(classes=[c])))
             alive -= {gone}
         elif len(past) > 1 and act == "forget experience":
-            later.append({"forget": {"experiences": [dice.choice(past).name]}})
+            later.append(Later(LaterRequest(experiences=[dice.choice(past).name])))
             left = surviving(Timeline(first, later, streams).steps())
             alive = {timeline.class_names[c] for e in left for c in e.classes}
         timeline = Timeline(first, later, streams)
@@ -156,10 +158,10 @@ def test_no_two_live_classes_share_a_name_whatever_is_asked(seed):
 def test_ids_stay_what_they_were_where_names_of_forgotten_classes_are_gone():
     streams = [Named(["fox", "dog"]), Named(["dog", "fox"])]
     timeline = Timeline(Named(["cat", "dog"]), [LEARN], streams[:1]).settled()
-    assert timeline.later[0]["ids"] == [[2, 1]]
-    longer = [*timeline.later, {"forget": {"classes": [1]}}, LEARN]
+    assert timeline.later[0].ids == [[2, 1]]
+    longer = [*timeline.later, Later(LaterRequest(classes=[1])), LEARN]
     timeline = Timeline(timeline.first, longer, streams).settled()
-    assert (timeline.later[2]["ids"], timeline.later[2]["again"]) == ([[3, 2]], [[3, 1]])
+    assert (timeline.later[2].ids, timeline.later[2].again) == ([[3, 2]], [(3, 1)])
     told = [(s.event.classes, getattr(s.event, "relearned", None)) for s in timeline.steps()]
     for hidden in ("", "keyed:0"):
         timeline.first.class_names[1] = hidden
@@ -167,7 +169,7 @@ def test_ids_stay_what_they_were_where_names_of_forgotten_classes_are_gone():
         bare = Timeline(timeline.first, timeline.later, streams)
         assert [(s.event.classes, getattr(s.event, "relearned", None)) for s in bare.steps()] == told
         assert bare.class_names == ["cat", hidden, "fox", "dog"]
-    spoiled = [{**timeline.later[0], "ids": [[7, 1]]}, *timeline.later[1:]]
+    spoiled = [structs.replace(timeline.later[0], ids=[[7, 1]]), *timeline.later[1:]]
     with pytest.raises(UserError, match=r"'more-0-task-0' gives ids that no class has"):
         list(Timeline(timeline.first, spoiled, streams).steps())
 
@@ -177,6 +179,6 @@ def test_a_name_is_recognised_by_its_keyed_hash():
     (hidden,) = hidden_as("dog", key)
     first = Named(["cat", "dog"])
     first.class_names[1] = hidden
-    timeline = Timeline(first, [{"forget": {"classes": [1]}}, LEARN], [Named(["dog"])], key)
+    timeline = Timeline(first, [Later(LaterRequest(classes=[1])), LEARN], [Named(["dog"])], key)
     *_, back = (s.event for s in timeline.steps())
     assert back.relearned == {2: 1}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
+import msgspec
 import torch
 
 from cl_framework.configuration.experiment import Experiment
@@ -114,8 +115,11 @@ class OpenRun:
         """
         experiment, timeline = self.experiment, self.timeline
         lasting = {reopening.CHANGED: list(experiment.changes)} if experiment.changes else {}
-        notes = [lasting if i < 0 else {"later": [i, timeline.later[i]], **lasting} for i, _ in timeline.marked()]
-        data = [self.directory.origin.data, *(s["data"] for s in timeline.later if "data" in s)]
+        notes = [
+            lasting if i < 0 else {"later": [i, msgspec.to_builtins(timeline.later[i])], **lasting}
+            for i, _ in timeline.marked()
+        ]
+        data = [self.directory.origin.data, *(s.data for s in timeline.later if s.data is not None)]
         facts = {"data": data, "versions": reopening.versions()}
         receipt_details = dataclasses.replace(details or ReceiptDetails(), facts=facts)
         names, bar = timeline.class_names, experiment.bar

@@ -22,8 +22,9 @@ from cl_framework.runs.directory import Run
 from cl_framework.runs.records import EventRecord
 from cl_framework.storage.typed_records import RESTORE, typed
 from cl_framework.streams import sample_list_file
+from cl_framework.streams.later import Later
 from cl_framework.streams.scenario import Scenario
-from cl_framework.streams.timeline import Later, Timeline
+from cl_framework.streams.timeline import Timeline
 from cl_framework.terminal.console import CONSOLE
 from cl_framework.terminal.safe_text import printable
 
@@ -120,12 +121,12 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
     """
     events, moves = directory.events(), relocation.read_moves(directory.path)
     specs = _requests(directory, events)
-    streams = [scenario_of(relocation.rewritten(s["learn"], moves))[0] for s in specs if "learn" in s]
+    streams = [scenario_of(relocation.rewritten(s.learn, moves))[0] for s in specs if s.learn is not None]
     # Without the key a run can still predict, unless a request names samples: their hashes are then refused.
     key = receipts.run_key(directory.path) if (directory.path / receipts.KEY).exists() else None
     raw = directory.samples()
     sources = [] if raw is None else sample_list_file.decode_list(raw, directory.path / sample_list_file.FOLDER)
-    data = [directory.origin.data, *(s["data"] for s in specs if "learn" in s)]
+    data = [directory.origin.data, *(s.data for s in specs if s.learn is not None)]
     for scenario, was, source in zip_longest([first, *streams], data, sources):
         if source is not None:
             scenario.relist(relocation.relocate(source, directory.path, moves), key)
@@ -154,21 +155,20 @@ def restore_learner(directory: Run, experiment: Experiment) -> None:
         store.take(part)
 
 
-def _requests(directory: Run, events: Sequence[EventRecord]) -> list[dict[str, Any]]:
+def _requests(directory: Run, events: Sequence[EventRecord]) -> list[Later]:
     """Return the later requests in the records of events, in order.
 
     Raises:
         UserError: If a field of an event's record is of another type.
     """
-    by_number: dict[int, dict[str, Any]] = {}
+    requests: dict[int, Later] = {}
     for event in events:
         place = directory.path / event.place
         typed(event.state, checkpoint.Facts, place)
         if "later" in event.state:
-            typed(event.state["later"], tuple[int, Later], f"{place}, later,")
-            number, spec = event.state["later"]
-            by_number[number] = spec
-    return [by_number[i] for i in sorted(by_number)]
+            number, request = typed(event.state["later"], tuple[int, Later], f"{place}, later,")
+            requests[number] = request
+    return [requests[i] for i in sorted(requests)]
 
 
 def _version(package: str) -> str:

@@ -15,6 +15,7 @@ from .identifiers import hide as hide
 from .identifiers import keyed_digest as keyed_digest
 from .identifiers import sample_ids as sample_ids
 from .inventory import Inventory as Inventory
+from .later import Later as Later
 from .lazy_inputs import Inputs as Inputs
 from .lazy_inputs import inputs as inputs
 from .origins import Cell as Cell
@@ -39,5 +40,4 @@ from .survey import Survey as Survey
 from .survey import Watch as Watch
 from .survey import unreadable_error as unreadable_error
 from .survey import unwatched as unwatched
-from .timeline import Later as Later
 from .timeline import Timeline as Timeline

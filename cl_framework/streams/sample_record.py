@@ -31,7 +31,7 @@ class SampleRecord:
 
     def place(self, timeline: Timeline) -> None:
         """Note which experience brings each sample, and under which ids the stream knows it."""
-        streams = [-1, *(i for i, spec in enumerate(timeline.later) if "learn" in spec)]
+        streams = [-1, *(i for i, spec in enumerate(timeline.later) if spec.learn is not None)]
         whose = dict(zip(streams, self.sources, strict=False))
         steps = [(whose.get(origin), origin, step) for origin, step in timeline.marked()]
         for each in filter(None, self.sources):
@@ -43,7 +43,7 @@ class SampleRecord:
             if source is None or not isinstance(step.event, Experience):
                 continue
             source.offset = timeline.offsets[origin]
-            source.as_new = timeline.later[origin].get("as_new") or "" if origin >= 0 else ""
+            source.as_new = timeline.later[origin].as_new or "" if origin >= 0 else ""
             number = len(source.experiences)
             source.experiences.append(step.event.name)
             brought = (source.train, step.event.data.ids), (source.test, step.exam.ids)

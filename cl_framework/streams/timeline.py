@@ -7,42 +7,14 @@ from functools import cached_property
 from typing import Any, final
 
 import msgspec
+from msgspec.structs import replace
 
-from cl_framework.streams.events import Need, Step
+from cl_framework.streams.events import Step
 from cl_framework.streams.identifiers import hide
 from cl_framework.streams.identity import Register, hidden_as
+from cl_framework.streams.later import Later, LaterRequest
 from cl_framework.streams.scenario import Scenario
 from cl_framework.streams.walk import Walk
-
-
-class LaterRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A later forget request, as an event's record holds it."""
-
-    classes: list[int | str] = []
-    experiences: list[str] = []
-    samples: list[int | str] = []
-    missing: list[Need] = []
-    cells: list[tuple[str, int]] = []
-
-
-class Later(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A later request, as an event's record holds it: what to forget, or arguments that describe what to learn.
-
-    Attributes:
-        forget: What to forget.
-        learn: Arguments that describe a scenario.
-        data: The fingerprint of its data.
-        as_new: Prefix of the names of its classes, so that none equals a known one.
-        ids: Class ids of each experience that it brings. Forgotten classes have no name to find them by.
-        again: New ids of classes that had been forgotten, each with the id before.
-    """
-
-    forget: LaterRequest | None = None
-    learn: list[str] | None = None
-    data: str | None = None
-    as_new: str | None = None
-    ids: list[list[int]] | None = None
-    again: list[tuple[int, int]] = []
 
 
 @final
@@ -51,9 +23,7 @@ class Timeline(Scenario):
 
     Args:
         first: The config's scenario.
-        later: Later requests in order, each ``{"forget": {"classes": ..., "experiences": ..., "samples": ...}}``
-            or ``{"learn": [arguments that describe a scenario], "data": its fingerprint, "as_new": what stands before
-            the names of its classes, if anything}``.
+        later: Later requests in order.
         streams: The scenarios that the learn requests describe, in order.
         key: What keyed hashes of sample ids were made with; the first scenario and the streams are given it too.
         met: The part of the stream that is resolved already; it is not resolved again.
@@ -62,7 +32,7 @@ class Timeline(Scenario):
     def __init__(
         self,
         first: Scenario,
-        later: Sequence[Mapping[str, Any]] = (),
+        later: Sequence[Later] = (),
         streams: Sequence[Scenario] = (),
         key: bytes | None = None,
         met: Walk | None = None,
@@ -88,8 +58,8 @@ class Timeline(Scenario):
             walk = self._met.longer(self.hidden)
         streams = iter(self.streams[walk.streams :])
         for spec in self.later[walk.requests :]:
-            if "forget" in spec:
-                walk.forget(spec["forget"], self.key)
+            if spec.forget is not None:
+                walk.forget(spec.forget, self.key)
             else:
                 walk.learn(spec, next(streams))
         return walk
@@ -118,34 +88,36 @@ class Timeline(Scenario):
 
     def hidden(self, name: str) -> list[str]:
         """Return the possible keyed hashes of a class name in `class_names` once the class is forgotten."""
-        return hidden_as(name, self.key, [p for spec in self.later if (p := spec.get("as_new"))])
+        return hidden_as(name, self.key, [p for spec in self.later if (p := spec.as_new)])
 
     def forgetting(self, spec: Mapping[str, Any]) -> Timeline:
         """Return the same followed by a forget request, in which sample ids are hidden under the key.
 
         Args:
-            spec: What to forget, as `LaterRequest` tells it, samples by their ids.
+            spec: What to forget, field by field as `LaterRequest` has it, samples by their ids.
 
         Raises:
             UserError: If it asks for what was never learned, or is gone.
         """
-        asked = Timeline(self.first, [*self.later, {"forget": spec}], self.streams, self.key, self._walk)
+        request = msgspec.convert(spec, LaterRequest)
+        asked = Timeline(self.first, [*self.later, Later(forget=request)], self.streams, self.key, self._walk)
         walk = asked._walk  # what was never learned shows while samples still have their ids
-        if self.key and spec.get("samples"):
-            spec = {**spec, "samples": hide(spec["samples"], self.key)}
-        return Timeline(self.first, [*self.later, {"forget": spec}], self.streams, self.key, walk)
+        if self.key and request.samples:
+            request = replace(request, samples=hide(map(int, request.samples), self.key))
+        return Timeline(self.first, [*self.later, Later(forget=request)], self.streams, self.key, walk)
 
     def learning(self, spec: Mapping[str, Any], stream: Scenario) -> Timeline:
         """Return the same followed by a learn request that tells which ids it gives.
 
         Args:
-            spec: The request, as `Later` tells it.
+            spec: The request, field by field as `Later` has it.
             stream: What it describes.
 
         Raises:
             UserError: If two live classes would have one name, or a request in the stream cannot be resolved.
         """
-        return Timeline(self.first, [*self.later, spec], [*self.streams, stream], self.key, self._walk).settled()
+        later = [*self.later, msgspec.convert(spec, Later)]
+        return Timeline(self.first, later, [*self.streams, stream], self.key, self._walk).settled()
 
     def settled(self) -> Timeline:
         """Return the same whose last learn request tells which ids it gives, so that no name is asked again.
@@ -154,7 +126,7 @@ class Timeline(Scenario):
             UserError: If two live classes would have one name, or a request cannot be resolved.
         """
         ids, again = self._walk.numbers[len(self.later) - 1]
-        last = {**self.later[-1], "ids": ids, **({"again": [list(pair) for pair in again]} if again else {})}
+        last = replace(self.later[-1], ids=ids, again=again)
         return Timeline(self.first, [*self.later[:-1], last], self.streams, self.key, self._walk)
 
     def relisted(self) -> Timeline:

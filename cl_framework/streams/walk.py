@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import final
 
 from cl_framework.streams.events import Event, Experience, Step, exam_of, forget_request, surviving
 from cl_framework.streams.identifiers import sample_ids
 from cl_framework.streams.identity import Register
+from cl_framework.streams.later import Later, LaterRequest
 from cl_framework.streams.samples import Relabelled
 from cl_framework.streams.scenario import Scenario
 
@@ -67,30 +68,29 @@ class Walk:
         for step in first.steps():
             self._meet(-1, step)
 
-    def forget(self, spec: Mapping[str, Any], key: bytes | None) -> None:
+    def forget(self, asked: LaterRequest, key: bytes | None) -> None:
         """Resolve a forget request against what is left.
 
         Args:
-            spec: What to forget, as `Asked` tells it.
+            asked: What to forget.
             key: What keyed hashes of sample ids were made with.
 
         Raises:
             UserError: If it cannot be resolved.
         """
-        steps, asked = self.steps, dict(spec)
+        steps = self.steps
         learned, past = [s for s in steps if isinstance(s.event, Experience)], surviving(steps)
-        if "samples" in asked:
-            asked["samples"] = sample_ids(asked["samples"], [i for e in past for i in e.data.ids.tolist()], key)
-        asked["cells"] = [(e, c) for e, c in asked.get("cells", ())]
-        event = forget_request(f"forget-{len(steps) - len(learned)}", past, **asked)
+        known = [i for e in past for i in e.data.ids.tolist()] if asked.samples else []
+        samples, name = sample_ids(asked.samples, known, key), f"forget-{len(steps) - len(learned)}"
+        event = forget_request(name, past, asked.classes, asked.experiences, samples, asked.missing, asked.cells)
         self._meet(self.requests, Step(event, exam_of(event, [s.exam for s in learned])))
         self.requests += 1
 
-    def learn(self, spec: Mapping[str, Any], stream: Scenario) -> None:
+    def learn(self, spec: Later, stream: Scenario) -> None:
         """Meet the steps of a learn request under names and ids of their own.
 
         Args:
-            spec: The request, as `Later` tells it.
+            spec: The request.
             stream: What it describes.
 
         Raises:
@@ -119,7 +119,7 @@ class Walk:
                 numbers[0].append(list(known.classes))
                 numbers[1].extend(known.relearned.items())
                 moved = Step(known, moved.exam)
-            self._meet(self.requests, moved, unique="ids" not in spec)
+            self._meet(self.requests, moved, unique=spec.ids is None)
         self.requests += 1
 
     def _meet(self, origin: int, step: Step, unique: bool = True) -> None:
@@ -135,10 +135,10 @@ class Walk:
 class _Numbers:
     """Gives classes of a later stream, by name, the ids of the whole stream."""
 
-    def __init__(self, register: Register, stream: Scenario, spec: Mapping[str, Any]) -> None:
-        self.register, self.stream, self.prefix = register, stream, spec.get("as_new") or ""
+    def __init__(self, register: Register, stream: Scenario, spec: Later) -> None:
+        self.register, self.stream, self.prefix = register, stream, spec.as_new or ""
         self._known: dict[int, int] = {}
-        self._given = None if spec.get("ids") is None else iter(spec["ids"])
+        self._given = None if spec.ids is None else iter(spec.ids)
 
     def __call__(self, event: Event, name: str) -> Mapping[int, int]:
         if isinstance(event, Experience):
@@ -151,10 +151,10 @@ class _Numbers:
         return dict(self._known)
 
 
-def _recognised(event: Experience, register: Register, spec: Mapping[str, Any]) -> Experience:
+def _recognised(event: Experience, register: Register, spec: Later) -> Experience:
     """Mark the classes of an experience that have the name of one forgotten earlier, unless another bears it."""
-    recorded = {c: old for c, old in spec.get("again", ()) if c in event.classes}
-    again = recorded if spec.get("ids") is not None else register.before(event.classes)
+    recorded = {c: old for c, old in spec.again if c in event.classes}
+    again = recorded if spec.ids is not None else register.before(event.classes)
     return dataclasses.replace(event, relearned={**event.relearned, **again})
 
 
