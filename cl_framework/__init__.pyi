@@ -14,9 +14,12 @@ from .backbones.huggingface import HuggingFace as HuggingFace
 from .backbones.timm import Timm as Timm
 from .engine.learner import Learner as Learner
 from .errors import UserError as UserError
+from .evaluation.run_results import Results as Results
 from .methods.base import Plan as Plan
 from .methods.base import Strategy as Strategy
 from .methods.base import Unlearner as Unlearner
+from .operations.run_handle import Run as Run
+from .operations.running import run as run
 from .streams.events import Experience as Experience
 from .streams.events import ForgetRequest as ForgetRequest
 from .streams.events import Step as Step

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,7 @@ from cl_framework.streams import (
     unreadable_error,
     unwatched,
 )
+from scenarios.data.arrays import inputs_from
 from scenarios.data.doubles import duplicate_warnings
 from scenarios.data.faults import readable
 from scenarios.data.grouping import read_groups
@@ -246,6 +247,10 @@ class ClassIncremental(Scenario):
         """Read files as the exams are read: an image each ``(n, 3, side, side)``, or a sentence each ``(n, bytes)``."""
         one = read_image if self.how.takes == "pictures" else read_sentence
         return self.how.test()([one(Path(f)) for f in files])
+
+    def inputs(self, given: Any) -> Tensor:
+        """Make inputs of pictures or sentences held in memory, as exams are made."""
+        return inputs_from(given, self.how)
 
     def fingerprint(self) -> str:
         """Return a hash of the data."""

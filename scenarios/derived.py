@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -33,6 +34,10 @@ class Derived(Scenario, ABC):
     def read(self, files: Sequence[str]) -> Tensor:
         """Read input files as the stream would."""
         return self.stream.read(files)
+
+    def inputs(self, given: Any) -> Tensor:
+        """Make inputs as the stream would."""
+        return self.stream.inputs(given)
 
     def exam(self, data: str, names: Mapping[str, int]) -> tuple[Samples, dict[str, int]]:
         """Return other data as the stream would."""

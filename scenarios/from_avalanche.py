@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from cl_framework.errors import UserError, did_you_mean, extras
 from cl_framework.settings import discovery, trust
 from cl_framework.streams import Batch, Experience, Samples, Scenario, Step
-from scenarios.data.arrays import upright
+from scenarios.data.arrays import inputs_from, upright
 from scenarios.pictures.decode import read_image
 from scenarios.pictures.pixels import three_channels
 from scenarios.pictures.transforms import Pipeline, Plain, Transform
@@ -92,6 +92,10 @@ class FromAvalanche(Scenario):
     def read(self, files: Sequence[str]) -> Tensor:
         """Read image files as the exams are read."""
         return self.transform.test()([read_image(Path(f)) for f in files])
+
+    def inputs(self, given: Any) -> Tensor:
+        """Make inputs of pictures held in memory, as exams are made."""
+        return inputs_from(given, self.transform)
 
     def fingerprint(self) -> str:
         """Return a hash of labels, order and a few pictures of every experience: reading all is slow."""

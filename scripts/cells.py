@@ -17,7 +17,7 @@ from cl_framework.configuration.experiment import Experiment, build
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.runs import reopening
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.events import Experience
 from cl_framework.streams.samples import Joined, Subset
 from cl_framework.terminal.console import make_console
@@ -69,7 +69,7 @@ def settle(runs: Path, cell: Cell, columns: Columns, references: tuple[Cell, Cel
         measured |= audited(path, *given, "--seeds", "1")
         measured["images"] = images(results) / images(results_of(made[0])) if made else None
     measured["trainable_parameters"] = max(e["trainable_parameters"] for e in results["events"])
-    measured["passes_per_test_image"] = passes_per_image(Run.open(path), experiment)
+    measured["passes_per_test_image"] = passes_per_image(RunDirectory.open(path), experiment)
     return {"method": method, "seed": seed, "run": path.name, **{k: measured[k] for k in columns}}
 
 
@@ -135,7 +135,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.mean(known) if known else None
 
 
-def passes_per_image(run: Run, experiment: Experiment, some: int = 100) -> float:
+def passes_per_image(run: RunDirectory, experiment: Experiment, some: int = 100) -> float:
     """Return how many passes the finished learner makes to answer about one of ``some`` samples from all exams."""
     learner = experiment.learner
     checkpoint.restore(learner, run.state(), run.events()[-1].state)

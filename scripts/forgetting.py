@@ -24,7 +24,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from scripts.cells import CONSOLE, ROOT, audited, carried_out, guarded, images, results_of
 from scripts.cells import forgotten as of_requests
 from scripts.tables import AUDIT, EFFORT, REQUESTS, Columns, markdown, summary, write
@@ -98,7 +98,7 @@ def forgotten(plan: Plan, method: str, base: Path, runs: Path) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(base, part)
         part.rename(path)
-    done = sum(e.kind == "forget" for e in Run.open(path).events())
+    done = sum(e.kind == "forget" for e in RunDirectory.open(path).events())
     for i in range(done, plan.times):
         carried_out("forget", str(path), "--model.unlearner", unlearner, "--classes", *asked(plan, base, i))
     return path

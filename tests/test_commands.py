@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from cl_framework.cli.main import main
 from cl_framework.configuration.experiment import build
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 
 TINY = ["--config", "configs/quickstart.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
 
@@ -83,7 +83,7 @@ def test_resume_of_a_finished_run_says_so_and_changes_no_event(run, capsys):
 
 
 def test_a_run_stopped_between_events_resumes_to_the_same_bits(world, finished, tmp_path, monkeypatch, capsys):
-    commit, path = Run.commit, tmp_path / "stopped"
+    commit, path = RunDirectory.commit, tmp_path / "stopped"
 
     def stop_after_three(run, *args, **options):
         if len(run.events()) == 3:
@@ -91,12 +91,12 @@ def test_a_run_stopped_between_events_resumes_to_the_same_bits(world, finished, 
         return commit(run, *args, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "commit", stop_after_three)
+        patched.setattr(RunDirectory, "commit", stop_after_three)
         assert main(["run", *TINY, "--run_dir", str(path)]) == 130
     assert f"clf resume {path}" in capsys.readouterr().err
     assert main(["resume", str(path)]) == 0
     assert world.timeless(read(path)) == world.timeless(read(finished))
-    first, second = Run.open(finished).state(), Run.open(path).state()
+    first, second = RunDirectory.open(finished).state(), RunDirectory.open(path).state()
     assert all(torch.equal(first[k], second[k]) for k in first.keys() | second.keys())
 
 

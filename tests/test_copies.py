@@ -12,7 +12,7 @@ from PIL import Image
 from cl_framework.cli.main import main
 from cl_framework.runs import contents
 from cl_framework.runs.copies import copies
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.sample_list import Listed
 
 NAMES = ("ant", "bee", "cow")
@@ -74,7 +74,7 @@ def test_they_are_named_by_plan_forget_its_json_and_forget_and_block_nothing(run
     assert (other["place"], other["class"], other["split"]) == ("train/bee/9.png", "bee", "train")
     assert len(told["in_training_and_test"]) == 1
 
-    ids = {s.place: s.id for s in contents.known_samples(Run.open(run))}
+    ids = {s.place: s.id for s in contents.known_samples(RunDirectory.open(run))}
     (tmp_path / "ids.txt").write_text(str(ids["train/cow/9.png"]))
     assert main(["forget", str(run), "--samples", str(tmp_path / "ids.txt")]) == 0
     said = capsys.readouterr().out

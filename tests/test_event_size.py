@@ -7,13 +7,13 @@ from cl_framework.backbones.timm import Timm
 from cl_framework.engine.checkpoint import facts, tensors
 from cl_framework.engine.learner import Learner
 from cl_framework.memory.tensor_store import Key
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from strategies.learning.ease import EASE
 
 
 def test_an_event_of_ease_on_vit_b_stores_at_most_8_mb(tmp_path):
     learner = Learner(Timm("vit_base_patch16_224", pretrained=False), Bottleneck(64), EASE())  # random weights
-    run = Run.create(tmp_path / "run", "", {})
+    run = RunDirectory.create(tmp_path / "run", "", {})
     for task in range(2):
         own = learner.model.adapters.add(f"task-{task}")
         assert sum(p.numel() for p in own) == 1_189_632  # the published count for width 64

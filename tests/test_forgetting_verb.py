@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cl_framework.cli import plan_forget
 from cl_framework.cli.main import main
 from cl_framework.runs import receipts
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 
 DATA = "glyphs:classes=6,train=6,test=3"
 SMALL = [
@@ -191,7 +191,7 @@ def test_a_class_learned_again_is_recognised_by_its_name(run, capsys):
     assert main(["learn", str(run), "--data.scenario", "ClassIncremental", "--data.scenario.dataset", DATA,
                  "--data.scenario.order", "[3]", "--data.scenario.increment", "1"]) == 0  # fmt: skip
     assert f"forgotten before: {name} (id:6) was id:3" in " ".join(capsys.readouterr().out.split())
-    told = Run.open(run)
+    told = RunDirectory.open(run)
     assert [told.metrics(e)["marks"]["relearned"] for e in told.events()][-1] == {"6": 3}
     assert results(run)["class_names"]["6"] == name
     assert main(["forget", str(run), "--classes", name]) == 0, "the name now stands for the class alive"
@@ -201,8 +201,8 @@ def test_a_class_learned_again_is_recognised_by_its_name(run, capsys):
 
 
 def test_two_processes_are_serialised_and_the_second_is_told_by_whom(run, capsys):
-    hold = f"with Run.open({str(run)!r}).lock(): print('held', flush=True); input()"
-    code = f"from cl_framework.runs.directory import Run\n{hold}"
+    hold = f"with RunDirectory.open({str(run)!r}).lock(): print('held', flush=True); input()"
+    code = f"from cl_framework.runs.directory import RunDirectory\n{hold}"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         before = files(run)

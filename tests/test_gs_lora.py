@@ -19,7 +19,7 @@ from cl_framework.methods.base import Plan, Unlearner
 from cl_framework.methods.compatibility import check_events, check_request
 from cl_framework.methods.losses import columns
 from cl_framework.methods.unlearning import Paired, retained
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.streams.events import forget_request
 from cl_framework.streams.seeds import seed_for
@@ -167,14 +167,14 @@ def test_an_edit_of_a_finished_run_can_be_taken_back(tmp_path):
     edit = ["--unlearner", "GSLoRA", *(f"--model.unlearner.{k}={v}" for k, v in settings.items())]
     assert main(["forget", str(tmp_path / "run"), "--classes", "0", *edit]) == 0
 
-    run = OpenRun.reopen(Run.open(tmp_path / "run"))
+    run = OpenRun.reopen(RunDirectory.open(tmp_path / "run"))
     learner, exam = run.learner, run.steps[0].exam
     edited = accuracy(learner, exam.of([0]))
     (name,) = learner.model.adapters.stack
     learner.model.adapters.drop(name)
     assert edited < 0.4
     assert accuracy(learner, exam.of([0])) > 0.8
-    again = OpenRun.reopen(Run.open(tmp_path / "run")).learner
+    again = OpenRun.reopen(RunDirectory.open(tmp_path / "run")).learner
     assert again.model.adapters.stack == (name,)
     assert accuracy(again, exam.of([0])) == edited
 

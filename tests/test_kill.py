@@ -19,7 +19,7 @@ from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.shared_directory import SharedDirectory
 from cl_framework.feature_cache.sharing import SharedFeatures, contents_of
 from cl_framework.runs import receipts
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.manifest import MANIFEST
 from cl_framework.runs.recorder import RunRecorder
 from cl_framework.streams.events import forget_request
@@ -45,7 +45,11 @@ def working(world, events, strategy, unlearner, lent=None):
             shutil.rmtree(half := directory.with_name(f"{directory.name}-half"), ignore_errors=True)
             shutil.copytree(lent, half).rename(directory)
         learner = world.learner(strategy(), unlearner())
-        run = Run.open(path) if (path / MANIFEST).exists() else Run.create(path, "seed: 0\n", {"seed": 0})
+        run = (
+            RunDirectory.open(path)
+            if (path / MANIFEST).exists()
+            else RunDirectory.create(path, "seed: 0\n", {"seed": 0})
+        )
         with run.lock(), Path(os.devnull).open("w") as nowhere:
             run.sweep()
             if events := run.events():
@@ -100,7 +104,7 @@ def ended(pid, delay):
 
 def outcome(world, path):
     """Everything a run leaves that no clock decides: results, final weights, names of files, stored bytes."""
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     assert run.verify() == []
     files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
     stored = {p: (path / p).read_bytes() for p in files if p.endswith(".safetensors")}
@@ -155,7 +159,7 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
     began = time.monotonic()
     assert ended(world.forked(partial(ask, whole)), PATIENCE)
     duration, wanted = time.monotonic() - began, outcome(world, whole)
-    sides = [Run.open(p).state() for p in (learned, whole)]
+    sides = [RunDirectory.open(p).state() for p in (learned, whole)]
 
     dice, kills = random.Random(7), 0
     for i in range(10):
@@ -163,7 +167,7 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
         if ended(world.forked(partial(ask, path)), dice.uniform(0.2, 1) * duration):
             continue
         kills += 1
-        run = Run.open(path)
+        run = RunDirectory.open(path)
         found, side = run.state(), sides[len(run.events()) - 2]
         assert found.keys() == side.keys()
         assert all(torch.equal(side[name], tensor) for name, tensor in found.items())

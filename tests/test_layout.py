@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "auditing": "errors metrics streams memory feature_cache models engine",
     "runs": "terminal errors metrics settings storage streams memory feature_cache evaluation methods "
     "engine configuration",
-    "cli": "terminal errors settings storage streams feature_cache evaluation methods engine "
-    "configuration auditing runs",
+    "operations": "terminal errors settings storage streams feature_cache evaluation methods engine configuration "
+    "auditing runs",
+    "cli": "terminal errors settings storage streams evaluation methods engine configuration auditing runs operations",
 }
 """Packages, lowest first, and those that each imports: all of them stand above it here."""
 
@@ -43,6 +44,7 @@ PACKAGES = [name for name in MAY_IMPORT if (ROOT / "cl_framework" / name).is_dir
 PROTOCOL = {
     "LOADER": "what a data loader declares of itself; its file is found by it",
     "load": "what a data loader returns its source by",
+    "run": "the verb of clf, and what Python calls by that name",
 }
 """Names that several modules define because one caller looks for them in each."""
 

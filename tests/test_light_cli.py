@@ -11,14 +11,14 @@ import torch
 
 from cl_framework.cli import main
 from cl_framework.errors import UserError
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 
 QUICK = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 
 
 @pytest.fixture
 def run(tmp_path):
-    run = Run.create(tmp_path / "run", "seed: 0\n", {})
+    run = RunDirectory.create(tmp_path / "run", "seed: 0\n", {})
     run.commit("task-0", "learn", {"w": torch.ones(2)}, {}, {})
     run.commit("forget-0", "forget", {}, {}, {}, receipt={"request": "forget-0"})
     return run

@@ -12,7 +12,7 @@ from cl_framework.cli import main
 from cl_framework.errors import UserError
 from cl_framework.feature_cache.shared_directory import SharedDirectory
 from cl_framework.runs import derived_files, receipts
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.storage import files as storage_files
 
 
@@ -23,7 +23,7 @@ def features(*ids):
 @pytest.fixture
 def run(tmp_path):
     """A run with everything that a run may hold."""
-    run = Run.create(tmp_path / "run", "seed: 0\n", {})
+    run = RunDirectory.create(tmp_path / "run", "seed: 0\n", {})
     run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
     run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
     (run.path / "figures").mkdir()
@@ -62,7 +62,7 @@ def test_a_link_in_a_run_is_named_and_nothing_behind_it_changes(run, place, tmp_
     said = capsys.readouterr().err
     assert f"{run.path / place} is a symbolic link to" in said
     assert "nothing is written or deleted through one; put the real file or folder there" in said
-    for act in (lambda: Run.open(run.path), lambda: run.lock().__enter__(), run.sweep):
+    for act in (lambda: RunDirectory.open(run.path), lambda: run.lock().__enter__(), run.sweep):
         try:
             act()
         except UserError:
@@ -87,7 +87,7 @@ def test_a_link_under_a_temporary_name_is_refused_as_well(run, place, tmp_path):
     (target := tmp_path / "target").write_text("precious")
     (run.path / place).symlink_to(target)
     with pytest.raises(UserError, match="is a symbolic link"):
-        Run.open(run.path)
+        RunDirectory.open(run.path)
     with pytest.raises(UserError, match="is a symbolic link"):
         run.sweep() if "events" in place else storage_files.replace(run.path / place.replace(".tmp-", ""), b"new")
     assert target.read_text() == "precious"
@@ -109,13 +109,13 @@ def test_what_has_a_second_name_elsewhere_is_not_written_into(run, tmp_path):
 def test_the_run_itself_and_what_it_lies_in_may_be_links(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "disk")
-    Run.create(tmp_path / "runs" / "a", "seed: 0\n", {}).commit("a", "learn", {"w": torch.ones(1)}, {}, {})
+    RunDirectory.create(tmp_path / "runs" / "a", "seed: 0\n", {}).commit("a", "learn", {"w": torch.ones(1)}, {}, {})
     (tmp_path / "best").symlink_to(tmp_path / "disk" / "a")
-    again = Run.open(tmp_path / "best")
+    again = RunDirectory.open(tmp_path / "best")
     again.commit("f", "forget", {}, {}, {}, receipt={"request": "f"})
-    assert again.verify() == Run.open(tmp_path / "runs" / "a").verify() == []
+    assert again.verify() == RunDirectory.open(tmp_path / "runs" / "a").verify() == []
     (tmp_path / "best" / "notes").symlink_to(tmp_path)  # the user's own
-    assert Run.open(tmp_path / "best").verify() == []
+    assert RunDirectory.open(tmp_path / "best").verify() == []
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
@@ -137,7 +137,7 @@ def test_nothing_is_deleted_through_a_link_in_a_shelf(what, tmp_path):
 def test_a_run_is_for_its_owner_alone_whatever_the_umask(mask, tmp_path):
     before = os.umask(mask)
     try:
-        run = Run.create(tmp_path / "run", "seed: 0\n", {})
+        run = RunDirectory.create(tmp_path / "run", "seed: 0\n", {})
         run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
         run.commit("f", "forget", {}, {}, {}, features(1), {"request": "f"})
         with run.lock():
@@ -168,7 +168,7 @@ def test_a_file_system_without_locks_is_told_apart_from_a_lock_that_is_held(numb
 def test_what_a_lock_file_says_is_not_printed_as_it_is(run):
     with run.lock():
         (run.path / ".lock").write_text("\x1b[2J everything is fine")
-        with pytest.raises(UserError, match="in use by another process"), Run.open(run.path).lock():
+        with pytest.raises(UserError, match="in use by another process"), RunDirectory.open(run.path).lock():
             pass
 
 
@@ -208,7 +208,7 @@ class Disk:
 
 def test_nothing_waits_to_be_synced_when_an_event_or_a_receipt_takes_its_name(tmp_path, monkeypatch):
     """Else after a power cut forgotten rows can stand beside a receipt that says `physical`."""
-    run = Run.create(tmp_path / "run", "seed: 0\n", {})
+    run = RunDirectory.create(tmp_path / "run", "seed: 0\n", {})
     run.commit("a", "learn", {"w": torch.ones(2)}, {}, {}, features(0, 1))
     storage_files.make(run.path / "figures")
     for place in derived_files.RESULTS:

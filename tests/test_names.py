@@ -13,7 +13,7 @@ from PIL import Image
 from cl_framework.cli.main import main
 from cl_framework.errors import UserError
 from cl_framework.runs import contents, receipts
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.identifiers import as_typed, class_ids
 
 DATA = "glyphs:classes=4,train=5,test=3"
@@ -65,7 +65,7 @@ def test_more_of_a_live_class_is_refused_where_a_method_learns_a_class_once(once
 
 def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(once, capsys, monkeypatch):
     names = results(once)["class_names"]
-    commit = Run.commit
+    commit = RunDirectory.commit
 
     def stop_at_the_fourth(run, *args, **options):
         if len(run.events()) == 3:
@@ -73,18 +73,18 @@ def test_with_a_prefix_they_are_classes_of_their_own_also_after_a_kill(once, cap
         return commit(run, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "commit", stop_at_the_fourth)
+        patch.setattr(RunDirectory, "commit", stop_at_the_fourth)
         assert main(["learn", str(once), *CI, OTHER, "--as_new", "lab-"]) == 130
     assert main(["resume", str(once)]) == 0
     new = {str(int(c) + 4): f"lab-{name}" for c, name in names.items()}
     assert results(once)["class_names"] == {**names, **new}
     assert main(["forget", str(once), "--classes", new["4"]]) == 0
     assert results(once)["events"][-1]["classes"] == [4]
-    listed = {s.class_name for s in contents.known_samples(Run.open(once))}
+    listed = {s.class_name for s in contents.known_samples(RunDirectory.open(once))}
     assert listed == {*names.values(), *new.values()} - {new["4"]}, "as the run calls them"
     assert main(["forget", str(once), "--classes", names["0"]]) == 0
     assert results(once)["events"][-1]["classes"] == [0]
-    assert {s.class_name for s in contents.known_samples(Run.open(once))} == listed - {names["0"]}
+    assert {s.class_name for s in contents.known_samples(RunDirectory.open(once))} == listed - {names["0"]}
     assert main(["evaluate", str(once)]) == 0
 
 
@@ -139,7 +139,7 @@ def test_what_one_experience_brought_of_one_class_is_asked_for_by_both_names(mad
     assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 0
     (forgotten,) = results(run)["forget"]
     assert (forgotten["went"], forgotten["stays"]) == (5, {"3": ["task-1"]})
-    listed = [s for s in contents.known_samples(Run.open(run)) if s.class_name == name and s.split == "train"]
+    listed = [s for s in contents.known_samples(RunDirectory.open(run)) if s.class_name == name and s.split == "train"]
     assert [s.experience for s in listed] == ["task-1"] * 5
     assert main(["verify", str(run)]) == 0
     assert main(["forget", str(run), "--cells", f"{newest}:{name}"]) == 2

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from cl_framework.cli.main import main
-from cl_framework.runs import OpenRun, Run
+from cl_framework.runs import OpenRun, RunDirectory
 from scenarios import class_incremental, mixed
 
 GLYPHS = "glyphs:classes=4,train=6,test=3"
@@ -102,7 +102,7 @@ def test_what_is_learned_later_is_resolved_alone(run, resolved):
 
 
 def test_a_request_leaves_the_steps_before_it_as_they_were(run):
-    opened = OpenRun.reopen(Run.open(run))
+    opened = OpenRun.reopen(RunDirectory.open(run))
     longer = opened.along(opened.timeline.forgetting({"classes": [1], "samples": [3]}))
     assert all(a is b for a, b in zip(opened.steps, longer.steps, strict=False))
     assert [s.event.name for s in longer.left] == ["forget-0"]

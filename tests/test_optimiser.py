@@ -15,7 +15,7 @@ from cl_framework.configuration.experiment import resolve
 from cl_framework.engine import loop
 from cl_framework.errors import UserError
 from cl_framework.runs import reopening
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 
 SMALL = [
     "--model.strategy", "Finetune", "--model.unlearner", "Retrain", "--data.scenario", "ClassIncremental",
@@ -60,7 +60,7 @@ def test_a_run_goes_on_with_another_rate_which_is_recorded_and_stays(begun, tmp_
     assert main(["resume", str(runs["stopped"]), *LOWER]) == 130
     stop_after(None)
     assert main(["resume", str(runs["stopped"])]) == 0  # not said again
-    plain, lower, stopped = (Run.open(path) for path in runs.values())
+    plain, lower, stopped = (RunDirectory.open(path) for path in runs.values())
     assert [e.state.get("changed") for e in lower.events()] == [None, LOWER, LOWER]
     assert [e.state.get("changed") for e in stopped.events()] == [None, LOWER, LOWER]
     one, two, other = lower.state(), stopped.state(), plain.state()
@@ -74,7 +74,7 @@ def test_learn_takes_a_rate_of_its_own_beside_the_data(begun, capsys):
     assert main(["resume", str(begun)]) == 0
     more = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", "glyphs:classes=8,train=4,test=2"]
     assert main(["learn", str(begun), "--model.optimizer.lr", "0.001", *more, "--data.scenario.order", "[6, 7]"]) == 0
-    last = Run.open(begun).events()[-1].state
+    last = RunDirectory.open(begun).events()[-1].state
     assert last["changed"] == ["--model.optimizer.lr", "0.001"]
     assert "--model.optimizer.lr" not in last["later"][1]["learn"]
 
@@ -91,9 +91,9 @@ def test_divergence_names_a_command_that_works(begun, capsys):
     assert main(["resume", str(begun), "--model.optimizer.lr", "1e30"]) == 2
     assert "--model.optimizer.lr" in (said := capsys.readouterr().err)
     assert "clf resume DIR" in said
-    assert len(Run.open(begun).events()) == 1
+    assert len(RunDirectory.open(begun).events()) == 1
     assert main(["resume", str(begun), "--model.optimizer.lr", "0.01"]) == 0
-    assert len(Run.open(begun).events()) == 3
+    assert len(RunDirectory.open(begun).events()) == 3
 
 
 PUBLISHED = """model:

@@ -6,9 +6,9 @@ from hashlib import sha256
 
 import pytest
 
-from cl_framework.cli import request_file
-from cl_framework.cli.picking import Known, pick, translated
 from cl_framework.errors import UserError
+from cl_framework.operations import request_file
+from cl_framework.operations.picking import Known, pick, translated
 from cl_framework.streams.sample_list import ListedSource, SplitRows, forget_rows
 
 KEY = b"k" * 32

@@ -15,7 +15,7 @@ from cl_framework.cli import arguments, main, precheck
 from cl_framework.configuration import accepted, shipped
 from cl_framework.configuration.experiment import build
 from cl_framework.errors import UserError
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.settings import declared, signatures, trust
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,9 @@ def typed(tmp_path, monkeypatch):
     }
     for name, text in files.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-    Run.create(tmp_path / "taken", "seed: 0\n", {}).commit("task-0", "learn", {}, {}, {})  # it cannot begin anew
+    RunDirectory.create(tmp_path / "taken", "seed: 0\n", {}).commit(
+        "task-0", "learn", {}, {}, {}
+    )  # it cannot begin anew
     places = {name: str(tmp_path / f"{name}.yaml") for name in files}
     places |= {"TAKEN": str(tmp_path / "taken"), "PARENT": str(tmp_path)}
     return lambda line: [places.get(word, word) for word in line.split()]

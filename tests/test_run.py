@@ -16,7 +16,7 @@ import torch
 
 from cl_framework.errors import UserError
 from cl_framework.runs import derived_files, receipts
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.records import outdated
 from cl_framework.storage.files import seal
 from cl_framework.storage.tensors import pack, unpack
@@ -24,7 +24,7 @@ from cl_framework.storage.tensors import pack, unpack
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.create(tmp_path / "run", "seed: 0\n", {"seed": 0})
+    return RunDirectory.create(tmp_path / "run", "seed: 0\n", {"seed": 0})
 
 
 def alive(n):
@@ -57,7 +57,7 @@ def assert_has_met(run, count):
 
 def assert_sound(path, at_least=0):
     """After a crash anywhere: readable at once, spotless after a sweep."""
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     count = len(run.events())
     assert count >= at_least
     assert_has_met(run, count)
@@ -72,39 +72,39 @@ def assert_sound(path, at_least=0):
 
 def test_a_new_run_holds_its_config_and_manifest_and_cannot_be_started_twice_once_it_has_an_event(run):
     assert run.config == "seed: 0\n"
-    assert Run.open(run.path).manifest.seed == 0
+    assert RunDirectory.open(run.path).manifest.seed == 0
     assert (run.events(), run.state(), run.verify()) == ([], {}, [])
     with run.lock(), pytest.raises(UserError, match="is in use by"):
-        Run.create(run.path, "", {})
+        RunDirectory.create(run.path, "", {})
     assert run.config == "seed: 0\n"
     run.commit("task-0", "learn", {}, {}, {})
     with pytest.raises(UserError, match="clf resume"):
-        Run.create(run.path, "", {})
+        RunDirectory.create(run.path, "", {})
 
 
 def test_a_run_does_not_start_among_other_files_but_over_what_a_killed_start_left(tmp_path):
     (tmp_path / "config.yaml").write_text("mine")
     with pytest.raises(UserError, match="not an empty directory"):
-        Run.create(tmp_path, "", {})
+        RunDirectory.create(tmp_path, "", {})
     assert (tmp_path / "config.yaml").read_text() == "mine"
     (tmp_path / ".tmp-manifest.json").write_text("half")
-    assert Run.create(tmp_path, "new", {}).config == "new"
+    assert RunDirectory.create(tmp_path, "new", {}).config == "new"
 
 
 def test_what_is_no_run_is_refused_with_a_reason(tmp_path):
     with pytest.raises(UserError, match="There is no run"):
-        Run.open(tmp_path / "nowhere")
+        RunDirectory.open(tmp_path / "nowhere")
     with pytest.raises(UserError, match="not a run"):
-        Run.open(tmp_path)
+        RunDirectory.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json"):
-        Run.open(tmp_path)
+        RunDirectory.open(tmp_path)
     (tmp_path / "manifest.json").write_bytes(seal({"schema": 3}))
     with pytest.raises(UserError, match=r"older version \(schema 3, now 4\); run its config again"):
-        Run.open(tmp_path)
+        RunDirectory.open(tmp_path)
     (tmp_path / "manifest.json").write_bytes(seal({"schema": 5}))
     with pytest.raises(UserError, match="upgrade"):
-        Run.open(tmp_path)
+        RunDirectory.open(tmp_path)
 
 
 def test_an_event_stores_only_what_it_added_or_changed(run):
@@ -116,7 +116,7 @@ def test_an_event_stores_only_what_it_added_or_changed(run):
     assert stored == [{"a", "b"}, {"b", "c"}, set()]
     assert [e.removed for e in run.events()] == [[], [], ["b", "c"]]
     assert [e.folder for e in run.events()] == ["000-learn-t-0", "001-learn-t-1", "002-learn-t-2"]
-    assert set(Run.open(run.path).state()) == {"a"}
+    assert set(RunDirectory.open(run.path).state()) == {"a"}
     assert torch.equal(run.state()["a"], a)
 
 
@@ -133,7 +133,7 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(run):
 
 
 def test_the_same_events_make_the_same_bytes(tmp_path):
-    runs = [Run.create(tmp_path / name, "c", {}, key=bytes(32)) for name in "ab"]
+    runs = [RunDirectory.create(tmp_path / name, "c", {}, key=bytes(32)) for name in "ab"]
     for run in runs:
         for n in range(4):
             meet(run, n)
@@ -143,7 +143,7 @@ def test_the_same_events_make_the_same_bytes(tmp_path):
 
 def test_state_and_metrics_come_back(run):
     run.commit("t", "learn", {}, {"known": [[3, "t"]]}, {"accuracy": 0.1 + 0.2, "old": None})
-    (event,) = Run.open(run.path).events()
+    (event,) = RunDirectory.open(run.path).events()
     assert event.state == {"known": [[3, "t"]]}
     assert run.metrics(event) == {"accuracy": 0.1 + 0.2, "old": None}
 
@@ -188,7 +188,7 @@ def test_a_damaged_file_is_named_and_never_loaded(run, name, harm):
 
 def test_a_record_that_was_edited_and_sealed_again_does_not_pass_in_another_place(run, tmp_path):
     meet(run, 0)
-    other = Run.create(tmp_path / "other", "seed: 1\n", {})
+    other = RunDirectory.create(tmp_path / "other", "seed: 1\n", {})
     (run.path / "events").rename(other.path / "events")
     assert "not written by this run" in other.verify()[0]
 
@@ -235,8 +235,8 @@ def test_features_are_added_row_by_row_and_leave_every_file_when_forgotten(run):
         return {"bare/k/ids": torch.tensor(ids), "bare/k/rows": rows[list(ids)]}
 
     run.commit("a", "learn", {}, {}, {}, features=pairs(0, 1))
-    Run.open(run.path).commit("b", "learn", {}, {}, {}, features=pairs(0, 1, 2))
-    run = Run.open(run.path)
+    RunDirectory.open(run.path).commit("b", "learn", {}, {}, {}, features=pairs(0, 1, 2))
+    run = RunDirectory.open(run.path)
     assert run.features()["bare/k/ids"].tolist() == [0, 1, 2]
     assert unpack((run.path / "features/001-learn-b.safetensors").read_bytes())["bare/k/ids"].tolist() == [2]
     run.commit("c", "forget", {}, {}, {}, features=pairs(0, 2), receipt={"request": "c"})
@@ -273,7 +273,11 @@ def test_a_damaged_receipt_stops_the_next_event(run):
 
 
 def test_one_process_at_a_time(run):
-    with run.lock(), pytest.raises(UserError, match=f"in use by process {os.getpid()}"), Run.open(run.path).lock():
+    with (
+        run.lock(),
+        pytest.raises(UserError, match=f"in use by process {os.getpid()}"),
+        RunDirectory.open(run.path).lock(),
+    ):
         pass
     with run.lock():
         pass
@@ -307,11 +311,11 @@ def test_a_crash_at_any_step_of_a_start_leaves_a_run_or_a_place_for_one(tmp_path
         path = tmp_path / str(steps)
         with monkeypatch.context() as patch, suppress(Crashed):
             failing(patch, steps, Crashed())
-            Run.create(path, "seed: 0\n", {})
+            RunDirectory.create(path, "seed: 0\n", {})
             done = True
         if not (path / "manifest.json").exists():
-            Run.create(path, "seed: 0\n", {})
-        meet(Run.open(path), 0)
+            RunDirectory.create(path, "seed: 0\n", {})
+        meet(RunDirectory.open(path), 0)
         assert assert_sound(path) == 1
         steps += 1
     assert steps > 8
@@ -320,7 +324,7 @@ def test_a_crash_at_any_step_of_a_start_leaves_a_run_or_a_place_for_one(tmp_path
 def test_a_folder_with_a_key_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "key").write_text("mine")
     with pytest.raises(UserError, match="not an empty directory"):
-        Run.create(tmp_path, "", {})
+        RunDirectory.create(tmp_path, "", {})
     assert (tmp_path / "key").read_text() == "mine"
 
 
@@ -346,7 +350,7 @@ def copies(run, tmp_path):
         meet(run, n)
     (run.path / "results.json").write_text("names what is about to be forgotten")
     derived_files.add(run.path, ["results.json"], 2)
-    return (Run.open(shutil.copytree(run.path, tmp_path / str(i))) for i in itertools.count())
+    return (RunDirectory.open(shutil.copytree(run.path, tmp_path / str(i))) for i in itertools.count())
 
 
 def test_a_crash_at_any_step_of_an_event_leaves_a_sound_run(copies, monkeypatch):
@@ -385,7 +389,7 @@ def test_a_full_disk_at_any_step_leaves_the_run_as_it_was_or_finished(copies, mo
 
 def commit_forever(path, acknowledge):
     """Go on with the stream, telling after each event that it is done."""
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     with run.lock():
         run.sweep()
         for n in itertools.count(len(run.events())):

@@ -164,9 +164,9 @@ def test_samples_learned_later_are_named_alike(run, made, tmp_path, capsys):
 def test_a_run_without_a_list_says_so(made, tmp_path, capsys):
     run = tmp_path / "old"
     shutil.copytree(made / "run", run)
-    from cl_framework.runs.directory import Run
+    from cl_framework.runs.directory import RunDirectory
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "samples", lambda self: None)
+        patch.setattr(RunDirectory, "samples", lambda self: None)
         assert main(["list", "samples", str(run)]) == 2
         assert "keeps no list of its samples" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from cl_framework.cli import audit, forget, main, query, reproduce
 from cl_framework.cli import run as cli_run
 from cl_framework.evaluation.tables import headline
+from cl_framework.operations import forgetting, preparation, run_audit, streaming
 from cl_framework.runs import open_run, reopening
 from cl_framework.terminal import grid
 from cl_framework.terminal.console import make_console
@@ -55,13 +56,16 @@ def run(config: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+OPERATIONS = (forgetting, preparation, run_audit, streaming)
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Return what a verb prints on a terminal of some width."""
 
     def shown(width: int, *words: object) -> str:
         out = io.StringIO()
-        for module in (cli_run, audit, forget, query, open_run, reopening):
+        for module in (cli_run, audit, forget, query, *OPERATIONS, open_run, reopening):
             console = make_console(width=width, file=out, force_terminal=True, color_system=None)
             monkeypatch.setattr(module, "CONSOLE", console)
         monkeypatch.setattr(grid, "terminal_width", lambda: width)

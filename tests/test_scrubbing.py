@@ -12,7 +12,7 @@ from PIL import Image
 from cl_framework.cli.main import main
 from cl_framework.errors import UserError
 from cl_framework.runs import derived_files
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.storage import files as storage_files
 from cl_framework.streams.events import Step
 from cl_framework.streams.samples import Relabelled
@@ -88,7 +88,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.held, self.gone = set(), 0
-        commit = Run.commit
+        commit = RunDirectory.commit
 
         def watched(run, name, kind, tensors, state, metrics, features, *args):
             now = pieces(tensors) | pieces(features)
@@ -105,7 +105,7 @@ class Watch:
                 self.held |= now
             return event
 
-        monkeypatch.setattr(Run, "commit", watched)
+        monkeypatch.setattr(RunDirectory, "commit", watched)
 
 
 def assert_silent(path, classes, ids):
@@ -178,9 +178,9 @@ def test_history_can_be_dropped_altogether(pictures, tmp_path, monkeypatch):
     path = tmp_path / "run"
     assert start(path, pictures, "EASE", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
     assert main(["forget", str(path), "--classes", "3", "--history", "drop"]) == 0
-    *earlier, last = Run.open(path).events()
+    *earlier, last = RunDirectory.open(path).events()
     assert all(e.tensors == {} for e in earlier)
-    assert set(last.tensors) == set(Run.open(path).state())
+    assert set(last.tensors) == set(RunDirectory.open(path).state())
     assert main(["verify", str(path)]) == 0
     assert main(["evaluate", str(path)]) == 0
 
@@ -192,8 +192,8 @@ def finished(pictures, tmp_path_factory):
     assert start(path, pictures, "EASE", "DropAdapter", [{"after": 1, "classes": [0]}]) == 0
     assert main(["forget", str(path), "--classes", "3"]) == 0
     storage_files.replace(path / "audit.json", b"{}\n")
-    derived_files.add(path, ["audit.json"], len(Run.open(path).events()))
-    assert Run.open(path).verify() == []
+    derived_files.add(path, ["audit.json"], len(RunDirectory.open(path).events()))
+    assert RunDirectory.open(path).verify() == []
     return path
 
 
@@ -207,16 +207,16 @@ def test_a_flipped_byte_in_any_file_is_found_and_the_file_is_named(finished):
         for place in {0, len(data) - 1, *(len(data) * i // 7 for i in range(1, 7))}:
             file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
             try:
-                problems = Run.open(finished).verify()
+                problems = RunDirectory.open(finished).verify()
             except UserError as error:
                 problems = [str(error)]
             file.write_bytes(data)
             assert any(str(file) in p for p in problems), (file, place, problems)
         file.unlink()
         try:
-            problems = Run.open(finished).verify()
+            problems = RunDirectory.open(finished).verify()
         except UserError as error:
             problems = [str(error)]
         file.write_bytes(data)
         assert problems or file.name == "key", file
-    assert Run.open(finished).verify() == []
+    assert RunDirectory.open(finished).verify() == []

@@ -19,7 +19,7 @@ from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.shared_directory import MOST_FILES, SharedDirectory
 from cl_framework.feature_cache.sharing import SharedFeatures, _folder, contents_of
 from cl_framework.feature_cache.store import FeatureStore
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.feature_sharing import made_with
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.streams.events import Experience, forget_request
@@ -398,7 +398,7 @@ def test_a_request_in_another_precision_takes_none_of_the_features_of_the_run(so
         (["--trainer.precision", "bf16-mixed"], False),
         (["--data.batch_size", "3"], True),
     ):
-        run = OpenRun.reopen(Run.open(somewhere / "one"), args)
+        run = OpenRun.reopen(RunDirectory.open(somewhere / "one"), args)
         assert bool(run.learner.model.store.state()) is wanted
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from cl_framework.cli.main import main
 from cl_framework.errors import UserError
 from cl_framework.runs import contents, relocation
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.storage.files import file_hash
 from cl_framework.streams import sample_list, sample_list_file
 from scenarios.class_incremental import ClassIncremental
@@ -69,7 +69,7 @@ def predicted(run: Path, picture: Path, capsys) -> str:
 
 
 def test_every_sample_is_listed_with_place_class_experience_and_hash(run, pets):
-    found = contents.known_samples(Run.open(run))
+    found = contents.known_samples(RunDirectory.open(run))
     assert len(found) == len(NAMES) * (TRAIN + TEST)
     one = found[TRAIN + 1]
     assert (one.source, one.split, one.id, one.columns) == (0, "train", TRAIN + 1, {})
@@ -152,12 +152,12 @@ def test_a_request_takes_its_samples_out_of_the_list(run, pets, tmp_path):
     assert one.encode() in texts(run)
     assert main(["forget", str(run), "--samples", str(tmp_path / "ids.txt")]) == 0
     assert one.encode() not in texts(run)
-    digests = [s.digest for s in contents.known_samples(Run.open(run)) if s.class_name == NAMES[1]]
+    digests = [s.digest for s in contents.known_samples(RunDirectory.open(run)) if s.class_name == NAMES[1]]
     assert main(["forget", str(run), "--classes", NAMES[1]]) == 0
     told = texts(run)
     assert not [d for d in digests if d.encode() in told]
     assert NAMES[1].encode() not in told
-    found = contents.known_samples(Run.open(run))
+    found = contents.known_samples(RunDirectory.open(run))
     assert [s.id for s in found if s.split == "train"] == [*range(TRAIN), *range(2 * TRAIN + 1, 3 * TRAIN)]
     assert main(["evaluate", str(run)]) == 0
 
@@ -190,7 +190,9 @@ def test_a_picture_that_was_replaced_can_be_forgotten_and_is_named_where_it_stay
         assert f"reads samples that stay and are gone or changed: {a};" in " ".join(capsys.readouterr().err.split())
     for picture in (a, b):
         assert main(["forget", str(tmp_path / "run"), "--samples", str(picture), "--without", "forget"]) == 0
-    assert not {0, TRAIN} & {s.id for s in contents.known_samples(Run.open(tmp_path / "run")) if s.split == "train"}
+    assert not {0, TRAIN} & {
+        s.id for s in contents.known_samples(RunDirectory.open(tmp_path / "run")) if s.split == "train"
+    }
     assert main(["verify", str(tmp_path / "run")]) == 0
 
 
@@ -229,12 +231,12 @@ def test_a_list_that_was_edited_is_refused(run):
     with pytest.raises(UserError, match="differ in length"):
         sample_list_file.decode_list(json.dumps(told).encode())
     file.write_bytes(json.dumps(told).encode())
-    assert any("samples" in problem for problem in Run.open(run).verify())
+    assert any("samples" in problem for problem in RunDirectory.open(run).verify())
 
 
 def cut_short(where: Path, dataset: str, monkeypatch, **more: str) -> None:
     """Begin a run that is stopped while its second event is recorded."""
-    commit = Run.commit
+    commit = RunDirectory.commit
 
     def stopped(run, name, *args, **options):
         if name == "task-1":
@@ -242,9 +244,9 @@ def cut_short(where: Path, dataset: str, monkeypatch, **more: str) -> None:
         return commit(run, name, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "commit", stopped)
+        patch.setattr(RunDirectory, "commit", stopped)
         assert begun(where, dataset, **more) != 0
-    assert [e.name for e in Run.open(where).events()] == ["task-0"]
+    assert [e.name for e in RunDirectory.open(where).events()] == ["task-0"]
 
 
 def test_resume_goes_on_with_what_is_there_and_says_what_is_not(pets, glyphs, tmp_path, monkeypatch, capsys):
@@ -264,10 +266,10 @@ def test_resume_goes_on_with_what_is_there_and_says_what_is_not(pets, glyphs, tm
     assert f"7 samples are gone and never met: left out: train/{NAMES[1]}/unmistakable-1.png" in said
     assert f"1 sample is changed and never met: taken as now: train/{NAMES[1]}/unmistakable-2.png" in said
     assert f"1 sample is gone, and met before: not read again: train/{NAMES[0]}/unmistakable-1.png" in said
-    found = [s for s in contents.known_samples(Run.open(tmp_path / "run")) if s.split == "train"]
+    found = [s for s in contents.known_samples(RunDirectory.open(tmp_path / "run")) if s.split == "train"]
     assert [s.id for s in found] == [0, 1, 2, 3, TRAIN, TRAIN + 2, TRAIN + 3]
     assert next(s for s in found if s.id == TRAIN + 2).digest == file_hash(mended)
-    assert [e.name for e in Run.open(tmp_path / "run").events()] == ["task-0", "task-1"]
+    assert [e.name for e in RunDirectory.open(tmp_path / "run").events()] == ["task-0", "task-1"]
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert main(["verify", str(tmp_path / "run")]) == 0
 
@@ -280,7 +282,7 @@ def test_what_is_trained_anew_goes_on_without_pictures_that_are_gone(pets, glyph
         save(picture, tmp_path / "more" / ("train" if j else "test") / "dog" / f"{j}.png")
     more = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", f"imagefolder:{tmp_path / 'more'}"]
     assert main(["learn", str(tmp_path / "run"), *more, "--data.scenario.increment", "1"]) == 0
-    last = contents.known_samples(Run.open(tmp_path / "run"))[-1]
+    last = contents.known_samples(RunDirectory.open(tmp_path / "run"))[-1]
     assert (last.source, last.id, last.class_name) == (1, 3 * TRAIN, "dog")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cl_framework.cli.main import main
 from cl_framework.runs import maintenance, receipts
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.events import Experience
 from cl_framework.streams.survey import unwatched
 from scenarios.class_incremental import ClassIncremental
@@ -139,18 +139,18 @@ def test_a_first_event_that_fails_leaves_no_directory(pictures: Path, tmp_path: 
 
 
 def test_a_run_that_was_killed_before_its_first_event_is_begun_anew_by_the_same_command(tmp_path: Path):
-    run = Run.create(tmp_path / "run", "a: 1\n", {"seed": 1})
+    run = RunDirectory.create(tmp_path / "run", "a: 1\n", {"seed": 1})
     (run.path / "events" / ".tmp-0").mkdir(parents=True)
     (run.path / "logs").mkdir()
     (run.path / "logs" / "of-a-trainer.csv").write_text("kept")
-    again = Run.create(tmp_path / "run", "b: 2\n", {"seed": 2})
+    again = RunDirectory.create(tmp_path / "run", "b: 2\n", {"seed": 2})
     assert (again.config, again.manifest.seed, again.verify()) == ("b: 2\n", 2, [])
     assert receipts.run_key(again.path)
     assert (run.path / "logs" / "of-a-trainer.csv").read_text() == "kept"
 
 
 def test_a_run_with_an_event_or_notes_is_never_taken_away(tmp_path: Path):
-    run = Run.create(tmp_path / "run", "a: 1\n", {})
+    run = RunDirectory.create(tmp_path / "run", "a: 1\n", {})
     (run.path / "notes.txt").write_text("mine")
     maintenance.discard(run.path)
     assert (run.path / "notes.txt").exists()
@@ -158,4 +158,4 @@ def test_a_run_with_an_event_or_notes_is_never_taken_away(tmp_path: Path):
     (run.path / "notes.txt").unlink()
     run.commit("task-0", "learn", {}, {}, {})
     maintenance.discard(run.path)
-    assert len(Run.open(run.path).events()) == 1
+    assert len(RunDirectory.open(run.path).events()) == 1

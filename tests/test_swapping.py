@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.cli import main
 from cl_framework.runs import receipts, signatures
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.records import history_hash, overlay, state_hash
 from cl_framework.settings import source_hash
 from cl_framework.storage import tensors as storage_tensors
@@ -38,7 +38,7 @@ def signed(tmp_path):
     (tmp_path / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "key.pub").write_bytes(public)
-    run = Run.create(tmp_path / "run", "seed: 0\n", {"seed": 0})
+    run = RunDirectory.create(tmp_path / "run", "seed: 0\n", {"seed": 0})
     run.commit("a", "learn", {"own": torch.ones(4), "head": torch.eye(2)}, {"known": [1]}, {"right": 1}, features(0, 1))
     run.commit("b", "learn", {"own": torch.ones(4), "head": torch.eye(3)}, {"known": [1, 2]}, {}, features(0, 1, 2))
     shutil.copytree(run.path, tmp_path / "before")
@@ -74,11 +74,11 @@ def put_tensors(run, folder, tensors):
 
 def old_model(run, before):
     """The model from before, its hash in the record: what the issue found to pass."""
-    put(run, FORGET, f"events/{FORGET}/state.safetensors", storage_tensors.pack(Run.open(before).state()))
+    put(run, FORGET, f"events/{FORGET}/state.safetensors", storage_tensors.pack(RunDirectory.open(before).state()))
 
 
 def old_model_with_fingerprints(run, before):
-    put_tensors(run, FORGET, Run.open(before).state())
+    put_tensors(run, FORGET, RunDirectory.open(before).state())
 
 
 def one_tensor_of_an_early_event(run, before):
@@ -131,7 +131,7 @@ def another_config(run, before):
 
 def rewrite_receipts(run):
     """Make the receipt speak of what is there now; only the signature cannot be made."""
-    events = Run.open(run).events()
+    events = RunDirectory.open(run).events()
     told = dict(events[2].receipt)
     told["state"] = {**told["state"], "after": state_hash(overlay(events[:3]))}
     told["history"] = history_hash(events[:3])

@@ -15,7 +15,7 @@ from cl_framework import threads
 from cl_framework.cli.main import main
 from cl_framework.configuration.experiment import build
 from cl_framework.errors import UserError
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = [ROOT / "tests" / "conftest.py", *(p for p in (ROOT / "scripts").glob("*.py") if "__main__" in p.read_text())]
@@ -91,7 +91,7 @@ def test_the_number_of_threads_is_recorded_and_another_one_is_told_of_once(tmp_p
     try:
         assert main(["run", *QUICK, *simple, "--run_dir", str(path)]) == 0
         assert "CPU threads" not in capsys.readouterr().out
-        run = Run.open(path)
+        run = RunDirectory.open(path)
         assert run.manifest.threads == 1
         assert [e.state["threads"] for e in run.events()] == [1, 1]
         monkeypatch.setenv("CLF_THREADS", "2")

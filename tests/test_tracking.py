@@ -18,7 +18,7 @@ from cl_framework.engine.loaders import held_out
 from cl_framework.engine.tracking import flat
 from cl_framework.engine.trainers import OnAxis
 from cl_framework.runs import reopening
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from strategies.learning.finetune import Finetune
 
 TINY = [
@@ -104,7 +104,7 @@ def test_logging_and_the_loss_that_is_watched_change_no_bit(logged, tmp_path):
     """With nothing held out the run with loggers equals the one without."""
     for name, options in (("plain", []), ("told", [*LOGGED, str(tmp_path)])):
         assert main(["run", *TINY, *options, "--run_dir", str(tmp_path / name)]) == 0
-    one, two = (Run.open(tmp_path / name).state() for name in ("plain", "told"))
+    one, two = (RunDirectory.open(tmp_path / name).state() for name in ("plain", "told"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[k], two[k]) for k in one)
 
@@ -263,7 +263,7 @@ def test_any_logger_is_told_the_end_once_and_how_it_came(tmp_path, monkeypatch, 
     assert memo.ended == ["success"]
     assert len(memo.settings) == 1
     assert [(step, m["event"]) for step, m in memo.metrics] == [(5, 4.0)]
-    monkeypatch.setattr(Run, "commit", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(RunDirectory, "commit", lambda *a, **k: 1 / 0)
     assert main(["forget", str(tmp_path / "r"), "--classes", "2"]) == 3
     assert memo.ended == ["success", "failed"]
 

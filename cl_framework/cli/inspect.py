@@ -78,8 +78,9 @@ def _described(entry: discovery.Entry, width: int, columns: int) -> list[str]:
 
 def verify(argv: Sequence[str]) -> int:
     """``clf verify``: print every problem of a run; return 1 if there is one."""
+    from cl_framework.operations import verification
     from cl_framework.runs import receipts
-    from cl_framework.runs.directory import Run
+    from cl_framework.runs.directory import RunDirectory
 
     parser = ArgumentParser("clf verify", description="Check every file and receipt of a run against its hash.")
     parser.add_argument("dir", type=Path, help="the run directory")
@@ -88,14 +89,8 @@ def verify(argv: Sequence[str]) -> int:
         "--last", metavar="HASH", help="also refuse a copy from before the receipt with this hash, which forget printed"
     )
     args = parser.parse_args(argv)
-    run = Run.open(args.dir)
-    problems = run.verify()
-    if args.last is not None:  # an empty one too, as an unset variable of a shell leaves it
-        problems += receipts.missing_line(run.path, args.last)
-    if args.public and not problems:
-        from cl_framework.runs import signatures
-
-        problems = signatures.signature_problems(run.path, args.public)
+    run = RunDirectory.open(args.dir)
+    problems = verification.problems(run, args.last, args.public)
     if problems:
         say("\n".join(map(printable, problems)))  # each on its line, whatever a file is called
         return 1

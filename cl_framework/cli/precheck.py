@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cl_framework.cli import arguments
-from cl_framework.cli.picking import requested
 from cl_framework.configuration import shipped
 from cl_framework.configuration.flags import options
 from cl_framework.configuration.given import Given, check_inputs
-from cl_framework.runs.directory import Run
+from cl_framework.operations.picking import requested
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.settings import discovery
 
 
@@ -33,7 +33,7 @@ def of_config(argv: Sequence[str], data: bool = True) -> list[str]:
     if data:
         given.check_scenario("A config")
     if isinstance(run_dir := given.values.get("run_dir"), str):
-        Run.check_free(run_dir)
+        RunDirectory.check_free(run_dir)
     if data:
         _check_dataset(given)
     return words
@@ -46,7 +46,7 @@ def of_run(verb: str, argv: Sequence[str]) -> list[str]:
         UserError: If something in them is certainly wrong.
     """
     args = arguments.parse(verb, argv)
-    run = Run.open(args.dir)
+    run = RunDirectory.open(args.dir)
     if getattr(args, "samples", None) or getattr(args, "where", None):
         requested(run, args.samples, args.where, [*args.classes, *args.experiences])
     given = Given(whole=False)

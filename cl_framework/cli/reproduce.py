@@ -146,7 +146,7 @@ def differences(was: Any, asked: Any, at: str = "") -> list[tuple[str, Any, Any]
 def _check_same(path: Path, settings: Sequence[str]) -> None:
     """Refuse settings other than those of the run that is there, which would have no effect on it."""
     from cl_framework.runs import relocation
-    from cl_framework.runs.directory import Run
+    from cl_framework.runs.directory import RunDirectory
     from cl_framework.runs.manifest import MANIFEST
 
     if not (path / MANIFEST).exists():
@@ -155,7 +155,7 @@ def _check_same(path: Path, settings: Sequence[str]) -> None:
 
     was, asked = (
         {k: v for k, v in yaml.safe_load(text).items() if k not in NO_MATTER}
-        for text in (Run.open(path).config, relocation.absolute(resolve(settings)))
+        for text in (RunDirectory.open(path).config, relocation.absolute(resolve(settings)))
     )
     if other := differences(was, asked):
         differing = ", ".join(f"{name} {before!r} instead of {now!r}" for name, before, now in other[:3])

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.cells import cell_len  # which loads nothing else of rich
 
-from cl_framework.cli.picking import Known
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.runs.directory import Run
+from cl_framework.operations.picking import Known
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.sample_list import Listed
 from cl_framework.terminal.safe_text import printable, say
 
@@ -41,7 +41,7 @@ def print_samples(argv: Sequence[str]) -> int:
     parser.add_argument("--where", nargs="+", default=[], metavar="COLUMN=VALUE", help="rows with this value")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table, with hashes of contents")
     args = parser.parse_args(argv)
-    run = Run.open(args.dir)
+    run = RunDirectory.open(args.dir)
     known = Known.of(run)
     if not any(known.sources):
         raise UserError(

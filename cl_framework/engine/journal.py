@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cl_framework.evaluation.measurements import Measurements
+from cl_framework.evaluation.results import EventResult
 from cl_framework.streams.events import Step
 
 
@@ -25,6 +26,21 @@ class Cost:
     stored_bytes: int = 0
     read: dict[str, int] = field(default_factory=dict)
     found: int = 0
+
+    def result(self, measurements: Measurements) -> EventResult:
+        """Return what an event took together with what was measured after it."""
+        return EventResult(
+            measurements,
+            self.seconds,
+            self.trainable_parameters,
+            self.steps,
+            self.passes["train"],
+            self.passes["statistics"],
+            self.passes["evaluate"],
+            self.peak_memory_bytes,
+            self.stored_bytes,
+            self.found,
+        )
 
 
 class Journal(Protocol):

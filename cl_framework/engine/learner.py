@@ -17,6 +17,7 @@ from cl_framework.adapters.peft import Peft
 from cl_framework.adapters.peft_families import PeftConfig
 from cl_framework.adapters.sizes import check_size
 from cl_framework.backbones.base import Backbone
+from cl_framework.engine.kinds import check_kinds
 from cl_framework.errors import UserError
 from cl_framework.methods.base import Params, Plan, Strategy, Unlearner
 from cl_framework.methods.compatibility import check_adapter
@@ -60,9 +61,11 @@ class Learner(Recorded, LightningModule):
         """Assemble the parts.
 
         Raises:
-            UserError: If the strategy cannot work with such adapters, or a number of a part is out of its range.
+            UserError: If a part is of another kind, the strategy cannot work with such adapters, or a number is out of
+                its range.
         """
         super().__init__()
+        check_kinds({"backbone": backbone, "adapter": adapter, "strategy": strategy, "unlearner": unlearner})
         built = adapter if isinstance(adapter, Adapter) else Peft(adapter)
         ranges.check_parts({"adapter": built, "strategy": strategy, "unlearner": unlearner})
         if not isinstance(built, Peft):  # whose layers start from the weights they wrap

@@ -20,6 +20,8 @@ from cl_framework.storage import files
 from cl_framework.storage.typed_records import typed
 
 _SCHEMA = 1
+GONE = "(forgotten)"
+"""What stands in the results for the name of a forgotten class."""
 LENIENT = ("top_5", "within_experience", "experience")
 """Other rules by which a prediction counts as right."""
 
@@ -119,6 +121,22 @@ def results(
         "forget": [_forget(i, days, curve[i], r.seconds) for i, r in enumerate(records) if r.measurements.forget],
         "cost": total_cost([r.cost for r in records]),
     }
+
+
+def run_report(strategy: str, records: Sequence[EventResult], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the results of a run; forgotten classes have no name in them.
+
+    Args:
+        strategy: Name of the method.
+        records: One per event, in order.
+        class_names: What each class id is called.
+    """
+    learned, gone = [], set[int]()
+    for day in (r.measurements for r in records):
+        learned += [(day.event, day.classes)] if day.kind == "learn" else []
+        gone = gone - set(day.classes) if day.kind == "learn" else gone | set(day.classes)
+    names = [GONE if c in gone else name for c, name in enumerate(class_names)]
+    return results(strategy, learned, records, names)
 
 
 def _alive(days: Sequence[Measurements]) -> list[int]:

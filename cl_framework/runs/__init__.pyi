@@ -1,5 +1,5 @@
 from .contents import event_results as event_results
-from .directory import Run as Run
+from .directory import RunDirectory as RunDirectory
 from .forget_plan import Case as Case
 from .forget_plan import Foretold as Foretold
 from .manifest import MANIFEST as MANIFEST

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from cl_framework.runs import contents
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.events import ForgetRequest, Step
 from cl_framework.streams.sample_list import Listed
 
@@ -75,7 +75,7 @@ def copies(listed: Iterable[Listed], trained: Collection[int], tested: Collectio
     return Copies([s for s in rest if s.digest and s.digest in go], both)
 
 
-def of_request(run: Run, step: Step) -> Copies:
+def of_request(run: RunDirectory, step: Step) -> Copies:
     """Return the same for a request at the end of a run's stream; nothing for runs that were made without a list."""
     event = step.event
     assert isinstance(event, ForgetRequest)

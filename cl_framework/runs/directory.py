@@ -39,7 +39,7 @@ CONFIG = "config.yaml"
 
 
 @final
-class Run:
+class RunDirectory:
     """A run directory; `create` starts one, `open` finds one.
 
     Attributes:
@@ -53,7 +53,9 @@ class Run:
         self._known: dict[str, Tensor] | None = None
 
     @classmethod
-    def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any], key: bytes | None = None) -> Run:
+    def create(
+        cls, path: str | Path, config: str, manifest: Mapping[str, Any], key: bytes | None = None
+    ) -> RunDirectory:
         """Start a run in a new or empty directory, or replace one without events.
 
         Args:
@@ -96,7 +98,7 @@ class Run:
             raise UserError(f"{path} is not an empty directory; choose another --run_dir.")
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path) -> RunDirectory:
         """Open a run that exists.
 
         Raises:
@@ -352,7 +354,7 @@ def _real(path: Path) -> Path:
 
 
 def _vacant(path: Path) -> bool:
-    """Tell whether a directory holds only leftovers of a killed `Run.create`."""
+    """Tell whether a directory holds only leftovers of a killed `RunDirectory.create`."""
     if not path.is_dir():
         return False
     names, waiting = {p.name for p in path.iterdir()}, sibling(path / MANIFEST).name

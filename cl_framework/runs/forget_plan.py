@@ -11,7 +11,7 @@ from cl_framework.engine.lineage import Artifact, Told, by_id
 from cl_framework.engine.sample_index import Census, Contents, censuses, pooled, samples_by_class
 from cl_framework.engine.treatments import Action, Treatment, treatments
 from cl_framework.methods.compatibility import check_request
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.records import EventRecord
 from cl_framework.storage import tensors
 from cl_framework.storage.files import read_listed
@@ -65,7 +65,7 @@ class Case:
         tested: The test samples of forgotten classes.
     """
 
-    def __init__(self, run: Run, learner: Learner, steps: Sequence[Step]) -> None:
+    def __init__(self, run: RunDirectory, learner: Learner, steps: Sequence[Step]) -> None:
         """Resolve the request."""
         *self.past, self.step = steps
         event = self.step.event

@@ -18,7 +18,7 @@ from cl_framework.engine.tracking import tracked
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.runs import feature_sharing, receipts, relocation, reopening
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.recorder import ReceiptDetails, RunRecorder
 from cl_framework.streams import sample_list_file, survey
 from cl_framework.streams.events import Step
@@ -38,13 +38,13 @@ class OpenRun:
         timeline: Its whole stream; `go_on` carries out the remaining steps.
     """
 
-    def __init__(self, directory: Run, experiment: Experiment, timeline: Timeline) -> None:
+    def __init__(self, directory: RunDirectory, experiment: Experiment, timeline: Timeline) -> None:
         """Store the parts; `reopen` makes them."""
         self.directory, self.experiment, self.timeline = directory, experiment, timeline
 
     @classmethod
     def reopen(
-        cls, directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = (), renew: bool = False
+        cls, directory: RunDirectory, overrides: Sequence[str] = (), changes: Sequence[str] = (), renew: bool = False
     ) -> OpenRun:
         """Build a run's experiment again and put its learner into the state of the last event.
 
@@ -186,7 +186,7 @@ class OpenRun:
         CONSOLE.print(f"next     clf {verb}", soft_wrap=True)
 
 
-def other_threads(directory: Run) -> str | None:
+def other_threads(directory: RunDirectory) -> str | None:
     """Return a notice if this process has another number of CPU threads than the run had; else None."""
     events, now = directory.events(), torch.get_num_threads()
     before = events[-1].state.get("threads") if events else directory.manifest.threads

@@ -9,29 +9,22 @@ from typing import Any, final
 
 import torch
 from rich.console import Console
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from cl_framework.engine import checkpoint
 from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.trainers import RequestBar
 from cl_framework.evaluation import results as evaluation_results
-from cl_framework.evaluation import staying, tables
+from cl_framework.evaluation import tables
 from cl_framework.evaluation.measurements import Measurements
-from cl_framework.evaluation.results import EventResult
+from cl_framework.evaluation.screen import Screen
 from cl_framework.runs import contents, derived_files, maintenance, receipts
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.receipt_contents import receipt_of
 from cl_framework.runs.signatures import Sign
-from cl_framework.streams.events import Experience, ForgetRequest, Step
-from cl_framework.streams.identifiers import called
+from cl_framework.streams.events import ForgetRequest, Step
 from cl_framework.streams.sample_record import SampleRecord
 from cl_framework.terminal.safe_text import printable
-
-_GONE = "(forgotten)"
-"""Name of a forgotten class in results."""
 
 
 @final
@@ -72,7 +65,7 @@ class RunRecorder:
 
     def __init__(
         self,
-        run: Run,
+        run: RunDirectory,
         learner: Learner,
         class_names: Sequence[str],
         console: Console,
@@ -84,10 +77,10 @@ class RunRecorder:
     ) -> None:
         """Restore the events that are already committed."""
         self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
-        self.total, self.notes, self.details = total, notes, details or ReceiptDetails()
+        self.screen, self.notes, self.details = Screen(console, class_names, total), notes, details or ReceiptDetails()
         self.samples = samples or SampleRecord(())
         self._results: tuple[int, dict[str, Any]] | None = None
-        self.records, self._headed = contents.event_results(run), False
+        self.records = contents.event_results(run)
 
     @property
     def measurements(self) -> list[Measurements]:
@@ -96,41 +89,12 @@ class RunRecorder:
 
     def starts(self, step: Step) -> None:
         """Print the request, also on the progress bar."""
-        event = step.event
-        verb = "learn" if isinstance(event, Experience) else "forget"
-        names = ", ".join(printable(self.class_names[c]) for c in event.classes[:6]) + (
-            " ..." if len(event.classes) > 6 else ""
-        )
-        count = f"{len(event.data):,} sample{'' if len(event.data) == 1 else 's'}"
-        content = names or count
-        if isinstance(event, ForgetRequest) and event.stays:
-            live = staying.staying_sentence(event.stays, lambda c: self.class_names[c])
-            content = f"{f'{names}; ' if names else ''}{count} in all; {live}"
-        if isinstance(event, Experience) and event.relearned:
-            content += "; forgotten before: " + ", ".join(
-                f"{called(new, self.class_names)} was id:{old}" for new, old in event.relearned.items()
-            )
-        name = printable(event.name)
-        self.bar.label = f"    training {name}"
-        title = Text(f"{len(self.records) + 1}/{self.total} {verb} {name} ({content})", "bold")
-        line = Table.grid(padding=(0, 1))
-        line.add_row(ProgressBar(total=self.total, completed=len(self.records), width=24), title)
-        self.console.print(line if self.console.is_terminal else title, soft_wrap=not self.console.is_terminal)
+        self.bar.label = f"    training {printable(step.event.name)}"
+        self.screen.starts(step, len(self.records))
 
     def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
         """Commit the event and print the table; only the new row where output is no terminal."""
-        record = EventResult(
-            measurements,
-            cost.seconds,
-            cost.trainable_parameters,
-            cost.steps,
-            cost.passes["train"],
-            cost.passes["statistics"],
-            cost.passes["evaluate"],
-            cost.peak_memory_bytes,
-            cost.stored_bytes,
-            cost.found,
-        )
+        record = cost.result(measurements)
         note = self.notes[len(self.records)] if self.notes else {}
         self.run.commit(
             step.event.name,
@@ -145,21 +109,13 @@ class RunRecorder:
             self.samples.after(step, self.class_names),
         )
         self.records.append(record)
-        if self.console.is_terminal:
-            self.console.print(tables.table(self.results(), self.console.width))
-        else:
-            self.console.print(tables.newest(self.results(), head=not self._headed))
-            self._headed = True
+        self.screen.ends(self.results())
 
     def results(self) -> dict[str, Any]:
         """Return the results so far; forgotten classes have no name in them."""
         if self._results is None or self._results[0] != len(self.records):
-            learned = [
-                (r.measurements.event, r.measurements.classes) for r in self.records if r.measurements.kind == "learn"
-            ]
-            gone = self._gone()
-            names = [_GONE if c in gone else name for c, name in enumerate(self.class_names)]
-            results = evaluation_results.results(type(self.learner.strategy).__name__, learned, self.records, names)
+            name = type(self.learner.strategy).__name__
+            results = evaluation_results.run_report(name, self.records, self.class_names)
             if trial := self.run.manifest.trial:
                 results["trial"] = trial
             self._results = len(self.records), results
@@ -172,14 +128,6 @@ class RunRecorder:
         derived_files.add(self.run.path, derived_files.RESULTS, len(self.records))
         self.console.print(tables.headline(self.results()))
         return figure
-
-    def _gone(self) -> set[int]:
-        gone: set[int] = set()
-        for measurements in self.measurements:
-            gone = (
-                gone | set(measurements.classes) if measurements.kind == "forget" else gone - set(measurements.classes)
-            )
-        return gone
 
     def _receipt(self, step: Step, measurements: Measurements, cost: Cost) -> dict[str, Any] | None:
         if not isinstance(step.event, ForgetRequest) or measurements.forget is None or self.learner.unlearner is None:

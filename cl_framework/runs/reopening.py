@@ -18,7 +18,7 @@ from cl_framework.configuration.parser import scenario_of
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
 from cl_framework.runs import feature_sharing, receipts, relocation
-from cl_framework.runs.directory import Run
+from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.records import EventRecord
 from cl_framework.storage.typed_records import RESTORE, typed
 from cl_framework.streams import sample_list_file
@@ -69,7 +69,7 @@ def changed(events: Sequence[EventRecord], run: Path) -> list[str]:
     return words
 
 
-def opened(path: str | Path, relocate: Sequence[str] = ()) -> Run:
+def opened(path: str | Path, relocate: Sequence[str] = ()) -> RunDirectory:
     """Open the run in a directory, after noting what it says of things that were moved.
 
     Args:
@@ -79,14 +79,14 @@ def opened(path: str | Path, relocate: Sequence[str] = ()) -> Run:
     Raises:
         UserError: If there is no run, or what was moved is not there.
     """
-    directory = Run.open(path)
+    directory = RunDirectory.open(path)
     if relocate:
         with directory.lock():
             relocation.keep(directory.path, relocate)
     return directory
 
 
-def experiment_of(directory: Run, overrides: Sequence[str] = (), changes: Sequence[str] = ()) -> Experiment:
+def experiment_of(directory: RunDirectory, overrides: Sequence[str] = (), changes: Sequence[str] = ()) -> Experiment:
     """Build a run's experiment again, in the state before its first event.
 
     Args:
@@ -108,7 +108,7 @@ def experiment_of(directory: Run, overrides: Sequence[str] = (), changes: Sequen
     return dataclasses.replace(experiment, changes=tuple(changes))
 
 
-def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timeline:
+def timeline_of(directory: RunDirectory, first: Scenario, renew: bool = False) -> Timeline:
     """Return a run's whole stream, made of the run's list of samples; data without one are compared as a whole.
 
     Args:
@@ -137,7 +137,7 @@ def timeline_of(directory: Run, first: Scenario, renew: bool = False) -> Timelin
     return Timeline(first, specs, streams, key)
 
 
-def restore_learner(directory: Run, experiment: Experiment) -> None:
+def restore_learner(directory: RunDirectory, experiment: Experiment) -> None:
     """Restore the learner's state after the run's last event, with its stored features.
 
     Raises:
@@ -155,7 +155,7 @@ def restore_learner(directory: Run, experiment: Experiment) -> None:
         store.take(part)
 
 
-def _requests(directory: Run, events: Sequence[EventRecord]) -> list[Later]:
+def _requests(directory: RunDirectory, events: Sequence[EventRecord]) -> list[Later]:
     """Return the later requests in the records of events, in order.
 
     Raises:

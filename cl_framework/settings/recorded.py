@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-PLACE = "_made_with"
+_PLACE = "_made_with"
 _Made = TypeVar("_Made", bound="Recorded")
 
 
@@ -49,7 +49,7 @@ class Recorded:
     def __new__(cls: type[_Made], *args: Any, **kwargs: Any) -> _Made:
         """Store the arguments before ``__init__`` checks them."""
         instance = super().__new__(cls)
-        instance.__dict__[PLACE] = _Arguments(args, kwargs)
+        instance.__dict__[_PLACE] = _Arguments(args, kwargs)
         return instance
 
 
@@ -62,5 +62,5 @@ def arguments(instance: Recorded) -> dict[str, Any]:
     >>> arguments(Mine(3)), arguments(Mine(3, depth=1))
     ({'width': 3}, {'width': 3, 'depth': 1})
     """
-    kept: _Arguments = instance.__dict__[PLACE]
+    kept: _Arguments = instance.__dict__[_PLACE]
     return kept.of(type(instance))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -97,3 +98,14 @@ class Scenario(Recorded, ABC):
             UserError: If a file cannot be read, or the stream's inputs are not files.
         """
         raise UserError(f"{type(self).__name__} has no way to read files such as {files[0]}.")
+
+    def inputs(self, given: Any) -> Tensor:
+        """Make inputs of pictures or sentences held in memory, as the test transform would: ``(n, ...)``.
+
+        Args:
+            given: Arrays, tensors, pictures of Pillow, paths or sentences.
+
+        Raises:
+            UserError: If they are not what the stream holds.
+        """
+        raise UserError(f"{type(self).__name__} has no way to make inputs; give it a method `inputs(given)`.")

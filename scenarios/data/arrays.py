@@ -1,15 +1,21 @@
-"""Arrays and tensors of users as pictures: unambiguous ones are taken, others refused."""
+"""Arrays, tensors, pictures and sentences as people have them in Python: what is plain is taken, all else refused."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from cl_framework.errors import UserError
 from cl_framework.functional import off_range
+from scenarios.pictures.decode import read_image, read_sentence
+from scenarios.pictures.pixels import bound, three_channels
+from scenarios.pictures.transforms import Transform
 
 CHANNELS = (1, 3)
 WANTED = "(n, 3, H, W) or (n, 1, H, W), channels last or none for grey, as uint8 or floats from 0 to 1"
@@ -39,6 +45,66 @@ def upright(name: str, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
     if x.is_floating_point() and (why := off_range(x)):
         raise UserError(f"{description} and {why}; expected {WANTED}.")
     return x
+
+
+def inputs_from(given: Any, how: Transform) -> Tensor:
+    """Return inputs ``(n, ...)`` for a model.
+
+    Args:
+        given: Pictures: an array or tensor in a layout that `arrays.upright` takes, one picture of Pillow or one path,
+            or a list of such. Sentences: one word or a list; a ``Path`` is a file that holds one.
+        how: The transform.
+
+    Raises:
+        UserError: If it is something else, or a file cannot be read.
+    """
+    if isinstance(given, Tensor | np.ndarray) and how.takes == "pictures":
+        return how.test()(_coloured(upright("pictures", given)))
+    one = isinstance(given, str | Path | Image)
+    if not one and (not isinstance(given, Iterable) or isinstance(given, bytes | Tensor | np.ndarray)):
+        raise _refusal(given, how)
+    items = [given] if one else list(given)
+    if not items:
+        raise UserError(f"There is nothing to predict; give one or more {how.takes}.")
+    take = _picture if how.takes == "pictures" else _sentence
+    return how.test()([take(item, how) for item in items])
+
+
+def _picture(item: Any, how: Transform) -> Tensor:
+    if isinstance(item, str | Path):
+        return read_image(Path(item).expanduser())
+    if isinstance(item, Image):
+        try:
+            bound(item)
+            return three_channels(item)
+        except ValueError as error:
+            raise UserError(f"A picture cannot be taken: {error}.") from error
+    if isinstance(item, Tensor | np.ndarray):
+        return _coloured(upright("pictures", item[None]))[0]
+    raise _refusal(item, how)
+
+
+def _sentence(item: Any, how: Transform) -> str:
+    if isinstance(item, Path):
+        return read_sentence(item.expanduser())
+    if isinstance(item, str) and item.strip() and "\0" not in item:
+        return item.strip()
+    raise _refusal(item, how)
+
+
+def _coloured(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1)
+
+
+def _refusal(item: Any, how: Transform) -> UserError:
+    """Return what to raise about something that the stream does not hold."""
+    wanted = {
+        "pictures": "an array or tensor (n, 3, H, W), pictures of Pillow, or paths of image files",
+        "sentences": "sentences, or each as a pathlib.Path of a text file that holds one",
+    }
+    kind = f"{type(item).__module__}.{type(item).__qualname__}".removeprefix("builtins.")
+    shown = f" {item[:40]!r}" if isinstance(item, str | bytes) else ""
+    return UserError(f"The stream of this run holds {how.takes}, and {kind}{shown} is none; give {wanted[how.takes]}.")
 
 
 def _channels_first(description: str, x: Tensor) -> Tensor:

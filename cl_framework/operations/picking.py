@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, final
 
-from cl_framework.cli import request_file
 from cl_framework.errors import UserError, did_you_mean
+from cl_framework.operations import request_file
 from cl_framework.runs.receipts import KEY, run_key
 from cl_framework.settings.ranges import LARGEST
 from cl_framework.storage import files
@@ -23,7 +23,7 @@ from cl_framework.streams import sample_list, sample_list_file
 from cl_framework.streams.sample_list import Listed, ListedSource, hidden_name
 
 if TYPE_CHECKING:
-    from cl_framework.runs.directory import Run
+    from cl_framework.runs.directory import RunDirectory
 
 LINE = re.compile(r"(?P<file>.+):(?P<number>[0-9]+)")
 """A line of a table or a record, as editors and compilers write it."""
@@ -64,7 +64,7 @@ class Known:
         self.exams = {place for s in exams for place in (s.place, self._whole(s))}
 
     @classmethod
-    def of(cls, run: Run) -> Known:
+    def of(cls, run: RunDirectory) -> Known:
         """Read the list of a run.
 
         Raises:
@@ -239,7 +239,7 @@ class Known:
         ]
 
 
-def requested(run: Run, words: Sequence[str], where: Sequence[str], whole: Sequence[str]) -> Picked:
+def requested(run: RunDirectory, words: Sequence[str], where: Sequence[str], whole: Sequence[str]) -> Picked:
     """Return the samples of a run that a request names beside ``whole`` classes and experiences.
 
     Raises:
