@@ -126,7 +126,7 @@ class _Viewed(Samples):
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read, and make tensors of what is none."""
         at = torch.as_tensor(rows, dtype=torch.int64)
-        pictures = [_tensor(self.dataset[i][0]) for i in at.tolist()]
+        pictures = [picture_tensor(self.dataset[i][0]) for i in at.tolist()]
         return Batch(self.pipeline(pictures), self.labels[at], self.ids[at])
 
 
@@ -170,7 +170,7 @@ class _OneByOne(Dataset[tuple[Tensor, int]]):
         return batch.x[0], int(batch.y[0])
 
 
-def _tensor(picture: Any) -> Tensor:
+def picture_tensor(picture: Any) -> Tensor:
     """Return ``(3, H, W)`` of a picture that Pillow, torchvision or a tensor or array dataset holds.
 
     Raises:

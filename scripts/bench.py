@@ -56,10 +56,10 @@ def bench(args: Sequence[str], variant: Variant | None = None, clock: str = WALL
         experiment = build([*args, *variant.overrides], CONSOLE)
         with variant.change(experiment):
             found = measured(experiment, CLOCKS[clock])
-            return {**found, "extraction": None if variant != Variant() else _extraction(experiment)}
+            return {**found, "extraction": None if variant != Variant() else measured_extraction(experiment)}
 
 
-def _extraction(experiment: Experiment) -> dict[str, float | str] | None:
+def measured_extraction(experiment: Experiment) -> dict[str, float | str] | None:
     """Measure feature extraction on pictures of the first exam; None for sentences, whose passes differ in length."""
     x = next(iter(experiment.scenario.steps())).exam[[0]].x
     return extraction(experiment.learner.model, x.expand(256, -1, -1, -1).clone()) if x.ndim == 4 else None

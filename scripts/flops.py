@@ -41,7 +41,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = Non
     """Measure the FLOP/s of products of two square matrices of ``side``: 8192 on a GPU and 2048 elsewhere, if None."""
     n = side or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    return 2 * n**3 / _seconds(lambda: a @ b, device)
+    return 2 * n**3 / seconds(lambda: a @ b, device)
 
 
 def extraction(model: Model, x: Tensor) -> dict[str, float | str]:
@@ -53,7 +53,7 @@ def extraction(model: Model, x: Tensor) -> dict[str, float | str]:
     """
     x, dtype = x.to(model.device), model.frozen.precision or torch.float32
     names, ids = list(model.adapters)[:1], torch.arange(len(x))
-    rate = len(x) / _seconds(lambda: model.features(Inputs(lambda: x, ids), names), model.device)
+    rate = len(x) / seconds(lambda: model.features(Inputs(lambda: x, ids), names), model.device)
     flops, top = flops_per_image(model, x[:1]), matmul_rate(model.device, dtype)
     return {
         "precision": str(dtype).removeprefix("torch."),
@@ -82,9 +82,9 @@ def shares(model: Model, x: Tensor, rounds: int = 3) -> dict[str, list[float]]:
     }
     flops, found = len(x) * flops_per_image(model, x[:1]), dict[str, list[float]]()
     for _ in range(rounds):
-        rate = flops / _processor_seconds(lambda: model.backbone(x))
+        rate = flops / processor_seconds(lambda: model.backbone(x))
         for name, (n, k, m) in shapes.items():
-            took = _processor_seconds(partial(torch.matmul, torch.randn(n, k), torch.randn(k, m)))
+            took = processor_seconds(partial(torch.matmul, torch.randn(n, k), torch.randn(k, m)))
             found.setdefault(name, []).append(rate * took / (2 * n * k * m))
     return found
 
@@ -97,7 +97,8 @@ def main() -> None:
         print(f"{product}: {', '.join(f'{100 * share:.0f} %' for share in found)}")
 
 
-def _processor_seconds(call: Callable[[], object], at_least: float = 1.0) -> float:
+def processor_seconds(call: Callable[[], object], at_least: float = 1.0) -> float:
+    """Return the processor seconds that one ``call`` takes, as `seconds` does."""
     call()
     began, times = time.process_time(), 0
     while time.process_time() - began < at_least:
@@ -106,7 +107,7 @@ def _processor_seconds(call: Callable[[], object], at_least: float = 1.0) -> flo
     return (time.process_time() - began) / times
 
 
-def _seconds(call: Callable[[], object], device: torch.device, at_least: float = 1.0) -> float:
+def seconds(call: Callable[[], object], device: torch.device, at_least: float = 1.0) -> float:
     """Return the seconds that one ``call`` takes, over as many as fill ``at_least`` seconds, after a first one."""
     call()
     _wait(device)

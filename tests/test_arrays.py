@@ -20,7 +20,7 @@ from cl_framework.streams.samples import Rows
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.source import Pictures
 from scenarios.data.torchvision_sets import images_and_labels
-from scenarios.from_avalanche import _tensor
+from scenarios.from_avalanche import picture_tensor
 
 COLOUR = torch.randint(0, 256, (4, 3, 8, 6), dtype=torch.uint8)
 GREY = COLOUR[:, :1]
@@ -85,11 +85,11 @@ def test_a_torchvision_set_is_taken_in_any_plain_layout():
 
 @pytest.mark.skipif(find_spec("avalanche") is None, reason="the extra `avalanche` is not installed")
 def test_pictures_of_a_benchmark_are_looked_at_when_they_are_read():
-    assert torch.equal(_tensor(COLOUR[0].movedim(0, -1).numpy()), COLOUR[0])
-    assert _tensor(GREY[0]).shape == (3, 8, 6)
+    assert torch.equal(picture_tensor(COLOUR[0].movedim(0, -1).numpy()), COLOUR[0])
+    assert picture_tensor(GREY[0]).shape == (3, 8, 6)
     for given in (torch.zeros(4, 8, 6), COLOUR[0].float() * 0 + 200, [1, 2]):
         with pytest.raises(UserError, match="benchmark"):
-            _tensor(given)
+            picture_tensor(given)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def experiment(*args):
 def compared(tmp_path_factory):
     out = tmp_path_factory.mktemp("tables") / "bench.md"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bench, "_extraction", lambda _: None)  # a second each
+        patched.setattr(bench, "measured_extraction", lambda _: None)  # a second each
         assert bench.main([*SMALL, "--versus", "plain", "no feature store", "--out", str(out)]) == 0
     return json.loads(out.with_suffix(".json").read_text()), out.read_text()
 
@@ -109,7 +109,7 @@ def test_without_a_config_the_machine_decides(monkeypatch):
 
 
 def test_operations_are_counted_and_compared_with_matrix_products(monkeypatch):
-    monkeypatch.setattr("scripts.flops._seconds", lambda call, device: call() is None or 0.5)
+    monkeypatch.setattr("scripts.flops.seconds", lambda call, device: call() is None or 0.5)
     monkeypatch.setattr("scripts.flops.matmul_rate", lambda *_: 1e9)
     model = experiment(*SMALL).learner.model
     blocks = 6 * (2 * 17 * 12 * 160**2 + 2 * 2 * 17 * 17 * 160)  # maps of attention and MLP, and attention's products
@@ -119,7 +119,7 @@ def test_operations_are_counted_and_compared_with_matrix_products(monkeypatch):
     found = extraction(model, x)
     assert found["images_per_second"] == 6
     assert found["share"] == pytest.approx(6 * (blocks + stem) / 1e9)
-    monkeypatch.setattr("scripts.flops._processor_seconds", lambda call: call() is None or 0.5)
+    monkeypatch.setattr("scripts.flops.processor_seconds", lambda call: call() is None or 0.5)
     for product, (share,) in shares(model, x, rounds=1).items():  # each takes as long as a pass: shares are of work
         n, k, m = (int(size) for size in product.removeprefix("the MLP's ").split(" x "))
         assert share == pytest.approx(3 * (blocks + stem) / (2 * n * k * m))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from cl_framework.engine import checkpoint, loop
 from cl_framework.memory.erasure import Erasure, erase
@@ -16,6 +16,7 @@ from strategies.learning.finetune import Finetune
 from strategies.learning.joint import Joint
 from strategies.learning.lwf import LwF
 from strategies.learning.replay import Replay
+from strategies.learning.simplecil import SimpleCIL
 from strategies.unlearning.head_rows import HeadRows
 from strategies.unlearning.neg_grad import NegGradPlus
 
@@ -33,6 +34,13 @@ def loss_of(learner, event, past, rows=(0, 3, 5, 8)):
     torch.manual_seed(0)
     batch = plan.data[list(rows)]
     return plan, batch, plan.loss(learner.model, batch)
+
+
+def test_simplecil_scores_are_cosines_to_the_mean_of_each_class(world, stream):
+    learner, x = world.learn(world.learner(SimpleCIL()), stream[:2]), world.noise((5, 2, 7, 0), 3, "test")
+    z, y = learner.model.embed(stream[0].reference, ())
+    cosines = cosine_similarity(learner.model.embed(x, ())[0], z[y == 2].mean(0), dim=-1)
+    torch.testing.assert_close(world.scores(learner, x)[:, learner.model.classes.index(2)], cosines)
 
 
 def test_replay_of_everything_is_joint_training(world, stream):

@@ -161,9 +161,14 @@ def test_a_config_that_is_no_text_is_named(quickstart, tmp_path):
 
 
 def test_the_later_value_counts_and_a_new_class_drops_the_settings_of_the_one_before(quickstart):
-    judged([*quickstart, "--model.adapter.width", "0", "--model.adapter.width", "3"])
-    judged([*quickstart, "--model.optimizer.momentum", "7", "--model.optimizer", "Adam"])
-    judged([*quickstart, "--model.adapter", "Peft", "--model.adapter", "LoRA"])
+    for words in (
+        ["--model.adapter.width", "0", "--model.adapter.width", "3"],
+        ["--model.optimizer.momentum", "7", "--model.optimizer", "Adam"],
+        ["--model.adapter", "Peft", "--model.adapter", "LoRA"],
+    ):
+        with pytest.raises(UserError):
+            judged([*quickstart, *words[:2]] if words[1] != "Peft" else [*quickstart, "--model.adapter.width", "0"])
+        judged([*quickstart, *words])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cl_framework.engine import checkpoint
+from cl_framework.methods.base import Strategy
 from cl_framework.settings import discovery
 from cl_framework.storage import tensors
 from cl_framework.streams.events import forget_request
@@ -153,4 +154,4 @@ def test_only_what_a_plan_names_changes(kind, world, stream):
 
 
 def test_defaults_are_enough_to_construct_it(kind):
-    kind()
+    assert isinstance(kind(), Strategy)

@@ -168,7 +168,7 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path: P
 
 
 def test_a_large_photo_is_decoded_smaller_unless_that_takes_as_much_memory(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("scenarios.pictures.pixels._LIMIT", 40 * 40)
+    monkeypatch.setattr("scenarios.pictures.pixels.MOST_PIXELS", 40 * 40)
     Image.fromarray(QUARTERS.repeat(4, 0).repeat(4, 1)).save(tmp_path / "x.jpg", quality=95)
     found = read_image(tmp_path / "x.jpg")
     assert found.shape == (3, 32, 16)

@@ -186,7 +186,7 @@ def slow_routed(learner, samples, k):
         for c, name in model.known.items():
             near[name] = max(near[name], float(cos(z, ease.prototypes[Key(c)])))
         visited = sorted(near, key=near.get, reverse=True)[:k]
-        table, _ = ease._subspaces(model)
+        table, _ = ease.subspaces(model)
         for i, c in enumerate(model.classes):
             seen = {name: cos(model.features(x[None], name)[0], table[model.experiences.index(name), i])
                     for name in visited}  # fmt: skip

@@ -364,7 +364,7 @@ def test_noise_is_what_the_model_does_not_take_for_the_class(ready, wanted):
     like = wanted.reference[[0]].x
     torch.manual_seed(0)
     plain, shaped = (
-        UNSIR(noises=16, noise_steps=n, copies=1)._noise(learner.model, learner.strategy, 2, like) for n in (0, 25)
+        UNSIR(noises=16, noise_steps=n, copies=1).opposite(learner.model, learner.strategy, 2, like) for n in (0, 25)
     )
     at = learner.model.classes.index(2)
 

@@ -195,9 +195,9 @@ def test_no_name_of_what_was_forgotten_stays_in_the_state(world, stream):
 def test_what_was_worked_out_of_a_class_leaves_with_it(world, stream):
     learner = world.learn(world.learner(FeCAM(), DropAdapter()), stream[:2])
     learner.answer(stream[0].reference)
-    assert set(learner.strategy._inverses) == {5, 2, 7, 0}
+    assert set(learner.strategy.inverses) == {5, 2, 7, 0}
     world.learn(learner, [forget_request("f", stream[:2], classes=[0])], stream[:2])
-    assert 0 not in learner.strategy._inverses
+    assert 0 not in learner.strategy.inverses
 
 
 def test_whole_experiences_go_without_training_or_reading_data(world, stream):

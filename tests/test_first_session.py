@@ -155,7 +155,8 @@ def test_ranpac_solves_the_ridge_regression_of_all_samples(world, stream):
     test = world.noise(range(8), 4, "test")
     h = torch.relu(model.embed(test, "task-0")[0].double() @ projection)
     torch.testing.assert_close(world.scores(learner, test).double(), h @ weights, rtol=1e-4, atol=1e-4)
-    learner.strategy.cosine_as_pilot, learner.strategy._solved = True, None
+    whole, learner = learner, world.learner(RanPAC(expansion=40, cosine_as_pilot=True))
+    checkpoint.restore(learner, world.clone(checkpoint.tensors(whole)), checkpoint.facts(whole))
     cosines = normalize(h, dim=1) @ normalize(weights, dim=0)
     torch.testing.assert_close(world.scores(learner, test).double(), cosines, rtol=1e-4, atol=1e-4)
 
@@ -186,7 +187,7 @@ def test_ranpac_has_as_many_features_as_the_paper_where_features_are_as_wide():
         class backbone:
             width = 768
 
-    assert RanPAC()._random(Wide, torch.zeros(1, 768)).shape == (1, 10_000)
+    assert RanPAC().random_features(Wide, torch.zeros(1, 768)).shape == (1, 10_000)
 
 
 def test_random_features_are_the_same_every_time_and_for_every_instance():

@@ -32,6 +32,15 @@ def test_a_limited_memory_keeps_so_many_of_each_class_with_their_pictures(stream
         assert event.data.labels[row] == y
 
 
+def test_ids_are_kept_in_ascending_order(stream):
+    memory = Memory(5)
+    memory.keep(stream[0])
+    for entry in memory.ids:
+        kept = memory.ids[entry].tolist()
+        assert len(kept) == 5
+        assert kept == sorted(kept)
+
+
 def test_what_is_kept_is_drawn_with_torchs_dice(stream):
     def draw(seed):
         torch.manual_seed(seed)

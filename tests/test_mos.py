@@ -127,7 +127,7 @@ def test_released_merging_keeps_less_of_each_step(world, stream):
     far = {}
     for merge in ("once_per_step", "reference_inplace"):
         learner = world.learn(world.learner(MOS(merge=merge, align_epochs=0), optimizer=sgd(1e-3)), stream[:2])
-        first, second = (learner.strategy._trained(learner.model, f"task-{t}") for t in range(2))
+        first, second = (learner.strategy.trained_weights(learner.model, f"task-{t}") for t in range(2))
         far[merge] = sum(float((a - b).norm()) for a, b in zip(first, second, strict=True))
     assert 0 < far["reference_inplace"] < 0.95 * far["once_per_step"]
 

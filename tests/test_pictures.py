@@ -27,7 +27,7 @@ from scenarios.data.open import open_source
 from scenarios.data.source import Pictures, View
 from scenarios.mixed import Mixed
 from scenarios.pictures import resampling
-from scenarios.pictures.picture_cache import CachedPictures, _whose, cache_folder, cached_pictures
+from scenarios.pictures.picture_cache import CachedPictures, cache_folder, cached_pictures, row_mark
 from scenarios.pictures.transforms import Fixed, Pilot, Plain, Transform
 from scenarios.requests import Request
 from scenarios.sample_requests import SampleRequests
@@ -320,8 +320,11 @@ def test_the_cache_is_bounded_and_those_opened_longest_ago_leave_first(pictures:
             os.utime(other, (age + (other.stat().st_mtime > 1e6),) * 2)
     assert len(list(own_cache.iterdir())) < 3
     tight = CachedPictures(samples, Pilot(48).fixed(training=False), 20_000)
-    assert torch.equal(tight.read(torch.arange(8)), torch.stack([tight._made(i) for i in range(8)]))
-    assert not torch.from_numpy(np.load(tight._held.place / "rows.npy")["height"].astype(int)).any()
+    before = set(own_cache.iterdir())
+    found = tight.read(torch.arange(8))
+    (place,) = set(own_cache.iterdir()) - before
+    assert not np.load(place / "rows.npy")["height"].any()
+    assert torch.equal(found, CachedPictures(samples, Pilot(48).fixed(training=False), limit).read(torch.arange(8)))
 
 
 def test_without_room_or_a_folder_pictures_are_read_from_files(pictures: Path, own_cache: Path, monkeypatch):
@@ -382,9 +385,9 @@ def test_a_forget_request_erases_what_was_kept_whatever_it_was_made_for(world, p
     gone = [f for f, c in zip(source.train.images, source.train.labels.tolist(), strict=True) if c == 1]
     gone = [*gone, *source.test.images[2:]] if asked.classes else [gone[0], gone[2]]
     for file in (*source.train.images, *source.test.images):
-        assert (_whose(file) in left) == (file not in gone)
+        assert (row_mark(file) in left) == (file not in gone)
     both(source.train, Plain(8), training=False)[0][range(8)]  # the files are still there for those who read them
-    assert _whose(source.train.images[4]) in names(own_cache)
+    assert row_mark(source.train.images[4]) in names(own_cache)
 
 
 @pytest.mark.parametrize("asked", [Request(1, classes=[1]), Request(1, samples=[4, 6])], ids=["class", "samples"])
@@ -399,7 +402,7 @@ def test_an_audit_keeps_nothing_of_what_was_forgotten(world, pictures: Path, own
     audit.conduct(audited, about, workshop, audit.references(workshop, about, 0, 1))
     shadow_attack(audited, about, workshop, 8)
     assert names(own_cache) == before
-    assert not {_whose(stream.source.train.images[i]) for i in about.gone.ids.tolist()} & before.keys()
+    assert not {row_mark(stream.source.train.images[i]) for i in about.gone.ids.tolist()} & before.keys()
 
 
 def test_choosing_atypical_samples_keeps_none_of_them(pictures: Path, own_cache: Path):

@@ -395,4 +395,5 @@ def test_the_headline_names_its_formulas(found: dict[str, Any]) -> None:
 
 def test_reading_results_needs_no_torch_and_drawing_only_on_demand() -> None:
     code = "import sys, cl_framework.evaluation.results; assert not {'torch', 'matplotlib'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False)
+    assert done.returncode == 0

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import time
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ from cl_framework.errors import UserError
 from cl_framework.runs import derived_files, receipts
 from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.records import outdated
+from cl_framework.storage import files
 from cl_framework.storage.files import seal
 from cl_framework.storage.tensors import pack, unpack
 
@@ -319,6 +321,14 @@ def test_a_crash_at_any_step_of_a_start_leaves_a_run_or_a_place_for_one(tmp_path
         assert assert_sound(path) == 1
         steps += 1
     assert steps > 8
+
+
+def test_bytes_reach_the_disk_before_their_name_does_and_the_name_after_them(tmp_path, monkeypatch):
+    calls, rename = [], Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
+    monkeypatch.setattr(Path, "replace", lambda old, new: calls.append(new.name) or rename(old, new))
+    files.replace(tmp_path / "results.json", b"{}")
+    assert calls == [False, "results.json", True]
 
 
 def test_a_folder_with_a_key_of_somebody_else_is_left_alone(tmp_path):

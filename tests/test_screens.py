@@ -143,7 +143,7 @@ def test_a_verdict_fits(terminal, monkeypatch, capsys, width):
     )
     results = {"final_accuracy": 0.87654, "average_incremental_accuracy": 0.99999}
     monkeypatch.setattr(grid, "terminal_width", lambda: width)
-    assert reproduce._judge(published, results) == 1
+    assert reproduce.judge(published, results) == 1
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
     assert {"87.65", "87.60", "12.34", "0.15", "100.00", "OUTSIDE", "inside"} <= set(shown.split())

@@ -17,7 +17,7 @@ from cl_framework.engine import checkpoint, loop
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.feature_cache.shared_directory import MOST_FILES, SharedDirectory
-from cl_framework.feature_cache.sharing import SharedFeatures, _folder, contents_of
+from cl_framework.feature_cache.sharing import SharedFeatures, contents_of, data_folder
 from cl_framework.feature_cache.store import FeatureStore
 from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.feature_sharing import made_with
@@ -176,7 +176,7 @@ def test_a_request_takes_forgotten_samples_off_the_shelf_for_all_runs(asked, met
     contents = contents_of(list(world.Listed(stream[:3]).steps()))
 
     def on_the_shelf(split):
-        directory, data = SharedDirectory(tmp_path / "shared-features", LARGE), _folder(contents(f"noise/{split}"))
+        directory, data = SharedDirectory(tmp_path / "shared-features", LARGE), data_folder(contents(f"noise/{split}"))
         return [set(held(directory, data, p.name)) for p in (directory.path / data).iterdir()]
 
     met(stream[:3], EASE(), made="another backbone")
@@ -268,7 +268,7 @@ def test_a_shelf_that_takes_no_more_is_left_alone_and_one_that_keeps_what_must_g
             met(events, SimpleCIL())
     contents = contents_of(list(world.Listed(events).steps()))
     directory, request = SharedDirectory(tmp_path / "shared-features", LARGE), events[-1]
-    assert directory.erase(_folder(contents("noise/train")), request.data.ids) > 0
+    assert directory.erase(data_folder(contents("noise/train")), request.data.ids) > 0
 
 
 def test_what_was_evicted_is_not_given_again_at_every_request(met, stream, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from cl_framework.storage.files import file_hash
 from cl_framework.streams import sample_list, sample_list_file
 from scenarios.class_incremental import ClassIncremental
 from scenarios.data.glyphs import load
-from scenarios.pictures.picture_cache import _Held, _sets, _whose, cache_folder
+from scenarios.pictures.picture_cache import cache_folder, row_mark
 
 NAMES = ("ant-unmistakable", "bee-unmistakable", "cow-unmistakable")
 TRAIN, TEST = 4, 2
@@ -351,8 +352,8 @@ def test_paths_of_a_config_are_rewritten_where_they_begin_alike_and_nowhere_else
 def test_what_the_cache_kept_under_an_old_path_is_erased_too(run, pets, tmp_path):
     pets.rename(tmp_path / "moved")
     assert main(["forget", str(run), "--classes", NAMES[0], "--relocate", f"{pets}={tmp_path / 'moved'}"]) == 0
-    held = {int(w) for each in _sets(cache_folder()) for w in _Held(each).rows["whose"]}
-    kept, gone = (_whose(pets / "train" / name / "unmistakable-0.png") for name in (NAMES[1], NAMES[0]))
+    held = {int(w) for rows in cache_folder().glob("*/rows.npy") for w in np.load(rows)["whose"]}
+    kept, gone = (row_mark(pets / "train" / name / "unmistakable-0.png") for name in (NAMES[1], NAMES[0]))
     assert kept in held
     assert gone not in held
 

@@ -356,7 +356,7 @@ def test_inf_lora_raises_its_threshold_and_remembers_inputs_as_training_left_the
     names = [event.name for event in stream]
     for t, event in enumerate(stream):
         before = slow_moment(learner.model, event, names[:t])
-        past = learner.strategy._past("mlp_in")
+        past = learner.strategy.past("mlp_in")
         world.learn(learner, [event], stream[:t])
         strongest = leading(before, 2, past)
         assert torch.allclose(factors(learner.model.adapters, event.name)["mlp_in"].a * 3**0.5, strongest.float())
@@ -412,7 +412,7 @@ def test_pego_preserves_and_diversifies(world, stream):
 def test_inf_lora_reads_only_free_directions_and_trains_only_the_output_side(world, stream):
     learner = world.learner(InfLoRA(0.5, 0.6, horizon=3), adapter=LoRA(2))
     for t, event in enumerate(stream):
-        past = {site: learner.strategy._past(site) for site in ("query", "value")}
+        past = {site: learner.strategy.past(site) for site in ("query", "value")}
         world.learn(learner, [event], stream[:t])
         for site, rewrite in factors(learner.model.adapters, event.name).items():
             rows = rewrite.a.double() * 3**0.5
@@ -426,7 +426,7 @@ def test_inf_lora_reads_only_free_directions_and_trains_only_the_output_side(wor
                     rows - (rows @ remembered.base) @ remembered.base.T if remembered.free else rows @ remembered.base
                 )
                 assert touched.abs().max() < 1e-6
-    kinds = {learner.strategy._past(site).free for site in ("query", "value")}
+    kinds = {learner.strategy.past(site).free for site in ("query", "value")}
     assert len(learner.strategy.inputs) == 2
     assert all(len(e.name.split()) == 2 for e in learner.strategy.inputs), kinds
 

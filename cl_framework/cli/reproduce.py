@@ -53,7 +53,7 @@ def reproduce(argv: Sequence[str]) -> int:
         _run(args.name, settings, path)
     results = summary.read_summary(path)
     assert results is not None
-    return _judge(published_for(config), msgspec.to_builtins(results))
+    return judge(published_for(config), msgspec.to_builtins(results))
 
 
 def experiments() -> Path:
@@ -190,7 +190,8 @@ def _run(name: str, settings: Sequence[str], path: Path) -> None:
         raise UserError(f"{name} cannot be reproduced yet. " + " ".join(lacking)) from error
 
 
-def _judge(published: Published, results: dict[str, Any]) -> int:
+def judge(published: Published, results: dict[str, Any]) -> int:
+    """Compare results with published ones; return the exit code."""
     if trial := results.get("trial"):
         say(f"This is no result, and is not judged: with {trial} the code was tried.")
         return 2

@@ -61,7 +61,7 @@ class SharedFeatures:
         try:
             for samples, ids in gone:
                 if (data := self.contents(samples)) is not None:
-                    self.directory.erase(_folder(data), ids.cpu())
+                    self.directory.erase(data_folder(data), ids.cpu())
         except OSError as error:
             raise UserError(
                 f"The request is recorded, but features of what was forgotten are still in {self.directory.path} "
@@ -92,7 +92,7 @@ class SharedFeatures:
 
     def _place(self, key: str) -> tuple[str, str] | None:
         data = self.contents(key.partition("/")[2])
-        return None if data is None else (_folder(data), sha256(f"{self.made}\0{key}".encode())[:32])
+        return None if data is None else (data_folder(data), sha256(f"{self.made}\0{key}".encode())[:32])
 
 
 def contents_of(steps: Collection[Step]) -> ContentHash:
@@ -116,5 +116,6 @@ def _joint(hashes: Iterable[str]) -> str:
     return sha256("\0".join(hashes).encode())
 
 
-def _folder(data: str) -> str:
+def data_folder(data: str) -> str:
+    """Return the folder of a source's features, from a hash of its content."""
     return sha256(data.encode())[:32]

@@ -91,7 +91,7 @@ class CachedPictures(LabelledSamples):
         pictures = in_parallel(self._made, missing)
         with suppress(OSError):  # the disk refuses: decoded again next time
             if self.keeps:
-                whose = [_whose(self.files[i]) for i in missing]
+                whose = [row_mark(self.files[i]) for i in missing]
                 held.add(zip(missing, whose, pictures, strict=True), not self.fixed.alike, self.limit)
         if isinstance(old, Tensor):
             new = torch.stack(pictures).to(device)
@@ -110,7 +110,7 @@ class CachedPictures(LabelledSamples):
         files = [self.files[i] for i in rows.tolist()]
         for root, before in self._pictures.former:  # what was kept then goes by the path that it had
             files += [before / f.relative_to(root) for f in files if f.is_relative_to(root)]
-        gone = np.array([_whose(file) for file in files], np.uint64)
+        gone = np.array([row_mark(file) for file in files], np.uint64)
         for each in _sets(cache_folder()):
             try:
                 _Held(each).erase(gone)
@@ -301,6 +301,6 @@ def _age(file: Path) -> str:
     return ""
 
 
-def _whose(file: Path) -> int:
+def row_mark(file: Path) -> int:
     """Return a short hash of a file's path."""
     return int.from_bytes(blake2b(str(file.absolute()).encode(), digest_size=8).digest(), "little")

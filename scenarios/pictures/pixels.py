@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-_LIMIT = 2**26
+MOST_PIXELS = 2**26
 """Most pixels of a picture, 67 million: decoding takes 3 bytes for each, and up to 4 for what the file holds."""
 STRIP = 2**22
 """About how many pixels are converted at a time."""
@@ -31,20 +31,20 @@ _TURNS = {
 
 
 def bound(image: Image.Image) -> None:
-    """Require at most `_LIMIT` pixels of an opened picture; a larger JPEG will be decoded smaller.
+    """Require at most `MOST_PIXELS` pixels of an opened picture; a larger JPEG will be decoded smaller.
 
     Raises:
         ValueError: If it has more.
     """
     width, height = image.size
-    if width * height <= _LIMIT:
+    if width * height <= MOST_PIXELS:
         return
     if image.format == "JPEG" and "progressive" not in image.info:  # a progressive one is decoded whole first
-        share = next((s for s in (2, 4, 8) if width * height <= _LIMIT * s * s), None)
+        share = next((s for s in (2, 4, 8) if width * height <= MOST_PIXELS * s * s), None)
         if share is not None:
             image.draft(image.mode, (width // share, height // share))
             return
-    raise ValueError(f"{width} x {height} are {width * height:,} pixels, more than {_LIMIT:,}: make it smaller")
+    raise ValueError(f"{width} x {height} are {width * height:,} pixels, more than {MOST_PIXELS:,}: make it smaller")
 
 
 def three_channels(image: Image.Image) -> Tensor:

@@ -91,7 +91,7 @@ class EASE(Strategy):
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Sum a class's cosines: its own space once, the others ``alpha`` in all, the pristine one ``beta`` times."""
-        prototypes, owner = self._subspaces(model)
+        prototypes, owner = self.subspaces(model)
         visited = torch.ones(len(prototypes), len(x), dtype=torch.bool, device=owner.device)
         visits = self.visits or len(prototypes)
         if visits < len(prototypes) or self.use_init_ptm:
@@ -102,7 +102,7 @@ class EASE(Strategy):
         scores = weighed(model.each(x, model.experiences, visited), prototypes, owner, visited, self.alpha)
         return scores + self.beta * plain.to(scores.dtype) if self.use_init_ptm else scores
 
-    def _subspaces(self, model: Model) -> tuple[Tensor, Tensor]:
+    def subspaces(self, model: Model) -> tuple[Tensor, Tensor]:
         """Return prototypes ``(spaces, classes, width)``, completed, of length one, and the space of each class."""
         state = (self.prototypes.version, model.classes, model.experiences)
         if self._completed is None or self._completed[0] != state:

@@ -55,7 +55,7 @@ class FeCAM(Strategy):
         self.founded, self.tukey, self.gaussians = tune, tukey, Gaussians()
         self.shrinkage = (gamma1, gamma2, identity)
         self.competes = "new" if tune else None
-        self._inverses: dict[int, tuple[Tensor, Tensor]] = {}
+        self.inverses: dict[int, tuple[Tensor, Tensor]] = {}
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train the adapter if it is to be trained, then compute the missing statistics."""
@@ -75,15 +75,15 @@ class FeCAM(Strategy):
     def erase(self, erasure: Erasure) -> None:
         """Delete inverses too: each depends on the data of its class."""
         changed = {c for _, c in erasure.cells}
-        self._inverses = {c: p for c, p in self._inverses.items() if not (erasure.hits(c) or c in changed)}
+        self.inverses = {c: p for c, p in self.inverses.items() if not (erasure.hits(c) or c in changed)}
 
     def _inverse(self, cls: int) -> Tensor:
         """Return the inverse of a class's correlations, computed once and kept while the class is unchanged."""
         covariance = self.gaussians.of(cls)[1]
-        if cls not in self._inverses or self._inverses[cls][0] is not covariance:
+        if cls not in self.inverses or self.inverses[cls][0] is not covariance:
             inverse = torch.linalg.pinv(correlations(covariance.double(), *self.shrinkage), hermitian=True)
-            self._inverses[cls] = (covariance, inverse.to(covariance))
-        return self._inverses[cls][1]
+            self.inverses[cls] = (covariance, inverse.to(covariance))
+        return self.inverses[cls][1]
 
     def _powered(self, z: Tensor) -> Tensor:
         return z if self.tukey == 1 else z.sign() * z.abs() ** self.tukey

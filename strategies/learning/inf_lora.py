@@ -58,20 +58,21 @@ class InfLoRA(Strategy):
         groups, moments = adapter_chain.same_input(model), adapter_chain.input_moments(model, event.data)
         for first, sites in groups.items():
             for rewrite in (mine[site] for site in sites):
-                rows = leading(moments[first], len(rewrite.a), self._past(first)) / 3**0.5
+                rows = leading(moments[first], len(rewrite.a), self.past(first)) / 3**0.5
                 with torch.no_grad():
                     rewrite.a.copy_(rows)
         yield adapter_chain.chain_plan(model, event, [r.b for r in mine.values()], self.compete)
         share = min(len(before) / self.horizon, 1.0)
         threshold = self.threshold + share * (self.threshold_end - self.threshold)
         for first, moment in adapter_chain.input_moments(model, event.data).items():
-            self._keep(first, remember(self._past(first), moment, threshold))
+            self._keep(first, remember(self.past(first), moment, threshold))
 
     def predict(self, model: Model, x: Inputs | Tensor) -> Tensor:
         """Score with all updates and the head."""
         return model.scores(x, model.adapters.learned)
 
-    def _past(self, site: str) -> Remembered | None:
+    def past(self, site: str) -> Remembered | None:
+        """Return the directions remembered of a site's inputs; None before the first experience."""
         keys = {free: Key(name=f"{site} {'free' if free else 'needed'}") for free in (False, True)}
         return next((Remembered(self.inputs[e], free) for free, e in keys.items() if e in self.inputs), None)
 

@@ -99,7 +99,9 @@ class MOS(Strategy):
         own = model.adapters.add(event.name, like=chain[-1] if chain else None)
         model.ready(event.name, event.classes)
         who, old = rivals(model, event, self.compete), {c: self.gaussians.of(c)[0] for c in other_classes(model, event)}
-        mean = [torch.stack(like).mean(0) for like in zip(*(self._trained(model, n) for n in chain), strict=True)]
+        mean = [
+            torch.stack(like).mean(0) for like in zip(*(self.trained_weights(model, n) for n in chain), strict=True)
+        ]
         merges = 1 if self.merge == "once_per_step" else 1 + len({s.block for s in model.adapters.sites.values()})
 
         def loss(model: Model, batch: Batch) -> Tensor:
@@ -141,7 +143,7 @@ class MOS(Strategy):
             chosen = refined
         return torch.stack([logits.log_softmax(1), (len(names) * cosines).log_softmax(1)]).logsumexp(0)
 
-    def _trained(self, model: Model, name: str) -> list[Tensor]:
+    def trained_weights(self, model: Model, name: str) -> list[Tensor]:
         """Return the weights of an adapter at the end of its training."""
         places = [(Key(experience=name, name=str(k)), p) for k, p in enumerate(model.adapters.params(name))]
         return [self.trained[entry] if entry in self.trained else p.detach() for entry, p in places]

@@ -93,7 +93,7 @@ class RanPAC(Strategy):
             gram, q, n = self.sums.of(model.classes)
             weights = ridge_weights(gram, q, self._penalty(model, gram, q, n))
             self._solved = (state, normalize(weights, dim=0) if self.cosine_as_pilot else weights)
-        h = self._random(model, model.features(x, self._space(model)))
+        h = self.random_features(model, model.features(x, self._space(model)))
         return ((normalize(h, dim=-1) if self.cosine_as_pilot else h) @ self._solved[1]).float()
 
     def _penalty(self, model: Model, gram: Tensor, q: Tensor, n: Tensor) -> float:
@@ -103,9 +103,10 @@ class RanPAC(Strategy):
 
     def _expanded(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         z, y = model.embed(samples, self._space(model))
-        return self._random(model, z), y
+        return self.random_features(model, z), y
 
-    def _random(self, model: Model, z: Tensor) -> Tensor:
+    def random_features(self, model: Model, z: Tensor) -> Tensor:
+        """Return random features ``(n, expansion)`` of features ``(n, width)``."""
         if self._projection is None:
             size = self.expansion or round(10_000 / 768 * model.backbone.width)
             self._projection = RandomFeatures(size, self.seed)

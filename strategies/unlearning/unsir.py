@@ -80,12 +80,12 @@ class UNSIR(Unlearner):
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Make the noise, impair, repair, then remove the classes."""
         stay, params = retained(event, self.share), editable(model)
-        noise: list[Samples] = [self._noise(model, strategy, c, stay[[0]].x) for c in event.classes]
+        noise: list[Samples] = [self.opposite(model, strategy, c, stay[[0]].x) for c in event.classes]
         yield Plan(Joined([*noise, stay]), params, learned(strategy), self.impair, adamw(self.lr))
         yield Plan(stay, params, learned(strategy), self.repair, adamw(self.lr))
         remove_forgotten(model, strategy, event, self.keep_rows)
 
-    def _noise(self, model: Model, strategy: Strategy, label: int, like: Tensor) -> Samples:
+    def opposite(self, model: Model, strategy: Strategy, label: int, like: Tensor) -> Samples:
         """Return copies of noise shaped as ``like`` ``(1, ...)`` that the model takes for anything but ``label``."""
         noise = torch.randn(self.noises, *like.shape[1:], device=model.device, requires_grad=True)
         y, adam = torch.full((self.noises,), label, device=model.device), torch.optim.Adam([noise], lr=0.1)
