@@ -11,7 +11,7 @@ import pytest
 
 from cl_framework.auditing.verdict import conclusions
 from cl_framework.cli import arguments, precheck
-from cl_framework.cli.main import VERBS
+from cl_framework.cli.verbs import VERBS
 from scripts import stream_figure, tables
 
 ROOT = Path(__file__).parents[1]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from cl_framework.cli import main as cli_main
 from cl_framework.cli.main import main
+from cl_framework.cli.verbs import VERBS, Verb
 from cl_framework.engine import loop
 from cl_framework.errors import unforeseen
 from strategies.learning.finetune import Finetune
@@ -19,7 +19,7 @@ def raising(monkeypatch):
         def verb(argv):
             raise error
 
-        monkeypatch.setitem(cli_main.VERBS, "report", cli_main.Verb("", "", "inspect.verify"))
+        monkeypatch.setitem(VERBS, "report", Verb("", "", "inspect.verify"))
         monkeypatch.setattr("cl_framework.cli.inspect.verify", verb)
 
     return install

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cl_framework.cli import main
+from cl_framework.cli.verbs import VERBS
 from cl_framework.errors import UserError
 from cl_framework.runs.directory import RunDirectory
 
@@ -46,7 +47,7 @@ names = "torch", "timm", "pytorch_lightning", "jsonargparse", "matplotlib", "num
 heavy = set(names) & set(sys.modules)
 sys.exit(", ".join(heavy) or 0)
 """
-    assert [n for n, v in main.VERBS.items() if v.where.startswith("inspect.")] == ["report", "verify", "list"]
+    assert [n for n, v in VERBS.items() if v.where.startswith("inspect.")] == ["report", "verify", "list"]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 events, 1 receipt, all hashes match" in done.stdout
@@ -55,8 +56,8 @@ sys.exit(", ".join(heavy) or 0)
 def test_help_teaches_every_verb_with_an_example(capsys):
     assert main.main(["--help"]) == main.main([]) == 0
     text = capsys.readouterr().out
-    assert all(f"$ clf {name} " in text for name in main.VERBS)
-    assert set(main.VERBS) == {
+    assert all(f"$ clf {name} " in text for name in VERBS)
+    assert set(VERBS) == {
         "run", "resume", "learn", "forget", "plan-forget", "audit", "evaluate", "predict", "plan", "report", "verify",
         "list", "reproduce",
     }  # fmt: skip

@@ -7,66 +7,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from cl_framework.cli.verbs import VERBS, guide, teach
 from cl_framework.errors import UserError, did_you_mean, unforeseen
 from cl_framework.settings import trust
 from cl_framework.terminal.safe_text import say
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb of ``clf``.
-
-    Attributes:
-        says: What it does.
-        example: Example of its arguments.
-        where: Module and function that carry it out; by default the function of its name in `commands`.
-    """
-
-    says: str
-    example: str
-    where: str = ""
-
-
-QUICK = "--config configs/quickstart.yaml"
-VERBS = {
-    "run": Verb("Meet a stream of requests from a config, and measure after each.", QUICK),
-    "resume": Verb("Continue a run that was stopped.", "runs/quickstart"),
-    "learn": Verb("Teach a finished run another experience.", "runs/quickstart --help"),
-    "forget": Verb(
-        "Make a finished run forget, and write a receipt.", "runs/quickstart --classes 3 7", "forget.forget"
-    ),
-    "plan-forget": Verb(
-        "Show what a forget request would do, and do nothing.",
-        "runs/quickstart --classes 3 7",
-        "forget.plan_forget",
-    ),
-    "evaluate": Verb("Examine a run again.", "runs/quickstart", "query.evaluate"),
-    "audit": Verb(
-        "Audit what a run has forgotten, beside a model that never met it.", "runs/quickstart --fast", "audit.audit"
-    ),
-    "predict": Verb(
-        "Name the most likely classes of images, or of text files of a sentence each.",
-        "runs/quickstart image.png",
-        "query.predict",
-    ),
-    "plan": Verb("Show what a config would do, and do nothing.", QUICK, "query.plan"),
-    "reproduce": Verb(
-        "Run a published setting and say whether its figures come out.",
-        "simplecil_cifar100_inc5",
-        "reproduce.reproduce",
-    ),
-    "report": Verb("Compare runs side by side.", "runs/ease runs/simplecil", "inspect.report"),
-    "verify": Verb("Check every file and receipt of a run against its hash.", "runs/quickstart", "inspect.verify"),
-    "list": Verb(
-        "Show strategies, unlearners, scenarios, backbones, adapters, datasets or metrics.",
-        "strategies",
-        "inspect.list_classes",
-    ),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,13 +115,13 @@ def checked_config(verb: str, rest: list[str]) -> list[str] | None:
     Raises:
         UserError: If there is none, or something in it is certainly wrong.
     """
-    from cl_framework.cli import precheck, teaching
+    from cl_framework.cli import precheck
 
     if {"-h", "--help"} & set(rest):
-        say(teaching.teach(verb))
+        say(teach(verb))
         return None
     if not rest:
-        raise UserError(f"`clf {verb}` needs a config.\n\n{teaching.teach(verb)}")
+        raise UserError(f"`clf {verb}` needs a config.\n\n{teach(verb)}")
     if "--help-all" in rest:
         return ["--help"]
     return rest if asks_for_help(rest) else precheck.of_config(rest)
@@ -183,25 +130,6 @@ def checked_config(verb: str, rest: list[str]) -> list[str] | None:
 def asks_for_help(words: Sequence[str]) -> bool:
     """Tell whether words ask about a setting's class, as in ``--model.strategy.help EASE``."""
     return any(w.startswith("--") and w.partition("=")[0].endswith(".help") for w in words)
-
-
-def guide() -> str:
-    """Return what ``clf --help`` prints."""
-    width = max(len(name) for name in VERBS)
-    lines = [f"  {n:<{width}}  {v.says}\n  {'':<{width}}  $ clf {n} {v.example}" for n, v in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: clf VERB ...",
-            "",
-            "A stream of requests for a frozen pre-trained model: learn these classes, forget those, learn more.",
-            "After each request it is measured what is known, what was lost, and what is really gone.",
-            "",
-            *lines,
-            "",
-            "clf VERB --help tells more about one of them; --debug shows where an error was raised.",
-            "--trust NAME lets a config name a package, module or class of none of the known kinds; its code will run.",
-        ]
-    )
 
 
 def stopped(args: Sequence[str]) -> str:
