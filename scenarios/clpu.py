@@ -93,7 +93,7 @@ def orders(requests: str) -> list[Order]:
         before = state.get(task, "unknown")
         if (act := acts.get((kind, before))) is None:
             raise UserError(
-                f"CLPU cannot honour {word}: task {task} is {before} by then; F takes a task on trial, R and T one "
+                f"CLPU cannot carry out {word}: task {task} is {before} by then; F takes a task on trial, R and T one "
                 "that is unknown, and R also one on trial."
             )
         state[task] = {"R": "kept", "T": "on trial", "F": "forgotten"}[kind]

@@ -180,7 +180,7 @@ def picture_tensor(picture: Any) -> Tensor:
         try:
             return three_channels(picture)
         except ValueError as error:
-            raise UserError(f"A picture of the benchmark cannot be used: {error}; mend the data set.") from error
+            raise UserError(f"A picture of the benchmark cannot be used: {error}; correct the data set.") from error
     if not isinstance(picture, Tensor | np.ndarray):
         raise UserError(f"The benchmark holds {type(picture).__name__}; give pictures, arrays or tensors.")
     x = upright("pictures of the benchmark", picture[None])[0]

@@ -300,7 +300,7 @@ def test_the_command_leaves_the_run_as_it_was_and_writes_valid_json(finished, ca
     assert found["record"][0]["relapse"] == 0
     shown = capsys.readouterr().out
     assert "accuracy_retain_test" in shown
-    assert "yes       answers as a model that never met it: the gap to `retrained` is 0.000" in shown
+    assert "yes       answers as a model that never saw the forget set: the gap to `retrained` is 0.000" in shown
     assert [c["holds"] for c in found["conclusions"]] == ["yes", "yes", "yes"]
     assert "…" not in shown
     assert main(["audit", str(finished)]) == 0

@@ -98,7 +98,7 @@ def test_a_verb_is_given_the_rest_and_its_number_is_the_exit_code(verb):
 
 def test_stopping_a_verb_on_a_run_names_the_run(run):
     assert main.stopped(["learn", str(run.path), "--x", "3"]) == f"stopped; `clf resume {run.path}` continues"
-    assert "the same command again finishes it" in main.stopped(["forget", str(run.path), "--classes", "3"])
+    assert "give the same command again to finish it" in main.stopped(["forget", str(run.path), "--classes", "3"])
     assert main.stopped(["run", "--config", "x.yaml"]) == "stopped; `clf resume DIR` continues"
     assert main.stopped(["run", "--run_dir", "runs/none"]) == "stopped before anything was written"
     assert main.stopped(["predict", "runs/a"]) == "stopped"

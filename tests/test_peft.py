@@ -195,7 +195,7 @@ def test_several_add_up_or_are_refused(name, world, learned, x):
         pair = Model(world.TinyBackbone(), bank.adapter)
         pair.adapters.add("a")
         pair.adapters.add("b")
-        with pytest.raises(UserError, match=r"a and b were put in use at once.* one would undo the other"):
+        with pytest.raises(UserError, match=r"a and b cannot be applied together.* one would undo the other"):
             pair.features(x, ("a", "b"))
 
 
@@ -323,7 +323,7 @@ def test_another_start_than_the_familys_is_not_neutral_and_never_lies_on_the_sta
     bank.add("a")
     with bank.using("a"):
         assert not torch.allclose(body(x), world.TinyBackbone()(x), atol=1e-4)
-    with pytest.raises(UserError, match="changes features from birth"):
+    with pytest.raises(UserError, match="changes features before any training"):
         bank.push("b")
 
 

@@ -104,7 +104,7 @@ def test_a_path_is_taken_as_it_is_seen_from_here(known, root, monkeypatch):
         ("nowhere.txt", "'nowhere.txt' is no file, id, name or pattern of a sample; `clf list samples RUN` lists them"),
         ("1.png", "pets/train/cat/1.png (id 0), "),
         ("x*.png", "The pattern 'x*.png' fits no sample that is not forgotten; `clf list samples RUN` lists them"),
-        ("test/cat/9.png", "The run is examined on 'test/cat/9.png' and learned nothing from it"),
+        ("test/cat/9.png", "'test/cat/9.png' is a test sample, from which the run learned nothing"),
         ("99999999999999999999", "too large for a sample's id"),
         (".", "All data lie below '.'; to name every sample write 'ROOT/**'"),
     ],

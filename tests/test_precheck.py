@@ -47,7 +47,7 @@ MISTAKES = {
     "quickstart --model.backbone timm:resnet18 --model.backbone.weights no.pth": "There is no weight file no.pth; give",
     "quickstart --model.backbone huggingface:./no": "There is no folder ./no; give the one that `save",
     "quickstart --model.adapter.width=0": "model.adapter.width must be at least 1; found 0.",
-    "quickstart --data.batch_size 0 --trainer.max_epochs 0": "2 settings cannot be: ",
+    "quickstart --data.batch_size 0 --trainer.max_epochs 0": "2 settings are out of range: ",
     "quickstart --model.optimizer.lr": "--model.optimizer.lr needs a value.",
     "quickstart --threads --seed_everything 1": "--threads needs a value.",
     "quickstart --model.strategy EASE Joint": "'Joint' is too much; a value follows the name of its setting",

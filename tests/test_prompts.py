@@ -158,7 +158,7 @@ def test_a_token_of_zeros_is_seen_and_so_no_edit_may_be_made_of_it(world, stream
     with bank.using("a"):
         assert not torch.allclose(body(x), plain, atol=1e-3)
     for adapter in (VPT(), PromptPool(), SSF("released")):
-        with pytest.raises(UserError, match=f"{type(adapter).__name__} changes features from birth"):
+        with pytest.raises(UserError, match=f"{type(adapter).__name__} changes features before any training"):
             AdapterBank(body, adapter).push("edit")
     for adapter in (Bottleneck(2), SSF()):
         AdapterBank(body, adapter).push("edit")

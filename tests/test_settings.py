@@ -42,7 +42,7 @@ OUT_OF_RANGE = {
     "trainer.gradient_clip_val -1": "trainer.gradient_clip_val must be at least 0",
     "trainer.max_epochs -1": "trainer.max_epochs must be at least 1; found -1",
     "trainer.max_epochs 0": "trainer.max_epochs must be at least 1; found 0",
-    "trainer.max_epochs null": "trainer.max_epochs must be at least 1; found nothing",
+    "trainer.max_epochs null": "trainer.max_epochs must be at least 1; found null",
     "trainer.accumulate_grad_batches 0": "accumulate_grad_batches must be at least 1",
     "trainer.limit_train_batches 0": "limit_train_batches must be a share above 0",
     "trainer.log_every_n_steps 0": "log_every_n_steps must be at least 1",
@@ -76,7 +76,7 @@ def test_all_numbers_that_cannot_be_are_told_at_once(tmp_path, capsys):
     wrong = ["--trainer.max_epochs=-1", "--data.batch_size=0", "--seed_everything=-1", "--model.adapter.width=0"]
     assert main([*TINY, "--run_dir", str(tmp_path / "r"), *wrong]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("clf: 4 settings cannot be: ")
+    assert told.startswith("clf: 4 settings are out of range: ")
     assert all(name in told for name in ("max_epochs", "batch_size", "seed_everything", "width"))
 
 

@@ -264,9 +264,9 @@ def test_resume_goes_on_with_what_is_there_and_says_what_is_not(pets, glyphs, tm
     said = capsys.readouterr().out
     assert "1 sample is new and left out, for a run keeps to its list" in said
     assert f"(`clf learn` takes more in): train/{NAMES[1]}/added.png" in said
-    assert f"7 samples are gone and never met: left out: train/{NAMES[1]}/unmistakable-1.png" in said
-    assert f"1 sample is changed and never met: taken as now: train/{NAMES[1]}/unmistakable-2.png" in said
-    assert f"1 sample is gone, and met before: not read again: train/{NAMES[0]}/unmistakable-1.png" in said
+    assert f"7 samples are gone and never learned: left out: train/{NAMES[1]}/unmistakable-1.png" in said
+    assert f"1 sample is changed and never learned: taken as now: train/{NAMES[1]}/unmistakable-2.png" in said
+    assert f"1 sample is gone, and learned before: not read again: train/{NAMES[0]}/unmistakable-1.png" in said
     found = [s for s in contents.known_samples(RunDirectory.open(tmp_path / "run")) if s.split == "train"]
     assert [s.id for s in found] == [0, 1, 2, 3, TRAIN, TRAIN + 2, TRAIN + 3]
     assert next(s for s in found if s.id == TRAIN + 2).digest == file_hash(mended)

@@ -54,7 +54,7 @@ def test_a_run_names_all_files_that_cannot_be_read_and_leaves_no_directory(pictu
     for verb in ("plan", "run"):
         assert main(command(verb, pictures, "--run_dir", str(tmp_path / "run"))) == 2
         told = capsys.readouterr().err
-        assert "4 samples cannot be read; mend them, or go on without them (--skip_unreadable):" in told
+        assert "4 samples cannot be read; fix them, or leave them out (--skip_unreadable):" in told
         assert all(str(file) in told for file in files)
         assert not (tmp_path / "run").exists()
 

@@ -66,8 +66,8 @@ class AdapterBank(nn.Module):
         """
         if len(applied) > 1 and not self.adapter.several:
             raise UserError(
-                f"{' and '.join(applied)} were put in use at once, and of {type(self.adapter).__name__} as it is set "
-                "one would undo the other; choose an adapter that adds, such as LoRA."
+                f"{' and '.join(applied)} cannot be applied together: with {type(self.adapter).__name__} as "
+                "configured, one would undo the other; choose an adapter that adds, such as LoRA."
             )
         return tuple(self.rewrites[name] for name in applied)
 
@@ -157,13 +157,13 @@ class AdapterBank(nn.Module):
         """
         if not self.adapter.neutral:
             raise UserError(
-                f"{type(self.adapter).__name__} changes features from birth, so that an edit made of it would begin "
-                "with damage; choose an adapter that does not, such as Bottleneck or LoRA."
+                f"{type(self.adapter).__name__} changes features before any training, so an edit with it would change "
+                "answers at once; choose an adapter that does not, such as Bottleneck or LoRA."
             )
         if not self.adapter.several:
             raise UserError(
-                f"{type(self.adapter).__name__} as it is set is used one at a time, so that an edit cannot lie on top "
-                "of what is in use; choose an adapter that adds, such as Bottleneck or LoRA."
+                f"{type(self.adapter).__name__} as configured is applied one at a time, so an edit cannot be added to "
+                "what is applied; choose an adapter that adds, such as Bottleneck or LoRA."
             )
         params = self.add(name)
         self.stack = (*self.stack, name)

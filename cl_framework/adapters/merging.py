@@ -217,7 +217,7 @@ def _delta(bank: AdapterBank, name: str, key: str, rewrite: Rewrite) -> Tensor:
     if not isinstance(rewrite, Correction):
         raise UserError(
             f"What {name!r} does at {key} is more than a matrix added to a weight, so that adapters of "
-            f"{type(bank.adapter).__name__} as it is set cannot be merged; choose LoRA."
+            f"{type(bank.adapter).__name__} as configured cannot be merged; choose LoRA."
         )
     return rewrite.delta().detach()
 

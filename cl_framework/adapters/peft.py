@@ -205,7 +205,7 @@ def _layer(site: Site, config: PeftConfig) -> Any:
     layer: Any = place.map
     if layer is copied or any(not torch.equal(v, copied.state_dict()[k]) for k, v in before.items()):
         raise UserError(
-            f"{type(config).__name__}, as it is set, changes the weights of the backbone; leave its start as it is."
+            f"{type(config).__name__} as configured changes the weights of the backbone; leave its start as it is."
         )
     del layer._modules["base_layer"]
     layer.__dict__["base_layer"] = _Frozen(site)

@@ -152,9 +152,9 @@ def family_objection(config: PeftConfig) -> str | None:
 
 def _broken(does: Does) -> str | None:
     if not does.untouched:
-        return "changes the weights of the backbone, so that a second adapter would spoil the first"
+        return "changes the weights of the backbone, so a second adapter would corrupt the first"
     if not does.routes:
-        return "lets what a sample gets depend on the rest of its batch"
+        return "makes a sample's features depend on the rest of its batch"
     return None if does.apart else "shares what it trains among all maps, and adapters here are built map by map"
 
 

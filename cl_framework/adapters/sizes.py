@@ -20,7 +20,7 @@ def check_size(adapter: Adapter, backbone: Backbone) -> None:
     size, room = bytes_of(adapter, backbone), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > room:
         raise UserError(
-            f"One {type(adapter).__name__} as it is set would take {size / 1e9:,.0f} GB, and this machine has "
+            f"One {type(adapter).__name__} as configured would take {size / 1e9:,.0f} GB, and this machine has "
             f"{room / 1e9:,.0f} GB of memory; lower its width, rank or number of tokens under model.adapter."
         )
 

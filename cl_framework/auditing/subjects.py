@@ -65,7 +65,7 @@ def subject(steps: Sequence[Step], only: str | None = None) -> Subject:
     )
     if not len(gone):
         state = "was learned again" if asked else "has been forgotten yet; `clf forget DIR --classes ...` does"
-        raise UserError(f"There is nothing to audit: {'all that was forgotten' if asked else 'nothing'} {state}.")
+        raise UserError(f"Nothing to audit: {'all that was forgotten' if asked else 'nothing'} {state}.")
     touched = set(gone.labels.tolist())
     lost, stays = {cell for r in asked for cell in r.taken}, set(origins.cells_of({e.name: e.classes for e in past}))
     return Subject(

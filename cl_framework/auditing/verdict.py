@@ -29,7 +29,7 @@ class Conclusion:
     why: str
 
 
-NO_RETRAINED = "needs a model that never met it: leave out --fast, or give --retrained DIR"
+NO_RETRAINED = "needs a model that never saw the forget set: leave out --fast, or give --retrained DIR"
 
 
 def conclusions(metrics: Metrics, single: bool = False) -> list[Conclusion]:
@@ -49,7 +49,7 @@ def conclusions(metrics: Metrics, single: bool = False) -> list[Conclusion]:
 
 
 def _answers(metrics: Metrics) -> Conclusion:
-    statement = "answers as a model that never met it"
+    statement = "answers as a model that never saw the forget set"
     if (gap := metrics.get("gap_to_retrain", {}).get("run")) is None:
         return Conclusion(statement, "not told", NO_RETRAINED)
     others = _others(metrics["gap_to_retrain"])
@@ -72,7 +72,7 @@ def _features(metrics: Metrics) -> Conclusion:
 
 
 def _membership(metrics: Metrics) -> Conclusion:
-    statement = "an attack tells the samples from ones never met no better than in such a model"
+    statement = "an attack separates the forget set from unseen samples no better than in such a model"
     asked = {m: v for m, v in metrics.items() if m.startswith("mia_") and m.endswith("_auc") and v["run"] is not None}
     if not asked:
         return Conclusion(statement, "not told", "there are no test samples of their classes to compare with")
@@ -100,7 +100,7 @@ def _relearning(metrics: Metrics) -> Conclusion:
         return Conclusion(statement, "not told", "needs relearning: leave out --no-relearn")
     accuracy = metrics[f"relearn_accuracy_{RELEARN_STEPS[-1]}"]
     if "anamnesis_index" not in metrics or accuracy.get("retrained") is None:
-        missing = "needs a model that never met it and one that forgot nothing: leave out --fast"
+        missing = "needs a model that never saw the forget set and one that forgot nothing: leave out --fast"
         return Conclusion(statement, "not told", f"{missing}, or give --retrained DIR and --original DIR")
     indices = metrics["anamnesis_index"]
     if (index := indices.get("run")) is not None:

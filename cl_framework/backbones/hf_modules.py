@@ -82,4 +82,4 @@ def json_or_empty(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); mend or remove it.") from error
+        raise UserError(f"{path} is not valid JSON ({error}); fix or remove it.") from error

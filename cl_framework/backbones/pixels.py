@@ -88,7 +88,7 @@ def as_folder_says(folder: Path) -> Pixels:
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path} is not valid JSON ({error}); mend it, or set `mean` and `std`.") from error
+            raise UserError(f"{path} is not valid JSON ({error}); fix it, or set `mean` and `std`.") from error
         settings = settings.get("image_processor", settings) if isinstance(settings, dict) else {}
         if "image_mean" not in settings and "do_normalize" not in settings:
             continue

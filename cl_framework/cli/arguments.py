@@ -54,7 +54,7 @@ AUDIT = """Audit what a run has forgotten, beside models to compare it with:
 
   run        the model as it is now
   original   the same stream learned without any forget request
-  retrained  a fresh model that only ever met what remains; the target
+  retrained  a fresh model trained on the retain set only; the target
   pristine   the backbone without adapters: what its features knew before any training
 
 References are learned in memory with the run's own config, so an audit takes about as long as learning the
@@ -91,7 +91,7 @@ def parse(verb: str, argv: Sequence[str]) -> Namespace:
             known = [*options, *wanted]
             raise UserError(f"`clf {verb}` has no option {name}. {did_you_mean(name, known)}")
     if rest and not rest[0].startswith("-"):
-        raise UserError(f"There is {rest[0]!r} too much; `clf {verb} --help` shows what it takes.")
+        raise UserError(f"{rest[0]!r} is too much; `clf {verb} --help` shows what it takes.")
     args.rest = rest
     return args
 
@@ -110,7 +110,7 @@ def _parser(verb: str, description: str, epilog: str | None = None) -> ArgumentP
         action="append",
         default=[],
         metavar="OLD=NEW",
-        help="data or weights that lay below OLD lie below NEW now; the run remembers it",
+        help="data or weights moved from below OLD to below NEW; the run records it",
     )
     return parser
 
@@ -127,18 +127,16 @@ def _learn(verb: str) -> ArgumentParser:
     parser.add_argument(
         "--as_new",
         metavar="PREFIX",
-        help="put this before the names of the classes, so that they are classes of their own",
+        help="put PREFIX before the names of the classes, so that they become new classes",
     )
-    parser.add_argument(
-        "--skip_unreadable", action="store_true", help="go on without files and rows that cannot be read"
-    )
+    parser.add_argument("--skip_unreadable", action="store_true", help="leave out files and rows that cannot be read")
     return parser
 
 
 def _evaluate(verb: str) -> ArgumentParser:
-    description = "Examine a run again from its files and compare with what it recorded; or on other data."
+    description = "Evaluate a run again from its files and compare with its record, or evaluate it on other data."
     parser = _parser(verb, description, EVALUATE)
-    parser.add_argument("--data", metavar="DATA", help="examine on these data instead; classes are matched by name")
+    parser.add_argument("--data", metavar="DATA", help="evaluate on these data instead; classes are matched by name")
     return parser
 
 
@@ -159,7 +157,7 @@ def _requesting(verb: str, description: str) -> ArgumentParser:
         nargs="+",
         default=[],
         metavar="EXPERIENCE:CLASS",
-        help="what an experience brought of a class, which stays where other experiences brought more of it",
+        help="the samples of a class from one experience; the class stays if other experiences brought more of it",
     )
     parser.add_argument(
         "--samples",
@@ -171,13 +169,15 @@ def _requesting(verb: str, description: str) -> ArgumentParser:
     parser.add_argument(
         "--where", nargs="+", default=[], metavar="COLUMN=VALUE", help="samples whose rows hold this in a table"
     )
-    parser.add_argument("--unlearner", help="another than the config's; its settings follow as --model.unlearner.NAME")
+    parser.add_argument(
+        "--unlearner", help="an unlearner other than the config's; its settings follow as --model.unlearner.NAME"
+    )
     parser.add_argument(
         "--without",
         nargs="+",
         choices=("forget", "retain"),
         default=[],
-        help="samples that cannot be had any more: those to forget, those that stay",
+        help="samples that are no longer there: of the forget set, of the retain set",
     )
     parser.add_argument("--all", action="store_true", help="show every artifact, what went into it, and why")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table; samples are counted")
@@ -188,14 +188,16 @@ def _requesting(verb: str, description: str) -> ArgumentParser:
 def _forget(verb: str) -> ArgumentParser:
     description = "Forget classes, experiences or single samples of a finished run, and write a receipt."
     parser = _requesting(verb, description)
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and change nothing")
     parser.add_argument("--sign", metavar="KEY.pem", help="Ed25519 private key to sign the receipt with")
-    parser.add_argument("--requester", metavar="WHO", help="who asks; the receipt keeps a keyed hash of it")
+    parser.add_argument(
+        "--requester", metavar="WHO", help="who made the request; the receipt keeps a keyed hash of the name"
+    )
     parser.add_argument(
         "--history",
         choices=("rewrite", "drop"),
         default="rewrite",
-        help="earlier events: take out what was replaced or removed (rewrite, the default), or all tensors (drop)",
+        help="earlier events: remove what was replaced or erased (rewrite, the default), or all tensors (drop)",
     )
     return parser
 
@@ -214,19 +216,19 @@ def _audit(verb: str) -> ArgumentParser:
     parser.add_argument(
         "--original", type=Path, metavar="DIR", help="a run that forgot nothing, instead of training one"
     )
-    parser.add_argument("--retrained", type=Path, metavar="DIR", help="a run that only met what remains")
+    parser.add_argument("--retrained", type=Path, metavar="DIR", help="a run that learned only the retain set")
     parser.add_argument(
         "--seeds",
         type=ranges.count,
         default=2,
         metavar="N",
-        help="how many retrained models: their spread is the measure (2)",
+        help="retrained models; their spread is the reference (2)",
     )
     parser.add_argument(
         "--shadows", type=int, default=0, metavar="N", help="shadow models for U-LiRA, trained one by one (16 or more)"
     )
-    parser.add_argument("--no-relearn", action="store_true", help="leave out learning it again, which takes longest")
-    parser.add_argument("--fast", action="store_true", help="do without references that must be trained")
+    parser.add_argument("--no-relearn", action="store_true", help="leave out relearning, which takes longest")
+    parser.add_argument("--fast", action="store_true", help="leave out reference models that must be trained")
     return parser
 
 

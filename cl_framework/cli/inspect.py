@@ -126,7 +126,7 @@ def report(argv: Sequence[str]) -> int:
     for path in [path for path, results in by_path.items() if results is None]:
         say(f"{path} has no results yet; `clf resume {path}` finishes it.")
     for path, trial in trials.items():
-        say(f"{path} is left out: with {trial} the code was tried, and its numbers are no result.")
+        say(f"{path} is left out: {trial} is a trial, and its numbers are no result.")
     return 0
 
 

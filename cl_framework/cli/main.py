@@ -59,7 +59,7 @@ def _error_line(error: Exception) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'The disk'}: {error.strerror}; nothing was half written.", 2
+        return f"{error.filename or 'The disk'}: {error.strerror}; no file was left incomplete.", 2
     return unforeseen.error_sentence(error), 2 if unforeseen.mendable(error) else 3
 
 
@@ -151,7 +151,7 @@ def stopped(args: Sequence[str]) -> str:
     if where != "DIR" and not (Path(where) / "manifest.json").exists():
         return "stopped before anything was written"
     if verb == "forget":  # a request that had not happened yet is written nowhere, so resuming would not take it up
-        return "stopped; the request has happened or not: the same command again finishes it"
+        return "stopped; the request is carried out or not: give the same command again to finish it"
     return f"stopped; `clf resume {where}` continues"
 
 

@@ -193,7 +193,7 @@ def _run(name: str, settings: Sequence[str], path: Path) -> None:
 def judge(published: Published, results: dict[str, Any]) -> int:
     """Compare results with published ones; return the exit code."""
     if trial := results.get("trial"):
-        say(f"This is no result, and is not judged: with {trial} the code was tried.")
+        say(f"This is no result and is not compared: {trial} is a trial.")
         return 2
     judged = verdicts(published, results)
     rows = [

@@ -34,10 +34,8 @@ def print_samples(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("dir", metavar="RUN", help="the run directory")
-    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="of these classes only")
-    parser.add_argument(
-        "--experiences", nargs="+", default=[], metavar="NAME", help="that these experiences brought only"
-    )
+    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="only of these classes")
+    parser.add_argument("--experiences", nargs="+", default=[], metavar="NAME", help="only from these experiences")
     parser.add_argument("--where", nargs="+", default=[], metavar="COLUMN=VALUE", help="rows with this value")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table, with hashes of contents")
     args = parser.parse_args(argv)

@@ -22,29 +22,31 @@ class Verb:
 
 QUICK = "--config configs/quickstart.yaml"
 VERBS = {
-    "run": Verb("Meet a stream of requests from a config, and measure after each.", QUICK),
+    "run": Verb("Run a stream of learn and forget requests from a config, and measure after each.", QUICK),
     "resume": Verb("Continue a run that was stopped.", "runs/quickstart"),
-    "learn": Verb("Teach a finished run another experience.", "runs/quickstart --help"),
+    "learn": Verb("Learn another experience on a finished run.", "runs/quickstart --help"),
     "forget": Verb(
-        "Make a finished run forget, and write a receipt.", "runs/quickstart --classes 3 7", "forget.forget"
+        "Forget classes, experiences or samples of a finished run, and write a receipt.",
+        "runs/quickstart --classes 3 7",
+        "forget.forget",
     ),
     "plan-forget": Verb(
-        "Show what a forget request would do, and do nothing.",
+        "Show what a forget request would do, and change nothing.",
         "runs/quickstart --classes 3 7",
         "forget.plan_forget",
     ),
-    "evaluate": Verb("Examine a run again.", "runs/quickstart", "query.evaluate"),
+    "evaluate": Verb("Evaluate a run again.", "runs/quickstart", "query.evaluate"),
     "audit": Verb(
-        "Audit what a run has forgotten, beside a model that never met it.", "runs/quickstart --fast", "audit.audit"
+        "Audit what a run has forgotten, against models that never saw it.", "runs/quickstart --fast", "audit.audit"
     ),
     "predict": Verb(
         "Name the most likely classes of images, or of text files of a sentence each.",
         "runs/quickstart image.png",
         "query.predict",
     ),
-    "plan": Verb("Show what a config would do, and do nothing.", QUICK, "query.plan"),
+    "plan": Verb("Show what a config would do, and run nothing.", QUICK, "query.plan"),
     "reproduce": Verb(
-        "Run a published setting and say whether its figures come out.",
+        "Run a published setting and compare with the published figures.",
         "simplecil_cifar100_inc5",
         "reproduce.reproduce",
     ),
@@ -67,12 +69,12 @@ def guide() -> str:
             "usage: clf VERB ...",
             "",
             "A stream of requests for a frozen pre-trained model: learn these classes, forget those, learn more.",
-            "After each request it is measured what is known, what was lost, and what is really gone.",
+            "After each request, clf measures what the model knows, what it lost, and whether the forget set is gone.",
             "",
             *lines,
             "",
             "clf VERB --help tells more about one of them; --debug shows where an error was raised.",
-            "--trust NAME lets a config name a package, module or class of none of the known kinds; its code will run.",
+            "--trust NAME lets a config name a package, module or class outside the known kinds; its code will run.",
         ]
     )
 

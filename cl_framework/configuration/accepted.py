@@ -66,7 +66,7 @@ class Options:
         },
     )
     skip_unreadable: bool = field(
-        default=False, metadata={"help": "Go on without files and rows that cannot be read, and say which."}
+        default=False, metadata={"help": "Leave out files and rows that cannot be read, and say which."}
     )
     published: Published | None = field(default=None, metadata={"help": "What a paper reports; see `clf reproduce`."})
 

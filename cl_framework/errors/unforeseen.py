@@ -30,7 +30,7 @@ def error_sentence(error: BaseException) -> str:
     if package in OURS:
         where = f"{frame.f_globals.get('__name__')}, line {frame.f_lineno}" if frame else "an unknown place"
         return f"This is a fault of cl_framework ({fault} in {where}); report it with what `clf --debug ...` prints."
-    return f"{package} stopped with {fault}; `clf --debug ...` shows where. Nothing was half written."
+    return f"{package} stopped with {fault}; `clf --debug ...` shows where. No file was left incomplete."
 
 
 def mendable(error: BaseException) -> str | None:
@@ -49,7 +49,7 @@ def _memory(error: BaseException) -> str:
         asked = f" ({int(size[1]) / 1e9:,.1f} GB asked for)" if size[1] else f" ({size[2]} asked for)"
     return (
         f"There is not enough memory{asked}: lower data.batch_size, the adapter's width or rank, or a strategy's "
-        "expansion, or set model.compute.checkpoint to true. Nothing was half written; "
+        "expansion, or set model.compute.checkpoint to true. No file was left incomplete; "
         "a run that had begun is as it was before this request, and `clf resume DIR` goes on."
     )
 

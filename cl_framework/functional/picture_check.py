@@ -80,7 +80,7 @@ def check_pixels(name: str, x: Tensor) -> None:
         if bool((low >= -SLACK) & (high <= 1 + SLACK)):
             return
     if len(bad := not_finite(x)):
-        raise UserError(f"{name} was given NaN or infinity in pictures {bad[:5].tolist()}; mend or remove them.")
+        raise UserError(f"{name} was given NaN or infinity in pictures {bad[:5].tolist()}; fix or remove them.")
     if why := off_range(x):
         raise UserError(f"{name} takes pixels from 0 to 1, and those it was given {why}.")
 

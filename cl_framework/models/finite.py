@@ -55,7 +55,7 @@ def check_features(features: Tensor, ids: Sequence[int], inputs: Inputs, names: 
     )
     given = inputs.tensor[bad]
     if given.is_floating_point() and not bool(torch.isfinite(given).all()):
-        cause = "the inputs themselves hold NaN or infinity; mend or remove them"
+        cause = "the inputs themselves hold NaN or infinity; fix or remove them"
     raise UserError(f"The features of {len(bad)} samples, ids {[ids[i] for i in bad[:8]]}, are not finite: {cause}.")
 
 

@@ -116,7 +116,7 @@ class Known:
         if not any(self.sources):
             raise UserError(f"{self.run} keeps no list of its samples, so that {word!r} finds none; give ids.")
         if self.examines(word):
-            raise UserError(f"The run is examined on {word!r} and learned nothing from it; name samples it learned.")
+            raise UserError(f"{word!r} is a test sample, from which the run learned nothing; name training samples.")
         if _is_pattern(word):
             raise UserError(f"The pattern {word!r} fits no sample that is not forgotten; {self.lists}.")
         rows_went = any(s and not s.files and s.train.gone for s in self.sources)  # they are not found by their line

@@ -110,7 +110,7 @@ def evaluate_run(run: OpenRun) -> Evaluation:
     if recorded and not asked:
         raise UserError(
             f"None of the {recorded} test samples of {run.path} is there any more ({gone}); say where they "
-            "are (--relocate OLD=NEW), or examine it on others (--data DATA)."
+            "are (--relocate OLD=NEW), or evaluate it on others (--data DATA)."
         )
     agrees = None if asked < recorded else again == last.hits
     return Evaluation(again, {c: called(c, names) for c in again}, agrees, recorded - asked, gone)

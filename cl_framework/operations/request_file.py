@@ -94,13 +94,13 @@ def _record(text: str, place: str) -> RequestLine:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} is no valid JSON ({error}); mend it.") from error
+        raise UserError(f"{place} is no valid JSON ({error}); fix it.") from error
     if strange := [k for k in record if k not in KEYS]:
         raise UserError(f"{place} has a key {strange[0]!r}; an object has {', '.join(map(repr, KEYS))}.")
     samples, where, who = record.get("samples", []), record.get("where", {}), record.get("requester", "")
     words = samples if isinstance(samples, list) else [samples]
     if not all(_plain(w) for w in words) or not _plain(who) or not isinstance(where, Mapping):
-        raise UserError(f"{place}: samples are ids and paths, where is an object, and the requester a name; mend it.")
+        raise UserError(f"{place}: samples are ids and paths, where is an object, and the requester a name; fix it.")
     if not (words or where):
         raise UserError(f"{place} names no sample; give 'samples' or 'where'.")
     return RequestLine([str(w) for w in words], [f"{k}={_text(v)}" for k, v in where.items()], str(who), place)

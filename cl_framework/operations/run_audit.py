@@ -53,7 +53,7 @@ class AuditOptions:
         seeds: How many retrained models.
         shadows: How many shadow models for U-LiRA.
         relearn: Whether to measure how fast it is learned again.
-        fast: Whether to do without references that must be trained.
+        fast: Whether to leave out reference models that must be trained.
     """
 
     request: str | None = None
@@ -90,7 +90,7 @@ def audit_run(directory: RunDirectory, options: AuditOptions) -> dict[str, Any]:
     if options.shadows:
         _check_method(directory, run, about)
     if lost:
-        CONSOLE.print(f"{lost} of the samples that the model would be asked about are gone: it goes without them.")
+        CONSOLE.print(f"{lost} of the samples to ask the model about are gone: the audit leaves them out.")
     workshop = _workshop(opened_run)
     run.to(experiment.make_trainer(None).strategy.root_device)
     models = _references(directory, workshop, about, run.model.seed, options)
@@ -146,7 +146,7 @@ def _keep(directory: RunDirectory, report: dict[str, Any], events: Sequence[Even
     """Write ``audit.json``, if the run is still as it was."""
     with directory.lock():
         if [e.folder for e in directory.events()] != [e.folder for e in events]:
-            raise UserError(f"{directory.path} went on while it was audited; run `clf audit {directory.path}` again.")
+            raise UserError(f"{directory.path} changed while it was audited; run `clf audit {directory.path}` again.")
         derived_files.drop(directory.path, [AUDIT_FILE])  # killed in between, `clf verify` asks for the audit again
         files.replace(directory.path / AUDIT_FILE, files.encode_json(report))
         derived_files.add(directory.path, [AUDIT_FILE], len(events))

@@ -95,7 +95,7 @@ def refuse_links(path: Path) -> None:
     for place in (*top, *inside):
         storage_files.refuse_link(place)
         if not (place.is_file() or place.is_dir()):
-            raise UserError(f"{place} is no file and no folder, and nothing reads from it; take it away.")
+            raise UserError(f"{place} is neither a file nor a folder; remove it.")
 
 
 def eventless(path: Path) -> bool:
@@ -123,7 +123,7 @@ def discard(path: Path) -> None:
         for folder in (*folders, path):
             folder.rmdir()
     except OSError as error:
-        raise UserError(f"Could not take {path} away ({error.strerror}); delete it yourself.") from error
+        raise UserError(f"Could not remove {path} ({error.strerror}); delete it yourself.") from error
 
 
 def foreign(path: Path, events: Sequence[EventRecord]) -> list[str]:

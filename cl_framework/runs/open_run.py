@@ -179,7 +179,7 @@ class OpenRun:
             keep = "Keep this hash elsewhere: `clf verify DIR --last HASH` refuses older copies."
             CONSOLE.print(f"receipt  {kept}\n         {keep}")
         if trial := self.experiment.trial:
-            CONSOLE.print(f"note     {trial}: the code was tried, these numbers are no result", soft_wrap=True)
+            CONSOLE.print(f"note     {trial} is a trial: these numbers are no result", soft_wrap=True)
         alive, where = self.learner.model.classes, shlex.quote(str(self.path))
         word = as_typed(alive[0], self.timeline.class_names, alive) if alive else ""
         verb = f"forget {where} --classes {word}" if alive else f"verify {where}"

@@ -149,7 +149,7 @@ def imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, SyntaxError) as error:
-        raise UserError(f"The plugin {name} cannot be imported ({error}); mend it or remove its file.") from error
+        raise UserError(f"The plugin {name} cannot be imported ({error}); fix it or remove its file.") from error
 
 
 def modules(own: Sequence[str] = _OWN) -> Iterator[tuple[str, Path]]:
@@ -229,7 +229,7 @@ def syntax(file: Path) -> ast.Module:
         return signatures.tree(file)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise UserError(f"{file} line {line} is not valid Python ({error}); mend or remove the file.") from error
+        raise UserError(f"{file} line {line} is not valid Python ({error}); fix or remove the file.") from error
 
 
 def _declared(module: str, file: Path, interface: str) -> Iterator[Entry]:

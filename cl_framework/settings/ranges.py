@@ -91,7 +91,7 @@ def check_numbers(config: Mapping[str, Any], where: str = "") -> None:
         UserError: If some are not, naming all of them.
     """
     if wrong := list(_faults(config, where)):
-        count = f"{len(wrong)} settings cannot be: " if len(wrong) > 1 else ""
+        count = f"{len(wrong)} settings are out of range: " if len(wrong) > 1 else ""
         raise UserError(f"{count}{'; '.join(wrong)}.")
 
 
@@ -124,7 +124,7 @@ def fault(place: str, value: object) -> str | None:
     'model.optimizer.lr must be a finite number; found nan'
     """
     if value is None and place in NEEDED:
-        return f"{place} must be {BY_PLACE[place].says}; found nothing"
+        return f"{place} must be {BY_PLACE[place].says}; found null"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):

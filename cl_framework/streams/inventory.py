@@ -35,9 +35,9 @@ class Inventory:
         """
         differences = (
             (self.new, "new and left out, for a run keeps to its list (`clf learn` takes more in)"),
-            (self.left_out, "gone and never met: left out"),
-            (self.renewed, "changed and never met: taken as now"),
-            (self.lost, "gone, and met before: not read again"),
+            (self.left_out, "gone and never learned: left out"),
+            (self.renewed, "changed and never learned: taken as now"),
+            (self.lost, "gone, and learned before: not read again"),
         )
         return [f"{_count(places)} {kind}: {_shown(places)}" for places, kind in differences if places]
 

@@ -89,7 +89,7 @@ class Scenario(Recorded, ABC):
         Raises:
             UserError: If they cannot be read, or the scenario takes none.
         """
-        raise UserError(f"{type(self).__name__} has no way to be examined on other data; leave out --data.")
+        raise UserError(f"{type(self).__name__} cannot be evaluated on other data; leave out --data.")
 
     def read(self, files: Sequence[str]) -> Tensor:
         """Read input files as the test transform would, for predictions: ``(n, ...)``.

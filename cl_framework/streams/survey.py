@@ -52,7 +52,7 @@ def unreadable_error(unreadable: Sequence[str], left: str = "") -> UserError:
         left: Why the rest cannot be used either; skipping is then not offered.
 
     >>> print(unreadable_error(["a.png: empty.", "b.png: empty."]))
-    2 samples cannot be read; mend them, or go on without them (--skip_unreadable):
+    2 samples cannot be read; fix them, or leave them out (--skip_unreadable):
       a.png: empty.
       b.png: empty.
     >>> print(unreadable_error(["a.png: empty."], "No class has images."))
@@ -63,8 +63,8 @@ def unreadable_error(unreadable: Sequence[str], left: str = "") -> UserError:
         some = "1 sample" if len(unreadable) == 1 else f"{len(unreadable):,} samples"
         return UserError("\n".join([f"{left} {some} cannot be read:", *_listed(unreadable)]))
     if len(unreadable) == 1:
-        return UserError(f"{printable(unreadable[0])} Or go on without it (--skip_unreadable).")
-    head = f"{len(unreadable):,} samples cannot be read; mend them, or go on without them (--skip_unreadable):"
+        return UserError(f"{printable(unreadable[0])} Or leave it out (--skip_unreadable).")
+    head = f"{len(unreadable):,} samples cannot be read; fix them, or leave them out (--skip_unreadable):"
     return UserError("\n".join([head, *_listed(unreadable)]))
 
 

@@ -188,4 +188,4 @@ def _check(where: str, image: Path) -> None:
         UserError: If it is not.
     """
     if not image.is_file():
-        raise UserError(f"{where}: the image {image} does not exist; mend the path or drop the line.")
+        raise UserError(f"{where}: the image {image} does not exist; correct the path or drop the line.")

@@ -191,8 +191,8 @@ class Reread(LabelledSamples):
         for row, digest in zip(new.tolist(), digests_of(part, at[new].tolist()), strict=True):
             if self.rows.digests[row] not in ("", digest):
                 raise UserError(
-                    f"Sample {int(self.ids[row])} of {self.data.listed.spec} is another than the run met; bring the "
-                    "old one back, or let the run forget it."
+                    f"Sample {int(self.ids[row])} of {self.data.listed.spec} differs from what the run read; restore "
+                    "the earlier one, or let the run forget it."
                 )
         self._checked[new] = True
         return part.read(at[rows], device)

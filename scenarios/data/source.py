@@ -102,7 +102,7 @@ class Pictures(LabelledSamples):
         if len(self.images) != len(self.labels):
             raise UserError(f"{len(self.images)} {split} images have {len(self.labels)} labels; give one for each.")
         if isinstance(self.images, Tensor) and len(bad := not_finite(self.images)):
-            raise UserError(f"NaN or infinity in {split} samples {self.describe(bad)}; mend or remove these images.")
+            raise UserError(f"NaN or infinity in {split} samples {self.describe(bad)}; fix or remove these images.")
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -133,7 +133,7 @@ class Pictures(LabelledSamples):
             self._changed.add(file)
             forget = f", or let the run forget it (--samples id:{int(self.ids[row])} --without forget)"
             or_else = "" if self.split == "test" else forget
-            problem = f"{file} is another picture than the run met; bring the old one back{or_else}."
+            problem = f"{file} differs from the picture that the run read; restore the earlier one{or_else}."
             raise Absent(problem, changed=True)
         return read_image(file)
 
@@ -286,7 +286,7 @@ class Source:
                 labels = ", ".join(map(str, sorted(set(part.labels[bad].tolist()))[:5]))
                 raise UserError(
                     f"{self.name} declares classes 0 to {n - 1}, but {part.split} samples {part.describe(bad)} "
-                    f"are labelled {labels}; mend the labels or declare the classes."
+                    f"are labelled {labels}; correct the labels or declare the classes."
                 )
         if bare := [c for c, n in zip(self.class_names, self.counts(self.train), strict=True) if not n]:
             names = ", ".join(map(repr, bare[:5])) + (", ..." if len(bare) > 5 else "")
@@ -301,7 +301,7 @@ class Source:
             UserError: If there is nothing.
         """
         if not len(self.test):
-            raise UserError(f"{self.name} has no test {self.test.noun} of any class; add some to be examined on.")
+            raise UserError(f"{self.name} has no test {self.test.noun} of any class; add some to evaluate on.")
 
     @property
     def unexamined(self) -> list[str]:
@@ -373,8 +373,8 @@ def check_share(name: str, has_test: bool, test: float | None) -> None:
 def absent(name: str, sample: int) -> Absent:
     """Return the error for a sample that is missing."""
     return Absent(
-        f"{name} is gone (sample {sample}), and has to be read; bring it back. What must be forgotten may be gone: "
-        "say so with --without forget."
+        f"{name} is gone (sample {sample}), and must be read; restore it. If it is to be forgotten, "
+        "give --without forget."
     )
 
 

@@ -51,8 +51,8 @@ class Record:
                 raise UserError(f"{self.where}: the {name} is missing; fill it in or drop the line.")
             if odd := next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None):
                 raise UserError(
-                    f"{self.where}: the {name} holds \\u{ord(odd):04x}, which is no character; mend it, and save the "
-                    "file as UTF-8."
+                    f"{self.where}: the {name} holds \\u{ord(odd):04x}, which is no character; replace it, and save "
+                    "the file as UTF-8."
                 )
 
 
@@ -181,7 +181,7 @@ def read_json(path: str, lines: bool = False) -> object:
         if lines and _is_json(content.lstrip().partition("\n")[0]):
             return _by_line(path, content)
         other = presence.spelled(path)
-        mend = f"for a table, write {other}" if other and not other.startswith("json:") else "mend it"
+        mend = f"for a table, write {other}" if other and not other.startswith("json:") else "fix it"
         raise UserError(f"{path} is not valid JSON ({error}); {mend}.") from error
 
 

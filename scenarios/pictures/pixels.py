@@ -99,7 +99,9 @@ def white(grey: np.ndarray[Any, Any]) -> float:
         raise ValueError(f"it holds numbers below zero, down to {least:g}: shift them to begin at 0")
     if np.issubdtype(grey.dtype, np.floating) and most < 2:
         if most > 1:
-            raise ValueError(f"its brightest pixel is {most:g}, neither on a scale to 1 nor to 255: scale it to 0 to 1")
+            raise ValueError(
+                f"its largest value is {most:g}, which fits neither 0 to 1 nor 0 to 255: scale it to 0 to 1"
+            )
         return 1.0
     for bits in BITS:
         if most < 2**bits:
