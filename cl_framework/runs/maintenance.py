@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,19 +153,12 @@ def bytes_to_remove(path: Path, events: Sequence[EventRecord], new: EventRecord)
     """Return the bytes of tensors and features that leave the files of ``events`` when ``new`` follows them."""
     total = 0
     for event, dead in outdated([*events, new]):
-        sizes = tensor_sizes((path / event.data).read_bytes())
-        total += sum(sizes[name] for name in dead)
+        spans = storage_tensors.spans(read_listed(path / event.data, event.files[event.data]), path / event.data)
+        total += sum(span.bytes for name, span in spans.items() if name in dead)
     if new.fresh:
         old = sum(e.files[e.features].bytes for e in feature_events(events))
         total += old - (new.files[new.features].bytes if new.features in new.files else 0)
     return total
-
-
-def tensor_sizes(data: bytes) -> dict[str, int]:
-    """Return the bytes of each tensor in a safetensors file, from its header: a length, then JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    spans = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
-    return {name: end - start for name, (start, end) in spans.items()}
 
 
 def run_problems(path: Path, run: str) -> list[str]:

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from cl_framework.errors import UserError
-from cl_framework.storage.typed_records import RESTORE
+from cl_framework.storage.typed_records import RESTORE, Count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,25 @@ WIDTHS = {name: max(int("".join(filter(str.isdigit, name.partition("_")[0])) or 
 """Bytes of a number of each type."""
 
 
+class Span(msgspec.Struct, frozen=True):
+    """A tensor in the header of a safetensors file.
+
+    Attributes:
+        dtype: Its type, as safetensors names it.
+        shape: Its shape.
+        data_offsets: Where its bytes begin and end, counted from the end of the header.
+    """
+
+    dtype: str
+    shape: tuple[Count, ...]
+    data_offsets: tuple[Count, Count]
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes it takes."""
+        return self.data_offsets[1] - self.data_offsets[0]
+
+
 def fingerprint(tensor: Tensor) -> str:
     """Return the SHA-256 of a tensor's type, shape and bytes."""
     import torch
@@ -46,23 +67,34 @@ def fingerprints(data: bytes, place: Path | str = "The file") -> dict[str, str]:
     Raises:
         UserError: If the bytes are not exactly one tensor after the other and nothing else.
     """
-    size = int.from_bytes(data[:8], "little")
-    try:
-        header = json.loads(data[8 : 8 + size], object_pairs_hook=_once)
-        spans = sorted((*entry["data_offsets"], name, entry["dtype"], entry["shape"]) for name, entry in header.items())
-        hashes, at = dict[str, str](), 0
-        for start, end, name, dtype, shape in spans:
-            numbers = math.prod(shape)
-            if start != at or end - start != numbers * WIDTHS[dtype]:
-                raise ValueError(f"{name} is not where it belongs")
-            kind = hashlib.sha256(f"{TORCH[dtype]}{tuple(shape)}".encode())
-            kind.update(memoryview(data)[8 + size + start : 8 + size + end])
-            hashes[name], at = kind.hexdigest(), end
-        if 8 + size + at != len(data):
-            raise ValueError("bytes are left over")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{place} holds no tensors that can be read ({error}); {RESTORE}.") from error
+    first, hashes, at = 8 + int.from_bytes(data[:8], "little"), dict[str, str](), 0
+    for name, span in sorted(spans(data, place).items(), key=lambda item: (item[1].data_offsets, item[0])):
+        start, end = span.data_offsets
+        if start != at or span.dtype not in TORCH or span.bytes != math.prod(span.shape) * WIDTHS[span.dtype]:
+            raise _unreadable(place, f"{name} is not where it belongs")
+        sha = hashlib.sha256(f"{TORCH[span.dtype]}{span.shape}".encode())
+        sha.update(memoryview(data)[first + start : first + end])
+        hashes[name], at = sha.hexdigest(), end
+    if first + at != len(data):
+        raise _unreadable(place, "bytes are left over")
     return hashes
+
+
+def spans(data: bytes, place: Path | str = "The file") -> dict[str, Span]:
+    """Return the header of a safetensors file: a length, then JSON.
+
+    Raises:
+        UserError: If it is none, or a name stands there twice.
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=_once)
+        return msgspec.convert(header, dict[str, Span])
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise _unreadable(place, error) from error
+
+
+def _unreadable(place: Path | str, reason: object) -> UserError:
+    return UserError(f"{place} holds no tensors that can be read ({reason}); {RESTORE}.")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
