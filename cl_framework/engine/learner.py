@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, final
 
@@ -10,7 +9,6 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
 from cl_framework.adapters.base import Adapter
 from cl_framework.adapters.peft import Peft
@@ -18,6 +16,7 @@ from cl_framework.adapters.peft_families import PeftConfig
 from cl_framework.adapters.sizes import check_size
 from cl_framework.backbones.base import Backbone
 from cl_framework.engine.kinds import check_kinds
+from cl_framework.engine.schedules import scheduled
 from cl_framework.errors import UserError
 from cl_framework.methods.base import Params, Plan, Strategy, Unlearner
 from cl_framework.methods.compatibility import check_adapter
@@ -198,18 +197,7 @@ class Learner(Recorded, LightningModule):
         optimizer = (optimizer_of or self.optimizer)(params)
         ranges.check_numbers(optimizer.defaults, type(optimizer).__name__)
         self.compute.fuse(optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] *= group.pop("lr_factor", 1.0)
-        schedule = schedule_of or self.schedule
-        if schedule == "constant":
-            return optimizer
-        epochs = max(epochs, 1)
-        if schedule == "quarter_cosine":
-            quarter = 0.495 * math.pi / max(epochs - 1, 1)
-            return [optimizer], [LambdaLR(optimizer, lambda epoch: math.cos(quarter * epoch))]
-        falls = schedule(optimizer) if callable(schedule) else CosineAnnealingLR(optimizer, T_max=epochs)
-        watched = {"monitor": getattr(falls, "monitor", "loss")} if isinstance(falls, ReduceLROnPlateau) else {}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falls, **watched}}
+        return scheduled(optimizer, schedule_of or self.schedule, epochs)
 
     def _tell(self, metrics: dict[str, float]) -> None:
         for logger in self.trainer.loggers:
