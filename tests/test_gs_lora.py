@@ -14,11 +14,11 @@ from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.cli.main import main
 from cl_framework.engine import checkpoint
 from cl_framework.errors import UserError
-from cl_framework.methods import group_sparsity
+from cl_framework.methods import bounded_ascent, group_sparsity
 from cl_framework.methods.base import Plan, Unlearner
 from cl_framework.methods.compatibility import check_events, check_request
+from cl_framework.methods.forget_sets import Paired, retained
 from cl_framework.methods.losses import columns
-from cl_framework.methods.unlearning import Paired, retained
 from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.streams.events import forget_request
@@ -104,10 +104,10 @@ def test_the_proximal_step_minimises_what_it_should():
 @pytest.mark.parametrize("clamp", ["sample", "batch"])
 def test_at_the_bound_there_is_nothing_left_to_climb(clamp):
     losses = torch.tensor([5.0, 7.0], requires_grad=True)
-    group_sparsity.bounded(losses, 4.0, clamp).backward()
+    bounded_ascent.bounded(losses, 4.0, clamp).backward()
     assert torch.equal(losses.grad, torch.zeros(2))
     losses = torch.tensor([5.0, 1.0], requires_grad=True)
-    group_sparsity.bounded(losses, 4.0, clamp).backward()
+    bounded_ascent.bounded(losses, 4.0, clamp).backward()
     assert losses.grad.tolist() == ([0.0, -0.5] if clamp == "sample" else [-0.5, -0.5])
 
 
@@ -118,11 +118,11 @@ def test_balanced_gradients_are_as_long_as_they_should_be():
         return (p - 1).square().sum(), 100 * p.sin().sum()
 
     one, two = (torch.autograd.grad(loss, p)[0] for loss in losses())
-    (found,) = torch.autograd.grad(both := group_sparsity.balanced(*losses(), [p], 0.3), p)
+    (found,) = torch.autograd.grad(both := bounded_ascent.balanced(*losses(), [p], 0.3), p)
     beta = 0.3 * one.norm() / two.norm()
     assert torch.allclose(found, one + beta * two, atol=1e-5)
     assert torch.allclose(both, losses()[0] + beta * losses()[1])
-    (reached,) = torch.autograd.grad(group_sparsity.balanced(losses()[0], 0 * p.sum(), [p], 0.3), p)
+    (reached,) = torch.autograd.grad(bounded_ascent.balanced(losses()[0], 0 * p.sum(), [p], 0.3), p)
     assert torch.allclose(reached, one)  # past the bound only what stays counts
 
 
@@ -344,7 +344,7 @@ def test_a_bound_that_no_cosine_head_reaches_is_refused(world, stream, request_)
     sigma = float(learner.model.head.sigma)
     worst = torch.tensor([[-sigma, *[sigma] * 5]])  # every wrong class at sigma, the right one at -sigma
     most = float(cross_entropy(worst, torch.tensor([0])))
-    assert math.isclose(group_sparsity.highest_loss(sigma, 6), most, rel_tol=1e-5)
+    assert math.isclose(bounded_ascent.highest_loss(sigma, 6), most, rel_tol=1e-5)
     learner.unlearner = GSLoRA(bound=1.01 * most / math.log(6))
     with pytest.raises(UserError, match=r"out of reach, because a cosine head with sigma .* set a bound below"):
         world.learn(learner, [request_], stream[:3])
