@@ -11,7 +11,7 @@ from cl_framework.engine import loop
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
 from cl_framework.methods.adapter_routing import Routed
-from cl_framework.methods.classifier_alignment import Draws, Gaussians, align, by_age, factor, normalised
+from cl_framework.methods.classifier_alignment import DrawnFeatures, Gaussians, align, by_age, factor, normalised
 from cl_framework.streams.lazy_inputs import Inputs
 from strategies.learning.finetune import Finetune
 from strategies.learning.mos import MOS
@@ -33,7 +33,7 @@ def test_draws_have_the_moments_of_the_samples(diagonal, measured):
     z, y = measured
     found = Gaussians(diagonal)
     found.measure(z, y, [4, 7], "shared")
-    draws = Draws({c: (found.of(c)[0], factor(found.of(c)[1], 1e-4).float()) for c in (4, 7)}, 20000)
+    draws = DrawnFeatures({c: (found.of(c)[0], factor(found.of(c)[1], 1e-4).float()) for c in (4, 7)}, 20000)
     torch.manual_seed(1)
     batch = draws[list(range(len(draws)))]
     for c in (4, 7):
@@ -44,7 +44,7 @@ def test_draws_have_the_moments_of_the_samples(diagonal, measured):
 
 
 def test_everything_is_drawn_anew_once_all_was_read(measured):
-    draws = Draws({4: (torch.zeros(3), torch.eye(3)), 7: (torch.zeros(3), torch.ones(3))}, 4)
+    draws = DrawnFeatures({4: (torch.zeros(3), torch.eye(3)), 7: (torch.zeros(3), torch.ones(3))}, 4)
     one = [draws[[0, 5, 2]].x, draws[[1, 3, 4, 6, 7]].x]
     two = [draws[[0, 5, 2]].x, draws[[1, 3, 4, 6, 7]].x]
     assert len({tuple(row) for part in (*one, *two) for row in part.tolist()}) == 16
@@ -172,7 +172,7 @@ def test_the_first_experience_is_not_aligned(strategy, world, stream):
     assert len(planned(world, learner, stream[0])) == 1
     plans = planned(world, learner, stream[1])
     assert [p.data.classes() for p in plans] == [[0, 7], [0, 2, 5, 7]]
-    assert isinstance(plans[1].data, Draws)
+    assert isinstance(plans[1].data, DrawnFeatures)
 
 
 @pytest.mark.parametrize("strategy", [MOS, SSIAT, SLCA])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cl_framework.auditing import audit, probes, subjects, verdict
-from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.reference_models import ReferenceTrainer
 from cl_framework.auditing.shadow_models import halves, shadow_attack
 from cl_framework.cli.main import main
 from cl_framework.engine import checkpoint
@@ -52,14 +52,14 @@ def audited(world, stream):
         events = [*stream[:after], request, *stream[after:3]]
         make = lambda: world.learner(strategy(), unlearner())  # noqa: E731
         about = subjects.subject(list(world.Listed(events).steps()))
-        return world.learn(make(), events), about, Workshop(make, world.make_trainer, 8, lambda what: None)
+        return world.learn(make(), events), about, ReferenceTrainer(make, world.make_trainer, 8, lambda what: None)
 
     return get
 
 
-def conduct(run, about, workshop, seeds=1):
-    made = audit.references(workshop, about, run.model.seed, seeds)
-    return audit.conduct(run, about, workshop, made)
+def conduct(run, about, trainer, seeds=1):
+    made = audit.references(trainer, about, run.model.seed, seeds)
+    return audit.conduct(run, about, trainer, made)
 
 
 EXACT = [
@@ -72,8 +72,8 @@ EXACT = [
 
 @pytest.mark.parametrize(("strategy", "unlearner", "asked"), EXACT)
 def test_the_exact_path_cannot_be_told_from_retraining_in_any_metric(strategy, unlearner, asked, audited):
-    run, about, workshop = audited(strategy, unlearner, after=2, **asked)
-    found = conduct(run, about, workshop, seeds=2)
+    run, about, trainer = audited(strategy, unlearner, after=2, **asked)
+    found = conduct(run, about, trainer, seeds=2)
     assert len(found) > 25
     for metric, values in found.items():
         assert values["run"] == values["retrained"], metric
@@ -100,8 +100,8 @@ def veiled(world):
     steps = [Step(e, x) for e, x in zip([*stream, request], [*exams, exam_of(request, exams)], strict=True)]
     options = {"optimizer": lambda params: torch.optim.Adam(params, lr=0.03), "schedule": "constant"}
     longer = fresh_trainers(functools.partial(world.BUILD, max_epochs=10), None)
-    workshop = Workshop(lambda: world.learner(Joint(), _RowsOnly(), **options), longer, 8, lambda what: None)
-    return workshop.learned("run", [s.event for s in steps]), subjects.subject(steps), workshop
+    trainer = ReferenceTrainer(lambda: world.learner(Joint(), _RowsOnly(), **options), longer, 8, lambda what: None)
+    return trainer.learned("run", [s.event for s in steps]), subjects.subject(steps), trainer
 
 
 def test_deleting_rows_only_is_caught_behind_the_head(veiled):
@@ -120,8 +120,8 @@ def test_deleting_rows_only_is_caught_behind_the_head(veiled):
 
 
 def test_doing_nothing_shows_in_the_answers_themselves(audited):
-    run, about, workshop = audited(Finetune, _Nothing, classes=[1, 6])
-    found = conduct(run, about, workshop)
+    run, about, trainer = audited(Finetune, _Nothing, classes=[1, 6])
+    found = conduct(run, about, trainer)
     assert found["accuracy_forget_test"]["run"] == found["accuracy_forget_test"]["original"] > 0.5
     assert found["mia_loss_auc"]["run"] == found["mia_loss_auc"]["original"]
     assert found["mia_loss_auc"]["retrained"] is None  # no output, hence no loss: nothing is made up
@@ -129,9 +129,9 @@ def test_doing_nothing_shows_in_the_answers_themselves(audited):
 
 
 def test_an_audit_changes_nothing_in_the_model(audited, world):
-    run, about, workshop = audited(Finetune, _RowsOnly, classes=[5])
+    run, about, trainer = audited(Finetune, _RowsOnly, classes=[5])
     before = world.clone(checkpoint.tensors(run))
-    conduct(run, about, workshop)
+    conduct(run, about, trainer)
     after = checkpoint.tensors(run)
     assert before.keys() == after.keys()
     assert all(torch.equal(v, after[k]) for k, v in before.items())
@@ -143,16 +143,16 @@ def test_two_audits_agree(audited):
 
 
 def test_everything_may_be_forgotten(audited):
-    run, about, workshop = audited(EASE, DropAdapter, classes=[0, 1, 2, 5, 6, 7])
-    found = conduct(run, about, workshop)
+    run, about, trainer = audited(EASE, DropAdapter, classes=[0, 1, 2, 5, 6, 7])
+    found = conduct(run, about, trainer)
     assert found["accuracy_forget_test"]["run"] == 0
     assert found["accuracy_retain_test"]["run"] is None
     assert all(v["run"] == v["retrained"] for v in found.values())
 
 
 def test_without_references_the_run_is_still_examined(audited):
-    run, about, workshop = audited(EASE, DropAdapter, classes=[2])
-    found = audit.conduct(run, about, workshop, audit.References())
+    run, about, trainer = audited(EASE, DropAdapter, classes=[2])
+    found = audit.conduct(run, about, trainer, audit.References())
     assert list(found["accuracy_forget_test"]) == ["run", "pristine"]
     assert found["relearn_accuracy_5"]["run"] is not None
     assert "gap_to_retrain" not in found
@@ -168,12 +168,12 @@ def test_conclusions_follow_from_what_was_measured(audited, veiled):
 
 
 def test_a_conclusion_whose_measurement_is_missing_is_not_drawn(audited):
-    run, about, workshop = audited(EASE, DropAdapter, classes=[2])
-    alone = audit.conduct(run, about, workshop, audit.References())  # as with --fast
+    run, about, trainer = audited(EASE, DropAdapter, classes=[2])
+    alone = audit.conduct(run, about, trainer, audit.References())  # as with --fast
     assert holds(alone) == ["not told"] * 3
     assert all("--fast" in c.why for c in verdict.conclusions(alone))
-    made = audit.references(workshop, about, run.model.seed, 1)
-    without = audit.conduct(run, about, workshop, made, relearning=False)  # as with --no-relearn
+    made = audit.references(trainer, about, run.model.seed, 1)
+    without = audit.conduct(run, about, trainer, made, relearning=False)  # as with --no-relearn
     assert holds(without) == ["yes", "yes", "not told"]
     assert "leave out --no-relearn" in verdict.conclusions(without)[2].why
 

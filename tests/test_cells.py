@@ -8,7 +8,7 @@ import torch
 from cl_framework.adapters.lora import LoRA
 from cl_framework.engine import checkpoint, lineage, loop
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.sample_index import census, ids_of
+from cl_framework.engine.sample_index import ids_of, index_of
 from cl_framework.engine.treatments import treatments
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
@@ -137,7 +137,7 @@ def test_ewc_keeps_the_ties_of_a_domain_that_brought_no_new_class(world):
 
 
 def by_name(learner, events):
-    there = census(events)
+    there = index_of(events)
     return {(a.kind, a.name): set(lineage.artifact_samples(a, there)) for a in lineage.artifacts(learner)}
 
 
@@ -150,7 +150,7 @@ def test_lineage_counts_every_sample_of_classes_that_came_again(world, domains):
     told = treatments(learner, request, learner.unlearner)
     assert {t.action for t in told if t.artifact.kind == "adapter"} == {"retrain"}
     events = [*domains[:2], request]
-    assert ids_of(census(events).taken["f"]) == of(0, 5, 2, 7)
+    assert ids_of(index_of(events).taken["f"]) == of(0, 5, 2, 7)
     world.learn(learner, [request], domains[:2])
     assert by_name(learner, events)["adapter", "shared"] == of(1, 7, 5, 0)
 

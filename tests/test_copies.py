@@ -13,13 +13,13 @@ from cl_framework.cli.main import main
 from cl_framework.runs import contents
 from cl_framework.runs.copies import copies
 from cl_framework.runs.directory import RunDirectory
-from cl_framework.streams.sample_list import Listed
+from cl_framework.streams.sample_list import ListedSample
 
 NAMES = ("ant", "bee", "cow")
 
 
-def sample(i: int, digest: str, split: str = "train", place: str = "") -> Listed:
-    return Listed(0, split, i, place, "ant", "task-0", {}, digest)
+def sample(i: int, digest: str, split: str = "train", place: str = "") -> ListedSample:
+    return ListedSample(0, split, i, place, "ant", "task-0", {}, digest)
 
 
 def test_only_what_stays_beside_what_goes_is_told():

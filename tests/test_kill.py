@@ -58,7 +58,7 @@ def working(world, events, strategy, unlearner, lent=None):
             learner.model.store.folder, learner.model.store.budget = path, 4000  # a part of it lies on the disk
             if lent is not None:
                 contents = contents_of(list(scenario.steps()))
-                learner.model.store.lender = SharedFeatures(SharedDirectory(directory, 2**30), "m", contents)
+                learner.model.store.source = SharedFeatures(SharedDirectory(directory, 2**30), "m", contents)
             console = Console(file=nowhere)
             recorder = RunRecorder(
                 run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events)
@@ -82,7 +82,7 @@ def carry_on(world, stream, tmp_path):
     request = forget_request("forget-0", stream[:3], classes=[2], samples=[7001, 7002])
     events, lent = [*stream[:3], request, stream[3]], tmp_path / "lent"
     learner, scenario = world.learner(EASE(), DropAdapter()), world.Listed(events)
-    learner.model.store.lender = SharedFeatures(SharedDirectory(lent, 2**30), "m", contents_of(list(scenario.steps())))
+    learner.model.store.source = SharedFeatures(SharedDirectory(lent, 2**30), "m", contents_of(list(scenario.steps())))
     half = world.Listed(stream[:2])
     loop.run_stream(learner, half, world.make_trainer, Evaluator(), world.Listener(learner), 8)
     return working(world, events, EASE, DropAdapter, lent)

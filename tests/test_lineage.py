@@ -11,7 +11,7 @@ import torch
 from cl_framework.adapters.lora import LoRA
 from cl_framework.engine import checkpoint, lineage, loop
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.sample_index import census, ids_of
+from cl_framework.engine.sample_index import ids_of, index_of
 from cl_framework.engine.treatments import treatments
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
@@ -198,7 +198,7 @@ def ids(*classes, without=()):
 
 def by_name(learner, events):
     """Sample ids by what holds them."""
-    there = census(events)
+    there = index_of(events)
     return {(a.kind, a.name): set(lineage.artifact_samples(a, there)) for a in lineage.artifacts(learner)}
 
 
@@ -380,7 +380,7 @@ def test_made_up_samples_stand_for_their_class(world, stream):
 
 
 def test_a_census_knows_what_each_request_took(two_requests):
-    there = census(two_requests)
+    there = index_of(two_requests)
     assert there.taken["f"] == {("task-0", 2): {2001}, ("task-1", 7): {7003}}
     assert ids_of(there.taken["g"]) == ids(0)
     left = {("task-0", 5): ids(5), ("task-0", 2): ids(2, without=[2001]), ("task-1", 7): ids(7, without=[7003])}

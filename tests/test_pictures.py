@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from cl_framework.auditing import audit, subjects
-from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.reference_models import ReferenceTrainer
 from cl_framework.auditing.shadow_models import shadow_attack
 from cl_framework.engine import loop
 from cl_framework.errors import UserError
@@ -398,9 +398,9 @@ def test_an_audit_keeps_nothing_of_what_was_forgotten(world, pictures: Path, own
     before = names(own_cache)
     about = subjects.subject(list(mixed.steps()))
     make = lambda: world.learner(Finetune(), Retrain())  # noqa: E731
-    workshop = Workshop(make, world.make_trainer, 4, lambda what: None)
-    audit.conduct(audited, about, workshop, audit.references(workshop, about, 0, 1))
-    shadow_attack(audited, about, workshop, 8)
+    trainer = ReferenceTrainer(make, world.make_trainer, 4, lambda what: None)
+    audit.conduct(audited, about, trainer, audit.references(trainer, about, 0, 1))
+    shadow_attack(audited, about, trainer, 8)
     assert names(own_cache) == before
     assert not {row_mark(stream.source.train.images[i]) for i in about.gone.ids.tolist()} & before.keys()
 

@@ -65,7 +65,7 @@ def met(world, tmp_path):
         learner, scenario = world.learner(strategy, DropAdapter()), world.Listed(events)
         learner.model.store = store or FeatureStore()
         contents = contents_of(list(world.Listed(among or events).steps()))
-        learner.model.store.lender = SharedFeatures(
+        learner.model.store.source = SharedFeatures(
             SharedDirectory(tmp_path / "shared-features", LARGE), made, contents
         )
         journal = world.Listener(learner)
@@ -234,7 +234,7 @@ def test_a_killed_run_finds_what_it_would_have_found(met, world, stream, tmp_pat
             checkpoint.restore(learner, *kept[0])
             learner.model.store.load(kept[1])
         directory = SharedDirectory(tmp_path / "again", LARGE)
-        learner.model.store.lender = SharedFeatures(directory, "m", contents_of(list(scenario.steps())))
+        learner.model.store.source = SharedFeatures(directory, "m", contents_of(list(scenario.steps())))
         with suppress(Killed):
             loop.run_stream(
                 learner, scenario, world.make_trainer, Evaluator(), Dying(journal, at, late), 8, list(measurements)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cl_framework.auditing import audit, subjects
-from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.reference_models import ReferenceTrainer
 from cl_framework.engine import loop
 from cl_framework.evaluation import results as evaluation_results
 from cl_framework.evaluation import tables
@@ -88,7 +88,7 @@ def test_forgetting_a_class_without_an_exam_says_none_and_can_be_audited(world, 
     assert single["accuracy_forget"] is not None
     about = subjects.subject(list(mixed.steps()), "forget-0")
     assert len(about.unseen) == 0
-    workshop = Workshop(lambda: world.learner(Finetune(), Retrain()), world.make_trainer, 4, lambda what: None)
-    told = audit.conduct(learner, about, workshop, audit.references(workshop, about, 0, 1))
+    trainer = ReferenceTrainer(lambda: world.learner(Finetune(), Retrain()), world.make_trainer, 4, lambda what: None)
+    told = audit.conduct(learner, about, trainer, audit.references(trainer, about, 0, 1))
     assert told["accuracy_forget_test"]["run"] is None
     assert told["accuracy_forget_train"]["run"] is not None

@@ -9,13 +9,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from cl_framework.adapters.base import Adapter, Asking, Rewrite
+from cl_framework.adapters.base import Adapter, QueryRewrite, Rewrite
 from cl_framework.adapters.hooks import Hooks
 from cl_framework.adapters.places import lacking
 from cl_framework.backbones.base import Backbone
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.provenance import Reading
+from cl_framework.memory.provenance import ReadSamples
 from cl_framework.streams.origins import Origin, merge_origins
 
 
@@ -43,7 +43,7 @@ class AdapterBank(nn.Module):
         with torch.random.fork_rng(devices=[]):  # asking which sites are rewritten must not move the dice
             built = {k: (s, adapter.build(s)) for k, s in backbone.sites().items()}
         self.sites = {k: s for k, (s, rewrite) in built.items() if rewrite is not None}
-        self.asks = any(isinstance(rewrite, Asking) for _, rewrite in built.values())
+        self.asks = any(isinstance(rewrite, QueryRewrite) for _, rewrite in built.values())
         self.lacking = lacking(type(adapter).__name__, adapter.needs, self.sites, backbone)
         self.sites = {} if self.lacking else self.sites
         self.rewrites = nn.ModuleDict()
@@ -51,7 +51,7 @@ class AdapterBank(nn.Module):
         self.stack: tuple[str, ...] = ()
         self.origins: dict[str, Origin] = {}
         self.outlived: dict[str, tuple[str, ...]] = {}
-        self.reading = Reading()
+        self.reading = ReadSamples()
         self.hooks = Hooks(self.sites, self._in_use)
         self.register_load_state_dict_pre_hook(self._grow_to_match)  # type: ignore[no-untyped-call]
 

@@ -20,7 +20,7 @@ class Rewrite(nn.Module, ABC):
         """Return the site's new output from its input and its old output."""
 
 
-class Asking(Rewrite, ABC):
+class QueryRewrite(Rewrite, ABC):
     """A rewrite that also sees the query: the pristine backbone's feature of the same samples."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from cl_framework.adapters.base import Asking
+from cl_framework.adapters.base import QueryRewrite
 from cl_framework.backbones.base import Site, put_back
 
 
@@ -100,7 +100,7 @@ class Hooks:
         """Pass ``out`` through every adapter's rewrite at one site."""
         for rewrites in self._at_work():
             rewrite = rewrites[key]  # type: ignore[index]
-            out = rewrite(seen, out, self.query) if isinstance(rewrite, Asking) else rewrite(seen, out)
+            out = rewrite(seen, out, self.query) if isinstance(rewrite, QueryRewrite) else rewrite(seen, out)
         return out
 
     def _at_work(self) -> tuple[nn.Module, ...]:

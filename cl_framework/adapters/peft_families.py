@@ -13,7 +13,7 @@ from cl_framework.errors import UserError, did_you_mean
 
 
 @final
-class Does(NamedTuple):
+class FamilyTraits(NamedTuple):
     """Properties of a family of adapters.
 
     Attributes:
@@ -34,44 +34,44 @@ class Does(NamedTuple):
     apart: bool = True
 
 
-FAMILIES: Final[Mapping[str, Does]] = {
-    "LORA": Does(adds=True, merges=True),
-    "LORA gaussian": Does(adds=True, merges=True),
-    "LORA orthogonal": Does(adds=True, merges=True),
-    "LORA mica": Does(adds=True, merges=True),
-    "LORA dora": Does(adds=False, merges=True),  # scales what the map gives
-    "LORA pissa": Does(adds=True, merges=True, neutral=False, untouched=False),
-    "LORA olora": Does(adds=True, merges=True, neutral=False, untouched=False),
-    "ADAMSS": Does(adds=True, merges=False),  # has a bias
-    "BEFT": Does(adds=True, merges=False),  # is a bias
-    "BOFT": Does(adds=False, merges=True),  # rotates what the map gives
-    "C3A": Does(adds=True, merges=True, neutral=False),
-    "DEFT": Does(adds=False, merges=True),  # takes a subspace out of what the map gives
-    "DELORA": Does(adds=True, merges=True),
-    "FOURIERFT": Does(adds=True, merges=True, neutral=False),
-    "GLORA": Does(adds=False, merges=False),  # scales what the map gives, and has a bias
-    "GRALORA": Does(adds=True, merges=True),
-    "HIRA": Does(adds=True, merges=True),
-    "HRA": Does(adds=False, merges=True),  # reflects what the map reads
-    "IA3": Does(adds=False, merges=False),  # scales what the map gives, its bias too
-    "LILY": Does(adds=True, merges=False, routes=False),  # averages its routing over the batch
-    "LOHA": Does(adds=True, merges=True),
-    "LOKR": Does(adds=True, merges=True),
-    "MISS": Does(adds=True, merges=True),
-    "MISS bat": Does(adds=False, merges=True),  # multiplies blocks of the weight
-    "OFT": Does(adds=False, merges=True),  # rotates what the map reads
-    "PEANUT": Does(adds=True, merges=True),
-    "PSOFT": Does(adds=True, merges=True),
-    "PVERA": Does(adds=True, merges=True),
-    "RANDLORA": Does(adds=True, merges=True),
-    "ROAD": Does(adds=False, merges=False),  # rotates what the map gives, its bias too
-    "SHIRA": Does(adds=False, merges=True),  # works on a copy of the weight
-    "SUPERTUNING": Does(adds=False, merges=True),  # works on a copy of the weight
-    "TINYLORA": Does(adds=True, merges=True, apart=False),
-    "UNILORA": Does(adds=True, merges=True, neutral=False, apart=False),
-    "VBLORA": Does(adds=True, merges=True, neutral=False, apart=False),
-    "VERA": Does(adds=True, merges=True),
-    "WAVEFT": Does(adds=True, merges=True),
+FAMILIES: Final[Mapping[str, FamilyTraits]] = {
+    "LORA": FamilyTraits(adds=True, merges=True),
+    "LORA gaussian": FamilyTraits(adds=True, merges=True),
+    "LORA orthogonal": FamilyTraits(adds=True, merges=True),
+    "LORA mica": FamilyTraits(adds=True, merges=True),
+    "LORA dora": FamilyTraits(adds=False, merges=True),  # scales what the map gives
+    "LORA pissa": FamilyTraits(adds=True, merges=True, neutral=False, untouched=False),
+    "LORA olora": FamilyTraits(adds=True, merges=True, neutral=False, untouched=False),
+    "ADAMSS": FamilyTraits(adds=True, merges=False),  # has a bias
+    "BEFT": FamilyTraits(adds=True, merges=False),  # is a bias
+    "BOFT": FamilyTraits(adds=False, merges=True),  # rotates what the map gives
+    "C3A": FamilyTraits(adds=True, merges=True, neutral=False),
+    "DEFT": FamilyTraits(adds=False, merges=True),  # takes a subspace out of what the map gives
+    "DELORA": FamilyTraits(adds=True, merges=True),
+    "FOURIERFT": FamilyTraits(adds=True, merges=True, neutral=False),
+    "GLORA": FamilyTraits(adds=False, merges=False),  # scales what the map gives, and has a bias
+    "GRALORA": FamilyTraits(adds=True, merges=True),
+    "HIRA": FamilyTraits(adds=True, merges=True),
+    "HRA": FamilyTraits(adds=False, merges=True),  # reflects what the map reads
+    "IA3": FamilyTraits(adds=False, merges=False),  # scales what the map gives, its bias too
+    "LILY": FamilyTraits(adds=True, merges=False, routes=False),  # averages its routing over the batch
+    "LOHA": FamilyTraits(adds=True, merges=True),
+    "LOKR": FamilyTraits(adds=True, merges=True),
+    "MISS": FamilyTraits(adds=True, merges=True),
+    "MISS bat": FamilyTraits(adds=False, merges=True),  # multiplies blocks of the weight
+    "OFT": FamilyTraits(adds=False, merges=True),  # rotates what the map reads
+    "PEANUT": FamilyTraits(adds=True, merges=True),
+    "PSOFT": FamilyTraits(adds=True, merges=True),
+    "PVERA": FamilyTraits(adds=True, merges=True),
+    "RANDLORA": FamilyTraits(adds=True, merges=True),
+    "ROAD": FamilyTraits(adds=False, merges=False),  # rotates what the map gives, its bias too
+    "SHIRA": FamilyTraits(adds=False, merges=True),  # works on a copy of the weight
+    "SUPERTUNING": FamilyTraits(adds=False, merges=True),  # works on a copy of the weight
+    "TINYLORA": FamilyTraits(adds=True, merges=True, apart=False),
+    "UNILORA": FamilyTraits(adds=True, merges=True, neutral=False, apart=False),
+    "VBLORA": FamilyTraits(adds=True, merges=True, neutral=False, apart=False),
+    "VERA": FamilyTraits(adds=True, merges=True),
+    "WAVEFT": FamilyTraits(adds=True, merges=True),
 }
 """Properties of families. ``LORA dora`` is a `LoraConfig` with ``use_dora``; other second words say how it starts."""
 
@@ -150,7 +150,7 @@ def family_objection(config: PeftConfig) -> str | None:
     return None
 
 
-def _broken(does: Does) -> str | None:
+def _broken(does: FamilyTraits) -> str | None:
     if not does.untouched:
         return "changes the weights of the backbone, so a second adapter would corrupt the first"
     if not does.routes:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cl_framework.adapters.bank import AdapterBank
-from cl_framework.adapters.base import Adapter, Asking, Rewrite
+from cl_framework.adapters.base import Adapter, QueryRewrite, Rewrite
 from cl_framework.backbones.base import Site
 from cl_framework.errors import UserError
 
@@ -85,7 +85,7 @@ class PromptPool(Adapter):
 
 
 @final
-class Pool(PromptPooling, Asking):
+class Pool(PromptPooling, QueryRewrite):
     """Prompts ``(size, length, width)`` and their keys ``(size, width)``, both uniform between -1 and 1 at first.
 
     Prompts may be shifted from there by a position ``(width,)``.

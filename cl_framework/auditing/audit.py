@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_framework.auditing import probes
 from cl_framework.auditing.attacks import Measured, answers, softmax_distances
 from cl_framework.auditing.probes import PROBES, RELEARN_STEPS, STEPS
-from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.reference_models import ReferenceTrainer
 from cl_framework.auditing.subjects import Subject
 from cl_framework.engine import checkpoint
 from cl_framework.engine.learner import Learner
@@ -49,20 +49,20 @@ class References:
     retrained: tuple[Callable[[], Learner], ...] = ()
 
 
-def references(workshop: Workshop, about: Subject, seed: int, seeds: int) -> References:
+def references(trainer: ReferenceTrainer, about: Subject, seed: int, seeds: int) -> References:
     """Return how to make the original and ``seeds`` retrained models; none of them where ``seeds`` is 0."""
 
     def retrained(i: int) -> Callable[[], Learner]:
         own = seed if i == 0 else seed_for(f"retrained-{i}", seed)
-        return lambda: workshop.learned(_column(i), about.remaining, own)
+        return lambda: trainer.learned(_column(i), about.remaining, own)
 
     if not seeds:
         return References()
-    return References(lambda: workshop.learned("original", about.learned), tuple(retrained(i) for i in range(seeds)))
+    return References(lambda: trainer.learned("original", about.learned), tuple(retrained(i) for i in range(seeds)))
 
 
 def conduct(
-    run: Learner, about: Subject, workshop: Workshop, references_: References, relearning: bool = True
+    run: Learner, about: Subject, trainer: ReferenceTrainer, reference_learners: References, relearning: bool = True
 ) -> dict[str, Measured]:
     """Measure every model; return metric -> model -> value. ``run`` itself is never changed.
 
@@ -72,19 +72,19 @@ def conduct(
     columns: dict[str, Measured] = {}
     softmaxes, curves = {}, {}
     original: tuple[dict[str, Tensor], dict[int, str]] | None = None
-    for name, learner in _models(run, references_):
-        workshop.say(f"examining {name}")
+    for name, learner in _models(run, reference_learners):
+        trainer.say(f"examining {name}")
         measured, p = answers(learner, about)
         measured |= probes.probes(learner.model, about)
         if name == "original":
             original = checkpoint.tensors(learner), dict(learner.model.known)
         if original is not None:
-            measured["old_rows_accuracy"] = probes.accuracy_with_rows_back(workshop.copy(learner), about, *original)
+            measured["old_rows_accuracy"] = probes.accuracy_with_rows_back(trainer.copy(learner), about, *original)
         if relearning and about.vanished:  # the classes of single samples are known to every model
-            curves[name] = probes.relearn(workshop.copy(learner), about, seed_for("relearn", run.model.seed))
+            curves[name] = probes.relearn(trainer.copy(learner), about, seed_for("relearn", run.model.seed))
             measured |= {f"relearn_accuracy_{k}": curves[name][k] for k in RELEARN_STEPS}
         columns[name], softmaxes[name] = measured, (p, learner.model.classes)
-    columns["pristine"] = probes.probes(workshop.blank().model, about)
+    columns["pristine"] = probes.probes(trainer.blank().model, about)
     for derived in (_relearned(columns, curves), _recovered(columns), _apart(softmaxes), _gaps(columns)):
         for name, values in derived.items():
             columns[name] |= values
@@ -94,12 +94,12 @@ def conduct(
     return {m: {name: columns[name].get(m) for name in order} for m in metrics}
 
 
-def _models(run: Learner, references_: References) -> Iterator[tuple[str, Learner]]:
+def _models(run: Learner, reference_learners: References) -> Iterator[tuple[str, Learner]]:
     """Yield one model after the other, so that only the needed ones are in memory."""
-    if references_.original is not None:
-        yield "original", references_.original()
+    if reference_learners.original is not None:
+        yield "original", reference_learners.original()
     yield "run", run
-    for i, make in enumerate(references_.retrained):
+    for i, make in enumerate(reference_learners.retrained):
         yield _column(i), make()
 
 

@@ -15,7 +15,7 @@ from cl_framework.streams.events import Event, Experience, ForgetRequest
 
 @final
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class ReferenceTrainer:
     """Makes learners for an audit, separate from the run.
 
     Attributes:

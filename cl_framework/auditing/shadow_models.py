@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cl_framework.auditing.attacks import probabilities
-from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.reference_models import ReferenceTrainer
 from cl_framework.auditing.subjects import Subject
 from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
@@ -20,7 +20,7 @@ from cl_framework.streams.seeds import seed_for
 FEWEST_SHADOWS = 8
 
 
-def shadow_attack(run: Learner, about: Subject, workshop: Workshop, shadows: int) -> dict[str, Any] | None:
+def shadow_attack(run: Learner, about: Subject, trainer: ReferenceTrainer, shadows: int) -> dict[str, Any] | None:
     """Attack the way this run forgets with shadow models (U-LiRA): can it be told who was in it?
 
     Each shadow learns all that remains and a random half of the forgotten samples, under a seed of its own, and then
@@ -29,7 +29,7 @@ def shadow_attack(run: Learner, about: Subject, workshop: Workshop, shadows: int
     Args:
         run: The model under audit.
         about: What is audited.
-        workshop: Makes the shadows.
+        trainer: Makes the shadows.
         shadows: How many: at least 8; 16 are the least to conclude from, 64 are good.
 
     Returns:
@@ -45,7 +45,7 @@ def shadow_attack(run: Learner, about: Subject, workshop: Workshop, shadows: int
     confidences = []
     for i, present in enumerate(met):
         events = _shadow_stream(about, present)
-        learner = workshop.learned(f"shadow {i + 1} of {shadows}", events, seed_for(f"shadow-{i}", run.model.seed))
+        learner = trainer.learned(f"shadow {i + 1} of {shadows}", events, seed_for(f"shadow-{i}", run.model.seed))
         confidence, known = _confidence(learner, about)
         has_output &= known
         if not has_output.any():

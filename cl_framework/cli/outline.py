@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cl_framework.engine.sample_index import ids_of, pooled
 from cl_framework.evaluation import staying
-from cl_framework.runs.forget_plan import Case, Foretold
+from cl_framework.runs.forget_plan import Case, ForgetEffect
 
 ORDER = ("delete", "retrain", "subtract", "edit", "rewrite", "redact", "keep")
 """Words for actions, largest change first."""
@@ -14,7 +14,7 @@ _SHOWN = 6
 """Most classes that are named; further ones are counted."""
 
 
-def outline(case: Case, foretold: Sequence[Foretold], called: Callable[[int], str] = str) -> list[tuple[str, str]]:
+def outline(case: Case, foretold: Sequence[ForgetEffect], called: Callable[[int], str] = str) -> list[tuple[str, str]]:
     """Return the lines: a heading each, with its text.
 
     Args:
@@ -40,7 +40,7 @@ def outline(case: Case, foretold: Sequence[Foretold], called: Callable[[int], st
     return [*lines, ("cost", cost(case, foretold))]
 
 
-def cost(case: Case, foretold: Sequence[Foretold]) -> str:
+def cost(case: Case, foretold: Sequence[ForgetEffect]) -> str:
     """Say what is learned or trained, and from how many samples."""
     left = sum(len(e.data) for e in case.event.remaining)
     if case.unlearner.acts in ("edit", "stack"):

@@ -12,7 +12,7 @@ from cl_framework.cli.outline import outline
 from cl_framework.engine.lineage import Artifact
 from cl_framework.engine.sample_index import Contents, ids_of, pooled
 from cl_framework.runs import copies
-from cl_framework.runs.forget_plan import Case, Foretold
+from cl_framework.runs.forget_plan import Case, ForgetEffect
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.streams.identifiers import called
 from cl_framework.terminal import grid
@@ -46,9 +46,9 @@ def print_plan(run: OpenRun, console: Console, each: bool = False) -> None:
         console.print(Text("--all shows every artifact, what went into it, and why", "dim"), soft_wrap=True)
 
 
-def _rows(case: Case, foretold: Sequence[Foretold], names: Sequence[str]) -> list[grid.Row]:
+def _rows(case: Case, foretold: Sequence[ForgetEffect], names: Sequence[str]) -> list[grid.Row]:
     """Return artifacts of one kind and fate on one row."""
-    alike: dict[tuple[str, str, str], list[Foretold]] = {}
+    alike: dict[tuple[str, str, str], list[ForgetEffect]] = {}
     for f in foretold:
         alike.setdefault((f.treatment.artifact.kind, f.treatment.action, f.treatment.why), []).append(f)
     rows: list[grid.Row] = []
@@ -87,11 +87,11 @@ def plan_as_json(run: OpenRun, ids: bool = False) -> dict[str, Any]:
     }
 
 
-def _all(case: Case) -> list[Foretold]:
+def _all(case: Case) -> list[ForgetEffect]:
     return [*case.in_learner(), *case.in_store(), *case.in_files()]
 
 
-def _told(f: Foretold, case: Case, ids: bool) -> dict[str, Any]:
+def _told(f: ForgetEffect, case: Case, ids: bool) -> dict[str, Any]:
     a, trained, examined = f.treatment.artifact, ids_of(f.made), ids_of(f.examined)
     before = ids_of(pooled(case.now.taken.values()))
     return {

@@ -12,7 +12,7 @@ from rich.cells import cell_len  # which loads nothing else of rich
 from cl_framework.errors import UserError, did_you_mean
 from cl_framework.operations.picking import Known
 from cl_framework.runs.directory import RunDirectory
-from cl_framework.streams.sample_list import Listed
+from cl_framework.streams.sample_list import ListedSample
 from cl_framework.terminal.safe_text import printable, say
 
 EPILOG = """examples:
@@ -57,13 +57,13 @@ def print_samples(argv: Sequence[str]) -> int:
     return 0
 
 
-def _told(sample: Listed) -> dict[str, Any]:
+def _told(sample: ListedSample) -> dict[str, Any]:
     place, columns = sample.place or None, sample.columns
     record = {"id": sample.id, "place": place, "class": sample.class_name, "experience": sample.experience}
     return record | {"columns": columns, "sha256": sample.digest or None}
 
 
-def _table(samples: Collection[Listed]) -> None:
+def _table(samples: Collection[ListedSample]) -> None:
     columns = list(dict.fromkeys(name for s in samples for name in s.columns))
     heads = ["id", "place", "class", "experience", *map(printable, columns)]
     rows = [

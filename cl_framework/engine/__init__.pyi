@@ -1,12 +1,12 @@
 from .journal import Cost as Cost
 from .learner import Learner as Learner
 from .lineage import Artifact as Artifact
-from .lineage import Told as Told
+from .lineage import RecordedOrigins as RecordedOrigins
 from .lineage import by_id as by_id
-from .sample_index import Census as Census
 from .sample_index import Contents as Contents
-from .sample_index import censuses as censuses
+from .sample_index import SampleIndex as SampleIndex
 from .sample_index import ids_of as ids_of
+from .sample_index import indexes_of as indexes_of
 from .sample_index import pooled as pooled
 from .sample_index import samples_by_class as samples_by_class
 from .tracking import flat as flat

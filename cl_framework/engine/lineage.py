@@ -1,8 +1,8 @@
 """Lineage: the origin of every artifact that a learner holds. `treatments` says what a forget request does to each.
 
 Training is recorded where it happens: a plan names its samples and its parameters, so the state of those parameters has
-met those classes. State filed by class and experience names its own origin. The stream names the samples (`census`),
-with two recorded exceptions: samples that state outlived, and classes read in part.
+met those classes. State filed by class and experience names its own origin. A `SampleIndex` names the samples, with two
+recorded exceptions: samples that state outlived, and classes read in part.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cl_framework.engine import checkpoint
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.sample_index import Census, census, ids_of
+from cl_framework.engine.sample_index import SampleIndex, ids_of, index_of
 from cl_framework.memory.exemplars import Memory
-from cl_framework.memory.provenance import Ingredient, Reading
+from cl_framework.memory.provenance import ReadSamples, TrainedOn
 from cl_framework.memory.tensor_store import COUNT, PRISTINE, Key, TensorStore, key_of
 from cl_framework.methods.logit_memory import Answers
 from cl_framework.models.model import ADAPTERS
@@ -50,7 +50,7 @@ class Artifact:
     kind: str
     name: str
     tensors: tuple[str, ...]
-    made: tuple[Ingredient, ...] = ()
+    made: tuple[TrainedOn, ...] = ()
     cls: int | None = None
     space: str | None = None
     ids: frozenset[int] | None = None
@@ -68,7 +68,7 @@ class Artifact:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Told:
+class RecordedOrigins:
     """Origins recorded in a state, from `checkpoint.facts`; ``parts`` by owner, the head under no name."""
 
     brought: Sequence[Cell]
@@ -78,7 +78,7 @@ class Told:
     parts: Mapping[str, Mapping[Cell, frozenset[int]]]
 
     @classmethod
-    def now(cls, learner: Learner) -> Told:
+    def now(cls, learner: Learner) -> RecordedOrigins:
         """Read the records of a learner."""
         model = learner.model
         parts = {name: model.adapters.reading.of(name) for name in model.adapters}
@@ -86,16 +86,16 @@ class Told:
         brought = streams_origins.cells_of(model.brought)
         return cls(brought, model.adapters.origins, model.head.origin, model.outlived, parts)
 
-    def then(self, facts: Mapping[str, Any]) -> Told:
+    def then(self, facts: Mapping[str, Any]) -> RecordedOrigins:
         """Return what was told after an earlier event; what was read in part since then counts as read."""
         origins = {name: streams_origins.cells_of(o) for name, o in facts["origins"].items()}
         brought_before = facts.get("brought") or [(e, [c]) for c, e in facts["known"]]  # all that older runs record
         brought = [(str(e), int(c)) for e, classes in brought_before for c in classes]
-        return Told(
+        return RecordedOrigins(
             brought, origins, streams_origins.cells_of(facts["head_origin"]), facts.get("outlived", {}), self.parts
         )
 
-    def made(self, tensor: str) -> tuple[Ingredient, ...]:
+    def made(self, tensor: str) -> tuple[TrainedOn, ...]:
         """Return the sources of a tensor of the state."""
         if tensor.startswith(ADAPTERS):
             return (self._adapter(tensor.removeprefix(ADAPTERS).split(".")[0]),)
@@ -109,7 +109,7 @@ class Told:
             return (own,)
         return (own, self._adapter(entry.experience)) if entry.experience in self.origins else (own, *self.trained())
 
-    def trained(self) -> tuple[Ingredient, ...]:
+    def trained(self) -> tuple[TrainedOn, ...]:
         """Return the cells that plans read, for the adapters and the head."""
         return (*map(self._adapter, self.origins), self._ingredient(self.head, HEAD, ""))
 
@@ -120,17 +120,17 @@ class Told:
         mine = [cell for cell in self.brought if cell[1] == entry.cls] or [("?", entry.cls)]
         return [cell for cell in mine if cell[0] == entry.experience] or mine
 
-    def _adapter(self, name: str) -> Ingredient:
+    def _adapter(self, name: str) -> TrainedOn:
         return self._ingredient(self.origins.get(name, ()), ADAPTERS + name, name)
 
-    def _ingredient(self, origin: Origin, holder: str, owner: str | None = None) -> Ingredient:
+    def _ingredient(self, origin: Origin, holder: str, owner: str | None = None) -> TrainedOn:
         parts = {} if owner is None else self.parts.get(owner, {})
-        return Ingredient(origin, tuple(self.outlived.get(holder, ())), parts)
+        return TrainedOn(origin, tuple(self.outlived.get(holder, ())), parts)
 
 
 def artifacts(learner: Learner) -> list[Artifact]:
     """Return everything a learner holds beyond the frozen backbone, with its origin."""
-    tensors, facts = checkpoint.tensors(learner), Told.now(learner)
+    tensors, facts = checkpoint.tensors(learner), RecordedOrigins.now(learner)
     known = [*_adapters(learner, tensors, facts), *_rows(learner, tensors, facts), *_filed(learner, facts)]
     claimed = {n for a in known for n in a.tensors}
     return known + [
@@ -142,11 +142,11 @@ def artifacts(learner: Learner) -> list[Artifact]:
 
 def by_id(learner: Learner) -> tuple[str, ...]:
     """Return the name prefixes of tensors that hold sample ids."""
-    parts = ((path, m) for path, m in learner.named_modules() if isinstance(m, Memory | Reading))
+    parts = ((path, m) for path, m in learner.named_modules() if isinstance(m, Memory | ReadSamples))
     return tuple(f"{path}.ids." for path, _ in parts)
 
 
-def artifact_samples(artifact: Artifact, stream: Sequence[Event] | Census) -> frozenset[int]:
+def artifact_samples(artifact: Artifact, stream: Sequence[Event] | SampleIndex) -> frozenset[int]:
     """Return the ids of the training samples that went into an artifact.
 
     They are exact but in one case: retained samples that an edit read are known one by one, but all forgotten samples
@@ -154,13 +154,13 @@ def artifact_samples(artifact: Artifact, stream: Sequence[Event] | Census) -> fr
 
     Args:
         artifact: What `artifacts` found.
-        stream: The events that the learner met, in order, or their `census`.
+        stream: The events that the learner met, in order, or their `SampleIndex`.
     """
-    index = stream if isinstance(stream, Census) else census(stream)
+    index = stream if isinstance(stream, SampleIndex) else index_of(stream)
     return ids_of(index.resolved(artifact.made)) | (artifact.ids or frozenset())
 
 
-def _adapters(learner: Learner, tensors: Mapping[str, Tensor], facts: Told) -> Iterator[Artifact]:
+def _adapters(learner: Learner, tensors: Mapping[str, Tensor], facts: RecordedOrigins) -> Iterator[Artifact]:
     bank = learner.model.adapters
     for name in bank:
         start = f"{ADAPTERS}{name}."
@@ -169,7 +169,7 @@ def _adapters(learner: Learner, tensors: Mapping[str, Tensor], facts: Told) -> I
         yield Artifact(kind, name, mine, facts.made(start), space=name, bytes=size, holder=ADAPTERS + name)
 
 
-def _rows(learner: Learner, tensors: Mapping[str, Tensor], facts: Told) -> Iterator[Artifact]:
+def _rows(learner: Learner, tensors: Mapping[str, Tensor], facts: RecordedOrigins) -> Iterator[Artifact]:
     head = learner.model.head
     names = tuple(n for n in tensors if n.startswith(f"{HEAD}.") and READING not in n)
     size = head.weight.element_size() * (head.width + (head.bias is not None))
@@ -179,7 +179,7 @@ def _rows(learner: Learner, tensors: Mapping[str, Tensor], facts: Told) -> Itera
         yield Artifact("head", "without rows", names, count=0)
 
 
-def _filed(learner: Learner, facts: Told) -> Iterator[Artifact]:
+def _filed(learner: Learner, facts: RecordedOrigins) -> Iterator[Artifact]:
     """Yield what tensor stores hold: of a class, and made with the adapter of the experience it is filed under."""
     for path, store in learner.named_modules():
         if not isinstance(store, TensorStore) or not path.startswith(("strategy.", "model.")):

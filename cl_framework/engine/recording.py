@@ -13,7 +13,7 @@ from cl_framework.engine.learner import Learner
 from cl_framework.engine.sample_index import Contents, pooled, samples_by_class
 from cl_framework.engine.treatments import outlived, treatments
 from cl_framework.memory.exemplars import Memory
-from cl_framework.memory.provenance import Read, Reading, met
+from cl_framework.memory.provenance import Read, ReadSamples, met
 from cl_framework.methods.base import Plan
 from cl_framework.methods.compatibility import check_request
 from cl_framework.models.model import Model
@@ -113,7 +113,7 @@ def _trace(model: Model, params: Iterable[nn.Parameter], read: Read) -> None:
     """Note that whatever holds ``params``, adapters and the head, was trained on ``read``."""
     trained = {id(p) for p in params}
 
-    def note(reading: Reading, owner: str, before: Origin) -> Origin:
+    def note(reading: ReadSamples, owner: str, before: Origin) -> Origin:
         reading.note(owner, read, before)
         return origins.merge_origins(before, read)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
-from cl_framework.memory.provenance import Ingredient
+from cl_framework.memory.provenance import TrainedOn
 from cl_framework.streams.events import Event, Experience
 from cl_framework.streams.origins import Cell
 from cl_framework.streams.samples import Samples
@@ -18,7 +18,7 @@ Contents: TypeAlias = Mapping[Cell, frozenset[int]]
 
 @final
 @dataclass(frozen=True, slots=True)
-class Census:
+class SampleIndex:
     """The samples of a stream up to one of its events.
 
     Attributes:
@@ -38,7 +38,7 @@ class Census:
         """Return the cells of the samples ``ids``, forgotten ones too."""
         return {cell: some for cell, present in self.ever.items() if (some := present & ids)}
 
-    def resolved(self, ingredients: Iterable[Ingredient]) -> dict[Cell, frozenset[int]]:
+    def resolved(self, ingredients: Iterable[TrainedOn]) -> dict[Cell, frozenset[int]]:
         """Return the samples in what is made of ``ingredients``.
 
         State that met a class holds every live sample of it, unless it read some only, and the samples of requests that
@@ -46,7 +46,7 @@ class Census:
         """
         return pooled(self._resolved(i) for i in ingredients)
 
-    def _resolved(self, ingredient: Ingredient) -> Contents:
+    def _resolved(self, ingredient: TrainedOn) -> Contents:
         cells = {}
         for cell in ingredient.origin:
             alive, part = self.alive.get(cell, frozenset()), ingredient.parts.get(cell)
@@ -55,8 +55,8 @@ class Census:
         return cells
 
 
-def censuses(events: Iterable[Event]) -> Iterator[Census]:
-    """Yield the census after each event of a stream."""
+def indexes_of(events: Iterable[Event]) -> Iterator[SampleIndex]:
+    """Yield the index after each event of a stream."""
     alive: dict[Cell, frozenset[int]] = {}
     taken: dict[str, Contents] = {}
     for event in events:
@@ -66,12 +66,12 @@ def censuses(events: Iterable[Event]) -> Iterator[Census]:
             gone = event.taken
             taken = taken | {event.name: gone}
             alive = {cell: stay for cell, ids in alive.items() if (stay := ids - gone.get(cell, frozenset()))}
-        yield Census(alive, taken)
+        yield SampleIndex(alive, taken)
 
 
-def census(events: Sequence[Event]) -> Census:
+def index_of(events: Sequence[Event]) -> SampleIndex:
     """Return the census after the last event of a stream."""
-    return deque(censuses(events), maxlen=1).pop() if events else Census()
+    return deque(indexes_of(events), maxlen=1).pop() if events else SampleIndex()
 
 
 def samples_by_class(experience: str, samples: Samples, classes: Iterable[int]) -> dict[Cell, frozenset[int]]:

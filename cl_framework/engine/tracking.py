@@ -59,7 +59,7 @@ class Logger(Protocol):
         """End the run."""
 
 
-class Book(Journal, Protocol):
+class ResultsJournal(Journal, Protocol):
     """A journal with the results so far."""
 
     @property
@@ -71,7 +71,7 @@ class Book(Journal, Protocol):
 
 
 @contextmanager
-def tracked(book: Book, learner: Learner, loggers: Sequence[Logger], config: str) -> Iterator[Journal]:
+def tracked(book: ResultsJournal, learner: Learner, loggers: Sequence[Logger], config: str) -> Iterator[Journal]:
     """Log a run's settings, its events, and its end.
 
     Args:
@@ -94,7 +94,7 @@ def tracked(book: Book, learner: Learner, loggers: Sequence[Logger], config: str
 
 @final
 class _Tracked:
-    def __init__(self, book: Book, learner: Learner, loggers: Sequence[Logger]) -> None:
+    def __init__(self, book: ResultsJournal, learner: Learner, loggers: Sequence[Logger]) -> None:
         self.book, self.learner, self.loggers = book, learner, loggers
 
     def starts(self, step: Step) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.lineage import Artifact, artifacts
 from cl_framework.engine.sample_index import Contents
-from cl_framework.memory.provenance import Ingredient
+from cl_framework.memory.provenance import TrainedOn
 from cl_framework.methods.base import Unlearner
 from cl_framework.streams.events import ForgetRequest
 from cl_framework.streams.origins import Cell
@@ -71,7 +71,7 @@ def outlived(
 
 def _holds(a: Artifact, taken: Contents) -> bool:
     """Tell whether some of the samples ``taken`` went into an artifact."""
-    mine = a.made[0] if a.made else Ingredient(())
+    mine = a.made[0] if a.made else TrainedOn(())
     return any(cell in taken and taken[cell] & mine.parts.get(cell, taken[cell]) for cell in mine.origin)
 
 

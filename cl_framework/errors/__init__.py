@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 @final
-class Absent(UserError):
+class MissingSample(UserError):
     """A sample that is to be read is missing, or its content has ``changed``."""
 
     def __init__(self, message: str, changed: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar, final
 import torch
 from torch import Tensor
 
-from cl_framework.errors import Absent
+from cl_framework.errors import MissingSample
 from cl_framework.evaluation.measurements import Forgotten, Measurements
 from cl_framework.metrics.continual import Hits, micro_accuracy
 from cl_framework.metrics.ranked import top_k_hits, within_experience_hits
@@ -191,7 +191,7 @@ def _answered(exam: Samples, answer: Answer, strict: bool = False) -> tuple[Samp
     while True:
         try:
             return exam, answer(exam) if len(exam) else exam.labels
-        except Absent as error:
+        except MissingSample as error:
             if strict and error.changed:
                 raise
             left = exam.where(exam.present(range(len(exam))))

@@ -32,16 +32,16 @@ MOST_FILES = 16
 """Files of one kind that are merged into one."""
 
 
-class Piece(NamedTuple):
+class FeatureFile(NamedTuple):
     """One file, mapped: ids ``(n,)`` in order and features ``(n, width)``."""
 
     ids: Tensor
     rows: Tensor
 
-    def without(self, others: Iterable[Piece]) -> Piece:
+    def without(self, others: Iterable[FeatureFile]) -> FeatureFile:
         """Return what is in none of the others."""
         left = ~torch.stack([among(self.ids, other.ids.sort().values) for other in others]).any(0)
-        return Piece(self.ids[left], self.rows[left])
+        return FeatureFile(self.ids[left], self.rows[left])
 
 
 @final
@@ -59,7 +59,7 @@ class SharedDirectory:
     def __init__(self, path: Path, limit: int) -> None:
         """Make the directory."""
         self.path, self.limit = path, limit
-        self._mapped: dict[Path, dict[Path, Piece]] = {}  # by folder and file: no file is checked twice
+        self._mapped: dict[Path, dict[Path, FeatureFile]] = {}  # by folder and file: no file is checked twice
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)  # may be a link that the user made
             with self._alone():
@@ -70,10 +70,10 @@ class SharedDirectory:
                 "may write to."
             ) from error
 
-    def pieces(self, data: str, made: str) -> list[Piece]:
+    def pieces(self, data: str, made: str) -> list[FeatureFile]:
         """Return what there is; it stays readable even if the files are taken away meanwhile."""
         folder = self.path / data / made
-        before, pieces = self._mapped.get(folder, {}), dict[Path, Piece]()
+        before, pieces = self._mapped.get(folder, {}), dict[Path, FeatureFile]()
         for file in self._files(folder):
             piece = before.get(file) or _checked(file)
             with suppress(OSError):
@@ -91,7 +91,7 @@ class SharedDirectory:
         folder = self.path / data / made
         with self._alone():
             old = self._files(folder)
-            whole = [Piece(ids, rows), *(self.pieces(data, made) if len(old) >= MOST_FILES - 1 else ())]
+            whole = [FeatureFile(ids, rows), *(self.pieces(data, made) if len(old) >= MOST_FILES - 1 else ())]
             new = [p if i == 0 else p.without(whole[:i]) for i, p in enumerate(whole)]
             file, piece = self._write(folder, torch.cat([p.ids for p in new]), torch.cat([p.rows for p in new]))
             self._mapped.setdefault(folder, {})[file] = piece
@@ -137,7 +137,7 @@ class SharedDirectory:
                     file.parent.rmdir()
                     file.parent.parent.rmdir()
 
-    def _write(self, folder: Path, ids: Tensor, rows: Tensor, used: float | None = None) -> tuple[Path, Piece]:
+    def _write(self, folder: Path, ids: Tensor, rows: Tensor, used: float | None = None) -> tuple[Path, FeatureFile]:
         for parent in (folder.parent, folder):
             _refuse_link(self.path, parent)
             parent.mkdir(mode=0o700, exist_ok=True)
@@ -152,7 +152,7 @@ class SharedDirectory:
         finally:
             remove(waiting)
         tensors = mapped(final)
-        return final, Piece(tensors["ids"], tensors["rows"])
+        return final, FeatureFile(tensors["ids"], tensors["rows"])
 
     def _files(self, folder: Path, pattern: str = "*") -> Sequence[Path]:
         files = sorted(f for f in folder.glob(f"{pattern}.safetensors") if not f.name.startswith(TEMPORARY))
@@ -182,11 +182,11 @@ def _measured(files: Sequence[Path]) -> Iterator[tuple[Path, os.stat_result]]:
             yield file, file.stat()
 
 
-def _checked(file: Path) -> Piece | None:
+def _checked(file: Path) -> FeatureFile | None:
     """Map a file; None if it is gone, or not what its name says."""
     try:
         tensors = mapped(file) if file_hash(file) == file.stem else {}
-        piece = Piece(tensors["ids"], tensors["rows"])
+        piece = FeatureFile(tensors["ids"], tensors["rows"])
         ordered = fitting(*piece) and bool((piece.ids.diff() > 0).all())
         return piece if ordered else None
     except (OSError, RuntimeError, SafetensorError, KeyError):  # torch says RuntimeError where a file has just gone

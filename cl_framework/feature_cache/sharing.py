@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import UserError
-from cl_framework.feature_cache.shared_directory import Piece, SharedDirectory
+from cl_framework.feature_cache.shared_directory import FeatureFile, SharedDirectory
 from cl_framework.feature_cache.table import Table
 from cl_framework.functional.sorted_ids import among
 from cl_framework.storage.files import sha256
@@ -39,15 +39,15 @@ class SharedFeatures:
     def __init__(self, directory: SharedDirectory, made: str, contents: ContentHash) -> None:
         """Start without reads."""
         self.directory, self.made, self.contents = directory, made, contents
-        self._now: dict[str, list[Piece]] = {}  # as it was when a key was first read during this request
+        self._now: dict[str, list[FeatureFile]] = {}  # as it was when a key was first read during this request
 
     def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return ids ``(k,)`` and features ``(k, width)`` of those among the samples ``ids`` that are there, if any."""
-        pieces, ids = list[Piece](), ids.cpu()
+        pieces, ids = list[FeatureFile](), ids.cpu()
         for piece in self._pieces(key):
             here = among(ids, piece.ids)
             if bool(here.any()):
-                pieces.append(Piece(ids[here], piece.rows[torch.searchsorted(piece.ids, ids[here])]))
+                pieces.append(FeatureFile(ids[here], piece.rows[torch.searchsorted(piece.ids, ids[here])]))
                 ids = ids[~here]
         return (torch.cat([p.ids for p in pieces]), torch.cat([p.rows for p in pieces])) if pieces else None
 
@@ -84,7 +84,7 @@ class SharedFeatures:
         self.directory.put(*place, ids, table.read(ids))
         return True
 
-    def _pieces(self, key: str) -> list[Piece]:
+    def _pieces(self, key: str) -> list[FeatureFile]:
         if key not in self._now:
             place = self._place(key)
             self._now[key] = [] if place is None else self.directory.pieces(*place)

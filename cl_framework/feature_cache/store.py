@@ -21,7 +21,7 @@ from cl_framework.feature_cache.table import Table
 CHUNK = 64
 
 
-class Lender(Protocol):
+class FeatureSource(Protocol):
     """Source of features that other runs have computed."""
 
     def offer(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -46,14 +46,14 @@ class FeatureStore:
         limit: Most bytes to put there.
 
     Attributes:
-        lender: Source of features that are not here; None if there is none.
+        source: Source of features that are not here; None if there is none.
         found: How many features it had.
     """
 
     def __init__(self, budget: int = 512 * 2**20, folder: Path | None = None, limit: int = 8 * 2**30) -> None:
         """Start empty."""
         self.budget, self.folder, self.limit = budget, folder, limit
-        self.lender: Lender | None = None
+        self.source: FeatureSource | None = None
         self.found = 0
         self._tables: dict[str, Table] = {}
         self._new: dict[str, list[Tensor]] = {}  # ids since the last request was settled
@@ -73,11 +73,11 @@ class FeatureStore:
         return self._tables.get(key, EMPTY).has(ids)
 
     def find(self, key: str, ids: Tensor) -> Tensor:
-        """Return the same, after asking the lender for those that are not."""
+        """Return the same, after asking the source for those that are not."""
         known = self.known(key, ids)
-        if self.lender is None or bool(known.all()):
+        if self.source is None or bool(known.all()):
             return known
-        offered = self.lender.offer(key, ids[~known])
+        offered = self.source.offer(key, ids[~known])
         if offered is None:
             return known
         before = self._count(key)
@@ -118,17 +118,17 @@ class FeatureStore:
         self._new.setdefault(key, []).append(ids)
 
     def settle(self, gone: Collection[tuple[str | None, Tensor]] = ()) -> None:
-        """Tell the lender, once a request has been recorded, what is new and which samples must be forgotten.
+        """Tell the source, once a request has been recorded, what is new and which samples must be forgotten.
 
         Args:
             gone: Sample ids by source, split and transform.
         """
-        if self.lender is not None:
+        if self.source is not None:
             new: dict[str, tuple[Tensor, Table]] = {}
             for key in sorted(self._new.keys() & self._tables.keys()):
                 ids, table = torch.unique(torch.cat(self._new[key])), self._tables[key]
                 new[key] = ids[table.has(ids)], table
-            self.lender.settle(new, [(samples, ids) for samples, ids in gone if samples is not None])
+            self.source.settle(new, [(samples, ids) for samples, ids in gone if samples is not None])
         self._new.clear()
 
     def keep_only(self, adapters: Iterable[str], stack: Sequence[str] = ()) -> None:

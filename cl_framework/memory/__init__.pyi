@@ -4,9 +4,9 @@ from .exemplars import Memory as Memory
 from .feature_means import Means as Means
 from .feature_sums import Sums as Sums
 from .feature_sums import drift as drift
-from .provenance import Ingredient as Ingredient
 from .provenance import Read as Read
-from .provenance import Reading as Reading
+from .provenance import ReadSamples as ReadSamples
+from .provenance import TrainedOn as TrainedOn
 from .provenance import met as met
 from .tensor_store import COUNT as COUNT
 from .tensor_store import PRISTINE as PRISTINE

@@ -17,7 +17,7 @@ from cl_framework.streams.origins import Cell, Origin
 
 @final
 @dataclass(frozen=True, slots=True)
-class Ingredient:
+class TrainedOn:
     """What state was trained on, so that the stream can name the samples.
 
     By default all live samples of its classes: a forget request trains again or subtracts whatever met its samples. Two
@@ -39,7 +39,7 @@ Read: TypeAlias = Mapping[Cell, frozenset[int] | None]
 
 
 @final
-class Reading(nn.Module):
+class ReadSamples(nn.Module):
     """Sample ids by owner, class and experience; of a class that is not listed an owner read all.
 
     Ids are tensors, like those of a memory: a forget request erases them from the files too. That an adapter which is

@@ -27,11 +27,11 @@ from .compatibility import check_request as check_request
 from .compatibility import objection as objection
 from .compatibility import suits as suits
 from .competition import Compete as Compete
+from .competition import competing_classes as competing_classes
 from .competition import holding as holding
 from .competition import in_turn as in_turn
 from .competition import other_classes as other_classes
 from .competition import proxy_scores as proxy_scores
-from .competition import rivals as rivals
 from .competition import separation_loss as separation_loss
 from .competition import training_warnings as training_warnings
 from .forget_sets import Paired as Paired

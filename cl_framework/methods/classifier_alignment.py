@@ -121,7 +121,7 @@ class Gaussians(nn.Module):
 
 
 @final
-class Draws(Samples):
+class DrawnFeatures(Samples):
     """Features drawn from a Gaussian of each class, the same number of each; drawn again for every epoch.
 
     Args:
@@ -217,7 +217,9 @@ def align(
         return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=weight_decay)
 
     trained = list(model.head.parameters()) if params is None else params
-    return Plan(Draws(gaussians_by_class, draws), trained, loss, epochs, optimizer, batch_size=draws, schedule="cosine")
+    return Plan(
+        DrawnFeatures(gaussians_by_class, draws), trained, loss, epochs, optimizer, batch_size=draws, schedule="cosine"
+    )
 
 
 def by_age(model: Model, least: float = 0.9) -> dict[int, float]:

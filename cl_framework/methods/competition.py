@@ -22,7 +22,7 @@ Compete: TypeAlias = Literal["current", "all"]
 
 
 @final
-class Rivals(NamedTuple):
+class CompetingClasses(NamedTuple):
     """The competing classes of an experience.
 
     Attributes:
@@ -37,10 +37,10 @@ class Rivals(NamedTuple):
     hold: Callable[[Model], None] | None
 
 
-def rivals(model: Model, event: Experience, compete: Compete) -> Rivals:
+def competing_classes(model: Model, event: Experience, compete: Compete) -> CompetingClasses:
     """Return the competing classes of an experience that is learned with the head."""
     known = other_classes(model, event) if compete == "all" else ()
-    return Rivals((*event.classes, *known), known, holding(model, event.classes) if known else None)
+    return CompetingClasses((*event.classes, *known), known, holding(model, event.classes) if known else None)
 
 
 def other_classes(model: Model, event: Experience) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch.nn.functional import linear, normalize
 
 from cl_framework.errors import UserError
 from cl_framework.memory.erasure import Erasure
-from cl_framework.memory.provenance import Reading
+from cl_framework.memory.provenance import ReadSamples
 from cl_framework.streams.origins import Origin
 
 
@@ -33,7 +33,7 @@ class Head(nn.Module):
         super().__init__()
         self.width, self.kind = width, kind
         self.origin: Origin = ()
-        self.reading = Reading()
+        self.reading = ReadSamples()
         self.weight = nn.Parameter(torch.empty(0, width))
         self.bias = nn.Parameter(torch.empty(0)) if kind == "linear" else None
         self.sigma = nn.Parameter(torch.ones(())) if kind == "cosine" else None

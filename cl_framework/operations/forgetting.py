@@ -9,7 +9,7 @@ from typing import TypeVar, final
 from rich.console import Console
 from rich.text import Text
 
-from cl_framework.errors import Absent, UserError
+from cl_framework.errors import MissingSample, UserError
 from cl_framework.operations.picking import Picked, requested
 from cl_framework.runs import copies, maintenance, receipts
 from cl_framework.runs.directory import RunDirectory
@@ -90,7 +90,7 @@ def carry_out_request(
         run = later or run
         try:
             run.go_on(details)
-        except Absent as error:
+        except MissingSample as error:
             raise _needed(run) or error from error
         if strange := maintenance.foreign(directory.path, directory.events()):
             names = ", ".join(strange[:5]) + (f", ... ({len(strange)})" if len(strange) > 5 else "")

@@ -20,7 +20,7 @@ from cl_framework.runs.receipts import KEY, run_key
 from cl_framework.settings.ranges import LARGEST
 from cl_framework.storage import files
 from cl_framework.streams import sample_list, sample_list_file
-from cl_framework.streams.sample_list import Listed, ListedSource, hidden_name
+from cl_framework.streams.sample_list import ListedSample, ListedSource, hidden_name
 
 if TYPE_CHECKING:
     from cl_framework.runs.directory import RunDirectory
@@ -74,7 +74,7 @@ class Known:
         sources = [] if raw is None else sample_list_file.decode_list(raw)
         return cls(sources, run_key(run.path) if has_key else None, str(run.path))
 
-    def where(self, conditions: Iterable[str]) -> list[Listed]:
+    def where(self, conditions: Iterable[str]) -> list[ListedSample]:
         """Return the samples whose columns hold what all ``conditions`` say.
 
         Args:
@@ -177,11 +177,11 @@ class Known:
         digest = files.file_hash(file)
         return self._only(word, [s for s in self.samples if s.digest == digest and self._pictured(s)])
 
-    def _pictured(self, sample: Listed) -> bool:
+    def _pictured(self, sample: ListedSample) -> bool:
         source = self.sources[sample.source]
         return source is not None and source.kind == "pictures"
 
-    def _only(self, word: str, matches: Sequence[Listed]) -> list[int]:
+    def _only(self, word: str, matches: Sequence[ListedSample]) -> list[int]:
         """Return the one sample found, if there is one.
 
         Raises:
@@ -193,27 +193,27 @@ class Known:
             raise UserError(f"{word!r} could be {names}{more}; give the whole path or the id.")
         return [s.id for s in matches]
 
-    def _whole(self, sample: Listed) -> str:
+    def _whole(self, sample: ListedSample) -> str:
         """Return a place with the folder that it lies below."""
         source = self.sources[sample.source]
         return f"{source.root}/{sample.place}" if source and source.root and sample.place[0] != "/" else sample.place
 
     @cached_property
-    def _places(self) -> Mapping[str, list[Listed]]:
+    def _places(self) -> Mapping[str, list[ListedSample]]:
         return _by(self.samples, lambda s: {s.place, self._whole(s)} if s.place else ())
 
     @cached_property
-    def _names(self) -> Mapping[str, list[Listed]]:
+    def _names(self) -> Mapping[str, list[ListedSample]]:
         return _by(self.samples, lambda s: [_name(s.place)] if s.place else ())
 
     @cached_property
-    def _folders(self) -> Mapping[str, list[Listed]]:
+    def _folders(self) -> Mapping[str, list[ListedSample]]:
         """All folders of places, with and without the root above them."""
         roots = [source.root if source else "" for source in self.sources]
         parents = {s.place.rpartition("/")[0] for s in self.samples} - {""}
         above = {p: [p, *map(str, PurePosixPath(p).parents)][:-1] for p in parents} | {"": []}
 
-        def folders(s: Listed) -> list[str]:
+        def folders(s: ListedSample) -> list[str]:
             own, root = above[s.place.rpartition("/")[0]], roots[s.source] if s.place else ""
             return [*own, *(f"{root}/{folder}" for folder in own if root)]
 
@@ -337,9 +337,11 @@ def _name(place: str) -> str:
     return place.rpartition("/")[2]
 
 
-def _by(samples: Iterable[Listed], names_of: Callable[[Listed], Iterable[str]]) -> dict[str, list[Listed]]:
+def _by(
+    samples: Iterable[ListedSample], names_of: Callable[[ListedSample], Iterable[str]]
+) -> dict[str, list[ListedSample]]:
     """Return samples by what is told of them."""
-    by_name = defaultdict[str, list[Listed]](list)
+    by_name = defaultdict[str, list[ListedSample]](list)
     for s in samples:
         for name in names_of(s):
             by_name[name].append(s)

@@ -12,7 +12,7 @@ from rich.text import Text
 from cl_framework.auditing import verdict
 from cl_framework.auditing.attacks import reachable
 from cl_framework.auditing.audit import References, conduct, references
-from cl_framework.auditing.reference_models import Workshop
+from cl_framework.auditing.reference_models import ReferenceTrainer
 from cl_framework.auditing.shadow_models import shadow_attack
 from cl_framework.auditing.subjects import Subject, subject
 from cl_framework.configuration.experiment import build
@@ -112,7 +112,7 @@ def audit_run(directory: RunDirectory, options: AuditOptions) -> dict[str, Any]:
     return report
 
 
-def _workshop(run: OpenRun) -> Workshop:
+def _workshop(run: OpenRun) -> ReferenceTrainer:
     """Return what trains reference models as the run was trained."""
     directory, experiment, moves = run.directory, run.experiment, relocation.read_moves(run.path)
 
@@ -125,11 +125,11 @@ def _workshop(run: OpenRun) -> Workshop:
         with relocation.config_of(directory.path, moves) as config:
             return build(["--config", config, *experiment.changes, *QUIETLY], CONSOLE).learner
 
-    return Workshop(anew, experiment.make_trainer, experiment.batch_size, say, run.learner.model.store)
+    return ReferenceTrainer(anew, experiment.make_trainer, experiment.batch_size, say, run.learner.model.store)
 
 
 def _references(
-    directory: RunDirectory, workshop: Workshop, about: Subject, seed: int, options: AuditOptions
+    directory: RunDirectory, workshop: ReferenceTrainer, about: Subject, seed: int, options: AuditOptions
 ) -> References:
     """Return the models to compare with: trained when they are asked for, or other runs where those are given."""
     models = references(workshop, about, seed, options.references)

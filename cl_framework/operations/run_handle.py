@@ -27,7 +27,7 @@ from cl_framework.runs import contents, directory, reopening
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.runs.signatures import signer
 from cl_framework.streams.events import Need
-from cl_framework.streams.sample_list import Listed
+from cl_framework.streams.sample_list import ListedSample
 from cl_framework.streams.scenario import Scenario
 
 
@@ -213,7 +213,7 @@ class Run:
             report = run_audit.audit_run(self._directory, AuditOptions(fast=fast, **options))
         return Audit(report, tuple(Conclusion(**c) for c in report["conclusions"]))
 
-    def samples(self) -> list[Listed]:
+    def samples(self) -> list[ListedSample]:
         """Return every sample that the run knows and has not forgotten; nothing if its stream can list none.
 
         Raises:

@@ -1,7 +1,7 @@
 from .contents import event_results as event_results
 from .directory import RunDirectory as RunDirectory
 from .forget_plan import Case as Case
-from .forget_plan import Foretold as Foretold
+from .forget_plan import ForgetEffect as ForgetEffect
 from .manifest import MANIFEST as MANIFEST
 from .open_run import OpenRun as OpenRun
 from .receipts import KEY as KEY

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cl_framework.evaluation.results import EventResult
 from cl_framework.runs.directory import RunDirectory
-from cl_framework.streams.sample_list import Listed, listed_samples
+from cl_framework.streams.sample_list import ListedSample, listed_samples
 from cl_framework.streams.sample_list_file import decode_list
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def event_results(run: RunDirectory) -> list[EventResult]:
     return [EventResult.from_dict(run.metrics(e), run.path / e.metrics) for e in run.events()]
 
 
-def known_samples(run: RunDirectory) -> list[Listed]:
+def known_samples(run: RunDirectory) -> list[ListedSample]:
     """Return every sample that a run knows and has not forgotten; empty if its stream can list none.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any, final
 from cl_framework.runs import contents
 from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.events import ForgetRequest, Step
-from cl_framework.streams.sample_list import Listed
+from cl_framework.streams.sample_list import ListedSample
 
 _SHOWN = 5
 """Most samples that are named in a sentence; further ones are counted."""
@@ -29,8 +29,8 @@ class Copies:
         both: Forgotten training samples, each with the first forgotten test sample of the same content.
     """
 
-    stay: Sequence[Listed] = ()
-    both: Sequence[tuple[Listed, Listed]] = ()
+    stay: Sequence[ListedSample] = ()
+    both: Sequence[tuple[ListedSample, ListedSample]] = ()
 
     @property
     def told(self) -> list[str]:
@@ -54,7 +54,7 @@ class Copies:
         }
 
 
-def copies(listed: Iterable[Listed], trained: Collection[int], tested: Collection[int]) -> Copies:
+def copies(listed: Iterable[ListedSample], trained: Collection[int], tested: Collection[int]) -> Copies:
     """Compare the forget set with everything else that a run knows, by content.
 
     Args:
@@ -63,8 +63,8 @@ def copies(listed: Iterable[Listed], trained: Collection[int], tested: Collectio
         tested: Ids of the test samples to forget.
     """
     ids = {"train": frozenset(trained), "test": frozenset(tested)}
-    go: dict[str, list[Listed]] = {}
-    rest: list[Listed] = []
+    go: dict[str, list[ListedSample]] = {}
+    rest: list[ListedSample] = []
     for s in listed:
         go.setdefault(s.digest, []).append(s) if s.id in ids[s.split] else rest.append(s)
     both = []
@@ -83,7 +83,7 @@ def of_request(run: RunDirectory, step: Step) -> Copies:
     return copies(contents.known_samples(run), event.data.ids.tolist(), tested)
 
 
-def _called(s: Listed) -> str:
+def _called(s: ListedSample) -> str:
     """Return the name of a sample in messages, its class, and whether it is a test sample."""
     name = (
         f"{s.split} sample {s.id}" if not s.place else f"{s.place}{' of the test split' if s.split == 'test' else ''}"
@@ -96,5 +96,5 @@ def _named(names: Iterable[str], n: int) -> str:
     return ", ".join(first) + (f", ... ({n:,})" if n > _SHOWN else "")
 
 
-def _told(s: Listed) -> dict[str, Any]:
+def _told(s: ListedSample) -> dict[str, Any]:
     return {"split": s.split, "id": s.id, "place": s.place, "class": s.class_name, "experience": s.experience}

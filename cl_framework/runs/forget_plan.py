@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import final
 
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.lineage import Artifact, Told, by_id
-from cl_framework.engine.sample_index import Census, Contents, censuses, pooled, samples_by_class
+from cl_framework.engine.lineage import Artifact, RecordedOrigins, by_id
+from cl_framework.engine.sample_index import Contents, SampleIndex, indexes_of, pooled, samples_by_class
 from cl_framework.engine.treatments import Action, Treatment, treatments
 from cl_framework.methods.compatibility import check_request
 from cl_framework.runs.directory import RunDirectory
@@ -36,7 +36,7 @@ WRITTEN: tuple[tuple[str, str, Action, str], ...] = (
 
 @final
 @dataclass(frozen=True, slots=True)
-class Foretold:
+class ForgetEffect:
     """Effect of a request on an artifact, and the artifact's samples.
 
     Attributes:
@@ -72,7 +72,7 @@ class Case:
         assert isinstance(event, ForgetRequest)
         self.run, self.learner, self.event = run, learner, event
         self.unlearner = check_request(learner.model, learner.strategy, learner.unlearner, event)
-        self.after = [Census(), *censuses(s.event for s in steps)]  # [i] is the one before step i
+        self.after = [SampleIndex(), *indexes_of(s.event for s in steps)]  # [i] is the one before step i
         self.now, self.taken = self.after[-2], self.after[-1].taken[event.name]
         exams = pooled(self.exams())
         self.tested = {} if event.single else {cell: ids for cell, ids in exams.items() if cell[1] in event.classes}
@@ -85,9 +85,9 @@ class Case:
             if isinstance(s.event, Experience):
                 yield samples_by_class(s.event.name, s.exam, s.event.classes)
 
-    def in_learner(self) -> list[Foretold]:
+    def in_learner(self) -> list[ForgetEffect]:
         """Resolve what the learner holds."""
-        return [Foretold(t, self._made(t.artifact)) for t in self.inside]
+        return [ForgetEffect(t, self._made(t.artifact)) for t in self.inside]
 
     def _made(self, a: Artifact) -> Contents:
         if a.holder not in self._contents:
@@ -95,7 +95,7 @@ class Case:
             self._contents[a.holder] = pooled(parts)
         return self._contents[a.holder]
 
-    def in_store(self) -> list[Foretold]:
+    def in_store(self) -> list[ForgetEffect]:
         """Resolve stored features: rows of forgotten samples are deleted, and all rows under a changed adapter."""
         parts = [*self.event.reference.sources, *self.step.exam.sources]
         gone = {(part.key, i) for part in parts for i in part.ids.tolist()}
@@ -121,13 +121,13 @@ class Case:
                     rows.through |= set(through) & adapters.keys()
         size = model.backbone.width * 4
         return [
-            Foretold(
+            ForgetEffect(
                 Treatment(Artifact(STORED, f"{r.count} rows", (), bytes=r.count * size, count=r.count), action, why),
                 pooled([_frozen(r.made), *(adapters[d] for d in sorted(r.through))]),
                 _frozen(r.examined),
             )
             for (action, why), r in sorted(fates.items())
-        ] or [Foretold(Treatment(Artifact(STORED, "none", (), count=0), "keep", "nothing is stored"))]
+        ] or [ForgetEffect(Treatment(Artifact(STORED, "none", (), count=0), "keep", "nothing is stored"))]
 
     def _changes(self, t: Treatment) -> bool:
         kind = t.artifact.kind
@@ -141,13 +141,13 @@ class Case:
             if isinstance(s.event, Experience):
                 yield from ((False, s.event.name, part) for part in s.exam.sources)
 
-    def in_files(self) -> list[Foretold]:
+    def in_files(self) -> list[ForgetEffect]:
         """Resolve the files of the run: earlier checkpoints lose what is replaced, results lose names."""
         events = self.run.events()
         trained = pooled(f.made for f in self.in_learner() if f.treatment.artifact.holder.startswith("strategy."))
         why = "never stored: worked out again from what is left"
         foretold = [
-            Foretold(Treatment(Artifact("derived", name, ()), "rewrite", why), trained)
+            ForgetEffect(Treatment(Artifact("derived", name, ()), "rewrite", why), trained)
             for name in self.learner.strategy.derived
         ]
         foretold += [self._checkpoint(i, e, events[i + 1 :]) for i, e in enumerate(events)]
@@ -163,22 +163,22 @@ class Case:
             ("receipts", "receipts.jsonl", "one line is added; keyed hashes, no names", asked),
             ("logs", "trainer loggers", "losses by step; no names, no sample ids", self._trained(events)),
         ):
-            foretold.append(Foretold(Treatment(Artifact(kind, place, ()), "keep", why), contents))
+            foretold.append(ForgetEffect(Treatment(Artifact(kind, place, ()), "keep", why), contents))
         return foretold
 
-    def _seen(self, a: Artifact, action: Action, why: str, steps: int | None = None) -> Foretold:
+    def _seen(self, a: Artifact, action: Action, why: str, steps: int | None = None) -> ForgetEffect:
         """Predict the effect on records of exams: on test samples, and on single forgotten samples."""
         singles = [s.event.name for s in self.past[:steps] if isinstance(s.event, ForgetRequest) and s.event.single]
         asked = pooled(self.now.taken[name] for name in singles)
-        return Foretold(Treatment(a, action, why), asked, pooled(self.exams(steps)))
+        return ForgetEffect(Treatment(a, action, why), asked, pooled(self.exams(steps)))
 
-    def _checkpoint(self, i: int, e: EventRecord, later: Sequence[EventRecord]) -> Foretold:
+    def _checkpoint(self, i: int, e: EventRecord, later: Sequence[EventRecord]) -> ForgetEffect:
         """Predict the effect on the tensors of an event: some are current, others were replaced since."""
         changed = {n for t in self.inside if t.action != "keep" for n in t.artifact.tensors}
         replaced = e.tensors.keys() & {n for other in later for n in [*other.tensors, *other.removed]}
         held = {n: t.artifact for t in self.inside for n in t.artifact.tensors}
         parts: list[Contents] = [self._made(held[n]) for n in e.tensors.keys() - replaced if n in held]
-        then, listed = Told.now(self.learner).then(e.state), by_id(self.learner)
+        then, listed = RecordedOrigins.now(self.learner).then(e.state), by_id(self.learner)
         parts += [self.after[i + 1].resolved(then.made(n)) for n in replaced if not n.startswith(listed)]
         if ids := {n for n in replaced if n.startswith(listed)}:
             stored = tensors.unpack(read_listed(self.run.path / e.data, e.files[e.data]))
@@ -186,11 +186,11 @@ class Case:
         hit = sorted(changed & e.tensors.keys())
         artifact = Artifact("checkpoint", e.folder, tuple(hit), bytes=e.files[e.data].bytes)
         why = "tensors that are deleted or replaced are taken out" if hit else "holds nothing that changes"
-        return Foretold(Treatment(artifact, "rewrite" if hit else "keep", why), pooled(parts))
+        return ForgetEffect(Treatment(artifact, "rewrite" if hit else "keep", why), pooled(parts))
 
     def _trained(self, events: Iterable[EventRecord]) -> Contents:
         """Return every sample ever trained on, also of state that was learned again or deleted."""
-        known = Told.now(self.learner)
+        known = RecordedOrigins.now(self.learner)
         states = [known.then(e.state) for e in events]
         return pooled(self.after[i].resolved(s.trained()) for i, s in enumerate(states, 1))
 

@@ -136,7 +136,7 @@ class OpenRun:
             CONSOLE.print(warning, soft_wrap=True)
         store, weights = learner.model.store, directory.origin.backbone.sha256
         store.folder = self.path
-        store.lender = feature_sharing.shared_features(experiment, weights, self.timeline, bool(recorder.records))
+        store.source = feature_sharing.shared_features(experiment, weights, self.timeline, bool(recorder.records))
         evaluator = Evaluator(learner.strategy.isolates == "experience")
         size, share = experiment.batch_size, experiment.validation
         with tracked(recorder, learner, experiment.loggers, directory.config) as journal:

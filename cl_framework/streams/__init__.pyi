@@ -22,7 +22,7 @@ from .origins import Cell as Cell
 from .origins import Origin as Origin
 from .origins import cells_of as cells_of
 from .origins import merge_origins as merge_origins
-from .sample_list import Listed as Listed
+from .sample_list import ListedSample as ListedSample
 from .sample_list import ListedSource as ListedSource
 from .sample_list import hidden_name as hidden_name
 from .sample_list import listed_samples as listed_samples

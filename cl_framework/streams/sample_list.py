@@ -87,7 +87,7 @@ class ListedSource(msgspec.Struct, kw_only=True):
     as_new: str = ""
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedSample(msgspec.Struct, frozen=True):
     """One sample.
 
     Attributes:
@@ -111,9 +111,9 @@ class Listed(msgspec.Struct, frozen=True):
     digest: str
 
 
-def listed_samples(sources: Sequence[ListedSource | None]) -> list[Listed]:
+def listed_samples(sources: Sequence[ListedSource | None]) -> list[ListedSample]:
     """Return every sample that is not forgotten, in the order of the data, training samples first."""
-    samples: list[Listed] = []
+    samples: list[ListedSample] = []
     for number, source in enumerate(sources):
         if source is None:
             continue
@@ -123,7 +123,7 @@ def listed_samples(sources: Sequence[ListedSource | None]) -> list[Listed]:
                     continue
                 at = rows.experiences[i] if rows.experiences else -1
                 samples.append(
-                    Listed(
+                    ListedSample(
                         number,
                         split,
                         own + source.offset,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl_framework.errors import Absent, UserError
+from cl_framework.errors import MissingSample, UserError
 from cl_framework.functional import not_finite
 from cl_framework.storage import file_hash
 from cl_framework.streams import Batch, Samples
@@ -134,7 +134,7 @@ class Pictures(LabelledSamples):
             forget = f", or let the run forget it (--samples id:{int(self.ids[row])} --without forget)"
             or_else = "" if self.split == "test" else forget
             problem = f"{file} differs from the picture that the run read; restore the earlier one{or_else}."
-            raise Absent(problem, changed=True)
+            raise MissingSample(problem, changed=True)
         return read_image(file)
 
     def present(self, rows: Tensor) -> Tensor:
@@ -370,9 +370,9 @@ def check_share(name: str, has_test: bool, test: float | None) -> None:
         raise UserError(f"{name} says itself which samples are held out; leave out the option test={test}.")
 
 
-def absent(name: str, sample: int) -> Absent:
+def absent(name: str, sample: int) -> MissingSample:
     """Return the error for a sample that is missing."""
-    return Absent(
+    return MissingSample(
         f"{name} is gone (sample {sample}), and must be read; restore it. If it is to be forgotten, "
         "give --without forget."
     )

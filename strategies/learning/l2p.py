@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cl_framework.adapters import PromptPooling, pool_of
-from cl_framework.methods import Compete, Plan, Strategy, holding, rivals
+from cl_framework.methods import Compete, Plan, Strategy, competing_classes, holding
 from cl_framework.models import Model
 from cl_framework.streams import Batch, Experience, Inputs
 
@@ -47,7 +47,7 @@ class L2P(Strategy):
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train the shared pool and head further."""
         params = model.ready("shared", event.classes)
-        who = rivals(model, event, self.compete)
+        who = competing_classes(model, event, self.compete)
         own = model.head.index(torch.tensor(who.among, device=model.device))
 
         def loss(model: Model, batch: Batch) -> Tensor:

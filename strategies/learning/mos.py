@@ -24,9 +24,9 @@ from cl_framework.methods import (
     Strategy,
     align,
     classify_among,
+    competing_classes,
     in_turn,
     other_classes,
-    rivals,
     separation_loss,
 )
 from cl_framework.models import Model
@@ -98,7 +98,10 @@ class MOS(Strategy):
         chain = model.adapters.learned
         own = model.adapters.add(event.name, like=chain[-1] if chain else None)
         model.ready(event.name, event.classes)
-        who, old = rivals(model, event, self.compete), {c: self.gaussians.of(c)[0] for c in other_classes(model, event)}
+        who, old = (
+            competing_classes(model, event, self.compete),
+            {c: self.gaussians.of(c)[0] for c in other_classes(model, event)},
+        )
         mean = [
             torch.stack(like).mean(0) for like in zip(*(self.trained_weights(model, n) for n in chain), strict=True)
         ]

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from cl_framework.memory import Key, TensorStore
-from cl_framework.methods import Compete, Gaussians, Plan, Strategy, align, by_age, classify_among, normalised, rivals
+from cl_framework.methods import (
+    Compete,
+    Gaussians,
+    Plan,
+    Strategy,
+    align,
+    by_age,
+    classify_among,
+    competing_classes,
+    normalised,
+)
 from cl_framework.models import Model
 from cl_framework.streams import Batch, Experience, Inputs
 
@@ -68,7 +78,7 @@ class SLCA(Strategy):
         adapter, head = model.adapters.params("shared"), list(model.head.parameters())
         groups: list[dict[str, Any]] = [{"params": adapter, "lr_factor": self.slow}, {"params": head}]
 
-        who = rivals(model, event, self.compete)
+        who = competing_classes(model, event, self.compete)
 
         def loss(model: Model, batch: Batch) -> Tensor:
             return classify_among(model, model.scores(batch.x, "shared"), batch.y, who.among)

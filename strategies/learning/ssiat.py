@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from cl_framework.functional import semantic_shift
-from cl_framework.methods import Compete, Gaussians, Plan, Strategy, align, by_age, classify_among, rivals
+from cl_framework.methods import Compete, Gaussians, Plan, Strategy, align, by_age, classify_among, competing_classes
 from cl_framework.models import Model
 from cl_framework.streams import Batch, Experience, Inputs, Subset
 
@@ -76,7 +76,7 @@ class SSIAT(Strategy):
         later = len(model.experiences) > 1
         old = [c for c in model.classes if c in self.gaussians and c not in event.classes]
 
-        who = rivals(model, event, self.compete)
+        who = competing_classes(model, event, self.compete)
 
         def loss(model: Model, batch: Batch) -> Tensor:
             cosines = model.head.cosines(model.features(batch.x, "shared"))
