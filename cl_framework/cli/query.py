@@ -33,7 +33,7 @@ def evaluate(argv: Sequence[str]) -> int:
         text = f"{of} test samples are gone: nothing is compared with the record. Gone: {evaluation.gone}"
         CONSOLE.print(Text(printable(text)), soft_wrap=True)
         return 0
-    agreement = "agrees with the event_results results" if evaluation.agrees else "DIFFERS from the record"
+    agreement = "agrees with the recorded results" if evaluation.agrees else "DIFFERS from the record"
     CONSOLE.print(f"{len(run.learner.model.classes)} live classes; {agreement}")
     return 0 if evaluation.agrees else 1
 
