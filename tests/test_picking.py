@@ -8,7 +8,9 @@ import pytest
 
 from cl_framework.errors import UserError
 from cl_framework.operations import request_file
-from cl_framework.operations.picking import Known, pick, translated
+from cl_framework.operations.known_samples import Known
+from cl_framework.operations.picking import pick
+from cl_framework.operations.spellings import translated
 from cl_framework.streams.sample_list import ListedSource, SplitRows, forget_rows
 
 KEY = b"k" * 32

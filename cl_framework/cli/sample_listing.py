@@ -10,7 +10,7 @@ from typing import Any
 from rich.cells import cell_len  # which loads nothing else of rich
 
 from cl_framework.errors import UserError, did_you_mean
-from cl_framework.operations.picking import Known
+from cl_framework.operations.known_samples import Known
 from cl_framework.runs.directory import RunDirectory
 from cl_framework.streams.sample_list import ListedSample
 from cl_framework.terminal.safe_text import printable, say

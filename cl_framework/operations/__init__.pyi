@@ -1,5 +1,5 @@
 from .forgetting import ForgetWords as ForgetWords
-from .picking import Known as Known
+from .known_samples import Known as Known
 from .picking import requested as requested
 from .queries import Evaluation as Evaluation
 from .queries import Prediction as Prediction
