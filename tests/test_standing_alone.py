@@ -35,17 +35,6 @@ def glyphs():
     return load(len(NAMES) + 1, TRAIN + 1, TEST)
 
 
-@pytest.fixture
-def pets(tmp_path, glyphs):
-    """A folder per class and split."""
-    root = tmp_path / "pets"
-    for part, n in ((glyphs.train, TRAIN), (glyphs.test, TEST)):
-        for c, name in enumerate(NAMES):
-            for j, picture in enumerate(part.images[part.labels == c][:n]):
-                save(picture, root / part.split / name / f"unmistakable-{j}.png")
-    return root
-
-
 def begun(where: Path, dataset: str, *more: str, strategy: str = "SimpleCIL", unlearner: str = "DropAdapter") -> int:
     scenario = ["--data.scenario", "ClassIncremental", "--data.scenario.dataset", dataset]
     settings = ["--data.scenario.increment", "1", "--data.scenario.order_seed", "null", "--trainer.max_epochs", "1"]
@@ -53,10 +42,38 @@ def begun(where: Path, dataset: str, *more: str, strategy: str = "SimpleCIL", un
     return main(["run", *scenario, *settings, *model, *more, "--run_dir", str(where)])
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def made(home, glyphs, tmp_path_factory):
+    """A folder per class and split and a run that learned from it, made once; copies go to where they were made."""
+    for part, n in ((glyphs.train, TRAIN), (glyphs.test, TEST)):
+        for c, name in enumerate(NAMES):
+            for j, picture in enumerate(part.images[part.labels == c][:n]):
+                save(picture, home / "pets" / part.split / name / f"unmistakable-{j}.png")
+    assert begun(home / "run", f"imagefolder:{home / 'pets'}") == 0
+    return shutil.copytree(home, tmp_path_factory.mktemp("made") / "home")
+
+
 @pytest.fixture
-def run(pets, tmp_path):
-    assert begun(tmp_path / "run", f"imagefolder:{pets}") == 0
-    return tmp_path / "run"
+def tmp_path(home, made):
+    """The same place for each test, so that paths in copied runs hold."""
+    shutil.rmtree(home)
+    home.mkdir()
+    return home
+
+
+@pytest.fixture
+def pets(tmp_path, made):
+    return shutil.copytree(made / "pets", tmp_path / "pets")
+
+
+@pytest.fixture
+def run(pets, tmp_path, made):
+    return shutil.copytree(made / "run", tmp_path / "run")
 
 
 def texts(run: Path) -> bytes:
@@ -349,7 +366,10 @@ def test_paths_of_a_config_are_rewritten_where_they_begin_alike_and_nowhere_else
     assert relocation.rewritten(told, [("/old", "/n")]) == now
 
 
-def test_what_the_cache_kept_under_an_old_path_is_erased_too(run, pets, tmp_path):
+def test_what_the_cache_kept_under_an_old_path_is_erased_too(pets, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLF_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    assert begun(run, f"imagefolder:{pets}") == 0
     pets.rename(tmp_path / "moved")
     assert main(["forget", str(run), "--classes", NAMES[0], "--relocate", f"{pets}={tmp_path / 'moved'}"]) == 0
     held = {int(w) for rows in cache_folder().glob("*/rows.npy") for w in np.load(rows)["whose"]}
