@@ -44,7 +44,7 @@ def at_once(count: int, args: Sequence[str], folder: Path) -> list[float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds.append(used.ru_utime + used.ru_stime)
     if any(process.returncode for process in started):
-        raise UserError("A run failed; mend what it says above.")
+        raise UserError("A run failed; fix what it says above.")
     return seconds
 
 

@@ -80,7 +80,7 @@ def carried_out(*args: str) -> None:
         UserError: If it fails; what was wrong is on the screen.
     """
     if code := main.main(args):
-        raise UserError(f"`clf {' '.join(args)}` ended with {code}; mend that, then run this line again.")
+        raise UserError(f"`clf {' '.join(args)}` ended with {code}; fix that, then run this line again.")
 
 
 def audited(path: Path, *args: str) -> dict[str, Any]:

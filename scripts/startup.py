@@ -54,7 +54,7 @@ def took(program: str) -> float:
     began = _children()
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"This program failed; mend what it says: {program.strip()}\n{done.stderr}")
+        raise UserError(f"This program failed; fix what it says: {program.strip()}\n{done.stderr}")
     return _children() - began
 
 

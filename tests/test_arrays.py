@@ -45,7 +45,7 @@ REFUSED = {
     "two ways": (torch.zeros(4, 3, 8, 3), "of which both the first and the last could be channels"),
     "no pixels": (torch.zeros(4, 3, 0, 6), r"\(4, 3, 0, 6\); give"),
     "one picture": (COLOUR[0], "3 train images have 4 labels"),
-    "infinity": (torch.full((4, 3, 8, 6), torch.inf), "NaN or infinity in train samples 0, 1, 2, 3; mend"),
+    "infinity": (torch.full((4, 3, 8, 6), torch.inf), "NaN or infinity in train samples 0, 1, 2, 3; fix"),
 }
 
 

@@ -184,7 +184,7 @@ def test_of_samples_whose_class_stays_attacks_tell_and_nothing_is_learned_again(
     assert not any(m.startswith(("relearn", "anamnesis")) for m in metrics)
     concluded = verdict.conclusions(metrics, single=True)
     assert [c.holds for c in concluded] == ["yes", "yes"]
-    assert "an attack tells the samples" in concluded[1].statement
+    assert "an attack separates the forget set" in concluded[1].statement
     metrics["mia_loss_auc"]["run"] = 1.0
     assert verdict.conclusions(metrics, single=True)[1].why.startswith("mia_loss_auc finds 0.")
     assert verdict.conclusions(metrics, single=True)[1].holds == "no"
@@ -233,7 +233,7 @@ def test_the_subject_is_what_stayed_forgotten(world, stream):
     assert subjects.subject([*steps, *world.Listed([back]).steps()]).vanished == (5,)
     with pytest.raises(UserError, match=r"no forget request 'forget-7'"):
         subjects.subject(steps, "forget-7")
-    with pytest.raises(UserError, match=r"nothing to audit: nothing has been forgotten"):
+    with pytest.raises(UserError, match=r"Nothing to audit: nothing has been forgotten"):
         subjects.subject(steps[:2])
 
 
@@ -346,7 +346,7 @@ def test_a_run_that_forgot_nothing_has_nothing_to_audit(tmp_path, capsys):
     path = tmp_path / "r"
     assert main(["run", *TINY, "--run_dir", str(path), "--data.scenario.requests", "[]"]) == 0
     assert main(["audit", str(path)]) == 2
-    assert "nothing to audit" in capsys.readouterr().err
+    assert "Nothing to audit" in capsys.readouterr().err
 
 
 def test_help_teaches_what_the_columns_are(capsys):

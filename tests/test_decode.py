@@ -77,7 +77,7 @@ def test_floats_and_long_numbers_are_scaled_by_the_range_they_use(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("values", "why"),
-    [([0, -3.5], "below zero, down to -3.5"), ([0, 1.4], "brightest pixel is 1.4"), ([0, np.nan], "NaN"),
+    [([0, -3.5], "below zero, down to -3.5"), ([0, 1.4], "largest value is 1.4"), ([0, np.nan], "NaN"),
      ([0, 1e12], r"up to 1e\+12")],
 )  # fmt: skip
 def test_numbers_without_a_sure_white_are_refused(tmp_path: Path, values: list[float], why: str):

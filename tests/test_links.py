@@ -76,7 +76,7 @@ def test_a_pipe_in_a_run_keeps_nobody_waiting(run, place, capsys):
     os.mkfifo(run.path / place)
     assert main.main(["verify", str(run.path)]) == 2
     said = capsys.readouterr().err
-    assert place == "manifest.json" or f"{run.path / place} is no file and no folder" in said
+    assert place == "manifest.json" or f"{run.path / place} is neither a file nor a folder" in said
     assert main.main(["report", str(run.path)]) in (0, 2)
 
 

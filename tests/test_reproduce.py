@@ -43,7 +43,7 @@ def test_a_trial_is_no_result_and_is_not_judged(own, tmp_path, capsys):
     own(final_accuracy=50.0)
     assert main.main(["reproduce", "own", "--run_dir", str(tmp_path / "run"), "--trainer.fast_dev_run", "true"]) == 2
     out = capsys.readouterr().out
-    assert "This is no result, and is not judged: with trainer.fast_dev_run" in out
+    assert "This is no result and is not compared: trainer.fast_dev_run" in out
     assert "inside" not in out
     assert "OUTSIDE" not in out
     assert json.loads((tmp_path / "run" / "results.json").read_text())["trial"]

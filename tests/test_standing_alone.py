@@ -135,7 +135,7 @@ def test_an_audit_says_what_it_cannot_ask_about_any_more(run, pets, capsys):
     assert "would learn from samples that are gone (sample 1, 1 in all)" in said
     assert "--without" not in said, "which is no option of an audit"
     assert main(["audit", str(run), "--fast", "--no-relearn"]) == 0
-    assert "1 of the samples that the model would be asked about are gone" in capsys.readouterr().out
+    assert "1 of the samples to ask the model about are gone" in capsys.readouterr().out
     shutil.rmtree(pets / "train" / NAMES[0])
     assert main(["audit", str(run), "--fast"]) == 2
     assert "All that was forgotten is gone (sample 0, sample 1, sample 2, ...)" in capsys.readouterr().err
@@ -193,7 +193,7 @@ def test_two_pictures_that_were_swapped_are_noticed_when_they_are_read(run, pets
     a.write_bytes(second)
     b.write_bytes(first)
     assert main(["evaluate", str(run)]) == 2
-    assert "another picture than the run met; bring the old one back." in capsys.readouterr().err
+    assert "differs from the picture that the run read; restore the earlier one." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("strategy", ["SimpleCIL", "EASE"])
