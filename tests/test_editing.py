@@ -12,7 +12,7 @@ from cl_framework.adapters.lora import LoRA
 from cl_framework.engine import checkpoint
 from cl_framework.engine.learner import Learner
 from cl_framework.errors import UserError
-from cl_framework.methods import losses, parameter_importance, unlearning
+from cl_framework.methods import forget_sets, losses, parameter_importance, unlearning
 from cl_framework.methods.base import Plan, Unlearner
 from cl_framework.methods.class_prototypes import distance, prototypes
 from cl_framework.methods.group_sparsity import Average, SparseDelta, Sparsity
@@ -78,7 +78,7 @@ def predict(learner, x):
 def test_neg_grad_that_only_retains_is_fine_tuning_on_what_stays(forgotten):
     class OnRetained(Unlearner):
         def forget(self, model, strategy, event):
-            pairs = unlearning.Paired(unlearning.retained(event), event.data)
+            pairs = forget_sets.Paired(forget_sets.retained(event), event.data)
 
             def loss(model, batch):
                 stays = ~pairs.gone(batch)
@@ -116,7 +116,7 @@ def test_ssd_with_an_infinite_threshold_changes_nothing(ready, forgotten):
 def test_ssd_dampens_what_matters_more_to_the_forgotten_as_the_formula_says(ready, forgotten, wanted):
     before, after = ready(), forgotten(SSD(a=2.0, strength=0.5, batch=1))
     params, loss = unlearning.editable(before.model), unlearning.learned(before.strategy)
-    stays = unlearning.reference_of(wanted, unlearning.retained(wanted))
+    stays = forget_sets.reference_of(wanted, forget_sets.retained(wanted))
 
     def squares(*parts):
         total, count = [torch.zeros_like(p) for p in params], 0
@@ -143,7 +143,7 @@ def test_fisher_noise_of_strength_zero_changes_nothing(ready, forgotten):
 
 def test_fisher_noise_goes_where_what_stays_does_not_mind(ready, forgotten, wanted):
     before, after = ready(), forgotten(FisherForgetting(a=1e-4, most=1e3, share=1.0))
-    params, stays = unlearning.editable(before.model), unlearning.reference_of(wanted, unlearning.retained(wanted))
+    params, stays = unlearning.editable(before.model), forget_sets.reference_of(wanted, forget_sets.retained(wanted))
     with parameter_importance.open_to_gradients(before.model, params):
         known = parameter_importance.fisher(lambda x: predict(before, x), params, [stays[list(range(len(stays)))]])
     noise = torch.cat([(q - p).flatten() for p, q in zip(params, unlearning.editable(after.model), strict=True)])
@@ -227,7 +227,7 @@ def test_prototypes_push_features_away_and_pull_them_back(ready, forgotten, want
         z, _ = unlearning.with_features(after.model, after.strategy, samples[list(range(len(samples)))].x)
         return float(distance(z.detach(), home))
 
-    stays = unlearning.reference_of(wanted, unlearning.retained(wanted))
+    stays = forget_sets.reference_of(wanted, forget_sets.retained(wanted))
     assert moved(wanted.reference, push=10.0) > 2 * moved(wanted.reference, push=0.0)
     assert moved(stays, push=0.0, pull=10.0) < moved(stays, push=0.0)
 
@@ -344,7 +344,7 @@ def test_the_neighbour_across_the_boundary_is_never_the_class_itself(ready, want
 
 
 def test_samples_under_other_labels_keep_their_pictures(wanted):
-    made = unlearning.WithLabels(wanted.data, wanted.data.labels + 40)
+    made = forget_sets.WithLabels(wanted.data, wanted.data.labels + 40)
     batch = made[[3, 1]]
     assert torch.equal(batch.x, wanted.data[[3, 1]].x)
     assert (batch.y.tolist(), batch.ids.tolist()) == ([42, 42], wanted.data.ids[[3, 1]].tolist())
@@ -377,12 +377,12 @@ def test_noise_is_what_the_model_does_not_take_for_the_class(ready, wanted):
 
 
 def test_a_share_is_taken_of_every_class_with_both_views_of_the_same_samples(wanted):
-    some = unlearning.retained(wanted, 0.3)
+    some = forget_sets.retained(wanted, 0.3)
     assert some.labels.bincount().tolist() == [3, 3, 0, 0, 0, 3, 3, 3]
-    view = unlearning.reference_of(wanted, some)
+    view = forget_sets.reference_of(wanted, some)
     assert sorted(view.ids.tolist()) == sorted(some.ids.tolist())
     assert view.key == "noise/train"
-    assert unlearning.retained(wanted, 1e-9).labels.bincount().tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
+    assert forget_sets.retained(wanted, 1e-9).labels.bincount().tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
 
 
 def test_one_optimiser_serves_all_plans_of_a_request_from_its_first_rate_on():
