@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def yaml_of(given: str) -> Any:
     Raises:
         UserError: If there is no such file, or it is no YAML.
     """
-    if shipped.is_text(given) and not Path(given).expanduser().is_file():
+    if shipped.is_text(given) and not os.path.isfile(os.path.expanduser(given)):  # a text may be too long for a name
         return _parsed(given, "The config on the command line")
     try:
         text = Path(given).expanduser().read_text(encoding="utf-8")
