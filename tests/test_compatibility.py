@@ -24,12 +24,12 @@ from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.methods.compatibility import capable
 from cl_framework.models.model import Model
 from strategies.learning.finetune import Finetune
-from cl_framework.streams.events import Experience, forget
+from cl_framework.streams.events import Experience, forget_request
 from cl_framework.streams.samples import Rows
 import torch
 data = Rows(torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), torch.arange(4))
 past = [Experience("a", (0, 1), data, data)]
-print(capable(Model(GlyphViT(), Bottleneck(4)), Finetune(), forget("f", past, classes=[0])))
+print(capable(Model(GlyphViT(), Bottleneck(4)), Finetune(), forget_request("f", past, classes=[0])))
 """
 
 
