@@ -60,7 +60,7 @@ def first_of_each_strategy():
 def cases(paths):
     """Every fragment and one experiment of each strategy; the other experiments differ in numbers, and are slow."""
     fast = {*FRAGMENTS, *first_of_each_strategy(), *(p for p in WHOLE if p.stem in SECOND)}
-    return [pytest.param(p, id=named(p), measurements=() if p in fast else pytest.mark.slow) for p in paths]
+    return [pytest.param(p, id=named(p), marks=() if p in fast else pytest.mark.slow) for p in paths]
 
 
 def named(path):

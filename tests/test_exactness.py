@@ -48,7 +48,7 @@ def case(strategy, unlearner, request):
     """A case; of other strategies than the examples each change runs the request that asks for several things."""
     few = strategy.__name__ in EXAMPLES or request == FEW[0]
     name = f"{strategy.__name__}-{unlearner.__name__}-{request}"
-    return pytest.param(strategy, unlearner, request, id=name, measurements=() if few else pytest.mark.slow)
+    return pytest.param(strategy, unlearner, request, id=name, marks=() if few else pytest.mark.slow)
 
 
 def worth(strategy, unlearner):

@@ -295,7 +295,7 @@ def test_the_readme_shows_the_example_of_the_page():
     assert readme == page
 
 
-@pytest.mark.parametrize("epochs", [1, pytest.param(5, measurements=pytest.mark.slow)])
+@pytest.mark.parametrize("epochs", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_the_example_runs_as_it_stands(epochs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = blocks("docs/python.md")
