@@ -105,8 +105,8 @@ def noise(classes: Sequence[int], n: int, split: str) -> Rows:
     x = torch.empty(len(labels), 3, 8, 8)
     for c in classes:
         colours = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(c))
-        dice = torch.Generator().manual_seed(1000 * (split == "test") + 100 + c)
-        x[labels == c] = colours + 0.7 * torch.randn(n, 3, 8, 8, generator=dice)
+        rng = torch.Generator().manual_seed(1000 * (split == "test") + 100 + c)
+        x[labels == c] = colours + 0.7 * torch.randn(n, 3, 8, 8, generator=rng)
     return Rows(x, labels, ids, f"noise/{split}")
 
 

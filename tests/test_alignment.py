@@ -22,9 +22,9 @@ from strategies.learning.ssiat import SSIAT
 @pytest.fixture
 def measured():
     """Features of two classes, far apart and differently spread, and their Gaussians."""
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     spread = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
-    z = torch.cat([torch.randn(300, 3, generator=dice) @ spread.T + 5, torch.randn(80, 3, generator=dice)])
+    z = torch.cat([torch.randn(300, 3, generator=rng) @ spread.T + 5, torch.randn(80, 3, generator=rng)])
     return z, torch.tensor([7] * 300 + [4] * 80)
 
 
@@ -52,11 +52,11 @@ def test_everything_is_drawn_anew_once_all_was_read(measured):
 
 
 def test_a_factor_is_found_whatever_the_covariance():
-    dice = torch.Generator().manual_seed(0)
-    few = torch.randn(3, 8, generator=dice)  # three samples in eight dimensions: rank two
+    rng = torch.Generator().manual_seed(0)
+    few = torch.randn(3, 8, generator=rng)  # three samples in eight dimensions: rank two
     eye = torch.eye(8, dtype=torch.float64)
     for covariance, e in (
-        (torch.randn(50, 8, generator=dice).T.cov(), 1e-4),
+        (torch.randn(50, 8, generator=rng).T.cov(), 1e-4),
         (few.T.cov(), 1e-4),
         (few.T.cov() - 5e-3 * torch.eye(8), 1e-2),  # rounding may leave it indefinite: eps grows tenfold as needed
     ):

@@ -85,10 +85,10 @@ def test_the_exact_path_cannot_be_told_from_retraining_in_any_metric(strategy, u
 def veiled(world):
     """Three experiences behind a veil of random strength, which adapters learn to look through; trained in earnest."""
     veil = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(99))
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
 
     def put_on(samples):
-        x = samples.x + 3 * torch.randn(len(samples), 1, 1, 1, generator=dice) * veil
+        x = samples.x + 3 * torch.randn(len(samples), 1, 1, 1, generator=rng) * veil
         return Rows(x, samples.labels, samples.ids, f"{samples.key}/veiled")
 
     stream, exams = [], []
@@ -170,11 +170,11 @@ def test_conclusions_follow_from_what_was_measured(audited, veiled):
 def test_a_conclusion_whose_measurement_is_missing_is_not_drawn(audited):
     run, about, trainer = audited(EASE, DropAdapter, classes=[2])
     alone = audit.conduct(run, about, trainer, audit.References())  # as with --fast
-    assert holds(alone) == ["not told"] * 3
+    assert holds(alone) == ["unknown"] * 3
     assert all("--fast" in c.why for c in verdict.conclusions(alone))
     made = audit.references(trainer, about, run.model.seed, 1)
     without = audit.conduct(run, about, trainer, made, relearning=False)  # as with --no-relearn
-    assert holds(without) == ["yes", "yes", "not told"]
+    assert holds(without) == ["yes", "yes", "unknown"]
     assert "leave out --no-relearn" in verdict.conclusions(without)[2].why
 
 
@@ -197,7 +197,7 @@ def test_of_samples_whose_class_stays_attacks_tell_and_nothing_is_learned_again(
     [
         ({"run": 0.1, "retrained": 0.0, "retrained_2": 0.2}, "yes"),
         ({"run": 0.3, "retrained": 0.0, "retrained_2": 0.2}, "no"),
-        ({"run": 0.1, "retrained": 0.0}, "not told"),
+        ({"run": 0.1, "retrained": 0.0}, "unknown"),
         ({"run": 0.0, "retrained": 0.0}, "yes"),
     ],
 )
@@ -304,7 +304,7 @@ def test_the_command_leaves_the_run_as_it_was_and_writes_valid_json(finished, ca
     assert [c["holds"] for c in found["conclusions"]] == ["yes", "yes", "yes"]
     assert "…" not in shown
     assert main(["audit", str(finished)]) == 0
-    assert (finished / "audit.json").read_text() == raw  # no dice, no clock
+    assert (finished / "audit.json").read_text() == raw  # no random number, no clock
 
 
 def test_other_runs_can_be_the_references(finished, tmp_path):

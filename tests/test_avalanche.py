@@ -40,10 +40,10 @@ class Coloured(Dataset):
     """Pictures of one colour per class, slightly noisy, as Avalanche wants them: one at a time, with targets."""
 
     def __init__(self, per_class, seed):
-        dice = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
         self.targets = [c for _ in range(per_class) for c in range(CLASSES)]
         colours = torch.rand(CLASSES, 3, 1, 1, generator=torch.Generator().manual_seed(9))
-        self.x = [(colours[c] + 0.05 * torch.rand(3, 8, 8, generator=dice)).clamp(0, 1) for c in self.targets]
+        self.x = [(colours[c] + 0.05 * torch.rand(3, 8, 8, generator=rng)).clamp(0, 1) for c in self.targets]
 
     def __len__(self):
         return len(self.targets)
@@ -193,9 +193,9 @@ def test_accuracies_are_avalanches_own():
 def test_each_forgetting_formula_that_avalanche_has_agrees(seed):
     from avalanche.evaluation.metrics.forgetting_bwt import BWT, Forgetting
 
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     tasks = 2 + seed
-    matrix = [torch.rand(i + 1, generator=dice).tolist() for i in range(tasks)]
+    matrix = [torch.rand(i + 1, generator=rng).tolist() for i in range(tasks)]
     forgetting, transfer = Forgetting(), BWT()
     for i, row in enumerate(matrix):
         for j, accuracy in enumerate(row):

@@ -260,8 +260,8 @@ def test_attention_is_computed_as_asked_with_the_same_features(how):
 @pytest.mark.parametrize("tokens", [5, FEW])
 def test_one_kernel_attends_as_the_products_do(tokens):
     """With padding hidden and tokens that an adapter added behind it seen."""
-    dice = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(3, 2, tokens + 2, 8, generator=dice) for _ in range(3))
+    rng = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, 2, tokens + 2, 8, generator=rng) for _ in range(3))
     hidden = torch.zeros(3, 1, 1, tokens)
     hidden[1, ..., 3:] = torch.finfo(torch.float32).min
     layer = torch.nn.Identity()

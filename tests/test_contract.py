@@ -109,13 +109,13 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_dice_did_before(kind, se
 
 def test_evaluation_changes_nothing(kind, trained, world):
     learner = trained(kind)
-    before, dice, active = world.clone(learner.state_dict()), torch.get_rng_state(), learner.model.adapters.active
+    before, rng, active = world.clone(learner.state_dict()), torch.get_rng_state(), learner.model.adapters.active
     known = dict(learner.model.known)
     learner.answer(world.noise(range(8), 5, "test"))
     after = learner.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
-    assert torch.equal(torch.get_rng_state(), dice)
+    assert torch.equal(torch.get_rng_state(), rng)
     assert (learner.model.adapters.active, learner.model.known) == (active, known)
 
 

@@ -76,9 +76,9 @@ def means():
 @pytest.mark.parametrize("newest", [False, True], ids=["all later", "newest"])
 @pytest.mark.parametrize("sizes", [(3,), (2, 2), (1, 4, 2), (2, 1, 3, 2)], ids=str)
 def test_complements_equal_the_double_loop(sizes, newest):
-    dice = torch.Generator().manual_seed(sum(sizes))
+    rng = torch.Generator().manual_seed(sum(sizes))
     owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    table = torch.randn(len(sizes), len(owner), 5, generator=dice) + 0.5
+    table = torch.randn(len(sizes), len(owner), 5, generator=rng) + 0.5
     filled = complete(table, owner, newest)
     torch.testing.assert_close(filled, slow_complete(table, owner, newest))
     true = owner[None] >= torch.arange(len(sizes))[:, None]

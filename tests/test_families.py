@@ -178,8 +178,8 @@ def resnet():
 
 @pytest.mark.parametrize("name", STILL)
 def test_strategies_that_train_nothing_need_no_place_for_an_adapter(name, resnet, world):
-    dice, labels = torch.Generator().manual_seed(0), torch.arange(12) % 2
-    x = 0.2 * torch.rand(12, 3, 32, 32, generator=dice) + 0.7 * labels.view(-1, 1, 1, 1)
+    rng, labels = torch.Generator().manual_seed(0), torch.arange(12) % 2
+    x = 0.2 * torch.rand(12, 3, 32, 32, generator=rng) + 0.7 * labels.view(-1, 1, 1, 1)
     pictures = Rows(x, labels, torch.arange(12))
     learner = Learner(resnet, Bottleneck(4), STILL[name]())
     world.learn(learner, [Experience("two", (0, 1), pictures, pictures)])

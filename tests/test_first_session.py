@@ -37,11 +37,11 @@ TUNED = partial(FeCAM, tune=True)
 
 @pytest.fixture
 def random_rows():
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
 
     def get(n, width, classes):
-        h = torch.randn(n, width, generator=dice, dtype=torch.float64)
-        return h, torch.randint(classes, (n,), generator=dice)
+        h = torch.randn(n, width, generator=rng, dtype=torch.float64)
+        return h, torch.randint(classes, (n,), generator=rng)
 
     return get
 
@@ -105,9 +105,9 @@ def test_generalised_cross_validation_is_no_rounding_where_samples_are_few_and_p
 
 @pytest.mark.parametrize("seed", range(6))
 def test_what_was_subtracted_does_not_change_the_penalty_that_is_chosen(seed):
-    dice = torch.Generator().manual_seed(seed)
-    means, y = torch.randn(2, 20, generator=dice), torch.arange(30) % 2
-    h = RandomFeatures(300)(means[y] + torch.randn(30, 20, generator=dice))
+    rng = torch.Generator().manual_seed(seed)
+    means, y = torch.randn(2, 20, generator=rng), torch.arange(30) % 2
+    h = RandomFeatures(300)(means[y] + torch.randn(30, 20, generator=rng))
     sums, fresh, gone = Sums(), Sums(), torch.arange(30) % 5 == 4
     sums.add(h, y)
     sums.subtract(h[gone], y[gone])
@@ -146,8 +146,8 @@ def test_ranpac_solves_the_ridge_regression_of_all_samples(world, stream):
     assert list(model.adapters) == ["task-0"]
     rows = [model.embed(e.reference, "task-0") for e in stream[:3]]
     z, y = torch.cat([z for z, _ in rows]), torch.cat([y for _, y in rows])
-    dice = torch.Generator().manual_seed(0)
-    projection = torch.randn(16, 40, generator=dice).double()
+    rng = torch.Generator().manual_seed(0)
+    projection = torch.randn(16, 40, generator=rng).double()
     h = torch.relu(z.double() @ projection)
     targets = torch.stack([y == c for c in model.classes], 1).double()
     ridge = gcv_ridge(h.T @ h, h.T @ targets, targets.sum(0))

@@ -197,14 +197,14 @@ def test_tasks_come_in_the_order_of_the_list_and_the_rest_stays_away():
 @pytest.mark.parametrize("seed", range(5))
 def test_any_sensible_list_is_honoured(seed):
     """Random walks over what is allowed."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     state = dict.fromkeys(range(5), "new")
     words: list[str] = []
     for _ in range(12):
-        task = int(torch.randint(5, (), generator=dice))
+        task = int(torch.randint(5, (), generator=rng))
         options = {"new": "RT", "trial": "RF", "kept": "", "gone": ""}[state[task]]
         if options:
-            kind = options[int(torch.randint(len(options), (), generator=dice))]
+            kind = options[int(torch.randint(len(options), (), generator=rng))]
             state[task] = {"R": "kept", "T": "trial", "F": "gone"}[kind]
             words.append(f"{kind}{task}")
     stream = CLPU(digits(), " ".join(words))

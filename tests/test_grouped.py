@@ -82,10 +82,10 @@ def test_many_at_once_are_the_features_of_one_by_one(kind, stacked, body):
 def test_a_feature_depends_on_no_other_pair(kind, body, world):
     model, x = model_of(body, KINDS[kind]()), pictures(body)
     whole = model.each(inputs(x, torch.arange(len(x))), NAMES)
-    dice = torch.Generator().manual_seed(2)
+    rng = torch.Generator().manual_seed(2)
     for n, share in ((1, 1.0), (5, 0.1), (len(x) // 2, 0.5), (len(x), 0.9)):
-        rows = torch.randperm(len(x), generator=dice)[:n]
-        wanted = torch.rand(len(NAMES), n, generator=dice) <= share
+        rows = torch.randperm(len(x), generator=rng)[:n]
+        wanted = torch.rand(len(NAMES), n, generator=rng) <= share
         before = model.passes["statistics"]
         some = model.each(inputs(x, rows), NAMES, wanted)
         assert model.passes["statistics"] - before == int(wanted.sum())
@@ -209,8 +209,8 @@ def test_chunks_are_filled_with_pairs_of_any_adapters(world):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_pair_is_packed_once_beside_rows_of_its_own_adapter(seed):
-    dice = torch.Generator().manual_seed(seed)
-    wanted = torch.rand(7, 23, generator=dice) < 0.1 + 0.2 * seed
+    rng = torch.Generator().manual_seed(seed)
+    wanted = torch.rand(7, 23, generator=rng) < 0.1 + 0.2 * seed
     seen = []
     for which, rows, real in pack_chunks(wanted, size=16):
         assert len(rows) == len(real) == 16 == PART * len(which)

@@ -38,9 +38,9 @@ def test_rows_start_small():
 @KINDS
 def test_growing_keeps_learned_rows_and_adds_only_what_is_missing(kind):
     head = Head(4, kind, (3, 9))
-    before, dice = head.weight.detach().clone(), torch.get_rng_state()
+    before, rng = head.weight.detach().clone(), torch.get_rng_state()
     head.grow((9, 3))
-    assert torch.equal(torch.get_rng_state(), dice)
+    assert torch.equal(torch.get_rng_state(), rng)
     head.grow((9, 1, 1, 7))
     assert head.classes == (3, 9, 1, 7)
     assert torch.equal(head.weight[:2], before)

@@ -135,10 +135,10 @@ def test_killed_runs_resume_to_the_same_bits(carry_on, world, tmp_path):
     assert whole[0]["cost"]["features_found"] > 0
     assert_same(whole, outcome(world, tmp_path / "again"))
 
-    dice, kills, cut, runs = random.Random(1993), 0, set(), 0
+    rng, kills, cut, runs = random.Random(1993), 0, set(), 0
     while (wanted := kills < KILLS or len(cut) < 3) and kills < 10 * KILLS:  # a loaded machine may need more throws
         path, runs = tmp_path / f"run-{runs}", runs + 1
-        while not ended(world.forked(partial(carry_on, path)), dice.uniform(0, min(durations)) if wanted else PATIENCE):
+        while not ended(world.forked(partial(carry_on, path)), rng.uniform(0, min(durations)) if wanted else PATIENCE):
             kills += 1
             cut.add(len(list(path.glob("events/[0-9]*"))))
             wanted = kills < KILLS or len(cut) < 3
@@ -161,10 +161,10 @@ def test_a_killed_request_has_happened_or_not_and_the_same_request_again_finishe
     duration, wanted = time.monotonic() - began, outcome(world, whole)
     sides = [RunDirectory.open(p).state() for p in (learned, whole)]
 
-    dice, kills = random.Random(7), 0
+    rng, kills = random.Random(7), 0
     for i in range(10):
         path = shutil.copytree(learned, tmp_path / f"run-{i}")
-        if ended(world.forked(partial(ask, path)), dice.uniform(0.2, 1) * duration):
+        if ended(world.forked(partial(ask, path)), rng.uniform(0.2, 1) * duration):
             continue
         kills += 1
         run = RunDirectory.open(path)

@@ -55,8 +55,8 @@ def test_so_it_is_where_a_whole_learn_request_was_forgotten_whose_name_stays_tak
     names = [s.event.name for s in one.steps()]
     assert names == ["task-0", "more-0-task-1", "forget-0", "more-1-task-2"]
     *_, newest = surviving(one.steps())
-    assert newest.dice == "more-0-task-2"
-    assert newest.without(ids=newest.data.ids[:1]).dice == newest.dice, "also when it is made again"
+    assert newest.seed_source == "more-0-task-2"
+    assert newest.without(ids=newest.data.ids[:1]).seed_source == newest.seed_source, "also when it is made again"
     other = met(world, strategy, unlearner, Timeline(first, [LEARN], [last]))
     here, there = checkpoint.tensors(met(world, strategy, unlearner, one)), checkpoint.tensors(other)
     old = [t for k, t in here.items() if ".ids" not in k]

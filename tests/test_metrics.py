@@ -93,8 +93,8 @@ def test_nothing_is_forgotten_where_nothing_can_be_compared(matrix) -> None:
 
 @pytest.mark.parametrize("stages", [2, 3, 7])
 def test_a_maximum_over_all_stages_is_what_pilot_logs(stages: int) -> None:
-    dice = torch.Generator().manual_seed(stages)
-    matrix = [torch.rand(stage + 1, generator=dice).tolist() for stage in range(stages)]
+    rng = torch.Generator().manual_seed(stages)
+    matrix = [torch.rand(stage + 1, generator=rng).tolist() for stage in range(stages)]
     lost = 0.0
     for group in range(stages - 1):  # all but the newest
         best = 0.0
@@ -141,8 +141,8 @@ def test_macro_accuracy_agrees_with_torchmetrics_when_every_class_occurs() -> No
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_top_k_agrees_with_torchmetrics(k: int) -> None:
-    dice = torch.Generator().manual_seed(k)
-    scores, truth = torch.randn(200, 7, generator=dice), torch.randint(7, (200,), generator=dice)
+    rng = torch.Generator().manual_seed(k)
+    scores, truth = torch.randn(200, 7, generator=rng), torch.randint(7, (200,), generator=rng)
     theirs = MulticlassAccuracy(7, top_k=k, average="micro")(scores, truth)
     found = top_k_hits(scores.argsort(1, descending=True), truth, k) / 200
     assert found == pytest.approx(float(theirs))
@@ -157,8 +157,8 @@ def test_every_answer_is_among_the_top_five_of_fewer_classes() -> None:
 
 def test_within_an_experience_only_its_own_classes_compete() -> None:
     owner = {4: "a", 9: "b", 2: "a", 7: "b", 11: "b", 5: "c"}
-    classes, dice = torch.tensor(list(owner)), torch.Generator().manual_seed(0)
-    scores, truth = torch.randn(300, 6, generator=dice), classes[torch.randint(6, (300,), generator=dice)]
+    classes, rng = torch.tensor(list(owner)), torch.Generator().manual_seed(0)
+    scores, truth = torch.randn(300, 6, generator=rng), classes[torch.randint(6, (300,), generator=rng)]
     right = 0
     for row, y in zip(scores.tolist(), truth.tolist(), strict=True):
         rivals = {c: score for c, score in zip(owner, row, strict=True) if owner[c] == owner[y]}

@@ -149,12 +149,12 @@ def test_what_one_experience_brought_of_one_class_is_asked_for_by_both_names(mad
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
     """A finished run of a folder whose classes have numbers for names, sorted as text."""
-    root, dice = tmp_path_factory.mktemp("numbered"), torch.Generator().manual_seed(0)
+    root, rng = tmp_path_factory.mktemp("numbered"), torch.Generator().manual_seed(0)
     for split, n in (("train", 3), ("test", 1)):
         for name in ("0", "1", "10", "2"):
             (root / "data" / split / name).mkdir(parents=True)
             for k in range(n):
-                pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=dice).numpy()
+                pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=rng).numpy()
                 Image.fromarray(pixels).save(root / "data" / split / name / f"{k}.png")
     args = [*CI, f"imagefolder:{root / 'data'}", "--model.strategy", "SimpleCIL", "--model.unlearner", "DropAdapter"]
     assert main(["run", *args, "--run_dir", str(root / "run")]) == 0

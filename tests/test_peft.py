@@ -141,13 +141,13 @@ def test_it_trains_what_is_its_own_and_leaves_the_backbone_bit_for_bit(name, wor
 @each
 def test_a_sample_gets_the_same_alone_and_in_any_company(name, learned, x):
     model = learned(name).model.eval()
-    whole, dice = model.features(x, "shared"), torch.random.get_rng_state()
+    whole, rng = model.features(x, "shared"), torch.random.get_rng_state()
     order = torch.tensor([4, 1, 5, 0, 3, 2])
     torch.testing.assert_close(model.features(x[order], "shared"), whole[order], atol=1e-5, rtol=1e-5)
     alone = torch.cat([model.features(row[None], "shared") for row in x])
     torch.testing.assert_close(alone, whole, atol=1e-5, rtol=1e-5)
     assert torch.equal(model.features(x, "shared"), whole), "dropout is off"
-    assert torch.equal(torch.random.get_rng_state(), dice)
+    assert torch.equal(torch.random.get_rng_state(), rng)
 
 
 @each

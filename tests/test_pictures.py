@@ -39,8 +39,8 @@ GIB = 2**30
 
 def picture(height: int, width: int, seed: int) -> Tensor:
     """Coarse random blots, so that resizing leaves something."""
-    dice = torch.Generator().manual_seed(seed)
-    blots = torch.rand(1, 3, 6, 6, generator=dice)
+    rng = torch.Generator().manual_seed(seed)
+    blots = torch.rand(1, 3, 6, 6, generator=rng)
     return (255 * torch.nn.functional.interpolate(blots, (height, width), mode="bicubic").clamp(0, 1)).byte()[0]
 
 

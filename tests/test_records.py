@@ -104,10 +104,10 @@ def content(file):
 
 def harmed(made, folder, name, values):
     """Yield a run in which each field of a record in turn has another value, and which field and value that is."""
-    original, dice = content(made / name), random.Random(name)
+    original, rng = content(made / name), random.Random(name)
     run = shutil.copytree(made, folder / "run")
     for at in places(original):
-        for wrong in dice.sample(WRONG, values):
+        for wrong in rng.sample(WRONG, values):
             reseal(run, name, changed(original, at, wrong))
             yield run, at, wrong
             shutil.rmtree(run)

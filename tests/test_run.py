@@ -408,13 +408,13 @@ def commit_forever(path, acknowledge):
 
 
 def test_every_event_that_was_reported_done_survives_kills_at_random_moments(run, world):
-    dice, done = random.Random(0), 0
+    rng, done = random.Random(0), 0
     for _ in range(15):
         reader, writer = os.pipe()
         child = world.forked(partial(commit_forever, run.path, writer))
         os.close(writer)
         heard = os.read(reader, 1)  # it is at work
-        time.sleep(dice.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         while more := os.read(reader, 4096):

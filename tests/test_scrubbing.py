@@ -57,12 +57,12 @@ class FarIds(Scenario):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder per class and split, of coloured noise."""
-    root, dice = tmp_path_factory.mktemp("pictures"), torch.Generator().manual_seed(0)
+    root, rng = tmp_path_factory.mktemp("pictures"), torch.Generator().manual_seed(0)
     for split, n in (("train", 6), ("test", 3)):
         for i, name in enumerate(NAMES):
             (root / split / name).mkdir(parents=True)
             for j in range(n):
-                x = torch.rand(8, 8, 3, generator=dice) * 127 + (128 if i % 2 else 0)
+                x = torch.rand(8, 8, 3, generator=rng) * 127 + (128 if i % 2 else 0)
                 Image.fromarray(x.byte().numpy()).save(root / split / name / f"{j}.png")
     return root
 

@@ -343,17 +343,17 @@ def test_processes_that_write_evict_and_erase_at_once_read_nothing_wrong(world, 
     limit = 40_000
 
     def work(seed):
-        dice, directory, end, right = random.Random(seed), SharedDirectory(tmp_path, limit), time.monotonic() + 1.5, 0
+        rng, directory, end, right = random.Random(seed), SharedDirectory(tmp_path, limit), time.monotonic() + 1.5, 0
         while time.monotonic() < end:
-            made = dice.choice("ab")
-            ids = torch.tensor(dice.sample(range(500), 40))
+            made = rng.choice("ab")
+            ids = torch.tensor(rng.sample(range(500), 40))
             for piece in directory.pieces("d", made):
                 assert torch.equal(piece.rows, rows_of(piece.ids))
                 assert piece.ids.diff().gt(0).all()
                 right += len(piece.ids)
             directory.put("d", made, ids, rows_of(ids))
-            if dice.random() < 0.3:
-                directory.erase("d", torch.tensor(dice.sample(range(500), 100)))
+            if rng.random() < 0.3:
+                directory.erase("d", torch.tensor(rng.sample(range(500), 100)))
             directory.evict()
         assert right
 

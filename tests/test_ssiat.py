@@ -21,8 +21,8 @@ def sgd(lr, **options):
 
 @pytest.mark.parametrize("sigma", [0.5, 4.0])
 def test_the_shift_equals_the_loop(sigma):
-    dice = torch.Generator().manual_seed(0)
-    means, before, after = (torch.randn(n, 4, generator=dice) for n in (3, 7, 7))
+    rng = torch.Generator().manual_seed(0)
+    means, before, after = (torch.randn(n, 4, generator=rng) for n in (3, 7, 7))
     for mean, found in zip(means.double(), semantic_shift(means, before, after, sigma), strict=True):
         weights = [torch.exp(-(b - mean).square().sum() / (2 * sigma**2)) + 1e-5 for b in before.double()]
         steps = [w * (a - b) for w, b, a in zip(weights, before.double(), after.double(), strict=True)]

@@ -57,9 +57,9 @@ def test_one_sample_has_no_spread():
 
 @pytest.mark.parametrize(("n", "classes"), [(3, 5), (1, 1), (300, 40)])
 def test_distances_to_many_classes_at_once_equal_the_loop(n, classes):
-    dice = torch.Generator().manual_seed(0)
-    u, v = torch.randn(n, 200, generator=dice), torch.randn(classes, 200, generator=dice)
-    inverses = [torch.randn(200, 200, generator=dice) for _ in range(classes)]
+    rng = torch.Generator().manual_seed(0)
+    u, v = torch.randn(n, 200, generator=rng), torch.randn(classes, 200, generator=rng)
+    inverses = [torch.randn(200, 200, generator=rng) for _ in range(classes)]
     found = mahalanobis(u, v, inverses)  # 300 x 200 x 40 numbers are three blocks
     assert found.shape == (n, classes)
     for c in range(classes):
@@ -102,8 +102,8 @@ def test_ridge_weights_minimise_the_penalised_squares_whatever_the_order():
 
 def test_answers_after_subtracting_random_features_are_those_of_what_remains():
     """A tiny penalty amplifies rounding: features in single precision flip answers, and double precision alone errs."""
-    dice, y, random = torch.Generator().manual_seed(0), torch.arange(420) % 12, RandomFeatures(400)
-    z = torch.randn(12, 160, generator=dice)[y] + 2 * torch.randn(420, 160, generator=dice)
+    rng, y, random = torch.Generator().manual_seed(0), torch.arange(420) % 12, RandomFeatures(400)
+    z = torch.randn(12, 160, generator=rng)[y] + 2 * torch.randn(420, 160, generator=rng)
     gone, exam = torch.arange(360) % 5 == 0, random(z[360:])
     sums, alone = Sums(), Sums()
     for rows in torch.arange(360).split(60):

@@ -24,13 +24,13 @@ FAST = ["--config", "configs/quickstart.yaml", "--model.strategy", "SimpleCIL", 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Classes ant, bee and cow with 5 pictures to learn from and 2 to be examined on."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name in ("ant", "bee", "cow"):
         for split, n in (("train", 5), ("test", 2)):
             for i in range(n):
                 file = tmp_path / "data" / split / name / f"{i}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(dice.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
     return tmp_path / "data"
 
 

@@ -201,13 +201,13 @@ def test_a_feature_depends_on_its_own_sentence_alone_bit_for_bit(any_encoder):
     model = Model(encoder, LoRA(4))
     for p in model.adapters.add("one"):
         p.data.normal_(generator=torch.Generator().manual_seed(p.numel()))
-    dice = torch.Generator().manual_seed(0)
-    many = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=dice)) for n in range(1, 32)] * 3
+    rng = torch.Generator().manual_seed(0)
+    many = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=rng)) for n in range(1, 32)] * 3
     x = x_of([*SENTENCES, *many], 256)
     assert len(set(encoder.lengths(x).tolist())) >= 4
     for using in ((), "one"):
         whole = model.features(Inputs(lambda: x, torch.arange(len(x))), using)
-        for rows in ([0], [4], [5, 1], range(7, 30), torch.randperm(len(x), generator=dice).tolist()):
+        for rows in ([0], [4], [5, 1], range(7, 30), torch.randperm(len(x), generator=rng).tolist()):
             part = model.features(Inputs(lambda r=list(rows): x[r], torch.arange(len(rows))), using)
             assert torch.equal(part, whole[list(rows)])
         torch.testing.assert_close(model.features(x, using), whole, atol=1e-5, rtol=1e-5)  # a training pass
@@ -539,10 +539,10 @@ def test_sentences_and_pictures_are_not_mistaken_for_each_other(folders, bert):
 
 def said(topic: str, n: int, seed: int) -> list[str]:
     """Made-up sentences about a topic, long and short: a few fillers, and words that only this topic has."""
-    dice = torch.Generator().manual_seed(1000 * seed + sorted(TOPICS).index(topic))
+    rng = torch.Generator().manual_seed(1000 * seed + sorted(TOPICS).index(topic))
 
     def words(some, count):
-        return [some[i] for i in torch.randint(len(some), (count,), generator=dice)]
+        return [some[i] for i in torch.randint(len(some), (count,), generator=rng)]
 
     return [" ".join(words(FILLERS, 1 + i % 2) + words(TOPICS[topic], 4 + 4 * (i % 3))) for i in range(n)]
 

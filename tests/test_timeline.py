@@ -120,30 +120,30 @@ def _both():
 @pytest.mark.parametrize("seed", range(40))
 def test_no_two_live_classes_share_a_name_whatever_is_asked(seed):
     """Random sequences of learning, forgetting, learning again and anew, against a set of names."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     names = ["cat", "dog", "fox", "elk", "lab-cat", "10", "2"]
 
     def some():
-        return dice.sample(names, dice.randint(1, 3))
+        return rng.sample(names, rng.randint(1, 3))
 
-    first, later, streams = Named(*(some() for _ in range(dice.randint(1, 2)))), [], []
+    first, later, streams = Named(*(some() for _ in range(rng.randint(1, 2)))), [], []
     alive = {name for e in first.experiences for name in e}
     for _ in range(12):
-        act = dice.choice(["learn", "learn", "as_new", "forget class", "forget experience"])
+        act = rng.choice(["learn", "learn", "as_new", "forget class", "forget experience"])
         timeline = Timeline(first, later, streams)
         past = surviving(timeline.steps())
         if act in ("learn", "as_new"):
-            prefix = dice.choice(["lab-", "x"]) if act == "as_new" else ""
-            streams.append(Named(*(some() for _ in range(dice.randint(1, 2)))))
+            prefix = rng.choice(["lab-", "x"]) if act == "as_new" else ""
+            streams.append(Named(*(some() for _ in range(rng.randint(1, 2)))))
             later.append(structs.replace(LEARN, as_new=prefix) if prefix else LEARN)
             alive |= {prefix + name for e in streams[-1].experiences for name in e}
         elif len(alive) > 1 and act == "forget class":
-            gone = dice.choice(sorted(alive))
+            gone = rng.choice(sorted(alive))
             (c,) = {c for e in past for c in e.classes if timeline.class_names[c] == gone}
             later.append(Later(LaterRequest(classes=[c])))
             alive -= {gone}
         elif len(past) > 1 and act == "forget experience":
-            later.append(Later(LaterRequest(experiences=[dice.choice(past).name])))
+            later.append(Later(LaterRequest(experiences=[rng.choice(past).name])))
             left = surviving(Timeline(first, later, streams).steps())
             alive = {timeline.class_names[c] for e in left for c in e.classes}
         timeline = Timeline(first, later, streams)

@@ -27,13 +27,13 @@ from strategies.unlearning.retrain import Retrain
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Classes ant, bee, cow and dog with 4 pictures to learn from each; only ant and dog have test pictures."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for c, name in enumerate(("ant", "bee", "cow", "dog")):
         for split, n in (("train", 4), ("test", 0 if name in ("bee", "cow") else 2)):
             for i in range(n):
                 file = tmp_path / "data" / split / name / f"{i}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                noise = dice.integers(0, 60, (8, 8, 3), np.uint8)
+                noise = rng.integers(0, 60, (8, 8, 3), np.uint8)
                 Image.fromarray(noise + np.uint8(50 * c)).save(file)
     (tmp_path / "data" / "test" / "bee").mkdir()
     return tmp_path / "data"

@@ -28,18 +28,18 @@ from cl_framework.metrics.unlearning import (
 
 
 @pytest.fixture
-def dice():
+def rng():
     return np.random.default_rng(0)
 
 
-def blobs(dice, classes, n, width=6, noise=0.3):
+def blobs(rng, classes, n, width=6, noise=0.3):
     centres = np.random.default_rng(7).normal(size=(10, width)) * 3
     y = np.repeat(list(classes), n)
-    return centres[y] + noise * dice.normal(size=(len(y), width)), y
+    return centres[y] + noise * rng.normal(size=(len(y), width)), y
 
 
-def test_equal_outputs_have_no_distance_and_opposite_ones_the_largest(dice):
-    p = softmax(dice.normal(size=(20, 5)))
+def test_equal_outputs_have_no_distance_and_opposite_ones_the_largest(rng):
+    p = softmax(rng.normal(size=(20, 5)))
     assert activation_distance_l2(p, p) == js_divergence_nats(p, p) == 0
     one, other = np.eye(2)[[0, 0]], np.eye(2)[[1, 1]]
     assert activation_distance_l2(one, other) == pytest.approx(2**0.5)
@@ -47,8 +47,8 @@ def test_equal_outputs_have_no_distance_and_opposite_ones_the_largest(dice):
     assert js_divergence_nats(p[:0], p[:0]) is activation_distance_l2(p[:0], p[:0]) is None
 
 
-def test_distances_against_slow_loops(dice):
-    p, q = softmax(dice.normal(size=(20, 5))), softmax(dice.normal(size=(20, 5)))
+def test_distances_against_slow_loops(rng):
+    p, q = softmax(rng.normal(size=(20, 5))), softmax(rng.normal(size=(20, 5)))
     kl = lambda a, b: sum(x * np.log(x / y) for x, y in zip(a, b, strict=True))  # noqa: E731
     slow = np.mean([(kl(a, (a + b) / 2) + kl(b, (a + b) / 2)) / 2 for a, b in zip(p, q, strict=True)])
     assert js_divergence_nats(p, q) == pytest.approx(slow)
@@ -56,8 +56,8 @@ def test_distances_against_slow_loops(dice):
     assert activation_distance_l2(p, q) == pytest.approx(np.mean([np.linalg.norm(a - b) for a, b in zip(p, q)]))  # noqa: B905
 
 
-def test_a_class_without_output_has_probability_zero(dice):
-    p = softmax(dice.normal(size=(3, 2)))
+def test_a_class_without_output_has_probability_zero(rng):
+    p = softmax(rng.normal(size=(3, 2)))
     wide = spread_over(p, (8, 3), (3, 5, 8))
     assert np.array_equal(wide[:, [2, 0]], p)
     assert not wide[:, 1].any()
@@ -67,18 +67,18 @@ PROBES = [ridge_probe_accuracy, ncm_accuracy, knn_accuracy, lambda *a: ncm_accur
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_a_probe_finds_classes_that_are_apart_and_guesses_those_that_are_not(probe, dice):
-    (z, y), (exam, truth) = blobs(dice, range(6), 20), blobs(dice, (1, 4), 30)
+def test_a_probe_finds_classes_that_are_apart_and_guesses_those_that_are_not(probe, rng):
+    (z, y), (exam, truth) = blobs(rng, range(6), 20), blobs(rng, (1, 4), 30)
     assert probe(z, y, exam, truth) == 1.0
-    flat, flat_exam = dice.normal(size=z.shape), dice.normal(size=exam.shape)
+    flat, flat_exam = rng.normal(size=z.shape), rng.normal(size=exam.shape)
     assert probe(flat, y, flat_exam, truth) == pytest.approx(1 / 6, abs=0.15)
     assert probe(z, y, exam[:0], truth[:0]) is None
 
 
-def test_the_ridge_probe_is_scikit_learns(dice):
+def test_the_ridge_probe_is_scikit_learns(rng):
     from sklearn.linear_model import Ridge
 
-    (z, y), (exam, truth) = blobs(dice, range(4), 25, noise=3.0), blobs(dice, (0, 2), 40, noise=3.0)
+    (z, y), (exam, truth) = blobs(rng, range(4), 25, noise=3.0), blobs(rng, (0, 2), 40, noise=3.0)
     mean, scale = z.mean(0), z.std(0)
     onehot = np.eye(4)[y]
     ridge = Ridge(alpha=0.01 * len(z), fit_intercept=True).fit((z - mean) / scale, onehot)
@@ -87,8 +87,8 @@ def test_the_ridge_probe_is_scikit_learns(dice):
     assert ridge_probe_accuracy(z, y, exam, truth) == pytest.approx(float((said == truth).mean()), abs=0.03)
 
 
-def test_nearest_class_mean_and_neighbours_against_slow_loops(dice):
-    (z, y), (exam, truth) = blobs(dice, range(5), 12, noise=3.0), blobs(dice, (1, 3), 30, noise=3.0)
+def test_nearest_class_mean_and_neighbours_against_slow_loops(rng):
+    (z, y), (exam, truth) = blobs(rng, range(5), 12, noise=3.0), blobs(rng, (1, 3), 30, noise=3.0)
     cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
     means = {c: z[y == c].mean(0) for c in range(5)}
     said = [max(means, key=lambda c: cosine(e, means[c])) for e in exam]
@@ -100,8 +100,8 @@ def test_nearest_class_mean_and_neighbours_against_slow_loops(dice):
     assert knn_accuracy(z, y, exam, truth) == pytest.approx(np.mean(np.array(votes) == truth))
 
 
-def test_more_images_make_better_means(dice):
-    (z, y), (exam, truth) = blobs(dice, range(8), 40, noise=3.0), blobs(dice, range(4), 50, noise=3.0)
+def test_more_images_make_better_means(rng):
+    (z, y), (exam, truth) = blobs(rng, range(8), 40, noise=3.0), blobs(rng, range(4), 50, noise=3.0)
     one, five, whole = (ncm_accuracy(z, y, exam, truth, k) for k in (1, 5, None))
     assert one < five < whole
     assert ncm_accuracy(z, y, exam, truth, 40) == pytest.approx(whole)

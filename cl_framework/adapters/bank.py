@@ -40,7 +40,7 @@ class AdapterBank(nn.Module):
         """Hook every site of ``backbone`` that ``adapter`` rewrites."""
         super().__init__()
         self.adapter = adapter
-        with torch.random.fork_rng(devices=[]):  # asking which sites are rewritten must not move the dice
+        with torch.random.fork_rng(devices=[]):  # building trial rewrites must not change random state
             built = {k: (s, adapter.build(s)) for k, s in backbone.sites().items()}
         self.sites = {k: s for k, (s, rewrite) in built.items() if rewrite is not None}
         self.asks = any(isinstance(rewrite, QueryRewrite) for _, rewrite in built.values())

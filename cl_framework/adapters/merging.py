@@ -93,8 +93,8 @@ def dropped(changes: Tensor, share: float, seed: int = 0) -> Tensor:
     """
     if not 0 <= share < 1:
         raise UserError(f"The share of entries to drop must be at least 0 and below 1; found {share}.")
-    dice = torch.rand(changes.shape, generator=torch.Generator().manual_seed(seed))
-    return changes * (dice >= share).to(changes) / (1 - share)
+    rng = torch.rand(changes.shape, generator=torch.Generator().manual_seed(seed))
+    return changes * (rng >= share).to(changes) / (1 - share)
 
 
 def dare(changes: Tensor, share: float = 0.9, seed: int = 0, how: Combine = average) -> Tensor:

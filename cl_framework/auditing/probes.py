@@ -118,10 +118,10 @@ def relearn(learner: Learner, about: Subject, seed: int) -> dict[int, float]:
     model.adapters.eval()
     model.adapters.requires_grad_(True)
     groups = [{"params": [head.weight], "lr": 0.03}, *([{"params": adapters, "lr": 0.001}] if adapters else [])]
-    adam, dice = torch.optim.Adam(groups), torch.Generator().manual_seed(seed)
+    adam, rng = torch.optim.Adam(groups), torch.Generator().manual_seed(seed)
     curve = {0: _taught(model, head, asked, classes)}
     for step in range(1, STEPS + 1):
-        batch = _batch([gone, retained], dice)
+        batch = _batch([gone, retained], rng)
         columns = torch.tensor([classes.index(c) for c in batch.labels.tolist()], device=model.device)
         loss = cross_entropy(head(_blocks(model, batch)), columns)
         adam.zero_grad()
@@ -144,8 +144,8 @@ def _first_head(model: Model, retained: Samples, classes: Sequence[int]) -> nn.L
     return head
 
 
-def _batch(sides: Sequence[Samples], dice: torch.Generator) -> Samples:
-    return join_samples(Subset(s, torch.randint(len(s), (BATCH,), generator=dice)) for s in sides if len(s))
+def _batch(sides: Sequence[Samples], rng: torch.Generator) -> Samples:
+    return join_samples(Subset(s, torch.randint(len(s), (BATCH,), generator=rng)) for s in sides if len(s))
 
 
 def _blocks(model: Model, samples: Samples) -> Tensor:

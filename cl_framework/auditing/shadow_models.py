@@ -71,8 +71,8 @@ def halves(shadows: int, samples: int, seed: int) -> np.ndarray[Any, np.dtype[np
     >>> halves(8, 3, seed=0).sum(0).tolist()
     [4, 4, 4]
     """
-    dice = np.random.default_rng(seed)
-    order = np.argsort(dice.random((shadows, samples)), axis=0).argsort(axis=0)
+    rng = np.random.default_rng(seed)
+    order = np.argsort(rng.random((shadows, samples)), axis=0).argsort(axis=0)
     return order < shadows // 2
 
 

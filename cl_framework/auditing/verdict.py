@@ -20,12 +20,12 @@ class Conclusion:
 
     Attributes:
         statement: What a run that forgot fulfils.
-        holds: ``yes``, ``no``, or ``not told`` where a measurement that it needs is missing.
+        holds: ``yes``, ``no``, or ``unknown`` where a measurement that it needs is missing.
         why: The numbers, or what is missing and how to get it.
     """
 
     statement: str
-    holds: Literal["yes", "no", "not told"]
+    holds: Literal["yes", "no", "unknown"]
     why: str
 
 
@@ -51,13 +51,13 @@ def conclusions(metrics: Metrics, single: bool = False) -> list[Conclusion]:
 def _answers(metrics: Metrics) -> Conclusion:
     statement = "answers as a model that never saw the forget set"
     if (gap := metrics.get("gap_to_retrain", {}).get("run")) is None:
-        return Conclusion(statement, "not told", NO_RETRAINED)
+        return Conclusion(statement, "unknown", NO_RETRAINED)
     others = _others(metrics["gap_to_retrain"])
     reason = f"the gap to `retrained` is {gap:.3f}"
     if gap == 0:
         return Conclusion(statement, "yes", reason)
     if not others:
-        return Conclusion(statement, "not told", f"{reason}, and one retrained model shows no spread: use --seeds 2")
+        return Conclusion(statement, "unknown", f"{reason}, and one retrained model shows no spread: use --seeds 2")
     return Conclusion(statement, _yes(gap <= max(others)), f"{reason}, among retrained models up to {max(others):.3f}")
 
 
@@ -65,9 +65,9 @@ def _features(metrics: Metrics) -> Conclusion:
     statement = "its features know no more of it than those of such a model"
     asked = {p: metrics[p] for p in PROBES if metrics.get(p, {}).get("run") is not None}
     if not asked:
-        return Conclusion(statement, "not told", "there are no test samples of what vanished")
+        return Conclusion(statement, "unknown", "there are no test samples of what vanished")
     if any(values.get("retrained") is None for values in asked.values()):
-        return Conclusion(statement, "not told", NO_RETRAINED)
+        return Conclusion(statement, "unknown", NO_RETRAINED)
     return _most(statement, "probe", asked)
 
 
@@ -75,9 +75,9 @@ def _membership(metrics: Metrics) -> Conclusion:
     statement = "an attack separates the forget set from unseen samples no better than in such a model"
     asked = {m: v for m, v in metrics.items() if m.startswith("mia_") and m.endswith("_auc") and v["run"] is not None}
     if not asked:
-        return Conclusion(statement, "not told", "there are no test samples of their classes to compare with")
+        return Conclusion(statement, "unknown", "there are no test samples of their classes to compare with")
     if any(values.get("retrained") is None for values in asked.values()):
-        return Conclusion(statement, "not told", NO_RETRAINED)
+        return Conclusion(statement, "unknown", NO_RETRAINED)
     sure = {m: {k: None if a is None else abs(a - 0.5) for k, a in v.items()} for m, v in asked.items()}
     return _most(statement, "attack", sure)
 
@@ -90,18 +90,18 @@ def _most(statement: str, kind: str, asked: Metrics) -> Conclusion:
         return Conclusion(statement, "yes", f"no {kind} finds more than in retrained models")
     if not _others(asked[best]):
         why = f"{best} finds {more[best]:.3f} more, and one retrained model shows no spread: use --seeds 2"
-        return Conclusion(statement, "not told", why)
+        return Conclusion(statement, "unknown", why)
     return Conclusion(statement, "no", f"{best} finds {more[best]:.3f} more than in any retrained model")
 
 
 def _relearning(metrics: Metrics) -> Conclusion:
     statement = "learned again, it comes back no faster than in such a model"
     if not any(m.startswith("relearn_accuracy_") for m in metrics):
-        return Conclusion(statement, "not told", "needs relearning: leave out --no-relearn")
+        return Conclusion(statement, "unknown", "needs relearning: leave out --no-relearn")
     accuracy = metrics[f"relearn_accuracy_{RELEARN_STEPS[-1]}"]
     if "anamnesis_index" not in metrics or accuracy.get("retrained") is None:
         missing = "needs a model that never saw the forget set and one that forgot nothing: leave out --fast"
-        return Conclusion(statement, "not told", f"{missing}, or give --retrained DIR and --original DIR")
+        return Conclusion(statement, "unknown", f"{missing}, or give --retrained DIR and --original DIR")
     indices = metrics["anamnesis_index"]
     if (index := indices.get("run")) is not None:
         least = min([1.0, *_others(indices)])

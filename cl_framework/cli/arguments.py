@@ -59,7 +59,7 @@ AUDIT = """Audit what a run has forgotten, beside models to compare it with:
 
 References are learned in memory with the run's own config, so an audit takes about as long as learning the
 stream --seeds + 1 times; --fast leaves them out, and --no-relearn leaves out learning it again. What cannot be
-concluded then is printed as "not told". A good way of forgetting is hard to tell from `retrained` in every
+concluded then is printed as "unknown". A good way of forgetting is hard to tell from `retrained` in every
 row; docs/audit.md explains the rows and what an audit cannot show. Nothing in the run changes; DIR/audit.json is new.
 
   clf audit runs/quickstart

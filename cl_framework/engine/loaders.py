@@ -30,7 +30,7 @@ def loader(samples: Samples, batch_size: int) -> DataLoader[Batch]:
 
 
 def held_out(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
-    """Split samples so that every class of at least two gives its share, and keeps one; no dice of others are moved.
+    """Split samples so that every class of at least two gives its share, and keeps one, without global random numbers.
 
     Args:
         samples: To split.
@@ -40,10 +40,10 @@ def held_out(samples: Samples, share: float, seed: int) -> tuple[Samples, Sample
     Returns:
         What to train on, and what to hold out, each in the order of ``samples``.
     """
-    dice, held = torch.Generator().manual_seed(seed), torch.zeros(len(samples), dtype=torch.bool)
+    rng, held = torch.Generator().manual_seed(seed), torch.zeros(len(samples), dtype=torch.bool)
     for c in sorted(set(samples.labels.tolist())):
         rows = (samples.labels == c).nonzero()[:, 0]
         most = len(rows) - 1
         count = min(max(round(share * len(rows)), 1), most)
-        held[rows[torch.randperm(len(rows), generator=dice)[:count]]] = True
+        held[rows[torch.randperm(len(rows), generator=rng)[:count]]] = True
     return samples.where(~held), samples.where(held)

@@ -116,7 +116,7 @@ def carry_out(
 
 
 def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float) -> Cost:
-    cost, seed = Cost(), seed_for(event.dice, learner.model.seed)
+    cost, seed = Cost(), seed_for(event.seed_source, learner.model.seed)
     with recorded(learner, event) as recording:
         for plan, samples in recording.of(plans(learner.model, learner.strategy, learner.unlearner, event)):
             device, size = learner.model.device, plan.batch_size or batch_size

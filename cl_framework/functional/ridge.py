@@ -141,8 +141,8 @@ class RandomFeatures:
     def __call__(self, z: Tensor) -> Tensor:
         """Map ``(n, width)`` to ``(n, size)``, in double precision."""
         if len(self._projection) != z.shape[1]:
-            dice = torch.Generator().manual_seed(self.seed)
-            self._projection = torch.randn(z.shape[1], self.size, generator=dice).double()
+            rng = torch.Generator().manual_seed(self.seed)
+            self._projection = torch.randn(z.shape[1], self.size, generator=rng).double()
         self._projection = self._projection.to(z.device)
         return torch.relu(z.double() @ self._projection)
 

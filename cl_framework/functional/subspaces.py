@@ -121,8 +121,8 @@ def rotation(width: int, seed: int) -> Tensor:
     >>> torch.allclose(q.T @ q, torch.eye(5).double()), torch.equal(q, rotation(5, seed=1))
     (True, True)
     """
-    dice = torch.Generator().manual_seed(seed)
-    return _orthonormal(torch.randn(width, width, generator=dice, dtype=torch.float64))
+    rng = torch.Generator().manual_seed(seed)
+    return _orthonormal(torch.randn(width, width, generator=rng, dtype=torch.float64))
 
 
 @final

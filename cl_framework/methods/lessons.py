@@ -37,7 +37,7 @@ def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan
     Raises:
         UserError: If the event is inherited from the backbone's own classifier, and the strategy cannot adopt that.
     """
-    torch.manual_seed(seed_for(event.dice, model.seed))
+    torch.manual_seed(seed_for(event.seed_source, model.seed))
     if not event.classes:
         return
     if event.inherited:

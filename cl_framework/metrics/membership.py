@@ -114,8 +114,8 @@ def logistic_5fold_accuracy(members: NDArray[Any], others: NDArray[Any], seed: i
     size = min(len(members), len(others))
     if size < 5:
         return None
-    dice = np.random.default_rng(seed)
-    x = np.concatenate([s[np.sort(dice.permutation(len(s))[:size])] for s in (members, others)])
+    rng = np.random.default_rng(seed)
+    x = np.concatenate([s[np.sort(rng.permutation(len(s))[:size])] for s in (members, others)])
     x = np.clip(x, -400, 400)[:, None]
     y = np.repeat([1, 0], size)
     folds = StratifiedKFold(5, shuffle=True, random_state=seed).split(x, y)

@@ -105,11 +105,11 @@ def ncm_accuracy(
     classes, gone = np.unique(y), set(truth.tolist())
     accuracies: list[float] = []
     for draw in range(1 if k is None else draws):
-        dice, means = np.random.default_rng(draw), []
+        rng, means = np.random.default_rng(draw), []
         for c in classes:
             own = z[y == c]
             few = k is not None and int(c) in gone
-            means.append((own[dice.permutation(len(own))[:k]] if few else own).mean(0))
+            means.append((own[rng.permutation(len(own))[:k]] if few else own).mean(0))
         accuracies.append(float((classes[(unit(exam) @ unit(np.stack(means)).T).argmax(1)] == truth).mean()))
     return float(np.mean(accuracies))
 

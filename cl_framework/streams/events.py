@@ -40,7 +40,7 @@ class Experience:
     seed_name: str = ""
 
     @property
-    def dice(self) -> str:
+    def seed_source(self) -> str:
         """The name that its seeds are derived from, so that they do not depend on history."""
         return self.seed_name or self.name
 
@@ -93,7 +93,7 @@ class ForgetRequest:
     cells: frozenset[Cell] = frozenset()
 
     @property
-    def dice(self) -> str:
+    def seed_source(self) -> str:
         """The name that its seeds are derived from."""
         return self.name
 

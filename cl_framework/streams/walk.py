@@ -158,7 +158,7 @@ def _recognised(event: Experience, register: Register, spec: Later) -> Experienc
     return dataclasses.replace(event, relearned={**event.relearned, **again})
 
 
-def _moved(step: Step, name: str, numbers: _Numbers, ids: int, past: Sequence[Experience], dice: str) -> Step:
+def _moved(step: Step, name: str, numbers: _Numbers, ids: int, past: Sequence[Experience], seed_source: str) -> Step:
     """Give a later stream's classes, samples and events names of their own."""
     event = step.event
     classes = numbers(event, name)
@@ -171,7 +171,7 @@ def _moved(step: Step, name: str, numbers: _Numbers, ids: int, past: Sequence[Ex
             reference=Relabelled(event.reference, classes, ids),
             inherited={classes[c]: row for c, row in event.inherited.items()},
             relearned={classes[new]: classes[old] for new, old in event.relearned.items()},
-            seed_name=dice,
+            seed_name=seed_source,
         )
         return Step(moved, Relabelled(step.exam, classes, ids))
     gone, samples = [classes[c] for c in event.classes], (event.data.ids + ids).tolist()

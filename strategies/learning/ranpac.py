@@ -73,7 +73,7 @@ class RanPAC(Strategy):
             self.sums.add(*self._expanded(model, event.reference.of(missing)), event.name)
         if self.ridge == "published" and (own := Key(experience=event.name)) not in self.ridges:
             h, y = self._expanded(model, event.reference)
-            self.ridges[own] = holdout_ridge(h, y, RIDGES, seed_for(event.dice, model.seed))
+            self.ridges[own] = holdout_ridge(h, y, RIDGES, seed_for(event.seed_source, model.seed))
 
     def rereads(self, event: ForgetRequest) -> bool:
         """Besides the tuned experience: what is left of an experience, to choose its penalty again."""
