@@ -6,8 +6,8 @@ from pathlib import Path
 
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
 OURS = {"cl_framework", "strategies", "scenarios", "scripts"}
-THEIRS = {"_dynamo", "_exit", "_forward_hooks", "_forward_pre_hooks", "_pos_embed"}
-"""Private names of Python, torch and timm that have no public counterpart."""
+THEIRS = {"_dynamo", "_exit", "_forward_hooks", "_forward_pre_hooks", "_pos_embed", "_repr_html_"}
+"""Private names of Python, torch, timm and notebooks that have no public counterpart."""
 
 
 @functools.cache

@@ -51,7 +51,7 @@ def test_a_name_that_is_none_is_refused():
 
 def test_what_a_module_of_a_known_kind_only_imports_is_not_called(module, capsys):
     """Anything can be reached through the imports of another module, `import_module` itself first of all."""
-    given = "benchmark: 'scenarios.data.open:import_module', options: {name: of_a_stranger}"
+    given = "benchmark: 'scenarios.from_avalanche:import_module', options: {name: of_a_stranger}"
     asked = [*PLAN, "--data.scenario", f"{{class_path: FromAvalanche, init_args: {{{given}}}}}"]
     assert main(asked) == 2
     assert "The config names importlib.import_module, which may run any code" in capsys.readouterr().err

@@ -227,7 +227,7 @@ def test_a_request_is_judged_before_anything_is_learned(kind, world, wanted):
 def test_it_says_what_it_reads_and_who_proposed_it(kind):
     module = ast.get_docstring(ast.parse(Path(inspect.getfile(kind)).read_text())) or ""
     says = inspect.getdoc(kind) or ""
-    assert re.search(r"\bReads (only |both kinds of |the |no )?samples\b", says)
+    assert re.search(r"\bReads\s+(no\s+samples|the\s+(forget|retain)\s+set)\b", says)
     assert kind.__name__ == "HeadRows" or re.search(r"et al\..*\b20\d\d\b", module, re.DOTALL)
     assert kind.__bases__[0].__name__ == "Unlearner"
     assert getattr(kind, "__final__", False)

@@ -15,7 +15,7 @@ from cl_framework.backbones.base import Site
 
 @final
 class Bottleneck(Adapter):
-    """Adds a small network beside each block's MLP; the default; most methods here use it.
+    """Adds a small network beside each block's MLP; choose it by default, as most methods do.
 
     ``out = h + MLP(LN(h)) + scale * up(drop(relu(down(h))))`` in every block (Chen et al., NeurIPS 2022, Eq. 3).
 
