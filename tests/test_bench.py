@@ -134,6 +134,7 @@ def test_all_of_a_forget_request_is_one_phase():
     assert set(watch.seconds) == {"forget", "train"}
 
 
+@pytest.mark.slow
 def test_scaling_draws_a_figure_and_a_table(tmp_path):
     assert scaling.main(["--tasks", "10", "--plain_tasks", "10", "--classes", "40", "--out", str(tmp_path)]) == 0
     facts = json.loads((tmp_path / "tables" / "scaling.json").read_text())

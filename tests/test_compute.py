@@ -190,7 +190,12 @@ def test_the_gradients_of_all_classes_are_taken_at_once_from_a_compiled_model_to
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize(("strategy", "more"), [(EASE, 0), (Finetune, 0), (OLoRA, 2)])
+SLOW = pytest.mark.slow  # each compiles for seconds; one method stands for the others
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more"), [pytest.param(EASE, 0, marks=SLOW), (Finetune, 0), pytest.param(OLoRA, 2, marks=SLOW)]
+)
 def test_no_task_is_compiled_anew(strategy, more, world, fresh):
     """One graph for training, one for frozen passes through one adapter after the other, one for several at once.
 

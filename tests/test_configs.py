@@ -171,7 +171,10 @@ def small(step):
     return Step(event, few(step.exam, 1))
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=named)
+FIRST, *OTHERS = COMPARISONS
+
+
+@pytest.mark.parametrize("path", [FIRST, *(pytest.param(p, marks=pytest.mark.slow) for p in OTHERS)], ids=named)
 def test_every_method_of_a_comparison_builds_with_its_seeds(path):
     matrix = read(path)
     assert len(matrix.seeds) >= 3
