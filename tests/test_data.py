@@ -134,7 +134,7 @@ def test_an_image_folder_with_train_and_test_keeps_its_split(folders: Path):
     assert batch.x.shape == (2, 3, 8, 8)
     assert (batch.y.tolist(), batch.ids.tolist()) == ([1, 0], [4, 1])
     assert torch.allclose(batch.x[0, :, 0, 0], torch.tensor([10.0, 0.0, 245.0]) / 255)
-    with pytest.raises(UserError, match=r"says itself which samples are held out; leave out the option test=0\.3"):
+    with pytest.raises(UserError, match=r"has a test split of its own; leave out the option test=0\.3"):
         open_source(f"imagefolder:{folders}:test=0.3")
 
 

@@ -223,7 +223,7 @@ def test_what_would_be_done_is_shown_and_nothing_is_done(run, verb, monkeypatch)
     assert files(run) == before
 
 
-def foretold(capsys, *args):
+def planned(capsys, *args):
     """What `clf plan-forget --json` prints, and its artifacts by kind."""
     capsys.readouterr()
     assert main(["plan-forget", *map(str, args), "--json"]) == 0
@@ -239,7 +239,7 @@ def test_the_samples_of_every_artifact_are_told_as_json(shared, tmp_path, capsys
     edit = ["--unlearner", "NegGradPlus", "--model.unlearner.epochs=1"]
     assert main(["forget", str(shared), "--samples", str(tmp_path / "ids.txt"), *edit]) == 0
     before = files(shared)
-    told, kinds = foretold(capsys, shared, "--classes", 0)
+    told, kinds = planned(capsys, shared, "--classes", 0)
     assert files(shared) == before
     assert (told["request"], told["policy"], told["classes"]) == ("forget-1", "exact", [0])
     assert (told["samples"], told["test_samples"]) == (5, 3)
@@ -260,14 +260,14 @@ def test_the_samples_of_every_artifact_are_told_as_json(shared, tmp_path, capsys
         "002-learn-task-2": (36, "rewrite"),  # the head; the adapter was taken out when it was edited
         "003-forget-forget-0": (36, "rewrite"),
     }
-    _, kinds = foretold(capsys, shared, "--classes", 0, "--ids")
+    _, kinds = planned(capsys, shared, "--classes", 0, "--ids")
     assert kinds["adapter"][0]["made_from"]["task-0"]["0"] == [0, 1, 2, 3, 4, 5]
     (tmp_path / "ids.txt").write_text("1 2")
-    told, kinds = foretold(capsys, shared, "--samples", tmp_path / "ids.txt", *edit)
+    told, kinds = planned(capsys, shared, "--samples", tmp_path / "ids.txt", *edit)
     assert (told["samples"], kinds["adapter"][0]["samples_that_go"], told["policy"]) == (1, 1, "approximate")
 
     assert main(["forget", str(shared), "--classes", "0"]) == 0  # learns again
-    _, kinds = foretold(capsys, shared, "--classes", 1)
+    _, kinds = planned(capsys, shared, "--classes", 1)
     assert kinds["adapter"][0]["made_from"]["task-0"] == {"1": 6}
     assert not any(a["samples_forgotten_before"] for k in ("adapter", "head row", "checkpoint") for a in kinds[k])
     assert main(["plan-forget", str(shared), "--classes", "1", "--ids"]) == 2
@@ -275,7 +275,7 @@ def test_the_samples_of_every_artifact_are_told_as_json(shared, tmp_path, capsys
 
 def test_a_checkpoint_holds_what_its_tensors_were_made_of_then(run, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("0")
-    _, kinds = foretold(capsys, run, "--samples", tmp_path / "ids.txt")
+    _, kinds = planned(capsys, run, "--samples", tmp_path / "ids.txt")
     assert [a["made_from"] for a in kinds["checkpoint"]] == [
         {f"task-{t}": {str(2 * t): 6, str(2 * t + 1): 6}} for t in range(3)
     ]
@@ -284,7 +284,7 @@ def test_a_checkpoint_holds_what_its_tensors_were_made_of_then(run, tmp_path, ca
     (row,) = [a for a in kinds["stored features"] if a["why"] == "of samples that go"]
     assert (row["name"], row["made_from"]) == ("1 rows", {"task-0": {"0": 1}})
     assert main(["forget", str(run), "--samples", str(tmp_path / "ids.txt")]) == 0
-    _, kinds = foretold(capsys, run, "--classes", 1)
+    _, kinds = planned(capsys, run, "--classes", 1)
     held = {a["name"]: a["made_from"] for a in kinds["checkpoint"]}
     assert held["000-learn-task-0"] == {"task-0": {"1": 6}}
     assert held["003-forget-forget-0"] == {"task-0": {"0": 5}}

@@ -95,11 +95,11 @@ def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, str
     if objection(learner.model, learner.strategy, learner.unlearner, request):
         return
     learner = learned(strategy, unlearner)
-    before, foretold = world.clone(checkpoint.tensors(learner)), treatments(learner, request, learner.unlearner)
-    assert {n for t in foretold for n in t.artifact.tensors} == before.keys()  # nothing is overlooked
+    before, planned = world.clone(checkpoint.tensors(learner)), treatments(learner, request, learner.unlearner)
+    assert {n for t in planned for n in t.artifact.tensors} == before.keys()  # nothing is overlooked
     world.learn(learner, [request], stream[:3])
     after = checkpoint.tensors(learner)
-    for t in foretold:
+    for t in planned:
         for n in t.artifact.tensors:
             if t.artifact.kind == "head row":
                 continue
@@ -109,7 +109,7 @@ def test_what_is_foretold_is_what_happens(strategy, unlearner, asked, world, str
                 assert torch.equal(before[n], after[n]), (t, n)
             elif t.action in ("subtract", "edit"):
                 assert n in after, (t, n)
-    deleted = {int(t.artifact.name) for t in foretold if t.artifact.kind == "head row" and t.action == "delete"}
+    deleted = {int(t.artifact.name) for t in planned if t.artifact.kind == "head row" and t.action == "delete"}
     assert not deleted & set(learner.model.head.classes)
 
 
@@ -402,15 +402,15 @@ def test_stored_features_go_as_foretold(strategy, unlearner, settings, world, st
     events = [*stream[:3], forget_request("f", stream[:3], classes=[2])]
     steps, evaluator = list(world.Listed(events).steps()), Evaluator()
     loop.run_stream(learner, world.Listed(events[:3]), world.make_trainer, evaluator, world.Listener(learner), 8)
-    foretold = Case(None, learner, steps).in_store()
+    planned = Case(None, learner, steps).in_store()
     rows = known_rows(learner.model.store.state())
     loop.attach_memories(learner, stream[:3])
     loop.take(learner, steps[-1], world.make_trainer, evaluator, 8)
     after = {k: set(ids.tolist()) for k, ids in known_rows(learner.model.store.state()).items()}
     lost = sum(len(set(ids.tolist()) - after.get(k, set())) for k, ids in rows.items())
     fates = {"delete": 0, "keep": 0}
-    for f in foretold:
+    for f in planned:
         fates[f.treatment.action] += int(f.treatment.artifact.name.split()[0])
     assert fates == {"delete": lost, "keep": sum(map(len, rows.values())) - lost}
-    gone = next(f for f in foretold if f.treatment.why == "of samples that go")
+    gone = next(f for f in planned if f.treatment.why == "of samples that go")
     assert {c for _, c in gone.examined} == {2}

@@ -61,7 +61,7 @@ def moved(world, strategy, events):
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=named)
 def test_what_a_strategy_says_of_its_rivals_is_what_gradients_say(strategy, world, ones):
     said = strategy().competes
-    if said is None or strategy().founded:
+    if said is None or strategy().trains_first_only:
         learner = world.learn(world.learner(strategy()), ones[:1])
         assert not any(plans(learner.model, learner.strategy, None, ones[1]))
         return

@@ -75,7 +75,7 @@ def accuracy_with_rows_back(
         that has changed.
     """
     lost = [c for c in about.vanished if c in knew]
-    if not lost or learner.strategy.isolates == "experience" or learner.strategy.founded:
+    if not lost or learner.strategy.isolates == "experience" or learner.strategy.trains_first_only:
         return None
     source = TensorStore()
     for name, part in learner.named_modules():

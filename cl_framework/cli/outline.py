@@ -14,12 +14,12 @@ _SHOWN = 6
 """Most classes that are named; further ones are counted."""
 
 
-def outline(case: Case, foretold: Sequence[ForgetEffect], called: Callable[[int], str] = str) -> list[tuple[str, str]]:
+def outline(case: Case, planned: Sequence[ForgetEffect], called: Callable[[int], str] = str) -> list[tuple[str, str]]:
     """Return the lines: a heading each, with its text.
 
     Args:
         case: The request.
-        foretold: Treatment of every artifact.
+        planned: Treatment of every artifact.
         called: Returns the name of a class.
     """
     classes = _number(len(case.event.classes), "class") if case.event.classes else "no class as a whole"
@@ -31,16 +31,16 @@ def outline(case: Case, foretold: Sequence[ForgetEffect], called: Callable[[int]
         lines.append(("stays", staying.staying_sentence(case.event.stays, called)))
     for action in ORDER:
         kinds: dict[str, int] = {}
-        some = [f.treatment.artifact for f in foretold if f.treatment.action == action]
+        some = [f.treatment.artifact for f in planned if f.treatment.action == action]
         for a in some:
             kinds[a.kind] = kinds.get(a.kind, 0) + a.count
         size = sum(a.bytes for a in some)
         if counts := ", ".join(f"{kind} ({n:,})" for kind, n in kinds.items() if n):
             lines.append((action, counts + (f": {_number(size, 'byte')}" if size else "")))
-    return [*lines, ("cost", cost(case, foretold))]
+    return [*lines, ("cost", cost(case, planned))]
 
 
-def cost(case: Case, foretold: Sequence[ForgetEffect]) -> str:
+def cost(case: Case, planned: Sequence[ForgetEffect]) -> str:
     """Say what is learned or trained, and from how many samples."""
     left = sum(len(e.data) for e in case.event.remaining)
     if case.unlearner.acts in ("edit", "stack"):
@@ -48,7 +48,7 @@ def cost(case: Case, foretold: Sequence[ForgetEffect]) -> str:
         return "an edit is trained; it may read " + " and ".join(
             f"{read[need]} to {need}" for need in sorted(case.unlearner.needs)
         )
-    again = pooled(f.made for f in foretold if f.treatment.action == "retrain")
+    again = pooled(f.made for f in planned if f.treatment.action == "retrain")
     remain = {cell: ids - case.taken.get(cell, frozenset()) for cell, ids in again.items()}
     remain = {cell: ids & case.now.alive.get(cell, frozenset()) for cell, ids in remain.items()}
     if not any(remain.values()):

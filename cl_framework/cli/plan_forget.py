@@ -30,26 +30,26 @@ def print_plan(run: OpenRun, console: Console, each: bool = False) -> None:
         each: Also print artifacts of one kind and fate on a line each, with what went into them and why.
     """
     case, names = Case(run.directory, run.learner, run.steps), run.timeline.class_names
-    foretold = _all(case)
+    planned = _all(case)
     policy = "exact" if case.unlearner.exact else "approximate"
     head = f"{case.event.name} with {type(case.unlearner).__name__} ({policy}): what would be done; nothing is done yet"
     for sentence in copies.of_request(run.directory, case.step).told:
         console.print(Text(printable(sentence), "yellow"), soft_wrap=True)
     rows: list[grid.Row] = [
-        ((word, STYLES.get(word, "cyan")), words) for word, words in outline(case, foretold, lambda c: called(c, names))
+        ((word, STYLES.get(word, "cyan")), words) for word, words in outline(case, planned, lambda c: called(c, names))
     ]
     grid.print_table(console, (), rows, texts=2, title=printable(head))
     if each:
         heads = ("action", "artifact", "made from", "why", "that go", "bytes")
-        grid.print_table(console, heads, _rows(case, foretold, names), texts=4, title="artifact by artifact")
+        grid.print_table(console, heads, _rows(case, planned, names), texts=4, title="artifact by artifact")
     else:
         console.print(Text("--all shows every artifact, what went into it, and why", "dim"), soft_wrap=True)
 
 
-def _rows(case: Case, foretold: Sequence[ForgetEffect], names: Sequence[str]) -> list[grid.Row]:
+def _rows(case: Case, planned: Sequence[ForgetEffect], names: Sequence[str]) -> list[grid.Row]:
     """Return artifacts of one kind and fate on one row."""
     alike: dict[tuple[str, str, str], list[ForgetEffect]] = {}
-    for f in foretold:
+    for f in planned:
         alike.setdefault((f.treatment.artifact.kind, f.treatment.action, f.treatment.why), []).append(f)
     rows: list[grid.Row] = []
     for (kind, action, why), some in alike.items():

@@ -1,4 +1,4 @@
-"""A config as it is given, in files and on the command line, judged before anything heavy is imported.
+"""A config as given, in files and on the command line, checked before anything heavy is imported.
 
 What is refused here is certainly wrong. The full parser reads what passes; where it refuses something, the same
 judgement is asked again, now that everything it does not know is known to be wrong.

@@ -1,4 +1,4 @@
-"""The full parser of configs: stock LightningCLI with our sections and options, asked after `given` has judged."""
+"""The full parser of configs: LightningCLI with our sections and options, used after the check of `given`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of settings judged by what their places take: one walk through a config as far as it is given.
+"""Values of settings, checked against the types of their settings in one walk through a config.
 
 Later values win, and another class drops the settings of the class before, as in the full parser.
 """

@@ -42,9 +42,9 @@ def recorded(learner: Learner, event: Event) -> Iterator[Recording]:
         yield recording
         return
     unlearner = check_request(learner.model, learner.strategy, learner.unlearner, event)
-    foretold = treatments(learner, event, unlearner)
+    planned = treatments(learner, event, unlearner)
     yield recording
-    learner.model.outlived = outlived(learner, event, foretold, recording.ids)
+    learner.model.outlived = outlived(learner, event, planned, recording.ids)
 
 
 @final

@@ -48,17 +48,17 @@ def treatments(learner: Learner, event: ForgetRequest, unlearner: Unlearner) -> 
 
 
 def outlived(
-    learner: Learner, event: ForgetRequest, foretold: Iterable[Treatment], read: Collection[int]
+    learner: Learner, event: ForgetRequest, planned: Iterable[Treatment], read: Collection[int]
 ) -> dict[str, tuple[str, ...]]:
     """Return which requests a learner's state has outlived, after ``event``.
 
     Args:
         learner: In the state after the request.
         event: The request.
-        foretold: The treatments, resolved before.
+        planned: The treatments, resolved before.
         read: The samples that it trained on.
     """
-    stayed = {t.artifact.holder: t.artifact for t in foretold if t.action not in ("delete", "retrain")}
+    stayed = {t.artifact.holder: t.artifact for t in planned if t.action not in ("delete", "retrain")}
     requests = {holder: old for holder, old in learner.model.outlived.items() if holder in stayed}
     if learner.unlearner is None or learner.unlearner.exact:
         return requests

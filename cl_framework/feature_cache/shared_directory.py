@@ -120,7 +120,7 @@ class SharedDirectory:
         return count
 
     def evict(self) -> None:
-        """Delete least recently used files, down to the limit, and temporary files of dead writers."""
+        """Delete least recently used files, down to the limit, and temporary files of killed writers."""
         with self._alone():
             for stray in self.path.glob(f"*/*/{TEMPORARY}*"):
                 with suppress(OSError):

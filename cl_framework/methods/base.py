@@ -71,8 +71,8 @@ class Strategy(Recorded, nn.Module, ABC):
         competes: Classes that its loss tells a new class from: all classes that are ``known``, or the ``new`` ones of
             the same experience only, so that one alone gives no gradient; None if it trains nothing.
         widens: The setting that makes known classes compete too, where there is one.
-        founded: Whether all its state depends on training on the first experience: when that loses samples, everything
-            is learned again.
+        trains_first_only: Whether all its state depends on training on the first experience: when that loses samples,
+            everything is learned again.
     """
 
     isolates: Literal["class", "experience"] | None = None
@@ -83,15 +83,15 @@ class Strategy(Recorded, nn.Module, ABC):
     adopts: bool = True
     competes: Literal["new", "known"] | None = "known"
     widens: ClassVar[str] = "compete all"
-    founded: bool = False
+    trains_first_only: bool = False
 
-    def unfounded(self, event: ForgetRequest) -> bool:
+    def loses_first_experience(self, event: ForgetRequest) -> bool:
         """Tell whether ``event`` forgets part of the first experience that all state depends on."""
-        return self.founded and event.first in event.experiences
+        return self.trains_first_only and event.first in event.experiences
 
     def rereads(self, event: ForgetRequest) -> bool:
         """Tell whether forgetting ``event`` exactly reads retained samples that were learned with forgotten ones."""
-        if self.unfounded(event):
+        if self.loses_first_experience(event):
             return bool(event.remaining)
         if self.isolates == "class":
             return bool(event.thinned)

@@ -136,7 +136,7 @@ def capable(model: Model, strategy: Strategy, event: ForgetRequest, nth: int = 1
 def unsuited(strategy: Strategy, event: ForgetRequest) -> str | None:
     """Refuse to edit state that can be forgotten exactly, and where no sample or other class stays."""
     name = type(strategy).__name__
-    if strategy.subtracts and strategy.unfounded(event):
+    if strategy.subtracts and strategy.loses_first_experience(event):
         return f"{name} sums up features that were tuned on {event.first!r}, and an edit would not change its sums"
     if strategy.isolates is not None or strategy.subtracts:
         exact = "Subtract" if strategy.subtracts else "DropAdapter"

@@ -117,7 +117,7 @@ def training_warnings(strategy: Strategy, events: Iterable[Event], known: Collec
         if len(event.classes) == 1 and not event.inherited:
             if not alive - set(event.classes):
                 first = first or event.name
-            elif strategy.competes == "new" and not strategy.founded:
+            elif strategy.competes == "new" and not strategy.trains_first_only:
                 alone.append(event.name)
         alive |= set(event.classes)
     name, warnings = type(strategy).__name__, []

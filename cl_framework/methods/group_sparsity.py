@@ -87,7 +87,7 @@ class SparseDelta:
         return self.sparsity.alpha * norms(self.groups).sum() if on else 0.0
 
     def _shrink(self, optimizer: Optimizer, *_: object) -> None:
-        """Follow a step at its own learning rate, which a schedule may have moved on by the time a plan hears of it."""
+        """Follow a step at its own learning rate, which a schedule may change before the plan's callback."""
         if self.sparsity.form == "proximal" and self.epoch >= self.sparsity.warmup:
             shrink(self.groups, optimizer.param_groups[0]["lr"] * self.sparsity.alpha)
 

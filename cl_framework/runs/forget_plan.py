@@ -146,25 +146,25 @@ class Case:
         events = self.run.events()
         trained = pooled(f.made for f in self.in_learner() if f.treatment.artifact.holder.startswith("strategy."))
         why = "never stored: worked out again from what is left"
-        foretold = [
+        planned = [
             ForgetEffect(Treatment(Artifact("derived", name, ()), "rewrite", why), trained)
             for name in self.learner.strategy.derived
         ]
-        foretold += [self._checkpoint(i, e, events[i + 1 :]) for i, e in enumerate(events)]
+        planned += [self._checkpoint(i, e, events[i + 1 :]) for i, e in enumerate(events)]
         for i, e in enumerate(events, 1):
             listed = Artifact("event metrics", e.metrics, (), bytes=e.files[e.metrics].bytes)
-            foretold.append(self._seen(listed, "keep", "counts by class id; no names, no sample ids", i))
+            planned.append(self._seen(listed, "keep", "counts by class id; no names, no sample ids", i))
         for kind, place, action, why in WRITTEN:
             if (file := self.run.path / place).exists():
-                foretold.append(self._seen(Artifact(kind, place, (), bytes=file.stat().st_size), action, why))
+                planned.append(self._seen(Artifact(kind, place, (), bytes=file.stat().st_size), action, why))
         asked = pooled(self.now.taken.values())
         for kind, place, why, contents in (
             ("config", "config.yaml", "requests in it hold class ids and keyed hashes only", {}),
             ("receipts", "receipts.jsonl", "one line is added; keyed hashes, no names", asked),
             ("logs", "trainer loggers", "losses by step; no names, no sample ids", self._trained(events)),
         ):
-            foretold.append(ForgetEffect(Treatment(Artifact(kind, place, ()), "keep", why), contents))
-        return foretold
+            planned.append(ForgetEffect(Treatment(Artifact(kind, place, ()), "keep", why), contents))
+        return planned
 
     def _seen(self, a: Artifact, action: Action, why: str, steps: int | None = None) -> ForgetEffect:
         """Predict the effect on records of exams: on test samples, and on single forgotten samples."""

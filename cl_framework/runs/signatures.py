@@ -63,16 +63,16 @@ def signature_problems(run: Path, public: str | Path) -> list[str]:
         raise UserError(f"{public} holds no public key; {how}.") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise UserError(f"{public} holds another kind of key than Ed25519; {how}.")
-    file, wrong, vouched = run / receipts.FILE, list[str](), 0
+    file, wrong, covered = run / receipts.FILE, list[str](), 0
     lines = receipts.whole(run)
     for number, line in enumerate(lines, 1):
         if (signatures := _signatures(line)) is None:
             continue
-        vouched = number
+        covered = number
         if not any(_holds(key, signature, line.signed, invalid) for signature in signatures):
             wrong.append(f"{file} line {number} was not signed with the key that belongs to {public}")
-    if vouched < len(lines):
-        wrong.append(f"{file} line {vouched + 1} and what follows is not signed; `clf forget DIR --sign` signs.")
+    if covered < len(lines):
+        wrong.append(f"{file} line {covered + 1} and what follows is not signed; `clf forget DIR --sign` signs.")
     return wrong
 
 

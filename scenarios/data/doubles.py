@@ -55,8 +55,8 @@ def duplicate_warnings(source: Source) -> list[str]:
 
     if both:
         warnings.append(
-            f"The training split shares {_count(len(both), noun)} with the test split, which then measures memory: "
-            f"{shown(both)}; take one of each away."
+            f"The training split shares {_count(len(both), noun)} with the test split, which inflates accuracy: "
+            f"{shown(both)}; remove one of each."
         )
     if torn:
         warnings.append(f"Two labels are given to {_count(len(torn), noun)}: {shown(torn)}; keep one of each.")
@@ -67,7 +67,7 @@ def duplicate_warnings(source: Source) -> list[str]:
         )
     if bare := source.unexamined:
         names = ", ".join(bare[:_SHOWN]) + (", ..." if len(bare) > _SHOWN else "")
-        warnings.append(f"No test {noun} are there for {_count(len(bare), 'classes')}: {names}; the exam is none.")
+        warnings.append(f"No test {noun} are there for {_count(len(bare), 'classes')}: {names}; they are not tested.")
     return warnings
 
 

@@ -367,7 +367,7 @@ def check_share(name: str, has_test: bool, test: float | None) -> None:
         UserError: If there is one.
     """
     if has_test and test is not None:
-        raise UserError(f"{name} says itself which samples are held out; leave out the option test={test}.")
+        raise UserError(f"{name} has a test split of its own; leave out the option test={test}.")
 
 
 def absent(name: str, sample: int) -> MissingSample:
@@ -432,7 +432,7 @@ class View(Samples):
 
 
 def gathered(source: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-    """Return ``source[rows]`` on ``device``: gathered where a GPU fetches it by itself, so that nobody waits."""
+    """Return ``source[rows]`` on ``device``: in pinned memory for a GPU, so that the copy is asynchronous."""
     if device.type != "cuda":
         return source[rows].to(device)
     pinned = torch.empty((len(rows), *source.shape[1:]), dtype=source.dtype, pin_memory=True)

@@ -34,7 +34,7 @@ class APER(Strategy):
     again, and computes the adapted means of all classes again.
     """
 
-    isolates, founded, competes, repeats = "class", True, "new", True
+    isolates, trains_first_only, competes, repeats = "class", True, "new", True
 
     def __init__(self) -> None:
         """Start without prototypes."""

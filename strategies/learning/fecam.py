@@ -52,14 +52,14 @@ class FeCAM(Strategy):
     ) -> None:
         """Start without classes."""
         super().__init__()
-        self.founded, self.tukey, self.gaussians = tune, tukey, Gaussians()
+        self.trains_first_only, self.tukey, self.gaussians = tune, tukey, Gaussians()
         self.shrinkage = (gamma1, gamma2, identity)
         self.competes = "new" if tune else None
         self.inverses: dict[int, tuple[Tensor, Tensor]] = {}
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train the adapter if it is to be trained, then compute the missing statistics."""
-        if self.founded and tuned(model) is None:
+        if self.trains_first_only and tuned(model) is None:
             erase(Erasure(everything=True), self.gaussians)  # measured with an adapter that was deleted
             yield tune(model, event)
         if missing := self.gaussians.missing(event.classes, event.name):
@@ -89,7 +89,7 @@ class FeCAM(Strategy):
         return z if self.tukey == 1 else z.sign() * z.abs() ** self.tukey
 
     def _space(self, model: Model) -> str:
-        return (tuned(model) or "") if self.founded else ""
+        return (tuned(model) or "") if self.trains_first_only else ""
 
 
 def correlations(covariance: Tensor, gamma1: float, gamma2: float, identity: float = 0.0) -> Tensor:

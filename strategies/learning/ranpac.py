@@ -59,7 +59,12 @@ class RanPAC(Strategy):
     ) -> None:
         """Start with empty sums."""
         super().__init__()
-        self.founded, self.expansion, self.ridge, self.cosine_as_pilot = tune, expansion, ridge, cosine_as_pilot
+        self.trains_first_only, self.expansion, self.ridge, self.cosine_as_pilot = (
+            tune,
+            expansion,
+            ridge,
+            cosine_as_pilot,
+        )
         self.seed, self.sums, self.ridges = seed, Sums(), TensorStore()
         self._projection: RandomFeatures | None = None
         self._solved: tuple[object, Tensor] | None = None
@@ -67,7 +72,7 @@ class RanPAC(Strategy):
 
     def learn(self, model: Model, event: Experience) -> Iterable[Plan]:
         """Train the adapter where asked, add the classes that are not in the sums yet, choose the penalty."""
-        if self.founded and tuned(model) is None:
+        if self.trains_first_only and tuned(model) is None:
             yield tune(model, event)
         if missing := self.sums.missing(event.classes, event.name):
             self.sums.add(*self._expanded(model, event.reference.of(missing)), event.name)
@@ -113,4 +118,4 @@ class RanPAC(Strategy):
         return self._projection(z)
 
     def _space(self, model: Model) -> Using:
-        return (tuned(model) or ()) if self.founded else ()
+        return (tuned(model) or ()) if self.trains_first_only else ()

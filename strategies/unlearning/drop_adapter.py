@@ -41,7 +41,7 @@ class DropAdapter(Unlearner):
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
         """Delete, then compute again what is missing."""
         filed_once = frozenset[int]() if strategy.repeats else frozenset(event.data.labels.tolist())
-        apart = strategy.isolates == "experience" or strategy.unfounded(event)
+        apart = strategy.isolates == "experience" or strategy.loses_first_experience(event)
         shared = frozenset(event.experiences) if apart else frozenset()
         ids = frozenset(event.data.ids.tolist())
         erasure = Erasure(frozenset(event.classes) | filed_once, shared, ids, cells=frozenset(event.taken))

@@ -41,7 +41,7 @@ class Subtract(Unlearner):
         """Refuse where state is not sums alone."""
         if not strategy.subtracts:
             return f"the state of {type(strategy).__name__} is no sum over samples, so none can be subtracted"
-        if strategy.unfounded(event):
+        if strategy.loses_first_experience(event):
             return f"the features that {type(strategy).__name__} sums up were tuned on {event.first!r}, and are no sum"
         if self.check and "retain" in event.missing:
             return "its check sums up the retain set, which cannot be had"
