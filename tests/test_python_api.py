@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +230,7 @@ def test_what_cannot_be_written_is_refused_on_disk_before_the_run_and_works_in_m
 def test_a_stream_may_be_used_again_and_a_learner_may_not(tmp_path, world):
     learner, stream = quick()
     once = clf.run(learner, stream, run_dir=tmp_path / "a")
-    with pytest.raises(clf.UserError, match="has learned already"):
+    with pytest.raises(clf.UserError, match=r"learned already.*go on with a run on disk by `clf\.Run\.open\(DIR\)"):
         clf.run(learner, stream)
     assert world.timeless(clf.run(quick()[0], stream, run_dir=tmp_path / "b").report) == world.timeless(once.report)
 
@@ -251,6 +252,7 @@ def refused(**changes):
         ({"stream": [1]}, r'The stream is a list; give a Scenario, as in ClassIncremental\("digits"\)'),
         ({"stream": type("Benchmark", (), {"__module__": "avalanche.benchmarks"})()}, "as in FromAvalanche"),
         ({"learner": None}, "The learner is None; give a Learner"),
+        ({"run_dir": 3}, 'run_dir is a int; give the path of a directory, as in "runs/mine"'),
         ({"trainer": {"no_such": 1}}, "no_such"),
         ({"trainer": {"max_epochs": 0}}, "max_epochs must be at least 1"),
     ],
@@ -258,6 +260,37 @@ def refused(**changes):
 def test_mistakes_get_one_sentence(changes, message):
     with pytest.raises(clf.UserError, match=message):
         refused(**changes)
+
+
+def test_a_run_is_opened_by_the_path_of_its_directory():
+    with pytest.raises(clf.UserError, match="The directory is None; give the path"):
+        clf.Run.open(None)
+
+
+OWN = """
+import torch
+from cl_framework import Strategy
+
+class Silent(Strategy):
+    def learn(self, model, event):
+        return ()
+
+    def predict(self, model, x):
+        return torch.zeros(len(x), len(model.classes))
+"""
+
+
+@pytest.mark.parametrize("trust", [["parts_of_mine"], "parts_of_mine", ["parts_of_mine.silent.Silent"]])
+def test_a_run_with_parts_of_ones_own_opens_again_in_the_same_process(trust, tmp_path, monkeypatch):
+    (tmp_path / "parts_of_mine").mkdir()
+    (tmp_path / "parts_of_mine" / "__init__.py").touch()
+    (tmp_path / "parts_of_mine" / "silent.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    silent = import_module("parts_of_mine.silent").Silent()
+    clf.run(clf.Learner(clf.GlyphViT(), clf.Bottleneck(4), silent), quick()[1], run_dir=tmp_path / "run")
+    assert type(clf.Run.open(tmp_path / "run", trust=trust).learner.strategy).__name__ == "Silent"
+    with pytest.raises(clf.UserError, match="may run any code"):
+        _ = clf.Run.open(tmp_path / "run").learner
 
 
 def test_a_directory_that_holds_another_run_is_refused(kept):

@@ -22,7 +22,7 @@ from cl_framework.operations import forgetting, queries, run_audit, streaming, v
 from cl_framework.operations.forgetting import ForgetWords
 from cl_framework.operations.queries import Evaluation, Prediction
 from cl_framework.operations.run_audit import AuditOptions
-from cl_framework.operations.running import check_stream, results_of, showing_progress, trusting
+from cl_framework.operations.running import check_stream, path_from, results_of, showing_progress, trusting
 from cl_framework.runs import contents, directory, reopening
 from cl_framework.runs.open_run import OpenRun
 from cl_framework.runs.signatures import signer
@@ -57,24 +57,24 @@ class Run:
         path: Where it is.
     """
 
-    def __init__(self, kept: directory.RunDirectory, trust: Sequence[str] = ()) -> None:
+    def __init__(self, kept: directory.RunDirectory, trust: str | Sequence[str] = ()) -> None:
         """Use `open` instead."""
-        self._directory, self._trust = kept, tuple(trust)
+        self._directory, self._trust = kept, (trust,) if isinstance(trust, str) else tuple(trust)
         self._opened: tuple[list[str], OpenRun] | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], trust: Sequence[str] = (), relocate: Sequence[str] = ()) -> Run:
+    def open(cls, path: str | os.PathLike[str], trust: str | Sequence[str] = (), relocate: Sequence[str] = ()) -> Run:
         """Open the run in a directory.
 
         Args:
             path: The directory.
-            trust: Packages, modules or classes of your own that its config names; their code will run.
+            trust: Packages, modules or classes of your own that its config names, one or several; their code will run.
             relocate: What was moved since, each ``OLD=NEW``; the run remembers it.
 
         Raises:
-            UserError: If there is no run.
+            UserError: If there is no run, or ``path`` is no path.
         """
-        return cls(reopening.opened(Path(path).expanduser(), relocate), trust)
+        return cls(reopening.opened(path_from("The directory", path), relocate), trust)
 
     def __repr__(self) -> str:
         """Return where it is."""

@@ -75,7 +75,7 @@ def run(
         timeline = prepare(experiment)
         with showing_progress(progress):
             return Results.of(carry_out_in_memory(experiment, timeline))
-    path = Path(run_dir).expanduser()
+    path = path_from("run_dir", run_dir)
     RunDirectory.check_free(path)
     config = config_from(learner, stream, batch_size=batch_size, validation=validation)
     config |= {"seed_everything": seed, "threads": threads, "trainer": options}
@@ -162,7 +162,7 @@ def _check(learner: object, stream: object, numbers: Mapping[str, object]) -> No
     if learner.model.known or learner.now:
         raise UserError(
             "This learner has learned already, and a run starts with a new one; make another, or go on with a run on "
-            "disk by `RunDirectory.open(DIR).learn(stream)`."
+            "disk by `clf.Run.open(DIR).learn(stream)`."
         )
     for name, value in numbers.items():
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -173,6 +173,21 @@ def _check(learner: object, stream: object, numbers: Mapping[str, object]) -> No
     for name, value in numbers.items():
         if fault := ranges.fault(places.get(name, name), value):
             raise UserError(f"{fault.replace(places.get(name, name), name)}.")
+
+
+def path_from(name: str, given: object) -> Path:
+    """Return the path of a directory, the home directory in place of ``~``.
+
+    Args:
+        name: What it is called in the message.
+        given: The path as a word or an object.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f'{name} is {_called(given)}; give the path of a directory, as in "runs/mine".')
+    return Path(given).expanduser()
 
 
 def check_stream(stream: object) -> None:

@@ -91,7 +91,7 @@ def require(path: str, packages: Sequence[str] = ()) -> None:
     Raises:
         UserError: Saying how to trust it.
     """
-    if not any(path == name or path.startswith(f"{name}.") for name in allowed(packages)):
+    if not _within(path, allowed(packages)):
         raise UserError(refusal(path))
 
 
@@ -101,10 +101,15 @@ def require_home(target: object, path: str, packages: Sequence[str] = ()) -> Non
     Raises:
         UserError: Saying how to trust it, unless the user trusts the path itself.
     """
-    if any(path == name or path.startswith(f"{name}.") for name in trusted()):
+    if _within(path, trusted()):
         return
     named = target if hasattr(target, "__qualname__") else type(target)
     require(f"{named.__module__}.{getattr(named, '__qualname__', '')}", packages)
+
+
+def _within(path: str, names: Sequence[str]) -> bool:
+    """Return whether a dotted path is one of ``names`` or lies below one."""
+    return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
 def refusal(path: str) -> str:
@@ -117,5 +122,6 @@ def enforce(packages: Sequence[str] = ()) -> None:
     import jsonargparse
 
     now = allowed(packages)
-    jsonargparse.set_parsing_settings(import_path_denylist=["*", *sorted(_earlier - {*now})], import_path_allowlist=now)
+    ended = sorted(path for path in _earlier if not _within(path, now))  # the narrower path would decide otherwise
+    jsonargparse.set_parsing_settings(import_path_denylist=["*", *ended], import_path_allowlist=now)
     _earlier.update(now)
