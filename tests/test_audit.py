@@ -34,6 +34,15 @@ class _RowsOnly(Unlearner):
         return ()
 
 
+class _KeepsClasses(Unlearner):
+    """Do nothing at all, and keep scoring the classes."""
+
+    keep_rows = True
+
+    def forget(self, model, strategy, event):
+        return ()
+
+
 class _Nothing(Unlearner):
     """Do nothing at all, and claim that it was exact: an edit would be refused where state is kept apart."""
 
@@ -120,7 +129,7 @@ def test_deleting_rows_only_is_caught_behind_the_head(veiled):
 
 
 def test_doing_nothing_shows_in_the_answers_themselves(audited):
-    run, about, trainer = audited(Finetune, _Nothing, classes=[1, 6])
+    run, about, trainer = audited(Finetune, _KeepsClasses, classes=[1, 6])
     found = conduct(run, about, trainer)
     assert found["accuracy_forget_test"]["run"] == found["accuracy_forget_test"]["original"] > 0.5
     assert found["mia_loss_auc"]["run"] == found["mia_loss_auc"]["original"]

@@ -77,6 +77,8 @@ def predict(learner, x):
 
 def test_neg_grad_that_only_retains_is_fine_tuning_on_what_stays(forgotten):
     class OnRetained(Unlearner):
+        keep_rows = True
+
         def forget(self, model, strategy, event):
             pairs = forget_sets.Paired(forget_sets.retained(event), event.data)
 

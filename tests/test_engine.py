@@ -13,8 +13,9 @@ from cl_framework.engine.loaders import loader
 from cl_framework.engine.trainers import fresh_trainers, quiet
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
-from cl_framework.methods.base import Plan, Strategy
+from cl_framework.methods.base import Plan, Strategy, Unlearner
 from cl_framework.methods.losses import classify
+from cl_framework.methods.unlearning import remove_forgotten
 from cl_framework.streams.events import forget_request
 from cl_framework.streams.samples import Rows
 from cl_framework.streams.seeds import seed_for
@@ -300,3 +301,52 @@ def test_seeds_depend_on_the_name_of_an_event_and_the_seed_of_the_run(world, str
     assert "model.head.weight" in world.differences(same, learned(1, stream[0]))
     assert "model.head.weight" in world.differences(same, learned(0, renamed))
     assert len({seed_for(f"task-{t}", s) for t in range(50) for s in range(50)}) == 2500
+
+
+class Leaving(Unlearner):
+    """Do what a function does, and train nothing."""
+
+    exact, acts = True, "retrain"
+
+    def __init__(self, act=lambda model, strategy, event: None):
+        super().__init__()
+        self.act = act
+
+    def forget(self, model, strategy, event):
+        self.act(model, strategy, event)
+        return ()
+
+
+class Approximate(Leaving):
+    exact, acts = False, "edit"
+
+
+def forgets_class_0_badly(world, stream, unlearner, match):
+    learner = world.learn(world.learner(Finetune(), unlearner), stream[:2])
+    before = world.clone(checkpoint.tensors(learner))
+    with pytest.raises(UserError, match=match):
+        world.learn(learner, [forget_request("f", stream[:2], classes=[0])], stream[:2])
+    after = checkpoint.tensors(learner)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    assert 0 in learner.model.classes
+
+
+@pytest.mark.parametrize("kind", [Leaving, Approximate])
+def test_an_unlearner_that_leaves_the_class_is_refused_and_the_learner_restored(kind, world, stream):
+    told = rf"{kind.__name__} left what 'f' forgets .*: class 0; .* must call remove_forgotten\("
+    forgets_class_0_badly(world, stream, kind(), told)
+
+
+def test_an_exact_unlearner_may_not_leave_an_adapter_that_met_the_class(world, stream):
+    told = r"Leaving left what 'f' forgets in the learner: adapter shared, head row .* learn again all state"
+    forgets_class_0_badly(world, stream, Leaving(remove_forgotten), told)
+
+
+@pytest.mark.parametrize("act", [remove_forgotten, None])
+def test_an_approximate_unlearner_removes_the_class_or_says_that_it_keeps_its_row(act, world, stream):
+    unlearner = Approximate(act or (lambda *_: None))
+    unlearner.keep_rows = act is None
+    learner = world.learn(world.learner(Finetune(), unlearner), stream[:2])
+    world.learn(learner, [forget_request("f", stream[:2], classes=[0])], stream[:2])
+    assert (0 in learner.model.classes) is unlearner.keep_rows

@@ -281,6 +281,8 @@ def test_warm_up_ends_with_the_first_step_of_its_epoch(joint, world):
 
 def test_without_forgetting_and_sparsity_it_trains_a_delta_on_what_stays(joint, world, stream, request_):
     class OnRetained(Unlearner):
+        keep_rows = True
+
         def forget(self, model, strategy, event):
             pairs = Paired(retained(event), event.data)
             made = group_sparsity.SparseDelta(model, event.name, group_sparsity.Sparsity(0.0), len(pairs))

@@ -21,6 +21,7 @@ from cl_framework.engine.journal import Cost, Journal
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.loaders import loaders
 from cl_framework.engine.recording import recorded
+from cl_framework.engine.removal import check_removed
 from cl_framework.engine.trainers import MakeTrainer, fitted, peak_memory
 from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.measurements import Measurements
@@ -129,6 +130,8 @@ def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batc
             learner.end()
         check_tensors(checkpoint.tensors(learner), event.name, DIVERGED)
         if isinstance(event, ForgetRequest):
+            if learner.unlearner is not None:
+                check_removed(learner, event, learner.unlearner)
             checkpoint.arrange(learner, [e.name for e in event.remaining])  # one that was made again came last
     cost.read = recording.counts()
     return cost

@@ -83,7 +83,7 @@ def _treated(
     ids: frozenset[int],
     left: set[str],
 ) -> tuple[Action, str]:
-    kept_rows = getattr(unlearner, "keep_rows", False)
+    kept_rows = unlearner.keep_rows
     if a.cls in event.classes and not (a.kind in ("head row", "lineage") and kept_rows):
         return "delete", "belongs to a class that goes"
     if (a.space, a.cls) in event.cells and not kept_rows:

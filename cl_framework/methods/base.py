@@ -144,12 +144,15 @@ class Unlearner(Recorded, nn.Module, ABC):
             only the head's ``rows``. Lineage predicts from it what happens to every artifact.
         tolerance: Largest difference of an exact one; 0 is bit for bit.
         needs: Sets it always reads at request time; it is refused where they are not available.
+        keep_rows: Whether forgotten classes stay in the label space on purpose, so that accuracy on them measures the
+            edit alone; only for one that is not exact.
     """
 
     exact: ClassVar[bool] = False
     acts: ClassVar[Literal["drop", "subtract", "retrain", "edit", "stack", "rows"]] = "edit"
     tolerance: ClassVar[float] = 0.0
     needs: ClassVar[frozenset[Need]] = frozenset()
+    keep_rows: bool = False
 
     def objection(self, model: Model, strategy: Strategy, event: ForgetRequest) -> str | None:
         """Return why the request must be refused, before anything changes; None if it can be carried out."""
@@ -161,7 +164,13 @@ class Unlearner(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def forget(self, model: Model, strategy: Strategy, event: ForgetRequest) -> Iterable[Plan]:
-        """Yield the plans of ``event``."""
+        """Yield the plans of ``event``, and remove from the model and the strategy what it forgets.
+
+        Call `remove_forgotten`, which erases forgotten classes and samples, or erase them with `erase`. Afterwards the
+        engine requires that no forgotten class is in ``model.classes`` or ``model.brought``, unless ``keep_rows``, and
+        that no state of an exact unlearner depends on forgotten classes; otherwise the request is refused and the
+        learner restored.
+        """
 
     def notes(self, model: Model, event: ForgetRequest) -> dict[str, float]:
         """Return numbers about the last request, for results and receipt; most have none."""
