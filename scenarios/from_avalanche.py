@@ -37,23 +37,38 @@ class FromAvalanche(Scenario):
 
     Args:
         benchmark: A name from ``avalanche.benchmarks.classic`` such as ``SplitCIFAR100``, or ``module:function`` for
-            your own.
+            your own. In Python also a benchmark itself; a run on disk needs a name.
         options: Its arguments, such as ``{n_experiences: 10, seed: 1}``.
         transform: How pictures become inputs; ``Plain()`` if None.
 
     Raises:
-        UserError: On first use, if Avalanche is not installed, or has no such benchmark, or its streams do not match.
+        UserError: If it is neither a name nor a benchmark; on first use, if Avalanche is not installed, or has no such
+            benchmark, or its streams do not match.
     """
 
     def __init__(
         self, benchmark: str, options: dict[str, Any] | None = None, transform: Transform | None = None
     ) -> None:
         """Keep the settings."""
-        self.benchmark, self.options, self.transform = benchmark, options or {}, transform or Plain()
+        self.options, self.transform = options or {}, transform or Plain()
+        given: Any = benchmark
+        self._given = None if isinstance(given, str) else given
+        self.benchmark = given if isinstance(given, str) else type(given).__name__
+        if self._given is None:
+            return
+        if not (hasattr(given, "train_stream") and hasattr(given, "test_stream")):
+            raise UserError(
+                f"FromAvalanche takes the name of a benchmark or a benchmark with a train_stream and a test_stream, "
+                f'found a {self.benchmark}; give one, as in FromAvalanche("SplitMNIST", {{"n_experiences": 5}}).'
+            )
+        if options:
+            raise UserError("A benchmark that is made already takes no options; leave them out, or give its name.")
 
     @cached_property
     def made(self) -> Any:
         """The benchmark, built on first use; its random draws use a seed of their own."""
+        if self._given is not None:
+            return self._given
         make = _maker(self.benchmark)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -92,6 +92,23 @@ def test_a_class_incremental_benchmark_keeps_its_split_and_its_pictures():
 
 
 @there
+def test_a_benchmark_itself_gives_the_stream_of_its_name():
+    plain = Plain(8, augment=False)
+    for one, other in zip(
+        FromAvalanche(class_incremental(), None, plain).steps(), ours(class_incremental).steps(), strict=True
+    ):
+        assert one.event.classes == other.event.classes
+        assert torch.equal(one.exam[range(len(one.exam))].x, other.exam[range(len(other.exam))].x)
+    with pytest.raises(UserError, match="takes no options"):
+        FromAvalanche(class_incremental(), {"seed": 1})
+
+
+def test_what_is_neither_a_name_nor_a_benchmark_is_refused():
+    with pytest.raises(UserError, match=r"takes the name of a benchmark or a benchmark .* found a int"):
+        FromAvalanche(3)
+
+
+@there
 def test_our_order_of_classes_gives_the_same_split_as_avalanches_own():
     stream = ClassIncremental("digits", increment=3, base=4, order_seed=1993)
     from avalanche.benchmarks import nc_benchmark
