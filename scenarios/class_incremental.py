@@ -50,7 +50,8 @@ class ClassIncremental(Scenario):
     Class ids stay the source's own. Nothing is loaded before the stream is first used.
 
     Args:
-        dataset: A data source: digits, glyphs, torchvision:NAME, imagefolder:PATH, csv:FILE or json:FILE.
+        dataset: A data source: digits, glyphs, torchvision:NAME, imagefolder:PATH, csv:FILE or json:FILE. In Python
+            also a `scenarios.data.source.Source`, for a run in memory.
         base: Classes of the first experience; ``increment`` if None or 0.
         increment: Classes of each experience after it.
         order_seed: Seed of the class order (numpy's legacy generator; 1993 in the literature); None for natural order.
@@ -99,12 +100,19 @@ class ClassIncremental(Scenario):
             raise UserError("The groups say which classes come when; leave out order, sizes and classes.")
         if not 0 <= validation < 1:
             raise UserError(f"validation is a share of the training images, from 0 to below 1; found {validation}.")
+        held: Any = dataset
+        if not isinstance(held, str | Source):
+            raise UserError(
+                f'ClassIncremental takes the name of data, as in ClassIncremental("imagefolder:PATH"), or a Source, '
+                f"found a {type(held).__name__}; docs/python.md makes a Source of arrays."
+            )
 
     @cached_property
     def _opened(self) -> tuple[Source, list[str]]:
         """The data, loaded on first use, and the faults of samples that are left out."""
         faults: list[str] = []
-        return open_source(self.dataset, faults), faults
+        held: Any = self.dataset
+        return (held if isinstance(held, Source) else open_source(self.dataset, faults)), faults
 
     @cached_property
     def whole(self) -> Source:
@@ -122,6 +130,12 @@ class ClassIncremental(Scenario):
     def source(self) -> Source:
         """The data that the stream is made of."""
         return self.whole.validating(self.validation) if self.validation else self.whole
+
+    @property
+    def _name(self) -> str:
+        """What the data are called."""
+        held: Any = self.dataset
+        return held.name if isinstance(held, Source) else self.dataset
 
     def skip_unreadable(self) -> None:
         """Leave out files and rows that cannot be read."""
@@ -183,7 +197,7 @@ class ClassIncremental(Scenario):
     def _fitting(self, kind: Literal["pictures", "sentences"]) -> Transform:
         how = self.transform or {"pictures": Plain, "sentences": Utf8}[kind]()
         if how.takes != kind:
-            raise UserError(f"{type(how).__name__} takes {how.takes}, and {self.dataset} holds {kind}; leave it out.")
+            raise UserError(f"{type(how).__name__} takes {how.takes}, and {self._name} holds {kind}; leave it out.")
         return how
 
     def groups(self) -> list[tuple[int, ...]]:
@@ -200,7 +214,7 @@ class ClassIncremental(Scenario):
             return [dealt[i] for i in class_order(len(dealt), self.order_seed)]
         order = class_order(n, self.order_seed) if self.order is None else self.order
         if strange := sorted(set(order) - set(range(n))):
-            raise UserError(f"The class order names class {strange[0]}, but {self.dataset} has classes 0 to {n - 1}.")
+            raise UserError(f"The class order names class {strange[0]}, but {self._name} has classes 0 to {n - 1}.")
         if self.classes is not None and self.classes > len(order):
             raise UserError(f"classes is {self.classes}, but there are only {len(order)}; choose at most that many.")
         order = order[: self.classes]

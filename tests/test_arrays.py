@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
+import cl_framework as clf
 from cl_framework.adapters.bottleneck import Bottleneck
 from cl_framework.backbones.glyph import GlyphViT
 from cl_framework.backbones.huggingface import HuggingFace
@@ -18,9 +19,10 @@ from cl_framework.models.model import Model
 from cl_framework.streams.lazy_inputs import Inputs
 from cl_framework.streams.samples import Rows
 from scenarios.class_incremental import ClassIncremental
-from scenarios.data.source import Pictures
+from scenarios.data.source import Pictures, Sentences, Source
 from scenarios.data.torchvision_sets import images_and_labels
 from scenarios.from_avalanche import picture_tensor
+from strategies.learning import SimpleCIL
 
 COLOUR = torch.randint(0, 256, (4, 3, 8, 6), dtype=torch.uint8)
 GREY = COLOUR[:, :1]
@@ -149,3 +151,34 @@ def test_an_input_of_every_experience_is_looked_at_before_anything_is_made(tmp_p
         assert main([verb, *stream, "--run_dir", str(tmp_path / "run")]) == 2
         assert "glyph_vit takes pixels from 0 to 1, and those it was given run from 0 to" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ([0.9, 1.9], r"train labels hold 0\.8\d+, which is no whole number|train labels hold 0\.9"),
+        (np.array([0.0, np.nan]), "hold nan, which is no whole number"),
+        (np.eye(2), r"have the shape \(2, 2\).*labels\.argmax\(1\)"),
+        (["cat", "dog"], "are no numbers; give one whole number for each sample"),
+        (np.array(["cat", "dog"]), "are no numbers"),
+    ],
+)
+def test_labels_that_are_no_whole_numbers_are_refused(labels, why):
+    for make in (lambda: Pictures("train", COLOUR[:2], labels), lambda: Sentences("train", ["a", "b"], labels)):
+        with pytest.raises(UserError, match=why):
+            make()
+
+
+def test_a_source_of_arrays_is_a_stream_in_memory(tmp_path):
+    train, test = (Pictures(s, COLOUR, np.array([0.0, 1.0, 0.0, 1.0])) for s in ("train", "test"))
+    stream = ClassIncremental(Source("mine", train, test, ("cat", "dog")), increment=1)
+    learner = clf.Learner(GlyphViT(), Bottleneck(2), SimpleCIL())
+    assert set(clf.run(learner, stream).class_names.values()) == {"cat", "dog"}
+    with pytest.raises(UserError, match="leave out run_dir"):
+        clf.run(clf.Learner(GlyphViT(), Bottleneck(2), SimpleCIL()), stream, run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("given", [COLOUR, (COLOUR, [0, 1]), None])
+def test_what_is_no_data_source_is_refused_with_what_is(given):
+    with pytest.raises(UserError, match=r"takes the name of data.*or a Source"):
+        ClassIncremental(given)

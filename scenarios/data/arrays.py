@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,30 @@ def upright(name: str, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
     if x.is_floating_point() and (why := off_range(x)):
         raise UserError(f"{description} and {why}; expected {WANTED}.")
     return x
+
+
+def class_indices(name: str, labels: Tensor | np.ndarray[Any, Any] | Sequence[int]) -> Tensor:
+    """Return labels as indices of classes: ``(n,)`` int64.
+
+    Args:
+        name: What the labels are called in messages, such as ``train labels``.
+        labels: ``(n,)`` whole numbers of any type.
+
+    Raises:
+        UserError: If they are words, fractions or one row of numbers for each sample.
+    """
+    wanted = "give one whole number for each sample, the place of its class in class_names"
+    try:
+        y = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"The {name} are no numbers; {wanted}.") from error
+    if y.ndim != 1:
+        of_one_hot = "; labels.argmax(1) makes such of one-hot rows" if y.ndim == 2 else ""
+        raise UserError(f"The {name} have the shape {tuple(y.shape)}; {wanted}{of_one_hot}.")
+    whole = y.to(torch.int64) if not y.is_complex() else y.real.to(torch.int64)
+    if len(fractions := (whole != y).nonzero()[:, 0]):
+        raise UserError(f"The {name} hold {y[fractions[0]].item()}, which is no whole number; {wanted}.")
+    return whole
 
 
 def inputs_from(given: Any, how: Transform) -> Tensor:

@@ -20,7 +20,7 @@ from cl_framework.errors import MissingSample, UserError
 from cl_framework.functional import not_finite
 from cl_framework.storage import file_hash
 from cl_framework.streams import Batch, Samples
-from scenarios.data.arrays import upright
+from scenarios.data.arrays import class_indices, upright
 from scenarios.pictures.decode import in_parallel, read_image
 from scenarios.pictures.transforms import CPU, Pipeline
 
@@ -88,13 +88,13 @@ class Pictures(LabelledSamples):
         """Keep the pictures, arrays in whatever layout `arrays.upright` takes; ids count up unless given.
 
         Raises:
-            UserError: If it is not plain what an array holds, there are more or fewer labels than pictures, or one
-                holds NaN or infinity; it is named.
+            UserError: If it is not plain what an array holds, there are more or fewer labels than pictures, a label is
+                no whole number, or a picture holds NaN or infinity; it is named.
         """
         self.split, self.digests, self.columns = split, digests, columns
         held = isinstance(images, Tensor | np.ndarray)
         self.images = upright(f"{split} images", images) if held else tuple(images)  # type: ignore[arg-type]
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.labels = class_indices(f"{split} labels", labels)
         self.ids = torch.arange(len(self.labels)) if ids is None else ids
         self.former: tuple[tuple[str, str], ...] = ()  # folder of the files, and where that was before it was moved
         self._resident: dict[torch.device, Tensor] = {}
@@ -215,9 +215,13 @@ class Sentences(LabelledSamples):
         places: Sequence[str] = (),
         columns: Sequence[Mapping[str, str]] = (),
     ) -> None:
-        """Keep the sentences; ids count up unless given."""
+        """Keep the sentences; ids count up unless given.
+
+        Raises:
+            UserError: If a label is no whole number.
+        """
         self.split, self.sentences, self.places, self.columns = split, tuple(sentences), places, columns
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.labels = class_indices(f"{split} labels", labels)
         self.ids = torch.arange(len(self.labels)) if ids is None else ids
 
     def __len__(self) -> int:
