@@ -102,3 +102,15 @@ def test_plain_lines_that_a_kill_kept_from_being_written_are_written_with_the_by
             (forgetful / receipts.FILE).write_bytes(left)
         assert main(["resume", str(forgetful)]) == 0
         assert (forgetful / receipts.FILE).read_bytes() == before
+
+
+def test_an_old_place_is_read_as_a_word_too(capsys):
+    assert shorthand.read_config("scenarios.transform.Plain") == "scenarios.pictures.transforms.Plain"
+    asked = ["plan", "quickstart", "--data.scenario.stream.transform", "scenarios.transform.Plain"]
+    assert main(asked) == 0, capsys.readouterr().err
+
+
+def test_a_config_that_contains_itself_is_refused_in_a_sentence(tmp_path, capsys):
+    (tmp_path / "loop.yaml").write_text("model: &a {x: *a}\n")
+    assert main(["plan", "--config", str(tmp_path / "loop.yaml")]) == 2
+    assert "contains itself by a YAML alias" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -337,3 +338,15 @@ def test_the_example_runs_as_it_stands(epochs, tmp_path, monkeypatch):
     exec(compile(block.replace("epochs=5", f"epochs={epochs}"), "docs/python.md", "exec"), names)
     assert names["run"].results.requests[-1].classes == (3,)
     assert not names["run"].verify()
+
+
+def test_threads_of_one_process_take_turns(kept, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda i: clf.run(*quick(), run_dir=tmp_path / f"run-{i}", progress=False), range(3)))
+    assert {results.final_accuracy for results in made} == {kept.results.final_accuracy}
+    assert not any(clf.Run.open(tmp_path / f"run-{i}").verify() for i in range(3))
+
+
+def test_truth_values_are_no_class_ids(kept):
+    with pytest.raises(clf.UserError, match="There is no class 'True'"):
+        kept.forget(classes=[True])

@@ -105,7 +105,7 @@ def parsed_config(args: Sequence[str], build: bool = True) -> LightningCLI:
     """
     discovery.discover()
     trust.enforce(discovery.packages())
-    words = shipped.with_paths(args)
+    words = [*map(shorthand.moved, shipped.with_paths(args))]
     Given().words(words).check()
     try:
         with quiet():
@@ -155,7 +155,7 @@ def scenario_of(args: Sequence[str]) -> tuple[Scenario, str]:
     given.check_scenario("`clf learn`")
     given.check()
     try:
-        config = parser.parse_args(list(args))
+        config = parser.parse_args([*map(shorthand.moved, args)])
         ranges.check_numbers(config.as_dict())
         make = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.53
         built = make(config)

@@ -8,6 +8,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are optional
 from jsonargparse import get_loader, set_dumper, set_loader
 
+from cl_framework.errors import UserError
+
 MODE = "yaml_with_short_spellings"
 SHORT = {"huggingface": "HuggingFace", "timm": "Timm"}
 """What stands before the colon, and the backbone whose ``name`` comes after it."""
@@ -47,15 +49,21 @@ def read_config(text: str) -> Any:
     'HuggingFace'
     """
     config = get_loader("yaml")(text)
-    return _in(config) if isinstance(config, dict) else spelled_out(config)
+    try:
+        return _in(config) if isinstance(config, dict) else _spelled_out_now(config)
+    except RecursionError as e:
+        raise UserError("A section of the config contains itself by a YAML alias; write it out in its place.") from e
+
+
+def _spelled_out_now(value: Any) -> Any:
+    return spelled_out(moved(value) if isinstance(value, str) else value)
 
 
 def _in(config: dict[str, Any]) -> dict[str, Any]:
     def one(key: Any, value: Any) -> Any:
         if isinstance(value, dict):
             return _in(value)
-        if key == "class_path" and isinstance(value, str):
-            return moved(value)
+        value = moved(value) if isinstance(value, str) else value
         return spelled_out(value) if str(key).split(".")[-1] == "backbone" else value
 
     return {key: one(key, value) for key, value in config.items()}

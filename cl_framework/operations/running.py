@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,8 @@ from cl_framework.terminal.console import CONSOLE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a run is worked on: random numbers, trust and the parser's folder belong to the whole process."""
 DEFAULT_SEED = 1993
 """The seed of a run unless another is given, as of `clf run`."""
 
@@ -50,7 +53,8 @@ def run(
 ) -> Results:
     """Carry out a stream of learn and forget requests, measuring after each.
 
-    The same objects, settings and seed give the same bits as `clf run`, in memory and on disk.
+    The same objects, settings and seed give the same bits as `clf run`, in memory and on disk. Threads of one process
+    take turns.
 
     Args:
         learner: The model and its strategies; it has learned nothing yet, and has learned the stream afterwards.
@@ -67,6 +71,22 @@ def run(
     Raises:
         UserError: If the run cannot be carried out, saying what to change; nothing is left of it then.
     """
+    with ONE_AT_A_TIME:
+        return _run(learner, stream, epochs, run_dir, batch_size, validation, seed, threads, trainer, progress)
+
+
+def _run(
+    learner: Learner,
+    stream: Scenario,
+    epochs: int,
+    run_dir: str | os.PathLike[str] | None,
+    batch_size: int,
+    validation: float,
+    seed: int,
+    threads: int | None,
+    trainer: Mapping[str, Any] | None,
+    progress: bool,
+) -> Results:
     _check(learner, stream, {"epochs": epochs, "batch_size": batch_size, "validation": validation, "seed": seed})
     options = {"max_epochs": epochs, **(trainer or {})}
     ranges.check_numbers({"trainer": options, "threads": threads})
@@ -133,7 +153,7 @@ def trusting(paths: Iterator[str] | Sequence[str]) -> Iterator[None]:
             trust.require(path, discovery.packages())
         except UserError:
             words += [trust.OPTION, path]
-    with trust.given(words):
+    with ONE_AT_A_TIME, trust.given(words):
         yield
 
 

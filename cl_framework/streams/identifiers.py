@@ -49,9 +49,7 @@ def class_ids(
     by: dict[str, list[int]] = {}
     for c, name in enumerate(names):
         by.setdefault(name, []).append(c)
-    return [
-        a if isinstance(a, int) and 0 <= a < len(names) else _class_id(str(a), by, names, alive, hide) for a in asked
-    ]
+    return [a if type(a) is int and 0 <= a < len(names) else _class_id(str(a), by, names, alive, hide) for a in asked]
 
 
 def _class_id(
