@@ -348,5 +348,5 @@ def test_threads_of_one_process_take_turns(kept, tmp_path):
 
 
 def test_truth_values_are_no_class_ids(kept):
-    with pytest.raises(clf.UserError, match="There is no class 'True'"):
+    with pytest.raises(clf.UserError, match="takes words and whole numbers"):
         kept.forget(classes=[True])
