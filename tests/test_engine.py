@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -350,3 +351,74 @@ def test_an_approximate_unlearner_removes_the_class_or_says_that_it_keeps_its_ro
     learner = world.learn(world.learner(Finetune(), unlearner), stream[:2])
     world.learn(learner, [forget_request("f", stream[:2], classes=[0])], stream[:2])
     assert (0 in learner.model.classes) is unlearner.keep_rows
+
+
+SHAPES = {
+    "one column": (lambda n, k: torch.zeros(n, 1), r"a tensor of shape \(6, 1\)"),
+    "a column too many": (lambda n, k: torch.zeros(n, k + 1), r"a tensor of shape \(6, 3\)"),
+    "a row too few": (lambda n, k: torch.zeros(n - 1, k), r"a tensor of shape \(5, 2\)"),
+    "flat": (lambda n, k: torch.zeros(n), r"a tensor of shape \(6,\)"),
+    "numpy": (lambda n, k: np.zeros((n, k)), "ndarray"),
+    "nothing": (lambda n, k: None, "NoneType"),
+}
+
+
+@pytest.mark.parametrize(("made", "found"), SHAPES.values(), ids=SHAPES)
+def test_scores_of_another_shape_are_refused(made, found, world, stream):
+    class Odd(Strategy):
+        def learn(self, model, event):
+            return ()
+
+        def predict(self, model, x):
+            return made(len(x), len(model.classes))
+
+    learner = world.learn(world.learner(Odd()), stream[:1])
+    told = rf"Odd\.predict returned {found}; .*\(n, len\(model\.classes\)\), which is \(6, 2\) here"
+    with pytest.raises(UserError, match=told):
+        learner.answer(stream[0].reference.where(torch.arange(20) < 6))
+
+
+NO_PLANS = {
+    "None": (lambda model, event: None, "returned None; yield plans"),
+    "numbers": (lambda model, event: [1], r"yielded int, no Plan; yield Plan\("),
+    "no parameters": (lambda model, event: [Plan(event.data, [])], "a plan without params; give it some"),
+    "an iterator": (
+        lambda model, event: [Plan(event.data, model.parameters())],
+        "params are generator; give",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "told"), NO_PLANS.values(), ids=NO_PLANS)
+def test_what_is_no_plan_is_refused_by_the_name_of_the_method(made, told, world, stream):
+    class Odd(Strategy):
+        def learn(self, model, event):
+            return made(model, event)
+
+        def predict(self, model, x):
+            return torch.zeros(len(x), len(model.classes))
+
+    class Forgets(Leaving):
+        def forget(self, model, strategy, event):
+            return made(model, event)
+
+    with pytest.raises(UserError, match=rf"^Odd\.learn .*{told}"):
+        world.learn(world.learner(Odd()), stream[:1])
+    learner = world.learn(world.learner(SimpleCIL(), Forgets()), stream[:2])
+    with pytest.raises(UserError, match=rf"^Forgets\.forget .*{told}"):
+        world.learn(learner, [forget_request("f", stream[:2], classes=[0])], stream[:2])
+
+
+def test_a_strategy_that_was_never_initialised_is_refused(world):
+    class Bare(Strategy):
+        def __init__(self):
+            self.k = 3
+
+        def learn(self, model, event):
+            return ()
+
+        def predict(self, model, x):
+            return torch.zeros(len(x), len(model.classes))
+
+    with pytest.raises(UserError, match=r"Bare\.__init__ does not call super\(\)\.__init__\(\)"):
+        world.learner(Bare())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from cl_framework.backbones.base import Backbone
 from cl_framework.errors import UserError
 from cl_framework.methods.base import Strategy, Unlearner
@@ -22,7 +24,7 @@ def check_kinds(parts: Mapping[str, object]) -> None:
         parts: What was given, by role; None where a part may be left out.
 
     Raises:
-        UserError: If one is not.
+        UserError: If one is not, or its class never initialised it as a module.
     """
     for role, part in parts.items():
         kind, example = _KINDS.get(role, (object, "Bottleneck(16)"))
@@ -30,3 +32,6 @@ def check_kinds(parts: Mapping[str, object]) -> None:
             raise UserError(f"The {role} is the class {part.__name__}; give an object of it, as in {example}.")
         if not isinstance(part, kind) and (part is not None or role != "unlearner"):
             raise UserError(f"The {role} is {type(part).__name__}, no {kind.__name__}; give one, as in {example}.")
+        if isinstance(part, nn.Module) and "_modules" not in vars(part):
+            name = type(part).__name__
+            raise UserError(f"{name}.__init__ does not call super().__init__(); call it there first.")

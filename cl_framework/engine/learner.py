@@ -91,11 +91,10 @@ class Learner(Recorded, LightningModule):
         """Return the strategy's scores over live classes.
 
         Raises:
-            UserError: If one is NaN.
+            UserError: If they have another shape than ``(n, classes)``, or one is NaN.
         """
-        scores: Tensor = self.strategy.predict(self.model, x)
-        check_scores(scores, type(self.strategy).__name__)
-        return scores
+        scores = self.strategy.predict(self.model, x)
+        return check_scores(scores, type(self.strategy).__name__, len(x), len(self.model.classes))
 
     @torch.no_grad()
     def answer(self, samples: Samples, batch: int = 256, ranked: bool = False) -> Tensor:

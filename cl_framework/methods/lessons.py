@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
+from cl_framework.errors import UserError
 from cl_framework.memory.exemplars import Memory
 from cl_framework.methods.base import Plan, Strategy, Unlearner
 from cl_framework.methods.compatibility import check_inherited, check_known, check_request
@@ -21,14 +22,14 @@ def plans(model: Model, strategy: Strategy, unlearner: Unlearner | None, event: 
     """Return the plans of ``event`` from the strategy or the unlearner.
 
     Raises:
-        UserError: If the request must be refused; nothing has changed then.
+        UserError: If the request must be refused; nothing has changed then. In the plans: if one is none or is empty.
     """
     if isinstance(event, Experience):
         return lesson(model, strategy, event)
     able = check_request(model, strategy, unlearner, event)
     check_known(model, event)
     torch.manual_seed(seed_for(event.name, model.seed))
-    return able.forget(model, strategy, event)
+    return _checked(able.forget(model, strategy, event), f"{type(able).__name__}.forget")
 
 
 def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan]:
@@ -47,4 +48,18 @@ def lesson(model: Model, strategy: Strategy, event: Experience) -> Iterable[Plan
                 part.keep(event)
     else:
         model.meet(event)
-        yield from strategy.learn(model, event)
+        yield from _checked(strategy.learn(model, event), f"{type(strategy).__name__}.learn")
+
+
+def _checked(given: object, method: str) -> Iterator[Plan]:
+    """Yield plans that can be trained; ``method`` is what returned them, for the message."""
+    if not isinstance(given, Iterable):
+        raise UserError(f"{method} returned {given!r}; yield plans, or return () if nothing is to be trained.")
+    for plan in given:
+        if not isinstance(plan, Plan):
+            raise UserError(f"{method} yielded {type(plan).__name__}, no Plan; yield Plan(event.data, parameters).")
+        if not isinstance(plan.params, Iterable) or isinstance(plan.params, Iterator):  # which is empty when read again
+            raise UserError(f"{method} yielded a plan whose params are {type(plan.params).__name__}; give it a list.")
+        if not plan.parameters():
+            raise UserError(f"{method} yielded a plan without params; give it some, or yield none to train nothing.")
+        yield plan

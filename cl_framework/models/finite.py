@@ -1,4 +1,4 @@
-"""Checks for NaN and infinity: diverged states, features and scores are refused."""
+"""Checks for NaN and infinity in states, features and scores, and of the shape of scores."""
 
 from __future__ import annotations
 
@@ -59,18 +59,27 @@ def check_features(features: Tensor, ids: Sequence[int], inputs: Inputs, names: 
     raise UserError(f"The features of {len(bad)} samples, ids {[ids[i] for i in bad[:8]]}, are not finite: {cause}.")
 
 
-def check_scores(scores: Tensor, strategy: str) -> None:
-    """Require that scores are numbers; infinite ones exclude a class and are allowed.
+def check_scores(scores: object, strategy: str, n: int, classes: int) -> Tensor:
+    """Return scores; require their shape, and that they are numbers: infinite ones exclude a class and are allowed.
 
     Args:
-        scores: ``(n, classes)``.
+        scores: What `Strategy.predict` returned.
         strategy: The strategy of the scores.
+        n: Number of samples.
+        classes: Number of live classes.
 
     Raises:
-        UserError: If one is NaN.
+        UserError: If they are no tensor ``(n, classes)``, or one is NaN.
     """
+    if not isinstance(scores, Tensor) or scores.shape != (n, classes):
+        found = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise UserError(
+            f"{strategy}.predict returned {found}; return a tensor of scores (n, len(model.classes)), which is "
+            f"{(n, classes)} here, with columns in the order of model.classes."
+        )
     if bad := int(scores.isnan().any(1).sum()):
         raise UserError(
             f"The scores of {bad} samples are no numbers, though features and state are: {strategy} overflows with its "
             "settings; lower model.optimizer.lr, or set other numbers under model.strategy."
         )
+    return scores
