@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import final
 
+from cl_framework.errors import UserError
 from cl_framework.streams import Scenario, Step
 from scenarios.derived import Derived
 from scenarios.requests import Request, with_requests
@@ -21,11 +22,15 @@ class Mixed(Derived, Scenario):
         requests: What to forget, and when; they are named ``forget-0``, ``forget-1``, ... as they happen.
 
     Raises:
-        UserError: On first use, if a request names what is not there, or a place that does not exist.
+        UserError: If it is given no list of requests; on first use, if a request names what is not there, or a place
+            that does not exist.
     """
 
     def __init__(self, stream: Scenario, requests: list[Request]) -> None:
         """Keep both."""
+        given: object = requests
+        if not isinstance(given, list | tuple) or not all(isinstance(each, Request) for each in given):
+            raise UserError("Mixed takes a list of requests, as in Mixed(stream, [Request(after=1, classes=[2])]).")
         self.stream, self.requests = stream, requests
         self._key: bytes | None = None
 

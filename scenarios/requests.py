@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -30,6 +30,16 @@ class Request:
     samples: list[int | str] | str = field(default_factory=list)
     cells: list[list[str | int]] = field(default_factory=list)
     missing: list[Need] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse a single value in place of a list.
+
+        Raises:
+            UserError: If there is one.
+        """
+        for name in ("classes", "experiences", "cells", "missing"):
+            if isinstance(given := getattr(self, name), str) or not isinstance(given, Iterable):
+                raise UserError(f"{name} of a Request must be a list; found {given!r}, so write {name}=[{given!r}].")
 
 
 def with_requests(

@@ -253,6 +253,8 @@ def refused(**changes):
         ({"stream": [1]}, r'The stream is a list; give a Scenario, as in ClassIncremental\("digits"\)'),
         ({"stream": type("Benchmark", (), {"__module__": "avalanche.benchmarks"})()}, "as in FromAvalanche"),
         ({"learner": None}, "The learner is None; give a Learner"),
+        ({"trainer": "gpu"}, "The trainer is a str; give the options of Lightning's trainer, as in"),
+        ({"trainer": {"accelerator": "tpu"}}, "The trainer section cannot work here: .*torch_xla"),
         ({"run_dir": 3}, 'run_dir is a int; give the path of a directory, as in "runs/mine"'),
         ({"trainer": {"no_such": 1}}, "no_such"),
         ({"trainer": {"max_epochs": 0}}, "max_epochs must be at least 1"),
@@ -304,6 +306,12 @@ def test_a_class_in_place_of_an_object_is_refused_by_its_role():
         clf.Learner(clf.GlyphViT(), clf.Bottleneck(4), EASE)
     with pytest.raises(clf.UserError, match=r"The unlearner is EASE, no Unlearner"):
         clf.Learner(clf.GlyphViT(), clf.Bottleneck(4), EASE(), EASE())
+
+
+@pytest.mark.parametrize("width", ["16", 1.5])
+def test_what_is_no_whole_number_is_refused_where_a_part_takes_one(width):
+    with pytest.raises(clf.UserError, match=f"adapter Bottleneck.width must be a whole number; found {width!r}"):
+        clf.Learner(clf.GlyphViT(), clf.Bottleneck(width), EASE())
 
 
 def test_words_in_place_of_lists_are_refused(kept):

@@ -32,6 +32,19 @@ def forgotten(request: Request) -> ForgetRequest:
     return next(s.event for s in Mixed(digits(), [request]).steps() if isinstance(s.event, ForgetRequest))
 
 
+@pytest.mark.parametrize("requests", [Request(1, classes=[0]), [{"after": 1, "classes": [0]}], None])
+def test_requests_are_a_list_of_requests(requests):
+    with pytest.raises(UserError, match=r"Mixed takes a list of requests, as in"):
+        Mixed(digits(), requests)
+
+
+@pytest.mark.parametrize("given", [{"classes": 1}, {"experiences": "task-0"}, {"cells": 3}])
+def test_a_single_value_in_a_request_is_refused_with_the_list_to_write(given):
+    ((name, value),) = given.items()
+    with pytest.raises(UserError, match=rf"{name} of a Request must be a list; found {value!r}"):
+        Request(after=1, **given)
+
+
 # --- class-incremental ----------------------------------------------------------------------------------------------
 
 

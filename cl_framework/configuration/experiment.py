@@ -24,7 +24,7 @@ from cl_framework.configuration.sections import Data
 from cl_framework.engine.learner import Learner
 from cl_framework.engine.tracking import flat
 from cl_framework.engine.trainers import MakeTrainer, OnAxis, RequestBar, fresh_trainers, quiet
-from cl_framework.errors import UserError
+from cl_framework.errors import UserError, unforeseen
 from cl_framework.streams.scenario import Scenario
 
 CORES = torch.get_num_threads()
@@ -197,6 +197,10 @@ def of_objects(
             first = trainer_of()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"Lightning's trainer does not take these options: {error}") from error
+        except Exception as error:  # of Lightning's own, such as that there is no GPU
+            if sentence := unforeseen.mendable(error):
+                raise UserError(sentence) from error
+            raise
     return assemble(learner, data, trainer_of, first, console, seed, asked_threads)
 
 

@@ -87,6 +87,9 @@ def _run(
     trainer: Mapping[str, Any] | None,
     progress: bool,
 ) -> Results:
+    if trainer is not None and not isinstance(trainer, Mapping):
+        options_of = 'give the options of Lightning\'s trainer, as in {"accelerator": "gpu"}'
+        raise UserError(f"The trainer is {_called(trainer)}; {options_of}.")
     _check(learner, stream, {"epochs": epochs, "batch_size": batch_size, "validation": validation, "seed": seed})
     options = {"max_epochs": epochs, **(trainer or {})}
     ranges.check_numbers({"trainer": options, "threads": threads})

@@ -16,6 +16,7 @@ from typing import Any
 from cl_framework.threads import MOST_THREADS
 
 from cl_framework.errors import UserError
+from cl_framework.settings.recorded import Recorded, arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,19 @@ def check_parts(parts: Mapping[str, object]) -> None:
     Raises:
         UserError: If a number is not in its range.
     """
+    for role, part in parts.items():
+        _check_kinds(f"{role} {type(part).__name__}", part)
     check_numbers({f"{role} {type(part).__name__}": settings_of(part) for role, part in parts.items()})
+
+
+def _check_kinds(where: str, part: object) -> None:
+    """Refuse a word where a part takes a number, and a fraction where it takes a whole one."""
+    takes = inspect.signature(type(part).__init__).parameters
+    for name, value in arguments(part).items() if isinstance(part, Recorded) else ():
+        kind = getattr(takes.get(name), "annotation", None)
+        if (kind in ("int", "float") and isinstance(value, str)) or (kind == "int" and isinstance(value, float)):
+            article = "whole number" if kind == "int" else "number"
+            raise UserError(f"{where}.{name} must be a {article}; found {value!r}.")
 
 
 def settings_of(part: object) -> dict[str, Any]:
