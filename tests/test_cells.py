@@ -245,7 +245,7 @@ def taken_through(world, strategy, unlearner, events):
     learner, evaluator, seen, records = world.learner(strategy, unlearner), Evaluator(), [], []
     for step in world.Listed(events).steps():
         loop.attach_memories(learner, surviving(seen))
-        measurements, cost = loop.take(learner, step, world.make_trainer, evaluator, 8)
+        measurements, cost = loop.carry_out_step(learner, step, world.make_trainer, evaluator, 8)
         passes = [cost.passes[k] for k in ("train", "statistics", "evaluate")]
         records.append(EventResult(measurements, 0.0, cost.trainable_parameters, cost.steps, *passes, 0, 0))
         seen.append(step)

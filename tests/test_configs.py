@@ -132,17 +132,17 @@ def test_a_config_takes_a_step_and_forgets_where_it_can(path):
     experiment = built(path, *data, *trainer, f"--model.unlearner={unlearner}")
     learner, evaluator = experiment.learner, Evaluator()
     first, *later = steps = [small(s) for s in islice(experiment.scenario.steps(), 1 + (path.stem in SECOND))]
-    _, cost = loop.take(learner, first, experiment.make_trainer, evaluator, 8)
+    _, cost = loop.carry_out_step(learner, first, experiment.make_trainer, evaluator, 8)
     still = path.stem.partition("_")[0] in {"simplecil", "fecam"}
     assert (cost.steps, cost.trainable_parameters > 0) == ((0, False) if still else (1, True))
     for step in later:
-        measurements, cost = loop.take(learner, step, experiment.make_trainer, evaluator, 8)
+        measurements, cost = loop.carry_out_step(learner, step, experiment.make_trainer, evaluator, 8)
         assert cost.steps == SECOND[path.stem]
         assert set(measurements.hits) == {*first.event.classes, *step.event.classes}
     assert learner.model.classes == tuple(c for s in steps for c in s.event.classes)
     gone = first.event.classes[0]
     request = Step(forget_request("gone", [s.event for s in steps], classes=[gone]), first.exam.of([gone]))
-    measurements, _ = loop.take(learner, request, experiment.make_trainer, evaluator, 8)
+    measurements, _ = loop.carry_out_step(learner, request, experiment.make_trainer, evaluator, 8)
     assert measurements.forget.accuracy_after == 0
     assert gone not in learner.model.classes
 
@@ -155,7 +155,7 @@ def test_gs_loras_protocol_begins_with_what_the_head_knows_and_forgets_80_of_100
     assert [len(s.event.classes) for s in requests] == [20] * 4
     learner = experiment.learner
     check_request(learner.model, learner.strategy, learner.unlearner, requests[0].event)
-    measurements, cost = loop.take(learner, first, experiment.make_trainer, Evaluator(), 8)
+    measurements, cost = loop.carry_out_step(learner, first, experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 0
     assert sum(right for right, _ in measurements.hits.values()) > 0.9 * 200
 

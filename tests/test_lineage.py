@@ -405,7 +405,7 @@ def test_stored_features_go_as_foretold(strategy, unlearner, settings, world, st
     planned = Case(None, learner, steps).in_store()
     rows = known_rows(learner.model.store.state())
     loop.attach_memories(learner, stream[:3])
-    loop.take(learner, steps[-1], world.make_trainer, evaluator, 8)
+    loop.carry_out_step(learner, steps[-1], world.make_trainer, evaluator, 8)
     after = {k: set(ids.tolist()) for k, ids in known_rows(learner.model.store.state()).items()}
     lost = sum(len(set(ids.tolist()) - after.get(k, set())) for k, ids in rows.items())
     fates = {"delete": 0, "keep": 0}

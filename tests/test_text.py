@@ -929,7 +929,7 @@ def test_the_configs_of_clinc150_take_a_step(name, sizes, folders, talk, monkeyp
     assert experiment.learner.model.backbone.name == MINILM
     steps = list(experiment.scenario.steps())
     assert sorted(len(s.event.classes) for s in steps) == sizes
-    _, cost = loop.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
+    _, cost = loop.carry_out_step(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
     assert cost.steps == 1
 
 
@@ -965,7 +965,7 @@ def test_every_method_that_is_compared_on_sentences_takes_a_step(name, folders, 
         experiment = build([*args, *own, *quick], Console(quiet=True))
         steps = list(experiment.scenario.steps())
         assert len(steps) == (1 if method == "Joint" else 2)
-        measurements, _ = loop.take(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
+        measurements, _ = loop.carry_out_step(experiment.learner, steps[0], experiment.make_trainer, Evaluator(), 8)
         assert sum(total for hits in measurements.exams.values() for _, total in hits.values()) == len(steps[0].exam)
 
 

@@ -68,13 +68,13 @@ def run_stream(
         else:
             attach_memories(learner, surviving(seen))
             journal.starts(step)
-            measurements, cost = take(learner, step, make_trainer, evaluator, batch_size, validation)
+            measurements, cost = carry_out_step(learner, step, make_trainer, evaluator, batch_size, validation)
             journal.ends(step, measurements, cost)
             settle(learner, step)
         seen.append(step)
 
 
-def take(
+def carry_out_step(
     learner: Learner,
     step: Step,
     make_trainer: MakeTrainer,
@@ -82,25 +82,25 @@ def take(
     batch_size: int,
     validation: float = 0.0,
 ) -> tuple[Measurements, Cost]:
-    """Carry out one event and evaluate the learner."""
-    before, found_before, began = learner.model.passes.copy(), learner.model.store.found, time.perf_counter()
+    """Carry out the event of a step and evaluate the learner."""
+    model, event = learner.model, step.event
+    passes_before, found_before, started = model.passes.copy(), model.store.found, time.perf_counter()
     evaluator.before(step, learner.answer)
-    cost = carry_out(learner, step.event, make_trainer, batch_size, validation)
-    bank = learner.model.adapters
-    learner.model.store.keep_only([*learner.model.digests(bank), "bare"], learner.model.digests(bank.stack))
+    cost = carry_out(learner, event, make_trainer, batch_size, validation)
+    # Valid features were made by adapters as they are now, or by none ("bare"), under the present stack of edits.
+    bank = model.adapters
+    model.store.keep_only([*model.digests(bank), "bare"], model.digests(bank.stack))
     ranked = partial(learner.answer, ranked=True)
-    measurements = evaluator.examine(step, ranked, learner.model.classes, learner.model.known)
-    if isinstance(step.event, ForgetRequest) and measurements.forget is not None and learner.unlearner is not None:
-        scrub(learner, step.event, step.exam)
-        measurements = replace(
-            measurements, forget=replace(measurements.forget, notes=learner.unlearner.notes(learner.model, step.event))
-        )
-    measurements = replace(
-        measurements, overlap=overlaps(bank, step.event.name if isinstance(step.event, Experience) else None)
-    )
-    cost.passes = {k: learner.model.passes[k] - before[k] for k in ("train", "statistics", "evaluate")}
-    cost.found = learner.model.store.found - found_before
-    cost.seconds, cost.peak_memory_bytes = time.perf_counter() - began, peak_memory()
+    measurements = evaluator.examine(step, ranked, model.classes, model.known)
+    if isinstance(event, ForgetRequest) and measurements.forget is not None and learner.unlearner is not None:
+        scrub(learner, event, step.exam)
+        notes = learner.unlearner.notes(model, event)
+        measurements = replace(measurements, forget=replace(measurements.forget, notes=notes))
+    learned = event.name if isinstance(event, Experience) else None
+    measurements = replace(measurements, overlap=overlaps(bank, learned))
+    cost.passes = {k: model.passes[k] - passes_before[k] for k in ("train", "statistics", "evaluate")}
+    cost.found = model.store.found - found_before
+    cost.seconds, cost.peak_memory_bytes = time.perf_counter() - started, peak_memory()
     cost.stored_bytes = checkpoint.size_of(learner)
     return measurements, cost
 
@@ -119,6 +119,7 @@ def carry_out(
 def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batch_size: int, validation: float) -> Cost:
     cost, seed = Cost(), seed_for(event.seed_source, learner.model.seed)
     with recorded(learner, event) as recording:
+        # Each plan comes with its samples, wrapped so that those read are noted as met by what the plan trains.
         for plan, samples in recording.of(plans(learner.model, learner.strategy, learner.unlearner, event)):
             device, size = learner.model.device, plan.batch_size or batch_size
             learner.begin(plan, event.name)
@@ -132,7 +133,8 @@ def _carried_out(learner: Learner, event: Event, make_trainer: MakeTrainer, batc
         if isinstance(event, ForgetRequest):
             if learner.unlearner is not None:
                 check_removed(learner, event, learner.unlearner)
-            checkpoint.arrange(learner, [e.name for e in event.remaining])  # one that was made again came last
+            # An adapter learned again was added last; oldest first is the order of a run without the forget set.
+            checkpoint.arrange(learner, [e.name for e in event.remaining])
     cost.read = recording.counts()
     return cost
 
@@ -141,16 +143,16 @@ def scrub(learner: Learner, event: ForgetRequest, exam: Samples) -> None:
     """Delete features and cached copies of forgotten samples and of their test samples."""
     for samples in (event.reference, exam):
         samples.release(range(len(samples)))
-    for key, ids in taken(event, exam):
+    for key, ids in forgotten_ids(event, exam):
         learner.model.store.drop(key, ids)
 
 
 def settle(learner: Learner, step: Step) -> None:
     """Update shared features after a recorded event: add new ones, delete forgotten ones."""
-    learner.model.store.settle(taken(step.event, step.exam) if isinstance(step.event, ForgetRequest) else ())
+    learner.model.store.settle(forgotten_ids(step.event, step.exam) if isinstance(step.event, ForgetRequest) else ())
 
 
-def taken(event: ForgetRequest, exam: Samples) -> list[tuple[str | None, Tensor]]:
+def forgotten_ids(event: ForgetRequest, exam: Samples) -> list[tuple[str | None, Tensor]]:
     """Return the ids of samples that must be forgotten, and of their exam's, by source, split and transform."""
     return [(part.key, part.ids) for part in (*event.reference.sources, *exam.sources)]
 
