@@ -10,7 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from cl_framework.errors import UserError
-from cl_framework.streams import Experience, Inventory, Samples, Scenario, Step, Survey, Watch, sample_list
+from cl_framework.streams import (
+    Experience,
+    Inventory,
+    Samples,
+    Scenario,
+    Step,
+    Survey,
+    Watch,
+    checked_class_names,
+    checked_steps,
+    sample_list,
+)
 
 
 class Derived(Scenario, ABC):
@@ -25,7 +36,7 @@ class Derived(Scenario, ABC):
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]  # the stream's, read on first use
         """Name of each class id."""
-        return self.stream.class_names
+        return checked_class_names(self.stream)
 
     def fingerprint(self) -> str:
         """Return a hash of the data behind the stream."""
@@ -81,7 +92,7 @@ class Derived(Scenario, ABC):
         Raises:
             UserError: If one of them is a forget request: it was resolved without the other requests.
         """
-        steps = list(self.stream.steps())
+        steps = list(checked_steps(self.stream))
         if any(not isinstance(s.event, Experience) for s in steps):
             raise UserError(
                 f"{type(self).__name__} takes a stream of experiences only, and {type(self.stream).__name__} forgets "

@@ -296,6 +296,46 @@ def test_a_run_with_parts_of_ones_own_opens_again_in_the_same_process(trust, tmp
         _ = clf.Run.open(tmp_path / "run").learner
 
 
+class Told(clf.Scenario):
+    """Says what it is given."""
+
+    def __init__(self, said, names=("a", "b")):
+        self.said = said
+        if names:
+            self.class_names = names
+
+    def steps(self):
+        return self.said
+
+
+DIGITS = list(ClassIncremental("digits", **SETTINGS).steps())
+
+
+@pytest.mark.parametrize(
+    ("said", "names", "message"),
+    [
+        (DIGITS[:1] * 2, "abcdefghij", "Told has two events named 'task-0'; give each a name of its own"),
+        ([], "ab", "has no experiences; a stream needs one or more"),
+        ([DIGITS[0].event], "ab", r"Told\.steps\(\) yields a Experience; yield Step\(experience, exam\)"),
+        (None, "ab", r"Told\.steps\(\) returns a NoneType; yield a Step"),
+        (DIGITS, None, r"Told has no class_names; set them"),
+    ],
+)
+def test_a_scenario_of_ones_own_is_looked_at_before_the_first_event(said, names, message, tmp_path):
+    with pytest.raises(clf.UserError, match=message):
+        clf.run(quick()[0], Told(said, names))
+    with pytest.raises(clf.UserError, match=message):
+        clf.run(quick()[0], Mixed(Told(said, names), []))
+
+
+def test_a_scenario_of_ones_own_with_two_events_of_one_name_leaves_no_run(tmp_path, monkeypatch):
+    steps = ClassIncremental.steps
+    monkeypatch.setattr(ClassIncremental, "steps", lambda self: list(steps(self))[:1] * 2)
+    with pytest.raises(clf.UserError, match="two events named 'task-0'"):
+        clf.run(*quick(), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_that_holds_another_run_is_refused(kept):
     with pytest.raises(clf.UserError, match="already holds a run"):
         refused(run_dir=kept.path)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cl_framework.configuration.experiment import Experiment
 from cl_framework.engine.learner import Learner
+from cl_framework.errors import UserError
 from cl_framework.methods.compatibility import check_events
 from cl_framework.methods.competition import training_warnings
 from cl_framework.runs import feature_sharing
@@ -33,6 +34,8 @@ def prepare(experiment: Experiment, key: bytes | None = None) -> Timeline:
     look(experiment.scenario, experiment.skip_unreadable)
     timeline = Timeline(experiment.scenario, key=key)
     steps = list(timeline.steps())
+    if not steps:
+        raise UserError(f"{type(experiment.scenario).__name__} has no experiences; a stream needs one or more.")
     feature_sharing.shared_directory_of(experiment)
     try_inputs(experiment.learner, steps)
     learner, events = experiment.learner, (step.event for step in steps)

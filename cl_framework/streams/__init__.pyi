@@ -35,6 +35,8 @@ from .samples import Rows as Rows
 from .samples import Samples as Samples
 from .samples import Subset as Subset
 from .scenario import Scenario as Scenario
+from .scenario import checked_class_names as checked_class_names
+from .scenario import checked_steps as checked_steps
 from .seeds import seed_for as seed_for
 from .survey import Survey as Survey
 from .survey import Watch as Watch

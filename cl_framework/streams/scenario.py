@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -109,3 +109,38 @@ class Scenario(Recorded, ABC):
             UserError: If they are not what the stream holds.
         """
         raise UserError(f"{type(self).__name__} has no way to make inputs; give it a method `inputs(given)`.")
+
+
+def checked_steps(scenario: Scenario) -> Iterator[Step]:
+    """Yield the steps of a scenario, which may be a user's own.
+
+    Raises:
+        UserError: If it yields something else, or two events have one name.
+    """
+    kind, steps, met = type(scenario).__name__, scenario.steps(), set[str]()
+    if not isinstance(steps, Iterable):
+        raise UserError(f"{kind}.steps() returns a {type(steps).__name__}; yield a Step for each experience.")
+    for step in steps:
+        if not isinstance(step, Step):
+            raise UserError(
+                f"{kind}.steps() yields a {type(step).__name__}; yield Step(experience, exam), the exam being the test "
+                "samples of its classes."
+            )
+        if step.event.name in met:
+            raise UserError(f"{kind} has two events named {step.event.name!r}; give each a name of its own.")
+        met.add(step.event.name)
+        yield step
+
+
+def checked_class_names(scenario: Scenario) -> Sequence[str]:
+    """Return the name of each class id of a scenario, which may be a user's own.
+
+    Raises:
+        UserError: If it has none.
+    """
+    if not (hasattr(type(scenario), "class_names") or "class_names" in vars(scenario)):
+        raise UserError(
+            f"{type(scenario).__name__} has no class_names; set them to the name of each class id, as in "
+            'self.class_names = ["cat", "dog"].'
+        )
+    return scenario.class_names

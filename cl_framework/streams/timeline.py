@@ -13,7 +13,7 @@ from cl_framework.streams.events import Step
 from cl_framework.streams.identifiers import hide
 from cl_framework.streams.identity import Register, hidden_as
 from cl_framework.streams.later import Later, LaterRequest
-from cl_framework.streams.scenario import Scenario
+from cl_framework.streams.scenario import Scenario, checked_class_names
 from cl_framework.streams.walk import Walk
 
 
@@ -52,7 +52,7 @@ class Timeline(Scenario):
         if self._met is not None and self._met.requests == len(self.later):
             return self._met
         if self._met is None:
-            walk = Walk(Register(self.first.class_names, self.hidden))
+            walk = Walk(Register(checked_class_names(self.first), self.hidden))
             walk.begin(self.first)
         else:
             walk = self._met.longer(self.hidden)

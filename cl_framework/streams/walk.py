@@ -11,7 +11,7 @@ from cl_framework.streams.identifiers import sample_ids
 from cl_framework.streams.identity import Register
 from cl_framework.streams.later import Later, LaterRequest
 from cl_framework.streams.samples import Relabelled
-from cl_framework.streams.scenario import Scenario
+from cl_framework.streams.scenario import Scenario, checked_steps
 
 
 @final
@@ -65,7 +65,7 @@ class Walk:
         Raises:
             UserError: If two live classes would have one name, or a request cannot be resolved.
         """
-        for step in first.steps():
+        for step in checked_steps(first):
             self._meet(-1, step)
 
     def forget(self, asked: LaterRequest, key: bytes | None) -> None:
@@ -109,7 +109,7 @@ class Walk:
         self._brought.append(names)
         self.offsets[self.requests], self.numbers[self.requests] = ids, numbers
         classes = _Numbers(self.register, stream, spec)
-        for step in stream.steps():
+        for step in checked_steps(stream):
             name = step.event.name
             past = surviving(self.steps)
             moved = _moved(step, f"more-{nth}-{name}", classes, ids, past, f"more-{draws}-{name}")
