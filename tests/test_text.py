@@ -684,8 +684,8 @@ def test_options_that_would_change_nothing_are_refused(talk, tmp_path):
     (tmp_path / "t.csv").write_text("text,label,split\na,x,train\nb,x,test\n")
     for spec, message in (
         (f"json:{tmp_path / 'list.json'}:also=oos", "is one list and has no list 'oos_train'; leave out"),
-        (f"json:{talk}:test=0.3", "which samples are held out; leave out the option test=0.3"),
-        (f"csv:{tmp_path / 't.csv'}:test=0.2", "which samples are held out; leave out the option test=0.2"),
+        (f"json:{talk}:test=0.3", "has a test split of its own; leave out the option test=0.3"),
+        (f"csv:{tmp_path / 't.csv'}:test=0.2", "has a test split of its own; leave out the option test=0.2"),
     ):
         with pytest.raises(UserError, match=message):
             open_source(spec)
