@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import cl_framework.threads  # noqa: F401  # before torch
@@ -286,3 +288,22 @@ def make_trainer() -> MakeTrainer:
 def stream() -> list[Experience]:
     """Four experiences of two classes."""
     return [experience(t) for t in range(4)]
+
+
+@pytest.fixture
+def install_package(tmp_path, monkeypatch):
+    """Return a function that installs an empty plugin package of somebody else, by its dotted name."""
+    installed = []
+
+    def install(name):
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir(parents=True)
+        monkeypatch.syspath_prepend(tmp_path)
+        point = EntryPoint(name.partition(".")[0], name, discovery.GROUP)
+        monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == discovery.GROUP else [])
+        installed.append(name.partition(".")[0])
+        return folder
+
+    yield install
+    for name in [n for n in sys.modules if n.partition(".")[0] in installed]:
+        del sys.modules[name]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 
 from cl_framework.errors import UserError
 from cl_framework.methods.compatibility import capable, check_request
-from cl_framework.settings import discovery
 from cl_framework.streams.events import forget_request
 from strategies.learning.ease import EASE
 from strategies.learning.finetune import Finetune
@@ -86,17 +84,9 @@ class Unsuited(Unlearner):
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
+def plugin(install_package):
     """Install a package with unlearners: one that has required settings, one that breaks, one that is ruled out."""
-    folder = tmp_path / "somebody" / "unlearners"
-    folder.mkdir(parents=True)
-    (folder / "own.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("somebody", "somebody.unlearners", discovery.GROUP)
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == discovery.GROUP else [])
-    yield
-    for name in [n for n in sys.modules if n.partition(".")[0] == "somebody"]:
-        del sys.modules[name]
+    (install_package("somebody.unlearners") / "own.py").write_text(PLUGIN)
 
 
 def test_a_refusal_names_an_installed_unlearner_with_required_settings_without_building_it(plugin, world, stream):

@@ -1,7 +1,6 @@
 """A data loader is a file: listed without being imported, opened by its prefix, missed in one sentence."""
 
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -33,16 +32,9 @@ STREAM = ["--model.strategy", "SimpleCIL", "--data.scenario", "ClassIncremental"
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
+def plugin(install_package):
     """The folder of an installed package of somebody else."""
-    folder = tmp_path / "loads_mine" / "data"
-    folder.mkdir(parents=True)
-    monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("mine", "loads_mine.data", discovery.GROUP)
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == discovery.GROUP else [])
-    yield folder
-    for name in [n for n in sys.modules if n.partition(".")[0] == "loads_mine"]:
-        del sys.modules[name]
+    return install_package("loads_mine.data")
 
 
 @pytest.fixture

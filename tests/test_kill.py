@@ -16,6 +16,7 @@ from rich.console import Console
 from cl_framework.engine import checkpoint, loop
 from cl_framework.engine.trainers import RequestBar
 from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.evaluation.screen import Screen
 from cl_framework.feature_cache.shared_directory import SharedDirectory
 from cl_framework.feature_cache.sharing import SharedFeatures, contents_of
 from cl_framework.runs import receipts
@@ -60,9 +61,8 @@ def working(world, events, strategy, unlearner, lent=None):
                 contents = contents_of(list(scenario.steps()))
                 learner.model.store.source = SharedFeatures(SharedDirectory(directory, 2**30), "m", contents)
             console = Console(file=nowhere)
-            recorder = RunRecorder(
-                run, learner, scenario.class_names, console, RequestBar(console), len(scenario.events)
-            )
+            screen = Screen(console, scenario.class_names, len(scenario.events), RequestBar(console))
+            recorder = RunRecorder(run, learner, scenario.class_names, screen)
             selects = learner.strategy.isolates == "experience"
             loop.run_stream(
                 learner, scenario, world.make_trainer, Evaluator(selects), recorder, 8, recorder.measurements

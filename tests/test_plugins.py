@@ -2,7 +2,6 @@
 
 import re
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -26,16 +25,9 @@ class Unrelated: ...
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(install_package):
     """An installed package of somebody else that promises plugins in ``made_up.methods``."""
-    folder = tmp_path / "made_up" / "methods"
-    folder.mkdir(parents=True)
-    monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("made_up", "made_up.methods", discovery.GROUP)
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == discovery.GROUP else [])
-    yield folder
-    for name in [n for n in sys.modules if n.partition(".")[0] == "made_up"]:
-        del sys.modules[name]
+    return install_package("made_up.methods")
 
 
 def test_public_finished_classes_are_listed_by_their_base_without_import(package):

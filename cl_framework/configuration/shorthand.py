@@ -32,14 +32,14 @@ def spelled_out(value: Any) -> Any:
     return {"class_path": SHORT[kind], "init_args": {"name": name}} if colon and name and kind in SHORT else value
 
 
-def moved(name: str) -> str:
-    """Return the dotted name of a class where it is now.
+def moved(value: Any) -> Any:
+    """Return the dotted name of a class where it is now, and everything else as it is.
 
-    >>> moved("scenarios.transform.Pilot"), moved("EASE")
-    ('scenarios.pictures.transforms.Pilot', 'EASE')
+    >>> moved("scenarios.transform.Pilot"), moved("EASE"), moved(3)
+    ('scenarios.pictures.transforms.Pilot', 'EASE', 3)
     """
-    old = next((o for o in MOVED if name.startswith(o)), "")
-    return MOVED.get(old, "") + name.removeprefix(old)
+    old = next((o for o in MOVED if isinstance(value, str) and value.startswith(o)), None)
+    return MOVED[old] + value.removeprefix(old) if old else value
 
 
 def read_config(text: str) -> Any:
@@ -50,21 +50,16 @@ def read_config(text: str) -> Any:
     """
     config = get_loader("yaml")(text)
     try:
-        return _in(config) if isinstance(config, dict) else _spelled_out_now(config)
+        return _in(config) if isinstance(config, dict) else spelled_out(moved(config))
     except RecursionError as e:
         raise UserError("A section of the config contains itself by a YAML alias; write it out in its place.") from e
-
-
-def _spelled_out_now(value: Any) -> Any:
-    return spelled_out(moved(value) if isinstance(value, str) else value)
 
 
 def _in(config: dict[str, Any]) -> dict[str, Any]:
     def one(key: Any, value: Any) -> Any:
         if isinstance(value, dict):
             return _in(value)
-        value = moved(value) if isinstance(value, str) else value
-        return spelled_out(value) if str(key).split(".")[-1] == "backbone" else value
+        return spelled_out(value) if str(key).split(".")[-1] == "backbone" else moved(value)
 
     return {key: one(key, value) for key, value in config.items()}
 

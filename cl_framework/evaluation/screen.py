@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from rich.console import Console
 from rich.progress_bar import ProgressBar
@@ -19,6 +19,16 @@ _SHOWN = 6
 """Names of classes that are shown of a request."""
 
 
+class Labelled(Protocol):
+    """A progress bar with a label.
+
+    Attributes:
+        label: What is being done.
+    """
+
+    label: str
+
+
 @final
 class Screen:
     """Shows what a journal hears.
@@ -27,20 +37,23 @@ class Screen:
         console: Where to print.
         class_names: What each class id is called.
         total: How many events there will be.
+        bar: Shown while a request trains; it is given the request's name.
     """
 
-    def __init__(self, console: Console, class_names: Sequence[str], total: int) -> None:
+    def __init__(self, console: Console, class_names: Sequence[str], total: int, bar: Labelled) -> None:
         """Begin with nothing shown."""
+        self.bar = bar
         self.console, self.class_names, self.total, self._headed = console, class_names, total, False
 
     def starts(self, step: Step, done: int) -> None:
-        """Name a request.
+        """Print a request, and name it on the progress bar.
 
         Args:
             step: What begins.
             done: How many events there were before.
         """
         event = step.event
+        self.bar.label = f"    training {printable(event.name)}"
         verb = "learn" if isinstance(event, Experience) else "forget"
         shown = f"{done + 1}/{self.total} {verb} {printable(event.name)} ({self._contents(event)})"
         text = Text(shown, "bold")

@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import Any, final
 
 from cl_framework.configuration.experiment import Experiment
-from cl_framework.engine import loop
 from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.tracking import tracked
-from cl_framework.evaluation.evaluator import Evaluator
 from cl_framework.evaluation.measurements import Measurements
 from cl_framework.evaluation.results import EventResult, run_report
 from cl_framework.evaluation.screen import Screen
+from cl_framework.runs.open_run import carry_out_recorded
 from cl_framework.streams.events import Step
 from cl_framework.streams.timeline import Timeline
 from cl_framework.terminal.console import CONSOLE
-from cl_framework.terminal.safe_text import printable
 
 
 @final
@@ -31,8 +28,8 @@ class MemoryRecorder:
     def __init__(self, experiment: Experiment, timeline: Timeline) -> None:
         """Begin with no event."""
         self.learner: Learner = experiment.learner
-        self.bar, self.trial, self.names = experiment.bar, experiment.trial, timeline.class_names
-        self.screen = Screen(CONSOLE, self.names, len(list(timeline.steps())))
+        self.trial, self.names = experiment.trial, timeline.class_names
+        self.screen = Screen(CONSOLE, self.names, len(list(timeline.steps())), experiment.bar)
         self.records: list[EventResult] = []
 
     @property
@@ -42,7 +39,6 @@ class MemoryRecorder:
 
     def starts(self, step: Step) -> None:
         """Name the request."""
-        self.bar.label = f"    training {printable(step.event.name)}"
         self.screen.starts(step, len(self.records))
 
     def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
@@ -58,16 +54,6 @@ class MemoryRecorder:
 
 def carry_out_in_memory(experiment: Experiment, timeline: Timeline) -> dict[str, Any]:
     """Carry out a stream in memory, and return its results."""
-    recorder, learner = MemoryRecorder(experiment, timeline), experiment.learner
-    evaluator = Evaluator(learner.strategy.isolates == "experience")
-    with tracked(recorder, learner, experiment.loggers, experiment.config or "{}") as journal:
-        loop.run_stream(
-            learner,
-            timeline,
-            experiment.make_trainer,
-            evaluator,
-            journal,
-            experiment.batch_size,
-            validation=experiment.validation,
-        )
+    recorder = MemoryRecorder(experiment, timeline)
+    carry_out_recorded(experiment, timeline, recorder, experiment.config or "{}")
     return recorder.results()

@@ -71,43 +71,29 @@ def run(
     Raises:
         UserError: If the run cannot be carried out, saying what to change; nothing is left of it then.
     """
-    with ONE_AT_A_TIME:
-        return _run(learner, stream, epochs, run_dir, batch_size, validation, seed, threads, trainer, progress)
-
-
-def _run(
-    learner: Learner,
-    stream: Scenario,
-    epochs: int,
-    run_dir: str | os.PathLike[str] | None,
-    batch_size: int,
-    validation: float,
-    seed: int,
-    threads: int | None,
-    trainer: Mapping[str, Any] | None,
-    progress: bool,
-) -> Results:
     if trainer is not None and not isinstance(trainer, Mapping):
         options_of = 'give the options of Lightning\'s trainer, as in {"accelerator": "gpu"}'
         raise UserError(f"The trainer is {_called(trainer)}; {options_of}.")
-    _check(learner, stream, {"epochs": epochs, "batch_size": batch_size, "validation": validation, "seed": seed})
-    options = {"max_epochs": epochs, **(trainer or {})}
-    ranges.check_numbers({"trainer": options, "threads": threads})
-    if run_dir is None:
-        experiment = of_objects(learner, Data(stream, batch_size, validation), options, CONSOLE, seed, threads)
-        timeline = prepare(experiment)
-        with showing_progress(progress):
-            return Results.of(carry_out_in_memory(experiment, timeline))
-    path = path_from("run_dir", run_dir)
-    RunDirectory.check_free(path)
-    config = config_from(learner, stream, batch_size=batch_size, validation=validation)
-    config |= {"seed_everything": seed, "threads": threads, "trainer": options}
-    with trusting(class_paths(config)):
-        text = resolved(config)
-    check_remade(learner, lambda: set_seed(seed))
-    data = Data(remade(stream), batch_size, validation)  # a run takes its samples from its own list; others need not
-    experiment = of_objects(learner, data, options, CONSOLE, seed, threads)
-    return _on_disk(replace(experiment, config=text, run_dir=str(path)), progress)
+    with ONE_AT_A_TIME:
+        _check(learner, stream, {"epochs": epochs, "batch_size": batch_size, "validation": validation, "seed": seed})
+        options = {"max_epochs": epochs, **(trainer or {})}
+        ranges.check_numbers({"trainer": options, "threads": threads})
+        if run_dir is None:
+            experiment = of_objects(learner, Data(stream, batch_size, validation), options, CONSOLE, seed, threads)
+            timeline = prepare(experiment)
+            with showing_progress(progress):
+                return Results.of(carry_out_in_memory(experiment, timeline))
+        path = path_from("run_dir", run_dir)
+        RunDirectory.check_free(path)
+        config = config_from(learner, stream, batch_size=batch_size, validation=validation)
+        config |= {"seed_everything": seed, "threads": threads, "trainer": options}
+        with trusting(class_paths(config)):
+            text = resolved(config)
+        check_remade(learner, lambda: set_seed(seed))
+        # A run takes its samples from its own list; the caller's stream keeps its own.
+        data = Data(remade(stream), batch_size, validation)
+        experiment = of_objects(learner, data, options, CONSOLE, seed, threads)
+        return _on_disk(replace(experiment, config=text, run_dir=str(path)), progress)
 
 
 def _on_disk(experiment: Experiment, progress: bool) -> Results:

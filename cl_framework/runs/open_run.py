@@ -14,9 +14,10 @@ import torch
 from cl_framework.configuration.experiment import Experiment
 from cl_framework.engine import loop
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.tracking import tracked
+from cl_framework.engine.tracking import ResultsJournal, tracked
 from cl_framework.errors import UserError
 from cl_framework.evaluation.evaluator import Evaluator
+from cl_framework.evaluation.screen import Screen
 from cl_framework.runs import feature_sharing, receipts, relocation, reopening
 from cl_framework.runs.directory import RunDirectory
 from cl_framework.runs.recorder import ReceiptDetails, RunRecorder
@@ -122,10 +123,8 @@ class OpenRun:
         data = [self.directory.origin.data, *(s.data for s in timeline.later if s.data is not None)]
         facts = {"data": data, "versions": reopening.versions()}
         receipt_details = dataclasses.replace(details or ReceiptDetails(), facts=facts)
-        names, bar = timeline.class_names, experiment.bar
-        return RunRecorder(
-            self.directory, self.learner, names, CONSOLE, bar, len(notes), notes, receipt_details, samples
-        )
+        screen = Screen(CONSOLE, timeline.class_names, len(notes), experiment.bar)
+        return RunRecorder(self.directory, self.learner, timeline.class_names, screen, notes, receipt_details, samples)
 
     def go_on(self, details: ReceiptDetails | None = None) -> None:
         """Carry out the remaining steps, and print where the results are."""
@@ -137,12 +136,7 @@ class OpenRun:
         store, weights = learner.model.store, directory.origin.backbone.sha256
         store.folder = self.path
         store.source = feature_sharing.shared_features(experiment, weights, self.timeline, bool(recorder.records))
-        evaluator = Evaluator(learner.strategy.isolates == "experience")
-        size, share = experiment.batch_size, experiment.validation
-        with tracked(recorder, learner, experiment.loggers, directory.config) as journal:
-            loop.run_stream(
-                learner, self.timeline, experiment.make_trainer, evaluator, journal, size, recorder.measurements, share
-            )
+        carry_out_recorded(experiment, self.timeline, recorder, directory.config)
         self._say_where(recorder.close(), last_receipt)
 
     def _listed(self) -> SampleRecord:
@@ -184,6 +178,29 @@ class OpenRun:
         word = as_typed(alive[0], self.timeline.class_names, alive) if alive else ""
         verb = f"forget {where} --classes {word}" if alive else f"verify {where}"
         CONSOLE.print(f"next     clf {verb}", soft_wrap=True)
+
+
+def carry_out_recorded(experiment: Experiment, timeline: Timeline, book: ResultsJournal, config: str) -> None:
+    """Carry out the steps of a timeline that a journal has not recorded, and log them.
+
+    Args:
+        experiment: The learner, its trainers and loggers.
+        timeline: The whole stream.
+        book: Records every event; it may hold events of an earlier process.
+        config: Settings of the run for loggers, as YAML without names of classes and samples to forget.
+    """
+    learner = experiment.learner
+    with tracked(book, learner, experiment.loggers, config) as journal:
+        loop.run_stream(
+            learner,
+            timeline,
+            experiment.make_trainer,
+            Evaluator(learner.strategy.isolates == "experience"),
+            journal,
+            experiment.batch_size,
+            book.measurements,
+            experiment.validation,
+        )
 
 
 def other_threads(directory: RunDirectory) -> str | None:

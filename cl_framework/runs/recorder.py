@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from rich.console import Console
 
 from cl_framework.engine import checkpoint
 from cl_framework.engine.journal import Cost
 from cl_framework.engine.learner import Learner
-from cl_framework.engine.trainers import RequestBar
 from cl_framework.evaluation import results as evaluation_results
 from cl_framework.evaluation import tables
 from cl_framework.evaluation.measurements import Measurements
@@ -24,7 +22,6 @@ from cl_framework.runs.receipt_contents import receipt_of
 from cl_framework.runs.signatures import Sign
 from cl_framework.streams.events import ForgetRequest, Step
 from cl_framework.streams.sample_record import SampleRecord
-from cl_framework.terminal.safe_text import printable
 
 
 @final
@@ -55,9 +52,7 @@ class RunRecorder:
         run: The run directory.
         learner: The learner to store.
         class_names: Name of each class id.
-        console: Where to print.
-        bar: The progress bar to label.
-        total: Number of events in all.
+        screen: Prints each request and the table of results.
         notes: Record to store with each event, by position in the stream.
         details: Details of forget requests for their receipts.
         samples: The run's list of samples.
@@ -68,16 +63,14 @@ class RunRecorder:
         run: RunDirectory,
         learner: Learner,
         class_names: Sequence[str],
-        console: Console,
-        bar: RequestBar,
-        total: int,
+        screen: Screen,
         notes: Sequence[dict[str, Any]] = (),
         details: ReceiptDetails | None = None,
         samples: SampleRecord | None = None,
     ) -> None:
         """Restore the events that are already committed."""
-        self.run, self.learner, self.class_names, self.console, self.bar = run, learner, class_names, console, bar
-        self.screen, self.notes, self.details = Screen(console, class_names, total), notes, details or ReceiptDetails()
+        self.run, self.learner, self.class_names, self.screen = run, learner, class_names, screen
+        self.notes, self.details = notes, details or ReceiptDetails()
         self.samples = samples or SampleRecord(())
         self._results: tuple[int, dict[str, Any]] | None = None
         self.records = contents.event_results(run)
@@ -89,7 +82,6 @@ class RunRecorder:
 
     def starts(self, step: Step) -> None:
         """Print the request, also on the progress bar."""
-        self.bar.label = f"    training {printable(step.event.name)}"
         self.screen.starts(step, len(self.records))
 
     def ends(self, step: Step, measurements: Measurements, cost: Cost) -> None:
@@ -126,7 +118,7 @@ class RunRecorder:
         derived_files.drop(self.run.path)
         figure = evaluation_results.write_results(self.results(), self.run.path)
         derived_files.add(self.run.path, derived_files.RESULTS, len(self.records))
-        self.console.print(tables.headline(self.results()))
+        self.screen.console.print(tables.headline(self.results()))
         return figure
 
     def _receipt(self, step: Step, measurements: Measurements, cost: Cost) -> dict[str, Any] | None:
